@@ -1,0 +1,1 @@
+//! What every backend shares: constant weights, buffer plan, packing.

@@ -1,0 +1,1 @@
+//! Lowers a verified graph to the plan of the CPU device.

@@ -1,0 +1,1 @@
+//! Imports Dream checkpoints: config and weights to a graph.

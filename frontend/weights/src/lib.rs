@@ -1,0 +1,1 @@
+//! Checkpoint weights: safetensors shards, memory-mapped and checked.

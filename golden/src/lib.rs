@@ -1,0 +1,1 @@
+//! Golden cases and the harness that joins compiler and runtime.

@@ -1,0 +1,1 @@
+//! The graph IR: types, ops, builder, text form, verifier, cost.

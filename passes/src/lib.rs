@@ -1,0 +1,1 @@
+//! Graph passes, one file each, and the pipeline that lists them.

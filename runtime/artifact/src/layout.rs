@@ -1,0 +1,101 @@
+//! How packed weights lie in the artifact. Written by the compiler's packer, streamed by the CPU
+//! device's matmuls: both sides use the arithmetic of this file.
+//!
+//! A matrix `[n, k]` (row `i` holds the weights of output feature `i`, as checkpoints store it) is cut
+//! into panels of [`PANEL`] output features; the last panel is filled up with zero rows.
+//!
+//! ```text
+//! Panels      [n / 16][k][16]            f32: one k step is 16 neighbouring floats
+//! PanelPairs  [n / 16][k / 2][16][2]     bf16: two k steps of a feature share a 32-bit word, as
+//!                                        AVX-512 `vdpbf16ps` and NEON `bfdot` take them; k is filled
+//!                                        up to even with zeros
+//! ```
+//!
+//! The same bytes serve AVX-512, AVX2, NEON and the plain path, so an artifact is the same on every host.
+
+use dreamc_num::DType;
+use serde::{Deserialize, Serialize};
+
+/// Output features in a panel: one AVX-512 register of f32, two of AVX2, four of NEON.
+pub const PANEL: usize = 16;
+
+/// How the elements of a stored tensor are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Layout {
+    /// As in the checkpoint: last axis fastest.
+    RowMajor,
+    /// Panels of 16 rows, see the module documentation. Matrices of f32.
+    Panels,
+    /// Panels of 16 rows with pairs along k, see the module documentation. Matrices of bf16.
+    PanelPairs,
+}
+
+impl Layout {
+    /// The layout in which a matmul streams weights of `dtype`, if it can at all.
+    pub const fn of_matmul(dtype: DType) -> Option<Layout> {
+        match dtype {
+            DType::F32 => Some(Layout::Panels),
+            DType::BF16 => Some(Layout::PanelPairs),
+            DType::F16 | DType::I32 | DType::U32 | DType::Bool => None,
+        }
+    }
+
+    /// Stored bytes of a tensor of these dimensions, or `None` where that overflows or the layout does
+    /// not fit the tensor.
+    pub fn stored_bytes(self, dtype: DType, dims: &[u64]) -> Option<u64> {
+        let elements = match (self, dims) {
+            (Layout::RowMajor, _) => dims.iter().try_fold(1_u64, |n, d| n.checked_mul(*d))?,
+            (Layout::Panels, [n, k]) => panel_rows(*n)?.checked_mul(*k)?,
+            (Layout::PanelPairs, [n, k]) => panel_rows(*n)?.checked_mul(k.checked_next_multiple_of(2)?)?,
+            (Layout::Panels | Layout::PanelPairs, _) => return None,
+        };
+        elements.checked_mul(dtype.bytes() as u64)
+    }
+
+    /// Where element `[row, column]` of an `[n, k]` matrix lies, in elements from the start.
+    pub const fn index(self, k: usize, row: usize, column: usize) -> usize {
+        let (panel, lane) = (row / PANEL, row % PANEL);
+        match self {
+            Layout::RowMajor => row * k + column,
+            Layout::Panels => (panel * k + column) * PANEL + lane,
+            Layout::PanelPairs => {
+                (panel * k.next_multiple_of(2) + column / 2 * 2) * PANEL + lane * 2 + column % 2
+            }
+        }
+    }
+}
+
+/// Rows including those that fill up the last panel.
+fn panel_rows(n: u64) -> Option<u64> {
+    n.checked_next_multiple_of(PANEL as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    extern crate alloc;
+    use alloc::vec;
+
+    /// Every element has a place of its own inside the stored bytes.
+    #[test]
+    fn places_are_distinct() {
+        for layout in [Layout::RowMajor, Layout::Panels, Layout::PanelPairs] {
+            for (n, k) in [(1, 1), (16, 2), (17, 3), (33, 8)] {
+                let len = layout.stored_bytes(DType::F32, &[n as u64, k as u64]).unwrap() as usize / 4;
+                let mut taken = vec![false; len];
+                for row in 0..n {
+                    for column in 0..k {
+                        assert!(!core::mem::replace(&mut taken[layout.index(k, row, column)], true));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn overflow_is_none() {
+        assert_eq!(Layout::Panels.stored_bytes(DType::F32, &[u64::MAX, 2]), None);
+        assert_eq!(Layout::RowMajor.stored_bytes(DType::F32, &[1 << 40, 1 << 40]), None);
+        assert_eq!(Layout::Panels.stored_bytes(DType::F32, &[4]), None);
+    }
+}

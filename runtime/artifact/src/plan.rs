@@ -1,0 +1,294 @@
+//! The plan: what the runtime executes, decided completely by the compiler.
+//!
+//! A plan holds one [`Program`] per entry. A program is a list of steps over values whose places in the
+//! arena are fixed; only the symbols (rows, length) vary from request to request, up to their maxima.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use dreamc_num::DType;
+use dreamc_num::stream::Lane;
+use serde::{Deserialize, Serialize};
+
+/// All programs of one target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Sorted by name.
+    pub programs: Vec<Program>,
+}
+
+/// One entry of the artifact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// `forward`, `generate`, ..
+    pub name: String,
+    /// What varies from request to request.
+    pub symbols: Vec<Symbol>,
+    /// Every tensor that a step reads or writes.
+    pub values: Vec<Value>,
+    /// Written by the caller before the first step.
+    pub inputs: Vec<Port>,
+    /// Read by the caller after the last step.
+    pub outputs: Vec<Port>,
+    /// In order of execution.
+    pub steps: Vec<Step>,
+    /// Size of the arena at the maxima of all symbols.
+    pub arena_bytes: u64,
+}
+
+/// A bounded run-time length.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Symbol {
+    /// As in the IR: `B`, `S`.
+    pub name: String,
+    /// Largest value that a request may have; the smallest is 1.
+    pub max: u32,
+}
+
+/// Index into [`Program::values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ValueId(pub u32);
+
+/// One tensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Value {
+    /// Element type.
+    pub dtype: DType,
+    /// Logical dimensions, outermost first.
+    pub dims: Vec<Dim>,
+    /// Where it lies.
+    pub place: Place,
+}
+
+/// Where a value lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// Byte offset in the arena, a multiple of [`ARENA_ALIGN`].
+    Arena(u64),
+    /// Index into the artifact's weight table.
+    Weight(u32),
+}
+
+/// Alignment of every value in the arena, in bytes: a cache line and an AVX-512 register.
+pub const ARENA_ALIGN: u64 = 64;
+
+/// A dimension: a polynomial of the program's symbols, the sum of its terms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dim {
+    /// Empty means 0.
+    pub terms: Vec<Term>,
+}
+
+/// `coefficient * product of symbols`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Term {
+    /// The factor.
+    pub coefficient: u32,
+    /// Indices into [`Program::symbols`]; one that stands twice is squared.
+    pub symbols: Vec<u32>,
+}
+
+impl Dim {
+    /// A constant.
+    pub fn constant(n: u32) -> Dim {
+        Dim { terms: alloc::vec![Term { coefficient: n, symbols: Vec::new() }] }
+    }
+
+    /// The value with `symbols[i]` for symbol `i`; `None` on overflow or an unknown symbol.
+    pub fn at(&self, symbols: &[u32]) -> Option<u32> {
+        self.terms.iter().try_fold(0_u32, |sum, term| {
+            let product = term
+                .symbols
+                .iter()
+                .try_fold(term.coefficient, |p, s| p.checked_mul(*symbols.get(*s as usize)?))?;
+            sum.checked_add(product)
+        })
+    }
+}
+
+/// A named input or output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// `input_ids`, `logits`, ..
+    pub name: String,
+    /// What it is bound to.
+    pub value: ValueId,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Step {
+    /// Runs a kernel.
+    Dispatch(Dispatch),
+    /// Runs a body a fixed number of times.
+    Denoise(Denoise),
+}
+
+/// One kernel launch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dispatch {
+    /// What to compute.
+    pub kernel: Kernel,
+    /// Operands in the order that [`Kernel`] documents.
+    pub reads: Vec<ValueId>,
+    /// Results; one may lie exactly where an operand lies if the kernel says so.
+    pub writes: Vec<ValueId>,
+    /// Module paths in the checkpoint, for messages and probes; more than one where ops were merged.
+    pub origin: Vec<String>,
+}
+
+/// The denoising loop. The state lies in the arena; the body updates it in place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Denoise {
+    /// Number of iterations.
+    pub steps: u32,
+    /// `i32[]`, set to the iteration's number before each iteration.
+    pub index: ValueId,
+    /// Executed `steps` times. Contains no loop.
+    pub body: Vec<Step>,
+    /// Copies `.0` (`i32[B, S]`) into slot `index` of `.1` (`i32[steps, B, S]`) after each iteration.
+    pub history: Option<(ValueId, ValueId)>,
+}
+
+/// What a dispatch computes. `T` stands for f32 or bf16; softmax, norms and confidences accumulate in f32
+/// whatever `T` is. The meaning of each is that of the IR op of the same name, as `dreamc-interp` computes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Kernel {
+    /// `(x) -> x`, bytes as they are.
+    Copy,
+    /// `(ids i32[B, S], table T[V, H] row-major) -> U[B, S, H]`. An id outside the table is an error.
+    Embed,
+    /// `(positions i32[B, S]) -> (cos, sin) f32[B, S, head_dim / 2]`: angle `p * theta^(-2j / head_dim)`.
+    RopeTable {
+        /// Base of the frequencies.
+        theta: f32,
+        /// Dimensions of a head.
+        head_dim: u32,
+    },
+    /// `(x T[.., H], gain f32[H]) -> U[.., H]`.
+    RmsNorm {
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// `(x T[.., K], [gain f32[K]], weight.. [N_i, K], [bias f32[N]], [residual f32[.., N]]) -> U[.., N]`.
+    ///
+    /// The weights' rows follow each other: `N` is the sum of their rows. May write over the residual.
+    Linear(Linear),
+    /// `(x T[.., heads * head_dim], cos, sin) -> T[..]`. May write over `x`.
+    Rope {
+        /// Dimensions of a head.
+        head_dim: u32,
+    },
+    /// Bidirectional attention, softmax scale `1 / sqrt(head_dim)`.
+    ///
+    /// `(q T[B, S, heads * head_dim], k, v T[B, S, kv_heads * head_dim], mask i32[B, S], [cos, sin])`, or with
+    /// `packed` `(qkv T[B, S, (heads + 2 * kv_heads) * head_dim], mask, [cos, sin])` `-> T[B, S, heads * head_dim]`.
+    /// Rows whose mask is 0 come out as 0.
+    Attention(Attention),
+    /// `(a, b) -> a + b`, same shapes. May write over either.
+    Add,
+    /// `(a, b) -> a * b`, same shapes. May write over either.
+    Mul,
+    /// `(x) -> x * sigmoid(x)`. May write over `x`.
+    Silu,
+    /// `(gate, up) -> silu(gate) * up`. May write over either.
+    SwiGlu,
+    /// `(x T[.., N]) -> T[.., n]`: columns `start..start + n` of the last axis.
+    Slice {
+        /// First column.
+        start: u32,
+    },
+    /// `(x T[B, S, N]) -> T[B, S, N]`: row `p` takes row `p - 1`, row 0 stays. Never in place.
+    ShiftRows,
+    /// `(canvas i32[B, S]) -> bool[B, S]`: where the token is `token`.
+    IsToken {
+        /// The token looked for.
+        token: u32,
+    },
+    /// `(logits f32[B, S, V], penalty f32[], index i32[]) -> logits`: adds `penalty * ln(1 - t + eps)` to column
+    /// `token`. May write over the logits.
+    EosPenalty {
+        /// The column.
+        token: u32,
+        /// Steps of the schedule.
+        steps: u32,
+        /// End of the schedule.
+        eps: f32,
+    },
+    /// `(logits f32[B, S, V], active bool[B, S], temperature f32[], top_p f32[], top_k i32[]) -> f32[B, S, V]`: the
+    /// distribution that a token is drawn from. Rows not active are unspecified. May write over the logits.
+    SamplingProbs,
+    /// `(canvas i32[B, S], stream u32[4]) -> u32[B, S]`: random bits for every position.
+    RandomBits {
+        /// What they are for.
+        lane: Lane,
+    },
+    /// `(probs f32[B, S, V], active bool[B, S], temperature f32[], bits u32[B, S]) -> i32[B, S]`: the most probable
+    /// token (lowest id on a tie) at temperature 0, else a draw; -1 where not active.
+    DrawToken,
+    /// `(probs f32[B, S, V], active bool[B, S], token i32[B, S]) -> f32[B, S]`; 0 where not active.
+    Confidence(Confidence),
+    /// `(active bool[B, S], index i32[]) -> i32[B]`: how many slots a row commits in this step.
+    TransferCount {
+        /// Steps of the schedule.
+        steps: u32,
+        /// End of the schedule.
+        eps: f32,
+    },
+    /// `(confidence f32[B, S], active bool[B, S], count i32[B], alg_temp f32[], bits u32[B, S]) -> bool[B, S]`: the `count`
+    /// most confident active slots of each row (lowest position on a tie), or with `alg_temp > 0` as many drawn
+    /// without replacement.
+    SelectSlots,
+    /// `(active bool[B, S], index i32[], bits u32[B, S]) -> bool[B, S]`: each active slot with probability `1 - s/t`.
+    OriginSlots {
+        /// Steps of the schedule.
+        steps: u32,
+        /// End of the schedule.
+        eps: f32,
+    },
+    /// `(select bool[B, S], token i32[B, S], canvas i32[B, S]) -> i32[B, S]`: `token` where selected. May write over
+    /// the canvas.
+    Commit,
+    /// `(stream u32[4]) -> u32[4]`: the stream of the next step. May write over the stream.
+    AdvanceStream,
+}
+
+/// See [`Kernel::Linear`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Linear {
+    /// RMS norm of `x` before the matmul, with this epsilon; its gain is the second operand.
+    pub norm_eps: Option<f32>,
+    /// How many weight operands there are, 1 to 3.
+    pub weights: u32,
+    /// Whether there is a bias operand.
+    pub bias: bool,
+    /// Whether there is a residual operand, added last.
+    pub residual: bool,
+    /// `silu(first weight's features) * second weight's`: two weights of equal rows, no bias, `N` is the rows of one.
+    pub swiglu: bool,
+}
+
+/// See [`Kernel::Attention`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: u32,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: u32,
+    /// Dimensions of a head, even.
+    pub head_dim: u32,
+    /// Whether q, k and v are column ranges of one operand.
+    pub packed: bool,
+    /// Whether cos and sin are given: q and k are rotated here.
+    pub rope: bool,
+}
+
+/// How certain a drawn token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Confidence {
+    /// The token's probability.
+    Probability,
+    /// Largest minus second largest probability.
+    Margin,
+    /// `sum p * ln(p + 1e-10)`.
+    NegativeEntropy,
+}

@@ -1,0 +1,100 @@
+//! What every device does: hold an arena, run one dispatch at a time.
+
+use dreamc_artifact::plan::{Dispatch, Place, Program};
+use dreamc_num::DType;
+
+/// Most dimensions a value may have.
+pub const RANK_MAX: usize = 4;
+
+/// Concrete dimensions of a value in one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    dims: [u32; RANK_MAX],
+    rank: u8,
+}
+
+impl Shape {
+    /// A shape of these dimensions, outermost first; `None` if there are more than [`RANK_MAX`].
+    pub fn new(dims: &[u32]) -> Option<Shape> {
+        let mut shape = Shape { dims: [1; RANK_MAX], rank: dims.len() as u8 };
+        shape.dims.get_mut(..dims.len())?.copy_from_slice(dims);
+        Some(shape)
+    }
+
+    /// Dimensions, outermost first.
+    pub fn dims(&self) -> &[u32] {
+        &self.dims[..self.rank as usize]
+    }
+
+    /// Number of elements. Cannot overflow: the loader checked the maxima.
+    pub fn elements(&self) -> usize {
+        self.dims().iter().map(|d| *d as usize).product()
+    }
+
+    /// The last dimension, 1 for a scalar.
+    pub fn columns(&self) -> usize {
+        self.dims().last().map_or(1, |d| *d as usize)
+    }
+
+    /// Product of all dimensions but the last.
+    pub fn rows(&self) -> usize {
+        self.elements().checked_div(self.columns()).unwrap_or(0)
+    }
+}
+
+/// A value as a kernel sees it in one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand {
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions of this request.
+    pub shape: Shape,
+    /// Where it lies.
+    pub place: Place,
+}
+
+/// Why a device could not do what the plan asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// The arena or the scratch memory could not be had.
+    #[error("out of memory: the plan needs {bytes} bytes; build with a smaller --max-prompt or --max-batch")]
+    OutOfMemory {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// The plan names a kernel, dtype or layout that this device does not have.
+    #[error(
+        "the plan needs `{kernel}`, which this device does not have; build again with this version of dreamc"
+    )]
+    Unsupported {
+        /// Its name.
+        kernel: &'static str,
+    },
+    /// A token id outside the embedding table.
+    #[error("token id {id} is outside the vocabulary of {vocabulary}")]
+    TokenOutOfRange {
+        /// The id.
+        id: i32,
+        /// Rows of the table.
+        vocabulary: u32,
+    },
+}
+
+/// One driver. Memory is taken in [`Device::prepare`]; nothing else allocates.
+pub trait Device {
+    /// Takes the arena and the scratch memory that `program` needs at its maxima. The program is validated.
+    fn prepare(&mut self, program: &Program) -> Result<(), DeviceError>;
+
+    /// Copies `bytes` to `offset` of the arena.
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Copies from `offset` of the arena into `bytes`.
+    fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Copies `bytes` bytes inside the arena.
+    fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), DeviceError>;
+
+    /// Runs one kernel. `operands` is indexed by value id.
+    fn dispatch(&mut self, dispatch: &Dispatch, operands: &[Operand]) -> Result<(), DeviceError>;
+}

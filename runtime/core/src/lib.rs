@@ -1,0 +1,7 @@
+//! Loads a plan and steps through it on a device.
+#![no_std]
+extern crate alloc;
+
+pub mod device;
+
+pub use device::{Device, DeviceError, Operand, Shape};

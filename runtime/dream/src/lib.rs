@@ -1,0 +1,1 @@
+//! Opens an artifact and runs it: the embedding interface of the runtime.

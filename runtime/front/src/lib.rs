@@ -1,0 +1,1 @@
+//! What surrounds the tensors: tokenizer and chat template.

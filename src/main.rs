@@ -1,0 +1,2 @@
+//! The dreamc command.
+fn main() {}

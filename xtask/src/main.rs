@@ -1,0 +1,2 @@
+//! Repository commands: demo, test, check.
+fn main() {}
