@@ -1,0 +1,222 @@
+//! The verifier. A verified module never makes a pass or a backend panic.
+//!
+//! Rules, all checked, all violations reported:
+//! 1. every operand and result is defined before its use, once, in its own graph
+//! 2. operands and results of a node have the types that [`crate::infer`] says
+//! 3. a weight has constant dimensions and a float type; one name has one type in the whole module
+//! 4. a constant has as many elements as its type, of its kind
+//! 5. a `denoise` has at least one step, names a graph of the module that is not its own and holds no `denoise`
+//!    itself, and that body takes and gives what [`Op::Denoise`] says
+//! 6. port names of a graph are distinct where given; a symbol's bound is at least 1
+//! 7. every dimension is at least 1
+
+use crate::graph::{Graph, Module, Node, Value};
+use crate::infer::infer;
+use crate::op::Op;
+use crate::types::Type;
+use dreamc_num::DType;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// A module that obeys every rule. The borrow ends at the next edit, and the promise with it.
+#[derive(Clone, Copy)]
+pub struct Verified<'a>(&'a Module);
+
+impl<'a> Verified<'a> {
+    /// The module.
+    pub fn module(self) -> &'a Module {
+        self.0
+    }
+}
+
+/// One violation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyError {
+    /// Name of the graph.
+    pub graph: String,
+    /// The node as printed, with its origin; empty where no node is concerned.
+    pub node: String,
+    /// Which rule, and how.
+    pub rule: String,
+}
+
+/// All violations of a module, at least one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct VerifyErrors(pub Vec<VerifyError>);
+
+impl fmt::Display for VerifyErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the graph breaks {} rule(s)", self.0.len())?;
+        for error in &self.0 {
+            write!(f, "\n  @{}: {}", error.graph, error.rule)?;
+            if !error.node.is_empty() {
+                write!(f, "\n    {}", error.node)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks every rule.
+pub fn verify(module: &Module) -> Result<Verified<'_>, VerifyErrors> {
+    let mut errors = Vec::new();
+    for (name, max) in &module.symbols {
+        if *max == 0 {
+            let rule = format!("symbol `{name}` must have a bound of at least 1");
+            errors.push(VerifyError { graph: String::new(), node: String::new(), rule });
+        }
+    }
+    let mut weights = BTreeMap::new();
+    for graph in &module.graphs {
+        Checker { module, graph, errors: &mut errors }.check(&mut weights);
+    }
+    if errors.is_empty() { Ok(Verified(module)) } else { Err(VerifyErrors(errors)) }
+}
+
+struct Checker<'a, 'e> {
+    module: &'a Module,
+    graph: &'a Graph,
+    errors: &'e mut Vec<VerifyError>,
+}
+
+impl<'a> Checker<'a, '_> {
+    fn report(&mut self, node: Option<Node>, rule: String) {
+        let node = node.map(|n| self.describe(n)).unwrap_or_default();
+        self.errors.push(VerifyError { graph: self.graph.name.clone(), node, rule });
+    }
+
+    fn describe(&self, node: Node) -> String {
+        let data = self.graph.node(node);
+        let list = |values: &[Value]| values.iter().map(Value::to_string).collect::<Vec<_>>().join(", ");
+        format!(
+            "{} = {} {} loc {}",
+            list(&data.outputs),
+            data.op.name(),
+            list(&data.inputs),
+            data.origin.0.join(", ")
+        )
+    }
+
+    fn check(&mut self, weights: &mut BTreeMap<&'a str, &'a Type>) {
+        let graph = self.graph;
+        let mut defined = BTreeSet::new();
+        for port in &graph.params {
+            if !defined.insert(port.value) {
+                self.report(None, format!("parameter {} is defined twice", port.value));
+            }
+            self.dims(None, port.value);
+        }
+        for node in graph.order() {
+            let data = graph.node(*node);
+            let in_range =
+                data.inputs.iter().chain(&data.outputs).all(|v| (v.0 as usize) < graph.value_count());
+            let missing: Vec<_> = data.inputs.iter().filter(|v| !defined.contains(*v)).collect();
+            for value in &missing {
+                self.report(Some(*node), format!("{value} is used before it is defined"));
+            }
+            if in_range && missing.is_empty() {
+                self.types(*node, weights);
+            }
+            for value in &data.outputs {
+                if !defined.insert(*value) {
+                    self.report(Some(*node), format!("{value} is defined twice"));
+                }
+                if in_range {
+                    self.dims(Some(*node), *value);
+                }
+            }
+        }
+        for port in &graph.results {
+            if !defined.contains(&port.value) {
+                self.report(None, format!("result {} is not defined", port.value));
+            }
+        }
+        for ports in [&graph.params, &graph.results] {
+            let mut names = BTreeSet::new();
+            for port in ports.iter().filter(|p| !p.name.is_empty()) {
+                if !names.insert(&port.name) {
+                    self.report(None, format!("two ports are named `{}`", port.name));
+                }
+            }
+        }
+    }
+
+    fn dims(&mut self, node: Option<Node>, value: Value) {
+        if self.graph.ty(value).dims.iter().any(|d| d.as_constant() == Some(0)) {
+            self.report(node, format!("{value} has a dimension of 0"));
+        }
+    }
+
+    fn types(&mut self, node: Node, weights: &mut BTreeMap<&'a str, &'a Type>) {
+        let graph = self.graph;
+        let data = graph.node(node);
+        let inputs: Vec<Type> = data.inputs.iter().map(|v| graph.ty(*v).clone()).collect();
+        let outputs: Vec<Type> = data.outputs.iter().map(|v| graph.ty(*v).clone()).collect();
+        let rule = match &data.op {
+            Op::Weight { .. } | Op::Const(_) if !inputs.is_empty() || outputs.len() != 1 => {
+                Err("it takes no operands and has one result".to_owned())
+            }
+            Op::Weight { name } => {
+                let ty = graph.ty(data.outputs[0]);
+                if *weights.entry(name).or_insert(ty) != ty {
+                    Err(format!("weight `{name}` has another type elsewhere"))
+                } else if !ty.dtype.is_float() || ty.elements().as_constant().is_none() {
+                    Err("a weight must be float, with constant dimensions".to_owned())
+                } else {
+                    Ok(())
+                }
+            }
+            Op::Const(literal) if literal.fits(&outputs[0]) => Ok(()),
+            Op::Const(_) => Err("the constant's elements must fill its type".to_owned()),
+            Op::Denoise { steps, body } => self.denoise(*steps, body, &inputs, &outputs),
+            op => match outputs.first() {
+                None => Err("it has no result".to_owned()),
+                Some(first) => infer(op, &inputs, first.dtype).and_then(|wanted| {
+                    let text =
+                        |types: &[Type]| types.iter().map(Type::to_string).collect::<Vec<_>>().join(", ");
+                    if wanted == outputs {
+                        Ok(())
+                    } else {
+                        Err(format!("the result must be {}, not {}", text(&wanted), text(&outputs)))
+                    }
+                }),
+            },
+        };
+        if let Err(rule) = rule {
+            self.report(Some(node), rule);
+        }
+    }
+
+    fn denoise(&self, steps: u64, body: &str, inputs: &[Type], outputs: &[Type]) -> Result<(), String> {
+        let [canvas, stream, captured @ ..] = inputs else {
+            return Err("it takes a canvas and a stream".to_owned());
+        };
+        if steps == 0 {
+            return Err("it must have at least one step".to_owned());
+        }
+        if canvas.dtype != DType::I32 || canvas.dims.len() != 2 {
+            return Err("the canvas must be i32[B, S]".to_owned());
+        }
+        if *stream != Type::new(DType::U32, [4.into()]) {
+            return Err("the stream must be u32[4]".to_owned());
+        }
+        let history = Type::new(DType::I32, [steps.into()].into_iter().chain(canvas.dims.iter().cloned()));
+        if outputs != [canvas.clone(), stream.clone(), history] {
+            return Err("its results must be canvas, stream and history".to_owned());
+        }
+        let graph = self.module.graph(body).ok_or_else(|| format!("there is no graph `@{body}`"))?;
+        if graph.order().iter().any(|n| matches!(graph.node(*n).op, Op::Denoise { .. })) {
+            return Err(format!("`@{body}` must not hold a loop itself"));
+        }
+        let params: Vec<_> = graph.params.iter().map(|p| graph.ty(p.value).clone()).collect();
+        let wanted = [&[Type::scalar(DType::I32), canvas.clone(), stream.clone()], captured].concat();
+        if params != wanted {
+            return Err(format!("`@{body}` must take step, canvas, stream and what is captured"));
+        }
+        let results: Vec<_> = graph.results.iter().map(|p| graph.ty(p.value).clone()).collect();
+        if results != [canvas.clone(), stream.clone()] {
+            return Err(format!("`@{body}` must give canvas and stream"));
+        }
+        Ok(())
+    }
+}
