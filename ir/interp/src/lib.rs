@@ -1,1 +1,11 @@
-//! Slow, obvious evaluator of the IR: the meaning of every op and the oracle of every test.
+//! Slow, obvious evaluator of the IR. What it computes is what the ops mean: every pass, kernel and
+//! device is judged against it. All float types are computed in f32.
+
+mod eval;
+mod float;
+mod run;
+mod sampler;
+mod tensor;
+
+pub use run::{Event, Observer, RunError, Weights, run};
+pub use tensor::{Data, Tensor, seeded};
