@@ -1,1 +1,48 @@
 //! Graph passes, one file each, and the pipeline that lists them.
+//!
+//! A pass is a function `run(&mut Graph) -> Stats`. It takes a verified graph and leaves one that verifies and
+//! computes the same; run again, it changes nothing. Where several nodes become one, the node that stays is
+//! the last of them, so that the value it defines keeps its name for probes and messages.
+//!
+//! ```
+//! let text = "graph @f(%0: f32[4, 8], %1: f32[4, 8]) {\n  %2 = silu %0 : f32[4, 8]\n  %3 = mul %2, %1 : f32[4, 8]\n  return %3\n}\n";
+//! let mut module = dreamc_ir::parse(text).unwrap();
+//! dreamc_passes::optimize(&mut module, &mut |_pass, _graph, _stats| ());
+//! assert!(module.to_string().contains("swiglu %0, %1"));
+//! ```
+
+pub mod canonicalize;
+pub mod cse;
+pub mod dce;
+pub mod fold;
+pub mod fuse_norm;
+pub mod fuse_residual;
+pub mod fuse_rope;
+pub mod merge_gate_up;
+pub mod merge_qkv;
+mod pipeline;
+#[cfg(test)]
+mod properties;
+mod rewrite;
+#[cfg(test)]
+mod testing;
+
+pub use pipeline::{PIPELINE, Pass, find, optimize, probe_pipeline, run_passes};
+
+use std::ops::AddAssign;
+
+/// What a pass did to a graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Times that the pass's pattern was found and rewritten.
+    pub rewritten: u32,
+    /// Nodes taken out.
+    pub removed: u32,
+}
+
+impl AddAssign for Stats {
+    fn add_assign(&mut self, other: Stats) {
+        self.rewritten += other.rewritten;
+        self.removed += other.removed;
+    }
+}

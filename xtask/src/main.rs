@@ -1,2 +1,80 @@
-//! Repository commands: demo, test, check.
-fn main() {}
+//! Repository commands: `cargo xtask check` and `cargo xtask test`.
+//!
+//! A clean `check` and `test` here is a clean run in CI, which does nothing else (`.ci/run`).
+
+mod check;
+mod layering;
+mod step;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Repository commands of dreamc.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Task,
+}
+
+/// One command.
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Check formatting, lints, documentation, layering and dependencies; run no tests
+    Check,
+    /// Run all tests, on this machine and under emulation, installing what is missing
+    Test,
+}
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
+    };
+    let outcome = match args.command {
+        Task::Check => check::run(),
+        Task::Test => test::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints what clap has to say (help included), and the known commands after an unknown one.
+fn usage(error: &clap::Error) -> ExitCode {
+    // When the terminal is gone there is nobody left to tell.
+    let _ = error.print();
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        eprintln!("\nknown commands: {}", known_commands().join(", "));
+    }
+    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+}
+
+fn known_commands() -> Vec<String> {
+    Args::command().get_subcommands().map(|command| command.get_name().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn unknown_command_is_refused() {
+        let error = Args::try_parse_from(["cargo xtask", "frobnicate"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
+        assert!(error.use_stderr());
+        assert_eq!(known_commands(), ["check", "test"]);
+    }
+}

@@ -2,6 +2,8 @@
 #![no_std]
 extern crate alloc;
 
+pub mod canvas;
 pub mod device;
 
+pub use canvas::{Canvas, CanvasError};
 pub use device::{Device, DeviceError, Operand, Shape};

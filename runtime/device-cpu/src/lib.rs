@@ -1,1 +1,20 @@
-//! The CPU device: SIMD kernels chosen once at load, threads with the same bits for any count.
+//! The CPU device: kernels for the host's instruction set, chosen once, and threads.
+//!
+//! Results do not depend on the number of threads: tasks write disjoint results, each in a fixed order.
+//! [`dreamc_runtime::Device::dispatch`] allocates nothing.
+#![allow(unsafe_code, reason = "SIMD and raw memory of the arena")]
+
+mod attention;
+mod context;
+mod device;
+mod elementwise;
+mod isa;
+mod math;
+mod matmul;
+mod memory;
+mod pool;
+mod sampler;
+mod slots;
+
+pub use device::{CpuDevice, CpuOptions, WeightView};
+pub use isa::Isa;

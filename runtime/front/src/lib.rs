@@ -1,1 +1,9 @@
 //! What surrounds the tensors: tokenizer and chat template.
+
+pub mod chat;
+mod error;
+mod files;
+mod tokenizer;
+
+pub use error::FrontError;
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,196 @@
+//! Opening a checkpoint directory and finding tensors in it.
+
+use crate::index::Index;
+use crate::names::check_name;
+use crate::shard::{HeaderEntry, Shard};
+use crate::{INDEX_FILE, SINGLE_FILE, TensorRef, WeightsError};
+use dreamc_num::DType;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// The weights of a checkpoint, mapped and checked for consistency.
+///
+/// The files must not be changed while this exists.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, Entry>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    shard: usize,
+    dtype: DType,
+    shape: Vec<u64>,
+    start: usize,
+    end: usize,
+}
+
+impl Checkpoint {
+    /// Opens `model.safetensors`, or the shards named by `model.safetensors.index.json`.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Checkpoint, WeightsError> {
+        let dir = dir.as_ref();
+        if !dir.is_dir() {
+            return Err(WeightsError::NoDirectory { path: dir.to_owned() });
+        }
+        let mut checkpoint = Checkpoint {
+            dir: dir.to_owned(),
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+            warnings: Vec::new(),
+        };
+        let single = dir.join(SINGLE_FILE).is_file();
+        let indexed = dir.join(INDEX_FILE).is_file();
+        match (single, indexed) {
+            (true, _) => {
+                if indexed {
+                    checkpoint.warnings.push(format!(
+                        "both {SINGLE_FILE} and {INDEX_FILE} exist; {SINGLE_FILE} is used, remove the one not meant"
+                    ));
+                }
+                checkpoint.add_shard(SINGLE_FILE)?;
+            }
+            (false, true) => checkpoint.open_indexed(&Index::read(dir)?)?,
+            (false, false) => {
+                let path = dir.to_owned();
+                let adapter = ["adapter_config.json", "adapter_model.safetensors", "lora_adapter"];
+                return Err(if adapter.iter().any(|file| dir.join(file).exists()) {
+                    WeightsError::AdapterOnly { path }
+                } else {
+                    WeightsError::NoWeights { path }
+                });
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    /// The checkpoint directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// All tensor names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The number of tensors.
+    pub fn tensor_count(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// The sum of the sizes of all tensors.
+    pub fn total_bytes(&self) -> u64 {
+        self.tensors.values().map(|e| (e.end - e.start) as u64).sum()
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Result<TensorRef<'_>, WeightsError> {
+        let (name, entry) = self
+            .tensors
+            .get_key_value(name)
+            .ok_or_else(|| WeightsError::Absent { tensor: name.to_owned() })?;
+        let shard = &self.shards[entry.shard];
+        Ok(TensorRef {
+            name,
+            dtype: entry.dtype,
+            shape: &entry.shape,
+            bytes: &shard.bytes()[entry.start..entry.end],
+            shard,
+            start: entry.start,
+        })
+    }
+
+    /// All tensors, sorted by name.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorRef<'_>> {
+        self.names().filter_map(|name| self.get(name).ok())
+    }
+
+    /// What is odd about the files but does no harm.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn open_indexed(&mut self, index: &Index) -> Result<(), WeightsError> {
+        let mut files = BTreeSet::new();
+        for (tensor, file) in &index.weight_map {
+            check_name(tensor)?;
+            if files.insert(file.as_str()) && !self.dir.join(file).is_file() {
+                let (file, tensor, dir) = (file.clone(), tensor.clone(), self.dir.clone());
+                return Err(WeightsError::ShardAbsent { file, tensor, dir });
+            }
+        }
+        for file in files {
+            self.add_shard(file)?;
+        }
+        for (tensor, entry) in &self.tensors {
+            let file = &self.shards[entry.shard].file;
+            match index.weight_map.get(tensor) {
+                None => {
+                    return Err(WeightsError::NotInIndex { tensor: tensor.clone(), file: file.clone() });
+                }
+                // It lies in another shard than the index says.
+                Some(named) if named != file => return Err(not_in_shard(tensor, named)),
+                Some(_) => {}
+            }
+        }
+        if let Some((tensor, file)) = index.weight_map.iter().find(|(t, _)| !self.contains(t)) {
+            return Err(not_in_shard(tensor, file));
+        }
+        let total = self.total_bytes();
+        if let Some(named) = index.total_size.filter(|&n| n != total) {
+            self.warnings.push(format!(
+                "{INDEX_FILE} gives a total_size of {named} bytes but the tensors have {total}; the index may belong to another save"
+            ));
+        }
+        Ok(())
+    }
+
+    fn add_shard(&mut self, file: &str) -> Result<(), WeightsError> {
+        let (shard, entries) = Shard::open(&self.dir, file)?;
+        let number = self.shards.len();
+        self.shards.push(shard);
+        for entry in entries {
+            check_name(&entry.name)?;
+            if let Some(first) = self.tensors.get(&entry.name) {
+                return Err(WeightsError::Duplicate {
+                    tensor: entry.name,
+                    first: self.shards[first.shard].file.clone(),
+                    second: file.to_owned(),
+                });
+            }
+            let dtype = dtype_of(&entry, file)?;
+            let HeaderEntry { name, shape, start, end, .. } = entry;
+            self.tensors.insert(name, Entry { shard: number, dtype, shape, start, end });
+        }
+        Ok(())
+    }
+}
+
+fn not_in_shard(tensor: &str, file: &str) -> WeightsError {
+    WeightsError::NotInShard { tensor: tensor.to_owned(), file: file.to_owned() }
+}
+
+fn dtype_of(entry: &HeaderEntry, file: &str) -> Result<DType, WeightsError> {
+    // The crate's list may grow; all but these three are refused.
+    if entry.dtype == safetensors::Dtype::F32 {
+        Ok(DType::F32)
+    } else if entry.dtype == safetensors::Dtype::BF16 {
+        Ok(DType::BF16)
+    } else if entry.dtype == safetensors::Dtype::F16 {
+        Ok(DType::F16)
+    } else {
+        Err(WeightsError::UnsupportedDType {
+            tensor: entry.name.clone(),
+            file: file.to_owned(),
+            found: format!("{:?}", entry.dtype),
+        })
+    }
+}

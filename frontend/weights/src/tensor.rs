@@ -1,0 +1,123 @@
+//! A view of one stored tensor.
+
+use crate::shard::Shard;
+use dreamc_num::DType;
+use std::ops::Range;
+
+/// A tensor of a [`Checkpoint`](crate::Checkpoint): its type and its bytes as they lie in the file.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorRef<'a> {
+    /// The tensor's name.
+    pub name: &'a str,
+    /// F32, BF16 or F16.
+    pub dtype: DType,
+    /// Extents, outermost first.
+    pub shape: &'a [u64],
+    /// Little-endian elements in row-major order; not necessarily aligned.
+    pub bytes: &'a [u8],
+    pub(crate) shard: &'a Shard,
+    pub(crate) start: usize,
+}
+
+/// Elements converted at a time when a whole tensor is scanned.
+const SCAN_ELEMENTS: usize = 4096;
+
+impl<'a> TensorRef<'a> {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.dtype.bytes()
+    }
+
+    /// Whether the tensor has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The file that holds the tensor.
+    pub fn file(&self) -> &'a str {
+        &self.shard.file
+    }
+
+    /// Converts a range of elements, counted in row-major order, to f32. The conversion is exact.
+    ///
+    /// # Panics
+    /// If the range ends beyond the tensor or `out` has another length than the range.
+    pub fn to_f32(&self, elements: Range<usize>, out: &mut [f32]) {
+        assert!(elements.end <= self.len() && elements.len() == out.len(), "range out of the tensor");
+        let size = self.dtype.bytes();
+        let bytes = &self.bytes[elements.start * size..elements.end * size];
+        match self.dtype {
+            DType::F32 => {
+                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *o = f32::from_le_bytes(*b);
+                }
+            }
+            DType::BF16 => {
+                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                }
+            }
+            DType::F16 => {
+                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *o = half::f16::from_le_bytes(*b).to_f32();
+                }
+            }
+            DType::I32 | DType::U32 | DType::Bool => unreachable!("opening admits float tensors only"),
+        }
+    }
+
+    /// The flat index and value of the first element that is infinite or not a number.
+    pub fn first_non_finite(&self) -> Option<(usize, f32)> {
+        let mut buffer = [0.0; SCAN_ELEMENTS];
+        let mut start = 0;
+        while start < self.len() {
+            let count = SCAN_ELEMENTS.min(self.len() - start);
+            let chunk = &mut buffer[..count];
+            self.to_f32(start..start + count, chunk);
+            if let Some(i) = chunk.iter().position(|v| !v.is_finite()) {
+                return Some((start + i, chunk[i]));
+            }
+            start += count;
+        }
+        None
+    }
+
+    /// Whether two tensors have the same shape and equal values. Compares bits, so -0 differs from 0 and a
+    /// NaN equals itself.
+    pub fn same_values(&self, other: &TensorRef<'_>) -> bool {
+        if self.shape != other.shape {
+            return false;
+        }
+        if self.dtype == other.dtype {
+            return self.bytes == other.bytes;
+        }
+        let (mut a, mut b) = ([0.0f32; SCAN_ELEMENTS], [0.0f32; SCAN_ELEMENTS]);
+        let mut start = 0;
+        while start < self.len() {
+            let count = SCAN_ELEMENTS.min(self.len() - start);
+            self.to_f32(start..start + count, &mut a[..count]);
+            other.to_f32(start..start + count, &mut b[..count]);
+            if a[..count].iter().zip(&b[..count]).any(|(a, b)| a.to_bits() != b.to_bits()) {
+                return false;
+            }
+            start += count;
+        }
+        true
+    }
+
+    /// Drops the tensor's pages from memory, so that importing a large checkpoint stays small. The bytes
+    /// remain readable and are fetched from the file again when needed.
+    pub fn release(&self) {
+        self.shard.release(self.start, self.bytes.len());
+    }
+
+    /// Like [`TensorRef::release`], for a range of elements only.
+    ///
+    /// # Panics
+    /// If the range ends beyond the tensor.
+    pub fn release_range(&self, elements: Range<usize>) {
+        assert!(elements.end <= self.len(), "range out of the tensor");
+        let size = self.dtype.bytes();
+        self.shard.release(self.start + elements.start * size, elements.len() * size);
+    }
+}

@@ -1,0 +1,63 @@
+//! Dimensions as polynomials in one normal form, so that "equal for every request" can be decided.
+
+use crate::plan::Dim;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+/// Most terms of a dimension.
+pub(crate) const TERM_COUNT_MAX: usize = 16;
+/// Most symbols in a term.
+pub(crate) const FACTOR_COUNT_MAX: usize = 8;
+
+/// Coefficient per product of symbols; products are sorted, coefficients are not 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Poly(BTreeMap<Vec<u32>, u128>);
+
+impl Poly {
+    /// The normal form of one dimension.
+    pub(crate) fn of(dim: &Dim) -> Poly {
+        let mut terms = BTreeMap::new();
+        for term in &dim.terms {
+            if term.coefficient != 0 {
+                let mut symbols = term.symbols.clone();
+                symbols.sort_unstable();
+                *terms.entry(symbols).or_insert(0) += u128::from(term.coefficient);
+            }
+        }
+        Poly(terms)
+    }
+
+    /// The normal form of the product of all dimensions: the number of elements. `None` on overflow.
+    pub(crate) fn product(dims: &[Dim]) -> Option<Poly> {
+        let one = Poly(BTreeMap::from([(Vec::new(), 1)]));
+        dims.iter().try_fold(one, |product, dim| {
+            let mut terms = BTreeMap::new();
+            for (a, m) in &product.0 {
+                for (b, n) in Poly::of(dim).0 {
+                    let mut symbols = a.clone();
+                    symbols.extend_from_slice(&b);
+                    symbols.sort_unstable();
+                    let sum = terms.entry(symbols).or_insert(0_u128);
+                    *sum = sum.checked_add(m.checked_mul(n)?)?;
+                }
+            }
+            Some(Poly(terms))
+        })
+    }
+}
+
+/// Whether two dimensions are equal for all values of the symbols.
+pub(crate) fn same_dim(a: &Dim, b: &Dim) -> bool {
+    a == b || Poly::of(a) == Poly::of(b)
+}
+
+/// Whether two shapes are equal for all values of the symbols.
+pub(crate) fn same_dims(a: &[Dim], b: &[Dim]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_dim(a, b))
+}
+
+/// The dimension's value if no symbol occurs in it.
+pub(crate) fn constant(dim: &Dim) -> Option<u32> {
+    // `at` fails on every symbol, since none is given.
+    dim.at(&[])
+}

@@ -1,0 +1,92 @@
+//! Plans in postcard. Reading goes through types that cannot nest: a plan is recursive (a loop holds steps), and a
+//! hostile one could nest so deep that reading it would exhaust the stack.
+
+use crate::OpenError;
+use crate::plan::{Denoise, Dispatch, Plan, Port, Program, Step, Symbol, Value, ValueId};
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::Deserialize;
+
+/// The writer failed: out of memory, or a plan that holds what postcard cannot write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a section could not be written: this is a bug in the compiler")]
+pub struct EncodeError;
+
+/// The section's bytes.
+///
+/// # Errors
+///
+/// Where the writer fails.
+pub fn encode_plan(plan: &Plan) -> Result<Vec<u8>, EncodeError> {
+    postcard::to_allocvec(plan).map_err(|_| EncodeError)
+}
+
+/// Inverse of [`encode_plan`]. The plan still has to pass [`crate::validate()`].
+///
+/// # Errors
+///
+/// Where the bytes are not exactly one plan, or a loop holds a loop.
+pub fn decode_plan(bytes: &[u8]) -> Result<Plan, OpenError> {
+    match postcard::take_from_bytes::<PlanWire>(bytes) {
+        Ok((plan, [])) => Ok(Plan { programs: plan.programs.into_iter().map(Program::from).collect() }),
+        Ok(_) | Err(_) => Err(OpenError::PlanBytes),
+    }
+}
+
+// The fields stand in the order of `plan.rs`: postcard writes no names.
+
+#[derive(Deserialize)]
+struct PlanWire {
+    programs: Vec<ProgramWire>,
+}
+
+#[derive(Deserialize)]
+struct ProgramWire {
+    name: String,
+    symbols: Vec<Symbol>,
+    values: Vec<Value>,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    steps: Vec<StepWire>,
+    arena_bytes: u64,
+}
+
+#[derive(Deserialize)]
+enum StepWire {
+    Dispatch(Dispatch),
+    Denoise(DenoiseWire),
+}
+
+#[derive(Deserialize)]
+struct DenoiseWire {
+    steps: u32,
+    index: ValueId,
+    body: Vec<BodyWire>,
+    history: Option<(ValueId, ValueId)>,
+}
+
+#[derive(Deserialize)]
+enum BodyWire {
+    Dispatch(Dispatch),
+}
+
+impl From<ProgramWire> for Program {
+    fn from(wire: ProgramWire) -> Program {
+        let ProgramWire { name, symbols, values, inputs, outputs, steps, arena_bytes } = wire;
+        let steps = steps.into_iter().map(Step::from).collect();
+        Program { name, symbols, values, inputs, outputs, steps, arena_bytes }
+    }
+}
+
+impl From<StepWire> for Step {
+    fn from(wire: StepWire) -> Step {
+        match wire {
+            StepWire::Dispatch(dispatch) => Step::Dispatch(dispatch),
+            StepWire::Denoise(DenoiseWire { steps, index, body, history }) => {
+                let body =
+                    body.into_iter().map(|BodyWire::Dispatch(dispatch)| Step::Dispatch(dispatch)).collect();
+                Step::Denoise(Denoise { steps, index, body, history })
+            }
+        }
+    }
+}

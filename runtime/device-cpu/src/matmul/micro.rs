@@ -1,0 +1,96 @@
+//! The innermost step of a matmul: a tile of a few rows by one or two panels, held in registers.
+
+use crate::isa::Isa;
+use dreamc_num::DType;
+
+/// What one call works on. A step is one k for f32 weights, two for bf16 weights; it takes 16 words of a
+/// panel and [`Micro::a_words`] words of the packed rows.
+pub(crate) struct Tile {
+    /// Number of steps.
+    pub(crate) steps: usize,
+    /// Packed rows.
+    pub(crate) a: *const u32,
+    /// One or two panels.
+    pub(crate) b: [*const u32; 2],
+    /// Result: 16 neighbouring floats per panel.
+    pub(crate) c: *mut f32,
+    /// From row to row of the result.
+    pub(crate) c_stride: usize,
+    /// Rows to compute, at most [`Micro::rows`].
+    pub(crate) rows: usize,
+    /// Panels to compute, at most [`Micro::panels`].
+    pub(crate) panels: usize,
+    /// Whether to go on from what the result holds, or from 0.
+    pub(crate) resume: bool,
+}
+
+/// A tile kernel of one instruction set and one pair of element types.
+#[derive(Clone, Copy)]
+pub(crate) struct Micro {
+    /// Rows of a strip.
+    pub(crate) rows: usize,
+    /// Panels that one call can take.
+    pub(crate) panels: usize,
+    /// How rows are packed.
+    pub(crate) pack: Pack,
+    /// The kernel. Unsafe: the tile's pointers cover what it says, the host has the instructions.
+    pub(crate) run: unsafe fn(&Tile),
+}
+
+/// How the rows of the left operand are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pack {
+    /// `[k][rows]` f32 for f32 weights: a step is one k.
+    Single,
+    /// `[k][rows]` f32 for bf16 weights: a step is two k.
+    Wide,
+    /// `[k / 2][rows][2]` bf16.
+    Pairs,
+}
+
+impl Micro {
+    /// Words of packed rows in a step.
+    pub(crate) fn a_words(&self) -> usize {
+        if self.pack == Pack::Wide { self.rows * 2 } else { self.rows }
+    }
+
+    /// Steps for `k` columns.
+    pub(crate) fn steps(&self, k: usize) -> usize {
+        if self.pack == Pack::Single { k } else { k.div_ceil(2) }
+    }
+
+    /// The kernel for activations `x` and `weights`, both f32 or bf16.
+    pub(crate) fn select(isa: Isa, x: DType, weights: DType) -> Micro {
+        let pack = match (weights, x, isa) {
+            (DType::F32, _, _) => Pack::Single,
+            (_, DType::BF16, Isa::Avx512Bf16) => Pack::Pairs,
+            _ => Pack::Wide,
+        };
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Avx512 => super::avx512::micro(pack),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => super::avx2::micro(pack),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => super::neon::micro(pack),
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => super::plain::micro(pack),
+            #[cfg(not(target_arch = "aarch64"))]
+            Isa::Neon => super::plain::micro(pack),
+            Isa::Plain => super::plain::micro(pack),
+        }
+    }
+}
+
+/// Calls `$kernel::<rows, panels>` for the tile's rows.
+macro_rules! by_rows {
+    ($tile:expr, $kernel:ident, $panels:literal, $max:literal: $($rows:literal)*) => {
+        match $tile.rows {
+            // SAFETY: passed on from the caller.
+            $($rows => unsafe { $kernel::<$rows, $panels>($tile) },)*
+            // SAFETY: passed on from the caller.
+            _ => unsafe { $kernel::<$max, $panels>($tile) },
+        }
+    };
+}
+pub(crate) use by_rows;

@@ -1,0 +1,76 @@
+//! Packing the rows of the left operand into strips, with the RMS norm on the way.
+
+use super::micro::{Micro, Pack};
+use crate::isa::per_isa;
+use crate::memory::{Buf, Shared, to_bf16};
+
+/// Elements converted at a time.
+const CHUNK: usize = 512;
+
+/// RMS norm before the matmul.
+#[derive(Clone, Copy)]
+pub(crate) struct Norm {
+    pub(crate) eps: f32,
+    pub(crate) gain: Buf,
+}
+
+per_isa! {
+    /// `1 / sqrt(mean(x^2) + eps)` of the `k` elements from `at` on.
+    fn inverse_rms(x: &Buf, at: usize, k: usize, eps: f32) -> f32 {
+        let mut chunk = [0.0_f32; CHUNK];
+        // Sixteen sums in a fixed order: one register, the same bits on every instruction set with FMA.
+        let mut sums = [0.0_f32; 16];
+        for from in (0..k).step_by(CHUNK) {
+            let n = CHUNK.min(k - from);
+            chunk[n..].fill(0.0);
+            x.load(at + from, &mut chunk[..n]);
+            for lanes in chunk.chunks_exact(16) {
+                for (s, v) in sums.iter_mut().zip(lanes) {
+                    *s += v * v;
+                }
+            }
+        }
+        1.0 / (sums.iter().sum::<f32>() / k as f32 + eps).sqrt()
+    }
+}
+
+per_isa! {
+    /// Packs rows `first..first + rows` of `x`, each of `k` columns, into the strip at `to`, which has
+    /// room for `micro.steps(k) * micro.a_words()` words.
+    fn pack_strip(x: &Buf, k: usize, first: usize, rows: usize, micro: &Micro, norm: Option<&(Norm, [f32; 16])>, to: Shared<f32>) {
+        let mut chunk = [0.0_f32; CHUNK];
+        let mut gain = [0.0_f32; CHUNK];
+        for r in 0..rows {
+            for from in (0..k).step_by(CHUNK) {
+                let n = CHUNK.min(k - from);
+                x.load((first + r) * k + from, &mut chunk[..n]);
+                if let Some((norm, scales)) = norm {
+                    norm.gain.load(from, &mut gain[..n]);
+                    for (v, g) in chunk[..n].iter_mut().zip(&gain[..n]) {
+                        *v = *v * scales[r] * g;
+                    }
+                }
+                // An odd k is filled up; CHUNK is even, so this can only be the last chunk.
+                let padded = if micro.pack == Pack::Single { n } else { n.next_multiple_of(2) };
+                if padded > n {
+                    chunk[n] = 0.0;
+                }
+                // SAFETY: row `r` of the strip, `r < micro.rows`.
+                unsafe {
+                    if micro.pack == Pack::Pairs {
+                        let to = to.get().cast::<u32>().add(from / 2 * micro.rows + r);
+                        for (i, pair) in chunk[..padded].chunks_exact(2).enumerate() {
+                            *to.add(i * micro.rows) =
+                                u32::from(to_bf16(pair[0])) | u32::from(to_bf16(pair[1])) << 16;
+                        }
+                    } else {
+                        let to = to.get().add(from * micro.rows + r);
+                        for (i, v) in chunk[..padded].iter().enumerate() {
+                            *to.add(i * micro.rows) = *v;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

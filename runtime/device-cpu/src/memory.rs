@@ -1,0 +1,188 @@
+//! Raw memory: the arena, the scratch, and tensors as kernels see them.
+
+use dreamc_artifact::layout::Layout;
+use dreamc_num::DType;
+use dreamc_runtime::{DeviceError, Shape};
+use std::alloc::{alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+
+/// Alignment of every allocation.
+const ALIGN: usize = 64;
+
+/// A zeroed allocation aligned to a cache line.
+pub(crate) struct Memory {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: plain bytes; who may touch which of them is decided by the kernels.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    pub(crate) const fn empty() -> Memory {
+        Memory { start: NonNull::<u128>::dangling().cast(), bytes: 0 }
+    }
+
+    /// Pages are zeroed by the system when they are first touched.
+    pub(crate) fn zeroed(bytes: u64) -> Result<Memory, DeviceError> {
+        let failed = DeviceError::OutOfMemory { bytes };
+        if bytes == 0 {
+            return Ok(Memory::empty());
+        }
+        let size = usize::try_from(bytes).map_err(|_| failed)?;
+        let layout = std::alloc::Layout::from_size_align(size, ALIGN).map_err(|_| failed)?;
+        // SAFETY: the size is not 0.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(failed)?;
+        Ok(Memory { start, bytes: size })
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Ok(layout) = std::alloc::Layout::from_size_align(self.bytes, ALIGN)
+            && self.bytes > 0
+        {
+            // SAFETY: allocated in `zeroed` with this layout.
+            unsafe { dealloc(self.start.as_ptr(), layout) };
+        }
+    }
+}
+
+/// A pointer that tasks may share; they write disjoint parts.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<T>(pub(crate) *mut T);
+
+// SAFETY: what is written through it is decided by the tasks, which write disjoint parts.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    #[inline(always)]
+    pub(crate) fn get(self) -> *mut T {
+        self.0
+    }
+}
+
+/// A tensor: a pointer that the device has checked to cover `shape`.
+#[derive(Clone, Copy)]
+pub(crate) struct Buf {
+    start: *mut u8,
+    pub(crate) dtype: DType,
+    pub(crate) layout: Layout,
+    pub(crate) shape: Shape,
+    elements: usize,
+}
+
+// SAFETY: as for `Shared`.
+unsafe impl Send for Buf {}
+// SAFETY: as above.
+unsafe impl Sync for Buf {}
+
+impl Buf {
+    /// # Safety
+    ///
+    /// `start` is valid for the stored bytes of the tensor, and for writing if it is written.
+    pub(crate) unsafe fn new(start: *mut u8, dtype: DType, layout: Layout, shape: Shape) -> Buf {
+        Buf { start, dtype, layout, shape, elements: shape.elements() }
+    }
+
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start
+    }
+
+    pub(crate) fn elements(&self) -> usize {
+        self.elements
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.shape.rows()
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.shape.columns()
+    }
+
+    /// Element `at` of a row-major tensor.
+    #[inline(always)]
+    pub(crate) fn get<T: Copy>(&self, at: usize) -> T {
+        assert!(at < self.elements && size_of::<T>() == self.dtype.bytes());
+        // SAFETY: inside the tensor by the assertion.
+        unsafe { self.start.cast::<T>().add(at).read_unaligned() }
+    }
+
+    /// Sets element `at` of a row-major tensor.
+    #[inline(always)]
+    pub(crate) fn set<T: Copy>(&self, at: usize, value: T) {
+        assert!(at < self.elements && size_of::<T>() == self.dtype.bytes());
+        // SAFETY: inside the tensor by the assertion.
+        unsafe { self.start.cast::<T>().add(at).write_unaligned(value) }
+    }
+
+    /// Reads elements from `at` on as f32.
+    #[inline(always)]
+    pub(crate) fn load(&self, at: usize, out: &mut [f32]) {
+        assert!(at + out.len() <= self.elements);
+        if self.dtype == DType::BF16 {
+            // SAFETY: inside the tensor by the assertion.
+            let from = unsafe { self.start.cast::<u16>().add(at) };
+            for (i, o) in out.iter_mut().enumerate() {
+                // SAFETY: as above.
+                *o = from_bf16(unsafe { from.add(i).read_unaligned() });
+            }
+        } else {
+            assert!(self.dtype.bytes() == 4);
+            // SAFETY: as above; `out` is memory of its own.
+            unsafe {
+                let from = self.start.cast::<f32>().add(at).cast::<u8>();
+                std::ptr::copy_nonoverlapping(from, out.as_mut_ptr().cast(), out.len() * 4);
+            }
+        }
+    }
+
+    /// Writes elements from `at` on, rounding to the tensor's type.
+    #[inline(always)]
+    pub(crate) fn store(&self, at: usize, values: &[f32]) {
+        assert!(at + values.len() <= self.elements);
+        if self.dtype == DType::BF16 {
+            // SAFETY: inside the tensor by the assertion.
+            let to = unsafe { self.start.cast::<u16>().add(at) };
+            for (i, v) in values.iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { to.add(i).write_unaligned(to_bf16(*v)) };
+            }
+        } else {
+            assert!(self.dtype.bytes() == 4);
+            // SAFETY: as above; `values` is memory of its own.
+            unsafe {
+                let to = self.start.cast::<f32>().add(at).cast::<u8>();
+                std::ptr::copy_nonoverlapping(values.as_ptr().cast(), to, values.len() * 4);
+            }
+        }
+    }
+}
+
+/// Widens a bf16.
+#[inline(always)]
+pub(crate) fn from_bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// Rounds to nearest, ties to even; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn to_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    let quiet = (bits >> 16) | 0x40;
+    (if value.is_nan() { quiet } else { rounded }) as u16
+}

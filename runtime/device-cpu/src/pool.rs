@@ -1,0 +1,184 @@
+//! A fixed set of threads that claim the tasks of one job at a time.
+//!
+//! Tasks write disjoint results in an order fixed inside each task, so results do not depend on the
+//! number of threads. Starting a job allocates nothing.
+
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+/// How often a waiting thread looks before it gives up its core.
+const SPINS: usize = 2000;
+
+type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+/// What the threads share.
+struct Shared {
+    /// Counts jobs; a change is the signal to start.
+    epoch: AtomicUsize,
+    /// Next task to claim.
+    next: AtomicUsize,
+    /// Threads that have not finished the job yet.
+    running: AtomicUsize,
+    /// Set while a job runs, so that there is one at a time.
+    busy: AtomicBool,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+    /// The job and its number of tasks. Written only while no thread runs.
+    job: UnsafeCell<Option<(*const Job<'static>, usize)>>,
+}
+
+// SAFETY: `job` is written before the release of `epoch` and read after its acquire, and not written
+// again until every thread has released `running`.
+unsafe impl Sync for Shared {}
+// SAFETY: the pointer inside is only used as `Sync` says.
+unsafe impl Send for Shared {}
+
+/// A fixed set of threads, the calling one included.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// A pool of `threads` threads, at least 1. Fewer where the system refuses them.
+    pub(crate) fn new(threads: usize) -> Pool {
+        let shared = Arc::new(Shared {
+            epoch: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            busy: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            job: UnsafeCell::new(None),
+        });
+        let workers = (1..threads.max(1))
+            .map_while(|worker| {
+                let shared = Arc::clone(&shared);
+                let name = format!("dream-cpu-{worker}");
+                std::thread::Builder::new().name(name).spawn(move || work(&shared, worker)).ok()
+            })
+            .collect();
+        Pool { shared, workers }
+    }
+
+    /// Number of threads, the calling one included.
+    pub(crate) fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `job(task, worker)` for every task in `0..tasks` and returns when all are done.
+    ///
+    /// # Panics
+    ///
+    /// If a task panics, or if the pool is already running a job.
+    pub(crate) fn run(&self, tasks: usize, job: &Job<'_>) {
+        if self.workers.is_empty() || tasks <= 1 {
+            (0..tasks).for_each(|task| job(task, 0));
+            return;
+        }
+        let shared = &*self.shared;
+        assert!(!shared.busy.swap(true, Ordering::Acquire), "the pool runs one job at a time");
+        // SAFETY: only the lifetime changes. This function returns after every thread has finished with
+        // the job, so the borrow outlives its uses.
+        let erased = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(job) };
+        // SAFETY: no thread runs: `running` was 0 at the end of the last job.
+        unsafe { *shared.job.get() = Some((erased, tasks)) };
+        shared.next.store(0, Ordering::Relaxed);
+        shared.running.store(self.workers.len(), Ordering::Relaxed);
+        shared.epoch.fetch_add(1, Ordering::Release);
+        self.workers.iter().for_each(|w| w.thread().unpark());
+        let own = catch_unwind(AssertUnwindSafe(|| claim(shared, job, tasks, 0)));
+        let mut spins = 0;
+        while shared.running.load(Ordering::Acquire) != 0 {
+            wait(&mut spins, std::thread::yield_now);
+        }
+        let panicked = shared.panicked.swap(false, Ordering::Relaxed);
+        shared.busy.store(false, Ordering::Release);
+        assert!(own.is_ok() && !panicked, "a task of the pool panicked");
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.epoch.fetch_add(1, Ordering::Release);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            // A worker's panics are caught inside it.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// Spins for a while, then does `idle`.
+fn wait(spins: &mut usize, idle: impl Fn()) {
+    *spins += 1;
+    if *spins < SPINS { std::hint::spin_loop() } else { idle() }
+}
+
+/// Takes tasks until there are none left.
+fn claim(shared: &Shared, job: &Job<'_>, tasks: usize, worker: usize) {
+    loop {
+        let task = shared.next.fetch_add(1, Ordering::Relaxed);
+        if task >= tasks {
+            return;
+        }
+        job(task, worker);
+    }
+}
+
+/// The life of one thread.
+fn work(shared: &Shared, worker: usize) {
+    let mut seen = 0;
+    loop {
+        let mut spins = 0;
+        while shared.epoch.load(Ordering::Acquire) == seen {
+            wait(&mut spins, std::thread::park);
+        }
+        seen = seen.wrapping_add(1);
+        if shared.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        // SAFETY: written before the epoch that was acquired above, and not again until this thread
+        // has decreased `running`.
+        if let Some((job, tasks)) = unsafe { *shared.job.get() } {
+            // SAFETY: the caller of `run` keeps the job alive until `running` is 0.
+            let job = unsafe { &*job };
+            if catch_unwind(AssertUnwindSafe(|| claim(shared, job, tasks, worker))).is_err() {
+                shared.panicked.store(true, Ordering::Relaxed);
+            }
+        }
+        shared.running.fetch_sub(1, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_once() {
+        for threads in [1, 2, 5] {
+            let pool = Pool::new(threads);
+            for tasks in [0, 1, 2, 100] {
+                let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(tasks, &|task, worker| {
+                    assert!(worker < threads);
+                    counts[task].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn survives_a_panic() {
+        let pool = Pool::new(2);
+        let result = catch_unwind(AssertUnwindSafe(|| pool.run(8, &|task, _| assert!(task != 5))));
+        assert!(result.is_err());
+        pool.run(8, &|_, _| {});
+    }
+}

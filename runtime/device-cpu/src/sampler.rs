@@ -1,0 +1,224 @@
+//! From logits to tokens: the distribution, the draw, the confidence.
+
+use crate::context::Context;
+use crate::isa::per_isa;
+use crate::math::exp;
+use crate::memory::{Buf, Shared};
+use dreamc_artifact::plan::Confidence;
+use dreamc_num::stream::{draw_target, weight};
+
+/// The row of `buf`, an f32 tensor, that task `row` owns.
+///
+/// # Safety
+///
+/// Nothing writes this row while the result lives.
+unsafe fn row_of(buf: &Buf, row: usize) -> &[f32] {
+    let n = buf.columns();
+    assert!(buf.dtype == dreamc_num::DType::F32 && (row + 1) * n <= buf.elements());
+    // SAFETY: inside the tensor by the assertion; arena values and weights are aligned to more than 4.
+    unsafe { std::slice::from_raw_parts(buf.start().cast::<f32>().add(row * n), n) }
+}
+
+/// Floats of a worker for a vocabulary of `v`: values and ids in order.
+pub(crate) fn need(v: usize) -> usize {
+    2 * v
+}
+
+/// Temperature, top-p, top-k, softmax for every active row.
+pub(crate) fn probs(
+    context: &Context<'_>,
+    logits: &Buf,
+    active: &Buf,
+    temperature: f32,
+    top_p: f32,
+    top_k: i32,
+    out: &Buf,
+) {
+    let v = logits.columns();
+    context.pool.run(logits.rows(), &|row, worker| {
+        if active.get::<u8>(row) == 0 {
+            return;
+        }
+        // SAFETY: this task's worker; the last task's borrow has ended.
+        let scratch = unsafe { context.worker(worker, need(v)) };
+        let (values, order) = scratch.split_at_mut(v);
+        // SAFETY: u32 and f32 have the same size and alignment, and every bit pattern is a u32.
+        let order = unsafe { std::slice::from_raw_parts_mut(order.as_mut_ptr().cast::<u32>(), v) };
+        logits.load(row * v, values);
+        if temperature > 0.0 {
+            values.iter_mut().for_each(|x| *x /= temperature);
+        }
+        if top_p > 0.0 && top_p < 1.0 {
+            keep_top_p(context, values, order, top_p);
+        }
+        if top_k > 0 && (top_k as usize) < v {
+            keep_top_k(values, order, top_k as usize);
+        }
+        softmax(context.isa, values);
+        out.store(row * v, values);
+    });
+}
+
+/// Sets to minus infinity what lies beyond the first entries whose probabilities exceed `top_p`.
+fn keep_top_p(context: &Context<'_>, values: &mut [f32], order: &mut [u32], top_p: f32) {
+    order.iter_mut().enumerate().for_each(|(i, o)| *o = i as u32);
+    order.sort_unstable_by(|a, b| values[*b as usize].total_cmp(&values[*a as usize]).then(a.cmp(b)));
+    let largest = values[order[0] as usize];
+    let total = exp_sum(context.isa, values, largest);
+    let mut cumulative = 0.0_f32;
+    for id in order {
+        let value = &mut values[*id as usize];
+        let p = exp(*value - largest) / total;
+        if cumulative > top_p {
+            *value = f32::NEG_INFINITY;
+        }
+        cumulative += p;
+    }
+}
+
+/// Sets to minus infinity what is smaller than the `k`-th largest.
+fn keep_top_k(values: &mut [f32], order: &mut [u32], k: usize) {
+    order.iter_mut().zip(values.iter()).for_each(|(o, v)| *o = v.to_bits());
+    let of = |bits: &u32| f32::from_bits(*bits);
+    let (_, kth, _) = order.select_nth_unstable_by(k - 1, |a, b| of(b).total_cmp(&of(a)));
+    let threshold = of(kth);
+    values.iter_mut().filter(|v| **v < threshold).for_each(|v| *v = f32::NEG_INFINITY);
+}
+
+per_isa! {
+    /// Sum of `exp(value - largest)` in sixteen lanes.
+    fn exp_sum(values: &[f32], largest: f32) -> f32 {
+        let mut lanes = [0.0_f32; 16];
+        let chunks = values.chunks_exact(16);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            lanes.iter_mut().zip(chunk).for_each(|(l, v)| *l += exp(*v - largest));
+        }
+        lanes.iter_mut().zip(rest).for_each(|(l, v)| *l += exp(*v - largest));
+        lanes.iter().sum()
+    }
+}
+
+per_isa! {
+    fn softmax(values: &mut [f32]) {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        let chunks = values.chunks_exact(16);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            lanes.iter_mut().zip(chunk).for_each(|(l, v)| *l = if *v > *l { *v } else { *l });
+        }
+        lanes.iter_mut().zip(rest).for_each(|(l, v)| *l = if *v > *l { *v } else { *l });
+        let largest = lanes.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+        let mut lanes = [0.0_f32; 16];
+        for chunk in values.chunks_mut(16) {
+            for (l, v) in lanes.iter_mut().zip(chunk) {
+                *v = exp(*v - largest);
+                *l += *v;
+            }
+        }
+        let total = lanes.iter().sum::<f32>();
+        values.iter_mut().for_each(|v| *v /= total);
+    }
+}
+
+/// The lowest id of the largest value.
+fn argmax(values: &[f32]) -> usize {
+    values
+        .iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (i, v)| if *v > best.1 { (i, *v) } else { best })
+        .0
+}
+
+/// One token per active row.
+pub(crate) fn draw(
+    context: &Context<'_>,
+    probs: &Buf,
+    active: &Buf,
+    temperature: f32,
+    bits: &Buf,
+    out: &Buf,
+) {
+    context.pool.run(probs.rows(), &|row, _| {
+        if active.get::<u8>(row) == 0 {
+            out.set(row, -1_i32);
+            return;
+        }
+        // SAFETY: only read, by this task.
+        let values = unsafe { row_of(probs, row) };
+        let total = values.iter().map(|p| weight(*p)).sum::<u64>();
+        let token = if temperature > 0.0 && total > 0 {
+            let target = draw_target(bits.get(row), total);
+            let mut sum = 0;
+            values.iter().position(|p| {
+                sum += weight(*p);
+                sum > target
+            })
+        } else {
+            None
+        };
+        out.set(row, token.unwrap_or_else(|| argmax(values)) as i32);
+    });
+}
+
+/// How certain the token of each active row is.
+pub(crate) fn confidence(
+    context: &Context<'_>,
+    kind: Confidence,
+    probs: &Buf,
+    active: &Buf,
+    token: &Buf,
+    out: &Buf,
+) {
+    context.pool.run(probs.rows(), &|row, _| {
+        if active.get::<u8>(row) == 0 {
+            out.set(row, 0.0_f32);
+            return;
+        }
+        // SAFETY: only read, by this task.
+        let values = unsafe { row_of(probs, row) };
+        let value = match kind {
+            Confidence::Probability => {
+                usize::try_from(token.get::<i32>(row)).ok().and_then(|t| values.get(t)).map_or(0.0, |p| *p)
+            }
+            Confidence::Margin => {
+                let (mut first, mut second) = (0.0_f32, 0.0_f32);
+                for p in values.iter() {
+                    if *p > first {
+                        (first, second) = (*p, first);
+                    } else if *p > second {
+                        second = *p;
+                    }
+                }
+                first - second
+            }
+            Confidence::NegativeEntropy => {
+                let mut lanes = [0.0_f32; 16];
+                for chunk in values.chunks(16) {
+                    for (l, p) in lanes.iter_mut().zip(chunk.iter().filter(|p| **p != 0.0)) {
+                        *l += p * libm::logf(p + 1e-10);
+                    }
+                }
+                lanes.iter().sum()
+            }
+        };
+        out.set(row, value);
+    });
+}
+
+/// Adds `amount` to column `token` of every row; `out` may be the logits.
+pub(crate) fn penalise(context: &Context<'_>, logits: &Buf, token: usize, amount: f32, out: &Buf) {
+    let v = logits.columns();
+    context.pool.run(logits.rows(), &|row, _| {
+        let value = logits.get::<f32>(row * v + token) + amount;
+        crate::elementwise::copy(logits, row * v, out, row * v, v);
+        out.set(row * v + token, value);
+    });
+}
+
+/// Ids of the worker's scratch as u32, for the other sampler file.
+pub(crate) fn as_u32(floats: &mut [f32]) -> &mut [u32] {
+    let pointer = Shared(floats.as_mut_ptr().cast::<u32>());
+    // SAFETY: u32 and f32 have the same size and alignment; the borrow is passed on.
+    unsafe { std::slice::from_raw_parts_mut(pointer.get(), floats.len()) }
+}

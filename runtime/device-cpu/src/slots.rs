@@ -1,0 +1,93 @@
+//! Which slots of the canvas are committed, and the random stream.
+
+use crate::context::Context;
+use crate::memory::Buf;
+use crate::sampler::as_u32;
+use dreamc_num::schedule::{transfer_count, transfer_share};
+use dreamc_num::stream::{Lane, StreamState, gumbel, uniform};
+
+/// The state that a `u32[4]` holds.
+fn state(stream: &Buf) -> StreamState {
+    StreamState::from_words(std::array::from_fn(|i| stream.get(i)))
+}
+
+/// Random bits for every position.
+pub(crate) fn random_bits(stream: &Buf, lane: Lane, out: &Buf) {
+    let (state, s) = (state(stream), out.columns());
+    for i in 0..out.elements() {
+        out.set(i, state.bits((i / s) as u32, (i % s) as u32, lane));
+    }
+}
+
+/// The stream of the next step.
+pub(crate) fn advance(stream: &Buf, out: &Buf) {
+    let mut next = state(stream);
+    next.step = next.step.wrapping_add(1);
+    next.words().into_iter().enumerate().for_each(|(i, word)| out.set(i, word));
+}
+
+/// Where the token is `token`.
+pub(crate) fn is_token(canvas: &Buf, token: u32, out: &Buf) {
+    (0..out.elements()).for_each(|i| out.set(i, u8::from(canvas.get::<i32>(i) == token as i32)));
+}
+
+/// How many slots each row commits.
+pub(crate) fn count(active: &Buf, step: u32, steps: u32, eps: f32, out: &Buf) {
+    let s = active.columns();
+    for row in 0..out.elements() {
+        let masks = (0..s).filter(|p| active.get::<u8>(row * s + p) != 0).count();
+        out.set(row, transfer_count(masks as u32, step, steps, eps) as i32);
+    }
+}
+
+/// The most confident active slots of each row.
+pub(crate) fn select(
+    context: &Context<'_>,
+    confidence: &Buf,
+    active: &Buf,
+    count: &Buf,
+    alg_temp: f32,
+    bits: &Buf,
+    out: &Buf,
+) {
+    let s = active.columns();
+    context.pool.run(active.rows(), &|row, worker| {
+        // SAFETY: this task's worker; the last task's borrow has ended.
+        let scratch = unsafe { context.worker(worker, 2 * s) };
+        let (scores, order) = scratch.split_at_mut(s);
+        let order = as_u32(order);
+        let mut slots = 0;
+        for (p, score) in scores.iter_mut().enumerate() {
+            let at = row * s + p;
+            out.set(at, 0_u8);
+            if active.get::<u8>(at) != 0 {
+                let conf = confidence.get::<f32>(at);
+                *score = if alg_temp > 0.0 { conf / alg_temp + gumbel(bits.get(at)) } else { conf };
+                order[slots] = p as u32;
+                slots += 1;
+            }
+        }
+        let order = &mut order[..slots];
+        // Adding 0 makes the two zeros equal.
+        let score = |p: &u32| scores[*p as usize] + 0.0;
+        order.sort_unstable_by(|a, b| score(b).total_cmp(&score(a)).then(a.cmp(b)));
+        let k = usize::try_from(count.get::<i32>(row)).unwrap_or(0);
+        order.iter().take(k).for_each(|p| out.set(row * s + *p as usize, 1_u8));
+    });
+}
+
+/// Each active slot with the step's share as probability.
+pub(crate) fn origin(active: &Buf, step: u32, steps: u32, eps: f32, bits: &Buf, out: &Buf) {
+    let share = transfer_share(step, steps, eps);
+    for i in 0..out.elements() {
+        out.set(i, u8::from(active.get::<u8>(i) != 0 && uniform(bits.get(i)) < share));
+    }
+}
+
+/// The token where selected, else what the canvas holds.
+pub(crate) fn commit(select: &Buf, token: &Buf, canvas: &Buf, out: &Buf) {
+    for i in 0..out.elements() {
+        let from = if select.get::<u8>(i) != 0 { token } else { canvas };
+        out.set(i, from.get::<i32>(i));
+    }
+}

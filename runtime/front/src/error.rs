@@ -1,0 +1,51 @@
+//! What can be wrong with the files around the weights.
+
+use std::path::PathBuf;
+
+/// Why the tokenizer cannot be had or used.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[non_exhaustive]
+pub enum FrontError {
+    /// Neither form of the tokenizer is there.
+    #[error("`{}` holds no tokenizer", dir.display())]
+    #[diagnostic(
+        code(front::missing),
+        help("copy vocab.json and merges.txt, or tokenizer.json, from the checkpoint into this folder")
+    )]
+    Missing {
+        /// The checkpoint's folder.
+        dir: PathBuf,
+    },
+    /// A file cannot be read.
+    #[error("cannot read `{}`", path.display())]
+    #[diagnostic(code(front::read), help("check that the file is there and that you may read it"))]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("`{}` is not valid: {reason}", path.display())]
+    #[diagnostic(code(front::corrupt), help("download the file again from the checkpoint's source"))]
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The tokenizer inside an artifact does not read.
+    #[error("the artifact's tokenizer does not read: {reason}")]
+    #[diagnostic(code(front::embedded), help("build the artifact again with this version"))]
+    Embedded {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The tokenizer failed on a text or on ids.
+    #[error("the tokenizer failed: {reason}")]
+    #[diagnostic(code(front::tokenizer), help("report this with the text"))]
+    Tokenizer {
+        /// What it says.
+        reason: String,
+    },
+}

@@ -1,0 +1,125 @@
+//! Every recorded case of the reference tokenizer, from both forms of its files and through the embedded form.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
+use dreamc_front::chat::{Message, answer, render, template_warning};
+use dreamc_front::{FrontError, Tokenizer};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/fixtures/tokenizer")
+}
+
+fn golden() -> Value {
+    serde_json::from_str(&fs::read_to_string(fixtures().join("golden.json")).unwrap()).unwrap()
+}
+
+fn copy(names: &[&str]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in names {
+        fs::copy(fixtures().join(name), dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn check(tokenizer: &Tokenizer) {
+    let golden = golden();
+    for case in golden["encode"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(text).unwrap(), ids(&case["ids"]), "{text:?}");
+    }
+    for case in ["encode", "decode"].iter().flat_map(|k| golden[*k].as_array().unwrap()) {
+        let ids = ids(&case["ids"]);
+        assert_eq!(tokenizer.decode(&ids, false).unwrap(), case["decoded"].as_str().unwrap(), "{ids:?}");
+        assert_eq!(
+            tokenizer.decode(&ids, true).unwrap(),
+            case["decoded_skip_special"].as_str().unwrap(),
+            "{ids:?}"
+        );
+    }
+    for case in golden["chat"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(text).unwrap(), ids(&case["ids"]), "{text:?}");
+    }
+    assert_eq!(tokenizer.len() as u64, golden["facts"]["length_with_added_tokens"].as_u64().unwrap());
+    assert_eq!(tokenizer.token_id("<|mask|>"), Some(151_666));
+}
+
+#[test]
+fn vocab_and_merges() {
+    let tokenizer = Tokenizer::from_dir(&fixtures()).unwrap();
+    check(&tokenizer);
+    assert_eq!(tokenizer.mask_token(), Some("<|mask|>"));
+    let bytes = tokenizer.to_bytes().unwrap();
+    let again = Tokenizer::from_bytes(&bytes).unwrap();
+    check(&again);
+    assert_eq!(again.mask_token(), Some("<|mask|>"));
+    assert!(again.to_bytes().unwrap() == bytes, "the embedded form is not stable");
+    assert!(Tokenizer::from_dir(&fixtures()).unwrap().to_bytes().unwrap() == bytes, "not deterministic");
+}
+
+#[test]
+fn older_files_of_added_tokens() {
+    let names = ["vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"];
+    check(&Tokenizer::from_dir(copy(&names).path()).unwrap());
+}
+
+#[test]
+fn tokenizer_json() {
+    check(&Tokenizer::from_dir(copy(&["tokenizer.json"]).path()).unwrap());
+}
+
+#[test]
+fn chat() {
+    let mut checked = 0;
+    for case in golden()["chat"].as_array().unwrap() {
+        let messages: Option<Vec<Message>> = case["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| {
+                let content = m["content"].as_str()?.to_owned();
+                Some(Message { role: m["role"].as_str()?.to_owned(), content })
+            })
+            .collect();
+        let Some(messages) = messages else { continue };
+        let text = render(&messages, case["add_generation_prompt"].as_bool().unwrap());
+        assert_eq!(text, case["text"].as_str().unwrap());
+        checked += 1;
+    }
+    assert_eq!(checked, 4);
+    assert_eq!(answer("Hi<|endoftext|>there<|endoftext|>"), "Hi");
+    assert_eq!(answer("Hi"), "Hi");
+}
+
+#[test]
+fn templates_are_recognised() {
+    assert_eq!(template_warning(&fixtures()).unwrap(), None);
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(template_warning(dir.path()).unwrap(), None);
+    fs::write(dir.path().join("chat_template.jinja"), "{{ messages }}").unwrap();
+    assert!(template_warning(dir.path()).unwrap().unwrap().contains("chat_template.jinja"));
+}
+
+#[test]
+fn errors_name_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(Tokenizer::from_dir(dir.path()), Err(FrontError::Missing { .. })));
+    fs::write(dir.path().join("tokenizer.json"), "{").unwrap();
+    let error = Tokenizer::from_dir(dir.path()).unwrap_err();
+    assert!(
+        matches!(&error, FrontError::Corrupt { path, .. } if path.ends_with("tokenizer.json")),
+        "{error}"
+    );
+    fs::write(dir.path().join("vocab.json"), "{}").unwrap();
+    fs::write(dir.path().join("merges.txt"), "nopair\n").unwrap();
+    let error = Tokenizer::from_dir(dir.path()).unwrap_err();
+    assert!(matches!(&error, FrontError::Corrupt { path, .. } if path.ends_with("merges.txt")), "{error}");
+    assert!(matches!(Tokenizer::from_bytes(b"{}"), Err(FrontError::Embedded { .. })));
+}
