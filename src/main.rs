@@ -1,2 +1,7 @@
-//! The dreamc command.
-fn main() {}
+//! The `dreamc` command.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,1 +1,131 @@
-//! Lowers a verified graph to the plan of the CPU device.
+//! Lowers verified graphs for the CPU device.
+//!
+//! What this target cannot do: weights and activations of f16 (bf16 and f32 only), and `concat` of computed
+//! values, which no model of the family needs.
+
+use dreamc_artifact::layout::Layout;
+use dreamc_artifact::plan::{self, Kernel, Program};
+use dreamc_backend::{Constants, EmitError, Target, lower};
+use dreamc_ir::{Confidence, Graph, NodeData, Op, Type, Verified};
+use dreamc_num::DType;
+
+/// The program of graph `entry`, named `name`. What it stores is added to `constants`.
+///
+/// # Errors
+///
+/// Names the op that the CPU cannot run, or the symbol or tensor that memory cannot be planned for.
+pub fn emit(
+    verified: Verified<'_>,
+    entry: &str,
+    name: &str,
+    constants: &mut Constants,
+) -> Result<Program, EmitError> {
+    lower(verified, entry, name, &Cpu, constants)
+}
+
+struct Cpu;
+
+impl Target for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn kernel(&self, graph: &Graph, node: &NodeData) -> Result<Kernel, String> {
+        let types = node.inputs.iter().chain(&node.outputs).map(|v| graph.ty(*v).dtype);
+        if types.into_iter().any(|dtype| dtype == DType::F16) {
+            return Err("it has no f16; build with --dtype bf16 or f32".to_owned());
+        }
+        kernel(&node.op)
+    }
+
+    fn in_place(&self, node: &NodeData) -> Vec<usize> {
+        match &node.op {
+            Op::Add | Op::Mul | Op::SwiGlu => vec![0, 1],
+            Op::Rope { .. } | Op::Silu | Op::EosPenalty { .. } | Op::SamplingProbs | Op::AdvanceStream => {
+                vec![0]
+            }
+            Op::Commit => vec![2],
+            Op::Linear(linear) if linear.residual => vec![node.inputs.len() - 1],
+            Op::Linear(_)
+            | Op::Weight { .. }
+            | Op::Const(_)
+            | Op::Embed
+            | Op::RopeTable { .. }
+            | Op::RmsNorm { .. }
+            | Op::Attention(_)
+            | Op::Slice { .. }
+            | Op::Concat
+            | Op::ShiftRows
+            | Op::IsToken { .. }
+            | Op::RandomBits { .. }
+            | Op::DrawToken
+            | Op::Confidence(_)
+            | Op::TransferCount { .. }
+            | Op::SelectSlots
+            | Op::OriginSlots { .. }
+            | Op::Denoise { .. } => vec![],
+        }
+    }
+
+    fn layout(&self, node: &NodeData, operand: usize, ty: &Type) -> Option<Layout> {
+        match &node.op {
+            Op::Linear(linear) => {
+                let first = 1 + usize::from(linear.norm_eps.is_some());
+                let is_weight = (first..first + linear.weights as usize).contains(&operand);
+                if is_weight { Layout::of_matmul(ty.dtype) } else { Some(Layout::RowMajor) }
+            }
+            _ => Some(Layout::RowMajor),
+        }
+    }
+}
+
+fn kernel(op: &Op) -> Result<Kernel, String> {
+    let small = |n: u64| u32::try_from(n).map_err(|_| format!("{n} is too large"));
+    Ok(match op {
+        Op::Embed => Kernel::Embed,
+        Op::RopeTable { theta, head_dim } => Kernel::RopeTable { theta: *theta, head_dim: small(*head_dim)? },
+        Op::RmsNorm { eps } => Kernel::RmsNorm { eps: *eps },
+        Op::Linear(l) => Kernel::Linear(plan::Linear {
+            norm_eps: l.norm_eps,
+            weights: small(l.weights)?,
+            bias: l.bias,
+            residual: l.residual,
+            swiglu: l.swiglu,
+        }),
+        Op::Rope { head_dim } => Kernel::Rope { head_dim: small(*head_dim)? },
+        Op::Attention(a) => Kernel::Attention(plan::Attention {
+            heads: small(a.heads)?,
+            kv_heads: small(a.kv_heads)?,
+            head_dim: small(a.head_dim)?,
+            packed: a.packed,
+            rope: a.rope,
+        }),
+        Op::Add => Kernel::Add,
+        Op::Mul => Kernel::Mul,
+        Op::Silu => Kernel::Silu,
+        Op::SwiGlu => Kernel::SwiGlu,
+        Op::Slice { start, .. } => Kernel::Slice { start: small(*start)? },
+        Op::ShiftRows => Kernel::ShiftRows,
+        Op::IsToken { token } => Kernel::IsToken { token: small(*token)? },
+        Op::EosPenalty { token, steps, eps } => {
+            Kernel::EosPenalty { token: small(*token)?, steps: small(*steps)?, eps: *eps }
+        }
+        Op::SamplingProbs => Kernel::SamplingProbs,
+        Op::RandomBits { lane } => Kernel::RandomBits { lane: *lane },
+        Op::DrawToken => Kernel::DrawToken,
+        Op::Confidence(kind) => Kernel::Confidence(match kind {
+            Confidence::Probability => plan::Confidence::Probability,
+            Confidence::Margin => plan::Confidence::Margin,
+            Confidence::NegativeEntropy => plan::Confidence::NegativeEntropy,
+        }),
+        Op::TransferCount { steps, eps } => Kernel::TransferCount { steps: small(*steps)?, eps: *eps },
+        Op::SelectSlots => Kernel::SelectSlots,
+        Op::OriginSlots { steps, eps } => Kernel::OriginSlots { steps: small(*steps)?, eps: *eps },
+        Op::Commit => Kernel::Commit,
+        Op::AdvanceStream => Kernel::AdvanceStream,
+        Op::Concat => return Err("only weights can be put together".to_owned()),
+        Op::Weight { .. } | Op::Const(_) | Op::Denoise { .. } => {
+            return Err("bug: this is no kernel; please report it".to_owned());
+        }
+    })
+}

@@ -4,6 +4,8 @@ extern crate alloc;
 
 pub mod canvas;
 pub mod device;
+pub mod stepper;
 
 pub use canvas::{Canvas, CanvasError};
 pub use device::{Device, DeviceError, Operand, Shape};
+pub use stepper::{Observer, Shown, StepError, Stepper};

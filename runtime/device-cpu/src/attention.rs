@@ -211,14 +211,14 @@ per_isa! {
                     }
                 }
                 let new = lanes.iter().fold(largest[r], |a, b| a.max(*b));
-                // Only scores that are not numbers leave no maximum.
-                let new = if new == f32::NEG_INFINITY { 0.0 } else { new };
-                let shrink = exp(largest[r] - new);
+                // All scores may be minus infinity or not numbers: then there is nothing to subtract.
+                let base = if new == f32::NEG_INFINITY { 0.0 } else { new };
+                let shrink = exp(largest[r] - base);
                 largest[r] = new;
                 let mut lanes = [0.0_f32; 16];
                 for scores in scores.chunks_exact_mut(16) {
                     for (l, s) in lanes.iter_mut().zip(scores) {
-                        *s = exp(*s - new);
+                        *s = exp(*s - base);
                         *l += *s;
                     }
                 }

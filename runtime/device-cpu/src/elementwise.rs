@@ -5,7 +5,6 @@ use crate::isa::per_isa;
 use crate::math::silu;
 use crate::matmul::pack::inverse_rms;
 use crate::memory::Buf;
-use dreamc_num::DType;
 use dreamc_runtime::DeviceError;
 
 /// Elements of a task.
@@ -81,6 +80,15 @@ per_isa! {
             out.store(to + at, &v[..n]);
         }
     }
+}
+
+/// Copies a whole tensor.
+pub(crate) fn copy_all(context: &Context<'_>, x: &Buf, out: &Buf) {
+    let n = x.elements();
+    context.pool.run(n.div_ceil(TASK), &|task, _| {
+        let from = task * TASK;
+        copy(x, from, out, from, TASK.min(n - from));
+    });
 }
 
 /// Copies bytes of elements; the two may not overlap unless they are the same.
@@ -163,9 +171,4 @@ per_isa! {
             out.store(at + half + j, &b[..n]);
         }
     }
-}
-
-/// Whether kernels of this file can compute with elements of this type.
-pub(crate) fn is_computable(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::BF16)
 }

@@ -48,6 +48,18 @@ impl Isa {
     }
 }
 
+impl std::fmt::Display for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Neon => "neon",
+            Isa::Plain => "plain",
+        })
+    }
+}
+
 /// Defines a function whose body is compiled once per instruction set, so that LLVM vectorises it
 /// for each; the first argument at the call chooses. The device refuses sets the host lacks.
 macro_rules! per_isa {

@@ -5,16 +5,19 @@
 #![allow(unsafe_code, reason = "SIMD and raw memory of the arena")]
 
 mod attention;
+mod check;
 mod context;
 mod device;
+mod dispatch;
 mod elementwise;
 mod isa;
 mod math;
 mod matmul;
 mod memory;
+mod pin;
 mod pool;
 mod sampler;
 mod slots;
 
-pub use device::{CpuDevice, CpuOptions, WeightView};
+pub use device::{CpuDevice, CpuError, CpuOptions, WeightView};
 pub use isa::Isa;

@@ -74,6 +74,21 @@ impl<T> Shared<T> {
     }
 }
 
+/// A type of elements.
+///
+/// # Safety
+///
+/// Every pattern of bits is a value.
+pub(crate) unsafe trait Element: Copy {}
+// SAFETY: numbers.
+unsafe impl Element for u8 {}
+// SAFETY: numbers.
+unsafe impl Element for i32 {}
+// SAFETY: numbers.
+unsafe impl Element for u32 {}
+// SAFETY: numbers.
+unsafe impl Element for f32 {}
+
 /// A tensor: a pointer that the device has checked to cover `shape`.
 #[derive(Clone, Copy)]
 pub(crate) struct Buf {
@@ -101,6 +116,12 @@ impl Buf {
         self.start
     }
 
+    /// The addresses of its elements if it is row-major.
+    pub(crate) fn addresses(&self) -> std::ops::Range<usize> {
+        let start = self.start.addr();
+        start..start + self.elements * self.dtype.bytes()
+    }
+
     pub(crate) fn elements(&self) -> usize {
         self.elements
     }
@@ -115,7 +136,7 @@ impl Buf {
 
     /// Element `at` of a row-major tensor.
     #[inline(always)]
-    pub(crate) fn get<T: Copy>(&self, at: usize) -> T {
+    pub(crate) fn get<T: Element>(&self, at: usize) -> T {
         assert!(at < self.elements && size_of::<T>() == self.dtype.bytes());
         // SAFETY: inside the tensor by the assertion.
         unsafe { self.start.cast::<T>().add(at).read_unaligned() }
@@ -123,7 +144,7 @@ impl Buf {
 
     /// Sets element `at` of a row-major tensor.
     #[inline(always)]
-    pub(crate) fn set<T: Copy>(&self, at: usize, value: T) {
+    pub(crate) fn set<T: Element>(&self, at: usize, value: T) {
         assert!(at < self.elements && size_of::<T>() == self.dtype.bytes());
         // SAFETY: inside the tensor by the assertion.
         unsafe { self.start.cast::<T>().add(at).write_unaligned(value) }
@@ -132,7 +153,7 @@ impl Buf {
     /// Reads elements from `at` on as f32.
     #[inline(always)]
     pub(crate) fn load(&self, at: usize, out: &mut [f32]) {
-        assert!(at + out.len() <= self.elements);
+        assert!(at <= self.elements && out.len() <= self.elements - at);
         if self.dtype == DType::BF16 {
             // SAFETY: inside the tensor by the assertion.
             let from = unsafe { self.start.cast::<u16>().add(at) };
@@ -153,7 +174,7 @@ impl Buf {
     /// Writes elements from `at` on, rounding to the tensor's type.
     #[inline(always)]
     pub(crate) fn store(&self, at: usize, values: &[f32]) {
-        assert!(at + values.len() <= self.elements);
+        assert!(at <= self.elements && values.len() <= self.elements - at);
         if self.dtype == DType::BF16 {
             // SAFETY: inside the tensor by the assertion.
             let to = unsafe { self.start.cast::<u16>().add(at) };

@@ -3,6 +3,7 @@
 //! Tasks write disjoint results in an order fixed inside each task, so results do not depend on the
 //! number of threads. Starting a job allocates nothing.
 
+use crate::pin::pin_to;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,6 +12,9 @@ use std::thread::JoinHandle;
 
 /// How often a waiting thread looks before it gives up its core.
 const SPINS: usize = 2000;
+
+/// No core.
+const NONE: usize = usize::MAX;
 
 type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
@@ -26,6 +30,8 @@ struct Shared {
     busy: AtomicBool,
     panicked: AtomicBool,
     stop: AtomicBool,
+    /// A core that a thread could not be bound to, or `NONE`.
+    unpinned: AtomicUsize,
     /// The job and its number of tasks. Written only while no thread runs.
     job: UnsafeCell<Option<(*const Job<'static>, usize)>>,
 }
@@ -43,8 +49,13 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A pool of `threads` threads, at least 1. Fewer where the system refuses them.
-    pub(crate) fn new(threads: usize) -> Pool {
+    /// A pool of `threads` threads, at least 1. Fewer where the system refuses them. Thread `i` is bound to the
+    /// `i`-th core of `pin`, from its start again where there are more threads; with no cores none is bound.
+    ///
+    /// # Errors
+    ///
+    /// The core that a thread could not be bound to.
+    pub(crate) fn new(threads: usize, pin: &[usize]) -> Result<Pool, usize> {
         let shared = Arc::new(Shared {
             epoch: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
@@ -52,16 +63,38 @@ impl Pool {
             busy: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            unpinned: AtomicUsize::new(NONE),
             job: UnsafeCell::new(None),
         });
+        let core = |worker: usize| pin.get(worker.checked_rem(pin.len())?).copied();
+        if let Some(core) = core(0)
+            && !pin_to(core)
+        {
+            return Err(core);
+        }
         let workers = (1..threads.max(1))
             .map_while(|worker| {
                 let shared = Arc::clone(&shared);
+                let core = core(worker);
                 let name = format!("dream-cpu-{worker}");
-                std::thread::Builder::new().name(name).spawn(move || work(&shared, worker)).ok()
+                let life = move || {
+                    if let Some(core) = core
+                        && !pin_to(core)
+                    {
+                        shared.unpinned.store(core, Ordering::Relaxed);
+                    }
+                    work(&shared, worker);
+                };
+                std::thread::Builder::new().name(name).spawn(life).ok()
             })
             .collect();
-        Pool { shared, workers }
+        let pool = Pool { shared, workers };
+        // One round, so that every thread is up and has tried to bind itself.
+        pool.run(2, &|_, _| {});
+        match pool.shared.unpinned.load(Ordering::Relaxed) {
+            NONE => Ok(pool),
+            core => Err(core),
+        }
     }
 
     /// Number of threads, the calling one included.
@@ -162,7 +195,7 @@ mod tests {
     #[test]
     fn every_task_once() {
         for threads in [1, 2, 5] {
-            let pool = Pool::new(threads);
+            let pool = Pool::new(threads, &[]).unwrap();
             for tasks in [0, 1, 2, 100] {
                 let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
                 pool.run(tasks, &|task, worker| {
@@ -176,7 +209,7 @@ mod tests {
 
     #[test]
     fn survives_a_panic() {
-        let pool = Pool::new(2);
+        let pool = Pool::new(2, &[]).unwrap();
         let result = catch_unwind(AssertUnwindSafe(|| pool.run(8, &|task, _| assert!(task != 5))));
         assert!(result.is_err());
         pool.run(8, &|_, _| {});

@@ -14,14 +14,14 @@ use dreamc_num::stream::{draw_target, weight};
 /// Nothing writes this row while the result lives.
 unsafe fn row_of(buf: &Buf, row: usize) -> &[f32] {
     let n = buf.columns();
-    assert!(buf.dtype == dreamc_num::DType::F32 && (row + 1) * n <= buf.elements());
-    // SAFETY: inside the tensor by the assertion; arena values and weights are aligned to more than 4.
+    assert!(buf.dtype == dreamc_num::DType::F32 && row < buf.rows() && buf.start().addr().is_multiple_of(4));
+    // SAFETY: inside the tensor and aligned by the assertion; not written by the contract.
     unsafe { std::slice::from_raw_parts(buf.start().cast::<f32>().add(row * n), n) }
 }
 
-/// Floats of a worker for a vocabulary of `v`: values and ids in order.
+/// Floats of a worker for a vocabulary of `v`: values, and keys of two words each.
 pub(crate) fn need(v: usize) -> usize {
-    2 * v
+    v.next_multiple_of(2) + 2 * v
 }
 
 /// Temperature, top-p, top-k, softmax for every active row.
@@ -41,47 +41,69 @@ pub(crate) fn probs(
         }
         // SAFETY: this task's worker; the last task's borrow has ended.
         let scratch = unsafe { context.worker(worker, need(v)) };
-        let (values, order) = scratch.split_at_mut(v);
-        // SAFETY: u32 and f32 have the same size and alignment, and every bit pattern is a u32.
-        let order = unsafe { std::slice::from_raw_parts_mut(order.as_mut_ptr().cast::<u32>(), v) };
+        let (values, keys) = scratch.split_at_mut(v.next_multiple_of(2));
+        let values = &mut values[..v];
+        // SAFETY: two floats are as large as a u64, aligned since a worker's scratch is aligned to a cache line and
+        // an even number of floats lies before them; every pattern of bits is a u64; the borrow is passed on.
+        let keys = unsafe { std::slice::from_raw_parts_mut(keys.as_mut_ptr().cast::<u64>(), v) };
         logits.load(row * v, values);
         if temperature > 0.0 {
             values.iter_mut().for_each(|x| *x /= temperature);
         }
         if top_p > 0.0 && top_p < 1.0 {
-            keep_top_p(context, values, order, top_p);
+            keep_top_p(context, values, keys, top_p);
         }
         if top_k > 0 && (top_k as usize) < v {
-            keep_top_k(values, order, top_k as usize);
+            keep_top_k(values, keys, top_k as usize);
         }
         softmax(context.isa, values);
         out.store(row * v, values);
     });
 }
 
+/// A key whose order is that of [`f32::total_cmp`], and on a tie the lower id is the larger key.
+fn key(value: f32, id: usize) -> u64 {
+    let bits = value.to_bits();
+    let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
+    u64::from(ordered) << 32 | u64::from(!(id as u32))
+}
+
 /// Sets to minus infinity what lies beyond the first entries whose probabilities exceed `top_p`.
-fn keep_top_p(context: &Context<'_>, values: &mut [f32], order: &mut [u32], top_p: f32) {
-    order.iter_mut().enumerate().for_each(|(i, o)| *o = i as u32);
-    order.sort_unstable_by(|a, b| values[*b as usize].total_cmp(&values[*a as usize]).then(a.cmp(b)));
-    let largest = values[order[0] as usize];
-    let total = exp_sum(context.isa, values, largest);
-    let mut cumulative = 0.0_f32;
-    for id in order {
-        let value = &mut values[*id as usize];
-        let p = exp(*value - largest) / total;
-        if cumulative > top_p {
-            *value = f32::NEG_INFINITY;
+///
+/// Few entries are kept as a rule, so only the largest are put in order, more of them if they do not suffice.
+fn keep_top_p(context: &Context<'_>, values: &mut [f32], keys: &mut [u64], top_p: f32) {
+    keys.iter_mut().zip(&*values).enumerate().for_each(|(id, (key, v))| *key = self::key(*v, id));
+    let (mut rest, mut count, mut largest, mut total, mut cumulative) = (keys, 512, 0.0, 0.0, 0.0_f32);
+    while !rest.is_empty() {
+        if count < rest.len() {
+            rest.select_nth_unstable_by(count, |a, b| b.cmp(a));
         }
-        cumulative += p;
+        let (sorted, left) = rest.split_at_mut(count.min(rest.len()));
+        sorted.sort_unstable_by(|a, b| b.cmp(a));
+        if total == 0.0 {
+            largest = values[!(sorted[0] as u32) as usize];
+            total = exp_sum(context.isa, values, largest);
+        }
+        for (i, key) in sorted.iter().enumerate() {
+            let value = &mut values[!(*key as u32) as usize];
+            let p = exp(*value - largest) / total;
+            if cumulative > top_p {
+                for key in sorted[i..].iter().chain(&*left) {
+                    values[!(*key as u32) as usize] = f32::NEG_INFINITY;
+                }
+                return;
+            }
+            cumulative += p;
+        }
+        (rest, count) = (left, count * 8);
     }
 }
 
 /// Sets to minus infinity what is smaller than the `k`-th largest.
-fn keep_top_k(values: &mut [f32], order: &mut [u32], k: usize) {
-    order.iter_mut().zip(values.iter()).for_each(|(o, v)| *o = v.to_bits());
-    let of = |bits: &u32| f32::from_bits(*bits);
-    let (_, kth, _) = order.select_nth_unstable_by(k - 1, |a, b| of(b).total_cmp(&of(a)));
-    let threshold = of(kth);
+fn keep_top_k(values: &mut [f32], keys: &mut [u64], k: usize) {
+    keys.iter_mut().zip(&*values).enumerate().for_each(|(id, (key, v))| *key = self::key(*v, id));
+    let (_, kth, _) = keys.select_nth_unstable_by(k - 1, |a, b| b.cmp(a));
+    let threshold = values[!(*kth as u32) as usize];
     values.iter_mut().filter(|v| **v < threshold).for_each(|v| *v = f32::NEG_INFINITY);
 }
 
@@ -123,11 +145,13 @@ per_isa! {
 
 /// The lowest id of the largest value.
 fn argmax(values: &[f32]) -> usize {
-    values
-        .iter()
-        .enumerate()
-        .fold((0, f32::NEG_INFINITY), |best, (i, v)| if *v > best.1 { (i, *v) } else { best })
-        .0
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] {
+            best = i;
+        }
+    }
+    best
 }
 
 /// One token per active row.
@@ -146,12 +170,14 @@ pub(crate) fn draw(
         }
         // SAFETY: only read, by this task.
         let values = unsafe { row_of(probs, row) };
-        let total = values.iter().map(|p| weight(*p)).sum::<u64>();
-        let token = if temperature > 0.0 && total > 0 {
+        // Sums of probabilities cannot overflow; of what is handed in instead they may, and must not panic.
+        let add = |sum: u64, p: &f32| sum.wrapping_add(weight(*p));
+        let total = if temperature > 0.0 { values.iter().fold(0, add) } else { 0 };
+        let token = if total > 0 {
             let target = draw_target(bits.get(row), total);
             let mut sum = 0;
             values.iter().position(|p| {
-                sum += weight(*p);
+                sum = add(sum, p);
                 sum > target
             })
         } else {

@@ -121,7 +121,7 @@ fn run(isa: Isa, threads: usize, kernel: Kernel, reads: &[Tensor], dtype: DType,
         steps: vec![Step::Dispatch(dispatch.clone())],
         arena_bytes: arena,
     };
-    let mut device = CpuDevice::new(weights, CpuOptions { threads, isa: Some(isa) });
+    let mut device = CpuDevice::new(weights, CpuOptions { threads, isa: Some(isa), pin: vec![] }).unwrap();
     device.prepare(&program).unwrap();
     let offset = |i: usize| match operands[i].place {
         Place::Arena(offset) => Some(offset),

@@ -1,1 +1,26 @@
 //! Opens an artifact and runs it: the embedding interface of the runtime.
+//!
+//! ```no_run
+//! use dream::{Generate, Model, OpenOptions};
+//!
+//! let mut model = Model::open("sudoku.dream".as_ref(), &OpenOptions::default())?;
+//! let prompt = model.encode("3014010200002001\n")?;
+//! let request = Generate { prompt: vec![prompt], ..Generate::default() };
+//! let generated = model.generate(&request, &mut |_, _| true)?;
+//! println!("{}", model.answers(&generated)?[0]);
+//! # Ok::<(), dream::Error>(())
+//! ```
+
+mod engine;
+mod error;
+mod forward;
+mod generate;
+mod model;
+
+pub use dreamc_artifact::Manifest;
+pub use dreamc_device_cpu::Isa;
+pub use dreamc_front::{Tokenizer, chat};
+pub use error::Error;
+pub use forward::{Forward, Output};
+pub use generate::{Generate, Generated, Sampling};
+pub use model::{Model, OpenOptions, verify};

@@ -1,0 +1,78 @@
+//! The tensors that an artifact stores: checkpoint tensors in the layout that the kernels read.
+
+use dreamc_artifact::WeightInfo;
+use dreamc_artifact::layout::Layout;
+use dreamc_ir::{Literal, Type};
+use dreamc_num::DType;
+
+/// Where the elements of a constant come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// Checkpoint tensors, one after another along the first axis.
+    Checkpoint(Vec<String>),
+    /// The elements themselves.
+    Literal(Literal),
+}
+
+/// A tensor to store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Constant {
+    /// Where its elements come from.
+    pub source: Source,
+    /// Element type in the artifact.
+    pub dtype: DType,
+    /// Logical dimensions.
+    pub dims: Vec<u64>,
+    /// Order of the elements.
+    pub layout: Layout,
+}
+
+/// All constants of an artifact; every program refers to them by index, and equal ones are stored once.
+#[derive(Clone, Debug, Default)]
+pub struct Constants {
+    list: Vec<Constant>,
+}
+
+impl Constants {
+    /// The index of a constant, added if it is new. `None` if its dimensions are not constant.
+    pub fn intern(&mut self, source: &Source, ty: &Type, layout: Layout) -> Option<u32> {
+        let dims = ty.dims.iter().map(dreamc_ir::Dim::as_constant).collect::<Option<Vec<u64>>>()?;
+        let constant = Constant { source: source.clone(), dtype: ty.dtype, dims, layout };
+        let known = self.list.iter().position(|c| *c == constant);
+        Some(known.unwrap_or_else(|| {
+            self.list.push(constant);
+            self.list.len() - 1
+        }) as u32)
+    }
+
+    /// In order of their indices.
+    pub fn list(&self) -> &[Constant] {
+        &self.list
+    }
+
+    /// The weight table without offsets and hashes; `None` if a tensor is too large to store.
+    pub fn table(&self) -> Option<Vec<WeightInfo>> {
+        let mut table: Vec<WeightInfo> = Vec::with_capacity(self.list.len());
+        for (index, constant) in self.list.iter().enumerate() {
+            let Constant { source, dtype, dims, layout } = constant;
+            let mut name = match source {
+                Source::Checkpoint(names) => names.join("+"),
+                Source::Literal(_) => format!("constant.{index}"),
+            };
+            if table.iter().any(|w| w.name == name) {
+                // The same tensor in a second layout or type: the tied embedding, for one.
+                name = format!("{name}#{index}");
+            }
+            table.push(WeightInfo {
+                name,
+                dtype: *dtype,
+                dims: dims.clone(),
+                layout: *layout,
+                offset: 0,
+                bytes: layout.stored_bytes(*dtype, dims)?,
+                hash: [0; 32],
+            });
+        }
+        Some(table)
+    }
+}

@@ -1,0 +1,248 @@
+//! Checkpoint tensors to stored bytes, a panel at a time: memory does not grow with the tensor.
+
+use crate::constants::{Constant, Source};
+use dreamc_artifact::layout::{Layout, PANEL};
+use dreamc_ir::Literal;
+use dreamc_num::DType;
+use half::bf16;
+use std::error::Error;
+
+/// Reads tensors of the checkpoint.
+pub trait WeightReader {
+    /// Number of elements of a tensor.
+    fn elements(&self, name: &str) -> Option<u64>;
+
+    /// Copies elements from `start` on, in row-major order, into `out`.
+    ///
+    /// # Errors
+    ///
+    /// Where the tensor cannot be read or holds what it must not.
+    fn read(&mut self, name: &str, start: u64, out: &mut [f32]) -> Result<(), Box<dyn Error + Send + Sync>>;
+
+    /// Hash of everything read so far, in hexadecimal, always of one length.
+    fn source_hash(&mut self) -> String;
+}
+
+/// Why a tensor could not be packed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackError {
+    /// The reader has no such tensor, or one of another size.
+    #[error("tensor `{0}` is not in the checkpoint, or has another size than the graph says")]
+    Missing(String),
+    /// The reader failed.
+    #[error("{0}")]
+    Read(Box<dyn Error + Send + Sync>),
+    /// A type that no target stores.
+    #[error("tensors of {0} cannot be stored")]
+    DType(DType),
+    /// The receiver of the bytes failed.
+    #[error(transparent)]
+    Write(#[from] std::io::Error),
+}
+
+/// Elements converted at a time where rows are not kept together.
+const CHUNK: u64 = 1 << 18;
+
+/// Gives the stored bytes of `constant` to `emit`, piece by piece.
+pub(crate) fn pack(
+    constant: &Constant,
+    reader: &mut dyn WeightReader,
+    emit: &mut dyn FnMut(&[u8]) -> Result<(), PackError>,
+) -> Result<(), PackError> {
+    let names = match &constant.source {
+        Source::Checkpoint(names) => names,
+        Source::Literal(literal) => return emit(&literal_bytes(literal, constant.dtype)?),
+    };
+    let mut tensor = Tensor::of(names, reader, constant)?;
+    let (mut floats, mut bytes) = (Vec::new(), Vec::new());
+    match (constant.layout, constant.dims.as_slice()) {
+        (Layout::RowMajor, _) => {
+            let mut at = 0;
+            while at < tensor.elements {
+                let n = CHUNK.min(tensor.elements - at);
+                tensor.read(at, n, &mut floats)?;
+                bytes.clear();
+                push_all(&floats, constant.dtype, &mut bytes)?;
+                emit(&bytes)?;
+                at += n;
+            }
+        }
+        (layout, [n, k]) => {
+            let k = *k as usize;
+            for row in (0..*n).step_by(PANEL) {
+                let rows = (*n - row).min(PANEL as u64);
+                tensor.read(row * k as u64, rows * k as u64, &mut floats)?;
+                floats.resize(PANEL * k, 0.0);
+                bytes.clear();
+                push_panel(&floats, k, layout, constant.dtype, &mut bytes)?;
+                emit(&bytes)?;
+            }
+        }
+        _ => return Err(PackError::DType(constant.dtype)),
+    }
+    Ok(())
+}
+
+/// Several checkpoint tensors seen as one.
+struct Tensor<'a> {
+    names: &'a [String],
+    reader: &'a mut dyn WeightReader,
+    elements: u64,
+}
+
+impl<'a> Tensor<'a> {
+    fn of(
+        names: &'a [String],
+        reader: &'a mut dyn WeightReader,
+        constant: &Constant,
+    ) -> Result<Tensor<'a>, PackError> {
+        let missing = || PackError::Missing(names.join("+"));
+        let sizes = names.iter().map(|name| reader.elements(name)).collect::<Option<Vec<u64>>>();
+        let elements = sizes.ok_or_else(missing)?.iter().sum();
+        if elements == constant.dims.iter().product::<u64>() {
+            Ok(Tensor { names, reader, elements })
+        } else {
+            Err(missing())
+        }
+    }
+
+    /// Fills `out` with the `n` elements from `start` on.
+    fn read(&mut self, start: u64, n: u64, out: &mut Vec<f32>) -> Result<(), PackError> {
+        out.clear();
+        out.resize(n as usize, 0.0);
+        let (mut begin, mut filled) = (0, 0);
+        for name in self.names {
+            let size = self.reader.elements(name).unwrap_or(0);
+            let from = (start + filled).max(begin);
+            let to = (start + n).min(begin + size);
+            if from < to {
+                let part = &mut out[(from - start) as usize..(to - start) as usize];
+                self.reader.read(name, from - begin, part).map_err(PackError::Read)?;
+                filled += to - from;
+            }
+            begin += size;
+        }
+        Ok(())
+    }
+}
+
+fn push_all(floats: &[f32], dtype: DType, bytes: &mut Vec<u8>) -> Result<(), PackError> {
+    match dtype {
+        DType::F32 => bytes.extend(floats.iter().flat_map(|x| x.to_le_bytes())),
+        DType::BF16 => bytes.extend(floats.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes())),
+        DType::F16 | DType::I32 | DType::U32 | DType::Bool => return Err(PackError::DType(dtype)),
+    }
+    Ok(())
+}
+
+/// One panel: 16 rows of `k` columns, see `dreamc_artifact::layout`.
+fn push_panel(
+    rows: &[f32],
+    k: usize,
+    layout: Layout,
+    dtype: DType,
+    bytes: &mut Vec<u8>,
+) -> Result<(), PackError> {
+    match (layout, dtype) {
+        (Layout::Panels, DType::F32) => {
+            for column in 0..k {
+                bytes.extend((0..PANEL).flat_map(|lane| rows[lane * k + column].to_le_bytes()));
+            }
+        }
+        (Layout::PanelPairs, DType::BF16) => {
+            for column in (0..k).step_by(2) {
+                for lane in 0..PANEL {
+                    let row = &rows[lane * k..(lane + 1) * k];
+                    let pair = [row[column], row.get(column + 1).copied().unwrap_or(0.0)];
+                    bytes.extend(pair.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()));
+                }
+            }
+        }
+        (Layout::RowMajor | Layout::Panels | Layout::PanelPairs, _) => return Err(PackError::DType(dtype)),
+    }
+    Ok(())
+}
+
+fn literal_bytes(literal: &Literal, dtype: DType) -> Result<Vec<u8>, PackError> {
+    let mut bytes = Vec::new();
+    match (literal, dtype) {
+        (Literal::Floats(v), _) => push_all(v, dtype, &mut bytes)?,
+        (Literal::Ints(v), DType::I32 | DType::U32) => {
+            bytes.extend(v.iter().flat_map(|n| (*n as u32).to_le_bytes()))
+        }
+        (Literal::Ints(v), DType::Bool) => bytes.extend(v.iter().map(|n| u8::from(*n != 0))),
+        (Literal::Ints(_), DType::F32 | DType::BF16 | DType::F16) => return Err(PackError::DType(dtype)),
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Counting;
+
+    impl WeightReader for Counting {
+        fn elements(&self, name: &str) -> Option<u64> {
+            name.parse().ok()
+        }
+
+        fn read(
+            &mut self,
+            name: &str,
+            start: u64,
+            out: &mut [f32],
+        ) -> Result<(), Box<dyn Error + Send + Sync>> {
+            let base = if name == "51" { 0 } else { 51 };
+            for (x, i) in out.iter_mut().zip(base + start..) {
+                *x = i as f32;
+            }
+            Ok(())
+        }
+
+        fn source_hash(&mut self) -> String {
+            String::new()
+        }
+    }
+
+    /// Every element of a matrix made of two tensors lies where the layout says, the filling is zero.
+    #[test]
+    fn elements_lie_where_the_layout_says() {
+        for (layout, dtype) in
+            [(Layout::RowMajor, DType::F32), (Layout::Panels, DType::F32), (Layout::PanelPairs, DType::BF16)]
+        {
+            // 20 rows of 3 columns: 17 from one tensor, 3 from the other.
+            let source = Source::Checkpoint(vec!["51".to_owned(), "9".to_owned()]);
+            let constant = Constant { source, dtype, dims: vec![20, 3], layout };
+            let mut stored = Vec::new();
+            pack(&constant, &mut Counting, &mut |bytes| {
+                stored.extend_from_slice(bytes);
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(stored.len() as u64, layout.stored_bytes(dtype, &constant.dims).unwrap());
+            let at = |i: usize| match dtype {
+                DType::F32 => f32::from_le_bytes(stored[i * 4..i * 4 + 4].try_into().unwrap()),
+                _ => bf16::from_le_bytes(stored[i * 2..i * 2 + 2].try_into().unwrap()).to_f32(),
+            };
+            let mut sum = 0.0;
+            for row in 0..20 {
+                for column in 0..3 {
+                    assert_eq!(at(layout.index(3, row, column)), (row * 3 + column) as f32);
+                    sum += at(layout.index(3, row, column));
+                }
+            }
+            let total: f32 = (0..stored.len() / dtype.bytes()).map(at).sum();
+            assert_eq!(total, sum);
+        }
+    }
+
+    #[test]
+    fn wrong_sizes_are_named() {
+        let source = Source::Checkpoint(vec!["51".to_owned()]);
+        let constant = Constant { source, dtype: DType::F32, dims: vec![50], layout: Layout::RowMajor };
+        let error = pack(&constant, &mut Counting, &mut |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("`51`"), "{error}");
+    }
+}

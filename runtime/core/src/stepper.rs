@@ -1,0 +1,251 @@
+//! Steps through a program on a device.
+
+use crate::device::{Device, DeviceError, Operand, Shape};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use dreamc_artifact::plan::{Denoise, Dispatch, Place, Port, Program, Step, ValueId};
+use dreamc_num::DType;
+
+/// Why a program could not be run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StepError {
+    /// The device failed.
+    #[error("`{origin}` failed: {error}")]
+    Device {
+        /// What was being computed, as a checkpoint path.
+        origin: String,
+        /// Why it failed.
+        error: DeviceError,
+    },
+    /// The program has no such input or output.
+    #[error("the program has no input or output `{0}`")]
+    NoPort(String),
+    /// A request larger than the program was built for.
+    #[error("`{symbol}` is {found}, but the artifact was built for 1 to {max}")]
+    Symbol {
+        /// Name of the length.
+        symbol: String,
+        /// What was asked for.
+        found: u32,
+        /// What was planned for.
+        max: u32,
+    },
+    /// Data of another size than the input or output has.
+    #[error("`{port}` takes {expected} bytes, not {found}")]
+    Bytes {
+        /// Name of the input or output.
+        port: String,
+        /// Size of the data given.
+        found: usize,
+        /// Size of the value.
+        expected: usize,
+    },
+    /// The observer asked to stop.
+    #[error("stopped before the last step")]
+    Stopped,
+    /// The validated plan is not one: a bug.
+    #[error("bug: the plan passed the loader's checks and is not sound; please report it")]
+    Unsound,
+}
+
+/// One result of a dispatch, shown to an [`Observer`].
+#[derive(Debug)]
+pub struct Shown<'a> {
+    /// What was computed.
+    pub dispatch: &'a Dispatch,
+    /// Which of its results.
+    pub result: usize,
+    /// Denoising step, 0 outside of a loop.
+    pub step: u32,
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions.
+    pub shape: Shape,
+    /// The elements, little-endian; changes are written back.
+    pub bytes: &'a mut Vec<u8>,
+}
+
+/// Watches a run: progress, probes, and replay of recorded random draws.
+pub trait Observer {
+    /// Whether to show the results of this dispatch.
+    fn wants(&self, _dispatch: &Dispatch) -> bool {
+        false
+    }
+
+    /// Called with each result that is wanted.
+    fn after(&mut self, _shown: Shown<'_>) {}
+
+    /// Called after each denoising step; `false` stops the run.
+    fn step(&mut self, _done: u32, _steps: u32) -> bool {
+        true
+    }
+}
+
+impl Observer for () {}
+
+/// A program and the lengths of the current request.
+#[derive(Clone, Debug)]
+pub struct Stepper {
+    program: Program,
+    operands: Vec<Operand>,
+    symbols: Vec<u32>,
+}
+
+impl Stepper {
+    /// A stepper at the program's maxima. The program is one that the loader has validated.
+    pub fn new(program: &Program) -> Result<Stepper, StepError> {
+        let symbols: Vec<u32> = program.symbols.iter().map(|s| s.max).collect();
+        let zero = Shape::default();
+        let operand =
+            |v: &dreamc_artifact::plan::Value| Operand { dtype: v.dtype, shape: zero, place: v.place };
+        let operands = program.values.iter().map(operand).collect();
+        let mut stepper = Stepper { program: program.clone(), operands, symbols };
+        stepper.shapes()?;
+        Ok(stepper)
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Sets the lengths of the next request, by symbol. Others keep their values. Allocates nothing.
+    pub fn resize(&mut self, lengths: &[(&str, u32)]) -> Result<(), StepError> {
+        for (name, n) in lengths {
+            let Some(i) = self.program.symbols.iter().position(|s| s.name == *name) else { continue };
+            let max = self.program.symbols[i].max;
+            if *n == 0 || *n > max {
+                return Err(StepError::Symbol { symbol: (*name).to_string(), found: *n, max });
+            }
+            self.symbols[i] = *n;
+        }
+        self.shapes()
+    }
+
+    fn shapes(&mut self) -> Result<(), StepError> {
+        for (operand, value) in self.operands.iter_mut().zip(&self.program.values) {
+            let mut dims = [0_u32; crate::device::RANK_MAX];
+            for (n, dim) in dims.iter_mut().zip(&value.dims) {
+                *n = dim.at(&self.symbols).ok_or(StepError::Unsound)?;
+            }
+            operand.shape = dims.get(..value.dims.len()).and_then(Shape::new).ok_or(StepError::Unsound)?;
+        }
+        Ok(())
+    }
+
+    /// Type and shape of an input or output in the current request.
+    pub fn port(&self, name: &str) -> Option<(DType, Shape)> {
+        let operand = self.operand(self.find(name)?)?;
+        Some((operand.dtype, operand.shape))
+    }
+
+    fn find(&self, name: &str) -> Option<ValueId> {
+        let ports = self.program.inputs.iter().chain(&self.program.outputs);
+        ports.filter(|p: &&Port| p.name == name).map(|p| p.value).next()
+    }
+
+    fn operand(&self, id: ValueId) -> Option<&Operand> {
+        self.operands.get(id.0 as usize)
+    }
+
+    /// Place in the arena and size of a port, for data of `found` bytes.
+    fn place(&self, name: &str, output: bool, found: usize) -> Result<u64, StepError> {
+        let ports = if output { &self.program.outputs } else { &self.program.inputs };
+        let port = ports.iter().find(|p| p.name == name);
+        let operand =
+            port.and_then(|p| self.operand(p.value)).ok_or_else(|| StepError::NoPort(name.to_string()))?;
+        let expected = operand.shape.elements() * operand.dtype.bytes();
+        match operand.place {
+            _ if expected != found => Err(StepError::Bytes { port: name.to_string(), found, expected }),
+            Place::Arena(offset) => Ok(offset),
+            Place::Weight(_) => Err(StepError::Unsound),
+        }
+    }
+
+    /// Sets an input.
+    pub fn write(&self, device: &mut dyn Device, name: &str, bytes: &[u8]) -> Result<(), StepError> {
+        let offset = self.place(name, false, bytes.len())?;
+        device.write(offset, bytes).map_err(|error| StepError::Device { origin: name.to_string(), error })
+    }
+
+    /// Gets an output.
+    pub fn read(&self, device: &mut dyn Device, name: &str, bytes: &mut [u8]) -> Result<(), StepError> {
+        let offset = self.place(name, true, bytes.len())?;
+        device.read(offset, bytes).map_err(|error| StepError::Device { origin: name.to_string(), error })
+    }
+
+    /// Runs all steps. Allocates nothing unless the observer wants to see values. Returns the number of iterations
+    /// of loops.
+    pub fn run(&self, device: &mut dyn Device, observer: &mut dyn Observer) -> Result<u32, StepError> {
+        let mut run = Run { stepper: self, device, observer, iterations: 0, bytes: Vec::new() };
+        run.steps(&self.program.steps, 0)?;
+        Ok(run.iterations)
+    }
+}
+
+struct Run<'a> {
+    stepper: &'a Stepper,
+    device: &'a mut dyn Device,
+    observer: &'a mut dyn Observer,
+    iterations: u32,
+    bytes: Vec<u8>,
+}
+
+impl Run<'_> {
+    fn steps(&mut self, steps: &[Step], iteration: u32) -> Result<(), StepError> {
+        for step in steps {
+            match step {
+                Step::Dispatch(dispatch) => self.dispatch(dispatch, iteration)?,
+                Step::Denoise(denoise) => self.denoise(denoise)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self, dispatch: &Dispatch, step: u32) -> Result<(), StepError> {
+        let done = self.device.dispatch(dispatch, &self.stepper.operands);
+        done.map_err(|error| StepError::Device { origin: dispatch.origin.join(", "), error })?;
+        if self.observer.wants(dispatch) {
+            for (result, id) in dispatch.writes.iter().enumerate() {
+                self.show(dispatch, result, *id, step)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, dispatch: &Dispatch, result: usize, id: ValueId, step: u32) -> Result<(), StepError> {
+        let Operand { dtype, shape, place } = *self.stepper.operand(id).ok_or(StepError::Unsound)?;
+        let Place::Arena(offset) = place else { return Err(StepError::Unsound) };
+        let failed = |error| StepError::Device { origin: dispatch.origin.join(", "), error };
+        self.bytes.clear();
+        self.bytes.resize(shape.elements() * dtype.bytes(), 0);
+        self.device.read(offset, &mut self.bytes).map_err(failed)?;
+        self.observer.after(Shown { dispatch, result, step, dtype, shape, bytes: &mut self.bytes });
+        self.device.write(offset, &self.bytes).map_err(failed)
+    }
+
+    fn denoise(&mut self, denoise: &Denoise) -> Result<(), StepError> {
+        let arena = |id: ValueId| match self.stepper.operand(id) {
+            Some(Operand { place: Place::Arena(offset), shape, dtype }) => {
+                Ok((*offset, (shape.elements() * dtype.bytes()) as u64))
+            }
+            Some(_) | None => Err(StepError::Unsound),
+        };
+        let (index, _) = arena(denoise.index)?;
+        let history = denoise.history.map(|(from, into)| Ok((arena(from)?, arena(into)?))).transpose()?;
+        let failed = |error| StepError::Device { origin: "the denoising loop".to_string(), error };
+        for step in 0..denoise.steps {
+            self.device.write(index, &step.to_le_bytes()).map_err(failed)?;
+            self.steps(&denoise.body, step)?;
+            if let Some(((from, bytes), (into, _))) = history {
+                self.device.copy(from, into + u64::from(step) * bytes, bytes).map_err(failed)?;
+            }
+            self.iterations += 1;
+            if !self.observer.step(step + 1, denoise.steps) {
+                return Err(StepError::Stopped);
+            }
+        }
+        Ok(())
+    }
+}

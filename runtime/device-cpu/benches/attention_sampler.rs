@@ -1,0 +1,88 @@
+//! `dream7b_attention` at 2048 positions and the sampler's kernels on 64 rows of Dream 7B's vocabulary.
+#![allow(missing_docs, reason = "criterion's macro makes a public function")]
+
+#[allow(dead_code, reason = "not every bench uses all of it")]
+mod common;
+
+use common::{Tensor, bytes, prepare, random};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use dreamc_artifact::plan::{Attention, Confidence, Kernel};
+use dreamc_num::DType;
+use std::time::Duration;
+
+const S: u32 = 2048;
+const HEADS: u32 = 28;
+const KV_HEADS: u32 = 4;
+const HEAD_DIM: u32 = 128;
+const ROWS: u32 = 64;
+const VOCABULARY: u32 = 152_064;
+
+fn ones(dtype: DType, dims: &[u32]) -> Tensor {
+    let n: u32 = dims.iter().product();
+    let one = if dtype == DType::Bool { vec![1] } else { 1_i32.to_le_bytes().to_vec() };
+    bytes(dtype, dims, one.repeat(n as usize))
+}
+
+fn scalar(value: f32) -> Tensor {
+    bytes(DType::F32, &[], value.to_le_bytes().to_vec())
+}
+
+fn attention(c: &mut Criterion) {
+    let mut group = c.benchmark_group("dream7b_attention");
+    group.throughput(Throughput::Elements(4 * u64::from(S) * u64::from(S) * u64::from(HEADS * HEAD_DIM)));
+    group.sample_size(10).measurement_time(Duration::from_secs(3));
+    let (heads, kv_heads, head_dim) = (HEADS, KV_HEADS, HEAD_DIM);
+    for dtype in [DType::F32, DType::BF16] {
+        let width = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
+        let tensors = [
+            random(dtype, &[1, S, width], 1, None),
+            ones(DType::I32, &[1, S]),
+            random(DType::F32, &[1, S, HEAD_DIM / 2], 2, None),
+            random(DType::F32, &[1, S, HEAD_DIM / 2], 3, None),
+            random(dtype, &[1, S, HEADS * HEAD_DIM], 4, None),
+        ];
+        let kernel = Kernel::Attention(Attention { heads, kv_heads, head_dim, packed: true, rope: true });
+        let mut prepared = prepare(kernel, &tensors, 0);
+        group.bench_function(dtype.name(), |b| b.iter(|| prepared.run()));
+    }
+}
+
+fn sampler(c: &mut Criterion) {
+    let mut group = c.benchmark_group("dream7b_sampler_64_rows");
+    group.throughput(Throughput::Elements(u64::from(ROWS * VOCABULARY)));
+    group.sample_size(10).measurement_time(Duration::from_secs(3));
+    let real = |seed| random(DType::F32, &[1, ROWS, VOCABULARY], seed, None);
+    let active = || ones(DType::Bool, &[1, ROWS]);
+    // Logits in -1..1 are flatter than a model's; at temperature 0.1 they are about as steep.
+    let filters = [
+        ("probs", 0.1, 1.0, 0),
+        ("probs_top_k_50", 0.1, 1.0, 50),
+        ("probs_top_p_0.95", 0.1, 0.95, 0),
+        ("probs_top_p_0.95_flat", 1.0, 0.95, 0),
+    ];
+    for (name, temperature, top_p, top_k) in filters {
+        let top_k = bytes(DType::I32, &[], i32::to_le_bytes(top_k).to_vec());
+        let tensors = [real(1), active(), scalar(temperature), scalar(top_p), top_k, real(2)];
+        let mut prepared = prepare(Kernel::SamplingProbs, &tensors, 0);
+        group.bench_function(name, |b| b.iter(|| prepared.run()));
+    }
+    let probs = || {
+        let p = (1.0 / VOCABULARY as f32).to_le_bytes();
+        bytes(DType::F32, &[1, ROWS, VOCABULARY], p.repeat((ROWS * VOCABULARY) as usize))
+    };
+    for (name, temperature) in [("draw_token", 1.0), ("draw_token_greedy", 0.0)] {
+        let bits = ones(DType::U32, &[1, ROWS]);
+        let tensors = [probs(), active(), scalar(temperature), bits, ones(DType::I32, &[1, ROWS])];
+        let mut prepared = prepare(Kernel::DrawToken, &tensors, 0);
+        group.bench_function(name, |b| b.iter(|| prepared.run()));
+    }
+    for kind in [Confidence::Margin, Confidence::NegativeEntropy] {
+        let tensors =
+            [probs(), active(), ones(DType::I32, &[1, ROWS]), random(DType::F32, &[1, ROWS], 3, None)];
+        let mut prepared = prepare(Kernel::Confidence(kind), &tensors, 0);
+        group.bench_function(format!("confidence_{kind:?}"), |b| b.iter(|| prepared.run()));
+    }
+}
+
+criterion_group!(benches, attention, sampler);
+criterion_main!(benches);

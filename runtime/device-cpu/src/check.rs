@@ -1,0 +1,262 @@
+//! What operands a kernel can take. A validated plan always passes; anything else is refused here, before a kernel
+//! computes an address from it.
+
+use crate::memory::Buf;
+use dreamc_artifact::layout::Layout;
+use dreamc_artifact::plan::{Attention, Kernel, Linear};
+use dreamc_num::DType;
+
+/// Whether the kernel can run on these operands: their number, types, layouts and dimensions fit, results lie apart
+/// from each other, and lie over an operand only exactly and where the kernel allows it.
+pub(crate) fn fits(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> bool {
+    let matrices = match kernel {
+        Kernel::Linear(linear) => linear_weights(linear),
+        _ => 0..0,
+    };
+    let layouts = reads.iter().enumerate().all(|(i, read)| {
+        let matmul = Layout::of_matmul(read.dtype);
+        if matrices.contains(&i) { matmul == Some(read.layout) } else { read.layout == Layout::RowMajor }
+    });
+    layouts && shapes_fit(kernel, reads, writes).is_some_and(|over| apart(reads, writes, over))
+}
+
+/// The operands that a result may lie exactly over; `None` where something does not fit.
+fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static [usize]> {
+    let (fits, over): (bool, &[usize]) = match (kernel, reads, writes) {
+        (Kernel::Copy, [x], [y]) => (x.dtype == y.dtype && x.elements() == y.elements(), &[]),
+        (Kernel::Embed, [ids, table], [y]) => (
+            typed(ids, DType::I32, 2)
+                && real(table)
+                && real(y)
+                && dims(table).len() == 2
+                && dims(y).len() == 3
+                && dims(y)[..2] == *dims(ids)
+                && y.columns() == table.columns(),
+            &[],
+        ),
+        (Kernel::RopeTable { head_dim, .. }, [positions], [cos, sin]) => {
+            (typed(positions, DType::I32, 2) && table(cos, sin, dims(positions), *head_dim), &[])
+        }
+        (Kernel::RmsNorm { .. }, [x, gain], [y]) => {
+            (real(x) && real(y) && dims(x) == dims(y) && vector(gain, x.columns()), &[])
+        }
+        (Kernel::Linear(linear), _, [y]) => (linear_fits(linear, reads, y), residual(linear)),
+        (Kernel::Rope { head_dim }, [x, cos, sin], [y]) => (
+            real(x)
+                && like(y, x)
+                && dims(x).len() == 3
+                && table(cos, sin, &dims(x)[..2], *head_dim)
+                && x.columns().is_multiple_of(*head_dim as usize),
+            &[0],
+        ),
+        (Kernel::Attention(attention), _, [y]) => (attention_fits(attention, reads, y), &[]),
+        (Kernel::Add | Kernel::Mul | Kernel::SwiGlu, [a, b], [y]) => {
+            (real(a) && like(b, a) && like(y, a), &[0, 1])
+        }
+        (Kernel::Silu, [x], [y]) => (real(x) && like(y, x), &[0]),
+        (Kernel::Slice { start }, [x], [y]) => {
+            let end = (*start as usize).checked_add(y.columns())?;
+            (x.dtype == y.dtype && outer(x)? == outer(y)? && end <= x.columns(), &[])
+        }
+        (Kernel::ShiftRows, [x], [y]) => (dims(x).len() == 3 && like(y, x), &[]),
+        (Kernel::IsToken { .. }, [canvas], [y]) => {
+            (typed(canvas, DType::I32, 2) && shaped(y, DType::Bool, dims(canvas)), &[])
+        }
+        (Kernel::EosPenalty { token, .. }, [logits, penalty, index], [y]) => (
+            vocabulary(logits)
+                && (*token as usize) < logits.columns()
+                && shaped(penalty, DType::F32, &[])
+                && shaped(index, DType::I32, &[])
+                && like(y, logits),
+            &[0],
+        ),
+        (Kernel::SamplingProbs, [logits, active, temperature, top_p, top_k], [y]) => (
+            vocabulary(logits)
+                && shaped(active, DType::Bool, &dims(logits)[..2])
+                && shaped(temperature, DType::F32, &[])
+                && shaped(top_p, DType::F32, &[])
+                && shaped(top_k, DType::I32, &[])
+                && like(y, logits),
+            &[0],
+        ),
+        (Kernel::RandomBits { .. }, [canvas, stream], [y]) => (
+            typed(canvas, DType::I32, 2)
+                && shaped(stream, DType::U32, &[4])
+                && shaped(y, DType::U32, dims(canvas)),
+            &[],
+        ),
+        (Kernel::DrawToken, [probs, active, temperature, bits], [y]) => (
+            vocabulary(probs)
+                && shaped(active, DType::Bool, &dims(probs)[..2])
+                && shaped(temperature, DType::F32, &[])
+                && shaped(bits, DType::U32, dims(active))
+                && shaped(y, DType::I32, dims(active)),
+            &[],
+        ),
+        (Kernel::Confidence(_), [probs, active, token], [y]) => (
+            vocabulary(probs)
+                && shaped(active, DType::Bool, &dims(probs)[..2])
+                && shaped(token, DType::I32, dims(active))
+                && shaped(y, DType::F32, dims(active)),
+            &[],
+        ),
+        (Kernel::TransferCount { .. }, [active, index], [y]) => (
+            typed(active, DType::Bool, 2)
+                && shaped(index, DType::I32, &[])
+                && shaped(y, DType::I32, &dims(active)[..1]),
+            &[],
+        ),
+        (Kernel::SelectSlots, [confidence, active, count, alg_temp, bits], [y]) => (
+            typed(confidence, DType::F32, 2)
+                && shaped(active, DType::Bool, dims(confidence))
+                && shaped(count, DType::I32, &dims(confidence)[..1])
+                && shaped(alg_temp, DType::F32, &[])
+                && shaped(bits, DType::U32, dims(confidence))
+                && shaped(y, DType::Bool, dims(confidence)),
+            &[],
+        ),
+        (Kernel::OriginSlots { .. }, [active, index, bits], [y]) => (
+            typed(active, DType::Bool, 2)
+                && shaped(index, DType::I32, &[])
+                && shaped(bits, DType::U32, dims(active))
+                && shaped(y, DType::Bool, dims(active)),
+            &[],
+        ),
+        (Kernel::Commit, [select, token, canvas], [y]) => (
+            typed(canvas, DType::I32, 2)
+                && shaped(select, DType::Bool, dims(canvas))
+                && like(token, canvas)
+                && like(y, canvas),
+            &[2],
+        ),
+        (Kernel::AdvanceStream, [stream], [y]) => (shaped(stream, DType::U32, &[4]) && like(y, stream), &[0]),
+        _ => (false, &[]),
+    };
+    fits.then_some(over)
+}
+
+/// Which operands of a linear are its weights.
+fn linear_weights(linear: &Linear) -> std::ops::Range<usize> {
+    let first = 1 + usize::from(linear.norm_eps.is_some());
+    first..first + linear.weights.min(3) as usize
+}
+
+/// The residual's number among the operands, if it has one.
+fn residual(linear: &Linear) -> &'static [usize] {
+    const NUMBERS: [[usize; 1]; 7] = [[0], [1], [2], [3], [4], [5], [6]];
+    let number = linear_weights(linear).end + usize::from(linear.bias);
+    NUMBERS.get(number).filter(|_| linear.residual).map_or(&[], |n| n)
+}
+
+fn linear_fits(linear: &Linear, reads: &[Buf], y: &Buf) -> bool {
+    let matrices = linear_weights(linear);
+    let count = matrices.end + usize::from(linear.bias) + usize::from(linear.residual);
+    if !(1..=3).contains(&linear.weights)
+        || linear.swiglu && (linear.weights != 2 || linear.bias)
+        || reads.len() != count
+    {
+        return false;
+    }
+    let (x, weights) = (&reads[0], &reads[matrices.clone()]);
+    let (k, first) = (x.columns(), &weights[0]);
+    let matrix = |w: &Buf| dims(w).len() == 2 && w.columns() == k && w.dtype == first.dtype;
+    let n: usize = if linear.swiglu {
+        first.rows()
+    } else {
+        weights.iter().map(Buf::rows).fold(0, usize::saturating_add)
+    };
+    real(x)
+        && real(y)
+        && outer(x).is_some_and(|rows| outer(y) == Some(rows))
+        && (linear.norm_eps.is_none() || vector(&reads[1], k))
+        && weights.iter().all(matrix)
+        && (!linear.swiglu || weights[1].rows() == n)
+        && y.columns() == n
+        && (!linear.bias || vector(&reads[matrices.end], n))
+        && (!linear.residual || real(&reads[count - 1]) && dims(&reads[count - 1]) == dims(y))
+}
+
+fn attention_fits(attention: &Attention, reads: &[Buf], y: &Buf) -> bool {
+    let Attention { heads, kv_heads, head_dim, packed, rope } = *attention;
+    let inputs = if packed { 1 } else { 3 };
+    let settings = heads > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads);
+    if !settings || !even(head_dim) || reads.len() != inputs + 1 + if rope { 2 } else { 0 } {
+        return false;
+    }
+    let (q, mask) = (&reads[0], &reads[inputs]);
+    // As u64, for they may not fit 32 bits.
+    let width = |heads: u64| heads * u64::from(head_dim);
+    let wide = |x: &Buf, heads: u64| {
+        x.dtype == q.dtype
+            && dims(x).len() == 3
+            && dims(x)[..2] == *dims(mask)
+            && x.columns() as u64 == width(heads)
+    };
+    let (h, kv) = (u64::from(heads), u64::from(kv_heads));
+    real(q)
+        && typed(mask, DType::I32, 2)
+        && if packed { wide(q, h + 2 * kv) } else { wide(q, h) && wide(&reads[1], kv) && wide(&reads[2], kv) }
+        && wide(y, h)
+        && (!rope || table(&reads[inputs + 1], &reads[inputs + 2], dims(mask), head_dim))
+}
+
+/// Whether no result shares bytes with another, nor with an operand except exactly with one of `over`.
+fn apart(reads: &[Buf], writes: &[Buf], over: &[usize]) -> bool {
+    let overlap = |a: &Buf, b: &Buf| {
+        let (a, b) = (a.addresses(), b.addresses());
+        a.start < b.end && b.start < a.end
+    };
+    writes.iter().enumerate().all(|(i, w)| {
+        let exact = |r: usize, read: &Buf| over.contains(&r) && read.start() == w.start() && like(read, w);
+        writes[..i].iter().all(|other| !overlap(other, w))
+            && reads.iter().enumerate().all(|(r, read)| !overlap(read, w) || exact(r, read))
+    })
+}
+
+fn dims(x: &Buf) -> &[u32] {
+    x.shape.dims()
+}
+
+/// All dimensions but the last.
+fn outer(x: &Buf) -> Option<&[u32]> {
+    dims(x).split_last().map(|(_, outer)| outer)
+}
+
+fn real(x: &Buf) -> bool {
+    matches!(x.dtype, DType::F32 | DType::BF16)
+}
+
+fn shaped(x: &Buf, dtype: DType, shape: &[u32]) -> bool {
+    x.dtype == dtype && dims(x) == shape
+}
+
+fn like(x: &Buf, other: &Buf) -> bool {
+    shaped(x, other.dtype, dims(other))
+}
+
+fn typed(x: &Buf, dtype: DType, rank: usize) -> bool {
+    x.dtype == dtype && dims(x).len() == rank
+}
+
+/// A vector of `n` numbers.
+fn vector(x: &Buf, n: usize) -> bool {
+    real(x) && dims(x).len() == 1 && x.columns() == n
+}
+
+/// `f32[B, S, V]`, ids of `V` being i32.
+fn vocabulary(x: &Buf) -> bool {
+    typed(x, DType::F32, 3) && i32::try_from(x.columns()).is_ok()
+}
+
+fn even(head_dim: u32) -> bool {
+    head_dim > 0 && head_dim.is_multiple_of(2)
+}
+
+/// Cosines and sines for rows `outer`.
+fn table(cos: &Buf, sin: &Buf, outer: &[u32], head_dim: u32) -> bool {
+    even(head_dim)
+        && typed(cos, DType::F32, 3)
+        && dims(cos)[..2] == *outer
+        && cos.columns() == head_dim as usize / 2
+        && like(sin, cos)
+}

@@ -1,0 +1,148 @@
+//! From a checked dispatch to the function that computes it.
+
+use crate::attention::{self, Attention};
+use crate::context::{Context, Need};
+use crate::elementwise::{self, Op};
+use crate::isa::Isa;
+use crate::matmul::pack::Norm;
+use crate::matmul::{self, Matmul};
+use crate::memory::Buf;
+use crate::{sampler, slots};
+use dreamc_artifact::plan::Kernel;
+use dreamc_num::{DType, schedule};
+use dreamc_runtime::{DeviceError, Shape};
+
+/// Runs a kernel on operands that [`crate::check::fits`] accepts.
+pub(crate) fn run(
+    context: &Context<'_>,
+    kernel: &Kernel,
+    reads: &[Buf],
+    writes: &[Buf],
+) -> Result<(), DeviceError> {
+    match (kernel, reads, writes) {
+        (Kernel::Copy, [x], [y]) => elementwise::copy_all(context, x, y),
+        (Kernel::Embed, [ids, table], [y]) => elementwise::embed(context, ids, table, y)?,
+        (Kernel::RopeTable { theta, .. }, [positions], [cos, sin]) => {
+            elementwise::rope_table(context, positions, *theta, cos, sin);
+        }
+        (Kernel::RmsNorm { eps }, [x, gain], [y]) => elementwise::rms_norm(context, x, gain, *eps, y),
+        (Kernel::Linear(linear), [x, rest @ ..], [out]) => {
+            let mut rest = rest.iter().copied();
+            let norm = linear.norm_eps.and_then(|eps| Some(Norm { eps, gain: rest.next()? }));
+            let mut weights = [*x; 3];
+            let weights = &mut weights[..linear.weights.min(3) as usize];
+            weights.iter_mut().zip(&mut rest).for_each(|(to, weight)| *to = weight);
+            let bias = if linear.bias { rest.next() } else { None };
+            let residual = if linear.residual { rest.next() } else { None };
+            let swiglu = linear.swiglu;
+            matmul::run(context, &Matmul { x: *x, weights, norm, bias, residual, swiglu, out: *out });
+        }
+        (Kernel::Rope { .. }, [x, cos, sin], [y]) => elementwise::rope(context, x, cos, sin, y),
+        (Kernel::Attention(a), [q, rest @ ..], [out]) => {
+            let (heads, kv_heads, head_dim) = (a.heads as usize, a.kv_heads as usize, a.head_dim as usize);
+            let (k, v, rest) = match rest {
+                [k, v, rest @ ..] if !a.packed => ((*k, 0), (*v, 0), rest),
+                _ => ((*q, heads * head_dim), (*q, (heads + kv_heads) * head_dim), rest),
+            };
+            let (mask, rope) = match rest {
+                [mask, cos, sin] => (*mask, Some((*cos, *sin))),
+                [mask, ..] => (*mask, None),
+                [] => return Err(DeviceError::Unsupported { kernel: name(kernel) }),
+            };
+            let (q, out) = ((*q, 0), *out);
+            attention::run(context, &Attention { q, k, v, mask, rope, heads, kv_heads, head_dim, out });
+        }
+        (Kernel::Add, [a, b], [y]) => elementwise::run(context, Op::Add, a, b, y),
+        (Kernel::Mul, [a, b], [y]) => elementwise::run(context, Op::Mul, a, b, y),
+        (Kernel::SwiGlu, [a, b], [y]) => elementwise::run(context, Op::SwiGlu, a, b, y),
+        (Kernel::Silu, [x], [y]) => elementwise::run(context, Op::Silu, x, x, y),
+        (Kernel::Slice { start }, [x], [y]) => elementwise::slice(context, x, *start as usize, y),
+        (Kernel::ShiftRows, [x], [y]) => elementwise::shift_rows(context, x, y),
+        (Kernel::IsToken { token }, [canvas], [y]) => slots::is_token(canvas, *token, y),
+        (Kernel::EosPenalty { token, steps, eps }, [logits, penalty, index], [y]) => {
+            let factor = schedule::eos_penalty_factor(step(index, *steps)?, *steps, *eps);
+            sampler::penalise(context, logits, *token as usize, penalty.get::<f32>(0) * factor, y);
+        }
+        (Kernel::SamplingProbs, [logits, active, temperature, top_p, top_k], [y]) => {
+            let (temperature, top_p, top_k) = (temperature.get(0), top_p.get(0), top_k.get(0));
+            sampler::probs(context, logits, active, temperature, top_p, top_k, y);
+        }
+        (Kernel::RandomBits { lane }, [_, stream], [y]) => slots::random_bits(stream, *lane, y),
+        (Kernel::DrawToken, [probs, active, temperature, bits], [y]) => {
+            sampler::draw(context, probs, active, temperature.get(0), bits, y);
+        }
+        (Kernel::Confidence(kind), [probs, active, token], [y]) => {
+            sampler::confidence(context, *kind, probs, active, token, y);
+        }
+        (Kernel::TransferCount { steps, eps }, [active, index], [y]) => {
+            slots::count(active, step(index, *steps)?, *steps, *eps, y);
+        }
+        (Kernel::SelectSlots, [confidence, active, count, alg_temp, bits], [y]) => {
+            slots::select(context, confidence, active, count, alg_temp.get(0), bits, y);
+        }
+        (Kernel::OriginSlots { steps, eps }, [active, index, bits], [y]) => {
+            slots::origin(active, step(index, *steps)?, *steps, *eps, bits, y);
+        }
+        (Kernel::Commit, [select, token, canvas], [y]) => slots::commit(select, token, canvas, y),
+        (Kernel::AdvanceStream, [stream], [y]) => slots::advance(stream, y),
+        _ => return Err(DeviceError::Unsupported { kernel: name(kernel) }),
+    }
+    Ok(())
+}
+
+/// The step that `index` holds. It is read at run time, so nothing else keeps it inside the schedule.
+fn step(index: &Buf, steps: u32) -> Result<u32, DeviceError> {
+    let outside = DeviceError::Unsupported { kernel: "a step outside its schedule" };
+    u32::try_from(index.get::<i32>(0)).ok().filter(|step| *step < steps).ok_or(outside)
+}
+
+/// The scratch of a kernel whose operand `i` is `read(i)`; `None` if it lacks one.
+pub(crate) fn kernel_need(
+    isa: Isa,
+    kernel: &Kernel,
+    read: impl Fn(usize) -> Option<(DType, Shape)>,
+) -> Option<Need> {
+    Some(match kernel {
+        Kernel::Linear(linear) => {
+            let ((x, shape), (weight, _)) = (read(0)?, read(1 + usize::from(linear.norm_eps.is_some()))?);
+            matmul::need(isa, x, weight, shape.rows(), shape.columns())
+        }
+        Kernel::Attention(a) => {
+            let (_, mask) = read(if a.packed { 1 } else { 3 })?;
+            attention::need(mask.rows(), mask.columns(), a.kv_heads as usize, a.head_dim as usize)
+        }
+        Kernel::SamplingProbs => Need { shared: 0, worker: sampler::need(read(0)?.1.columns()) },
+        Kernel::SelectSlots => Need { shared: 0, worker: 2 * read(0)?.1.columns() },
+        _ => Need::default(),
+    })
+}
+
+/// The kernel's name in messages.
+pub(crate) fn name(kernel: &Kernel) -> &'static str {
+    match kernel {
+        Kernel::Copy => "copy",
+        Kernel::Embed => "embed",
+        Kernel::RopeTable { .. } => "rope_table",
+        Kernel::RmsNorm { .. } => "rms_norm",
+        Kernel::Linear(_) => "linear",
+        Kernel::Rope { .. } => "rope",
+        Kernel::Attention(_) => "attention",
+        Kernel::Add => "add",
+        Kernel::Mul => "mul",
+        Kernel::Silu => "silu",
+        Kernel::SwiGlu => "swiglu",
+        Kernel::Slice { .. } => "slice",
+        Kernel::ShiftRows => "shift_rows",
+        Kernel::IsToken { .. } => "is_token",
+        Kernel::EosPenalty { .. } => "eos_penalty",
+        Kernel::SamplingProbs => "sampling_probs",
+        Kernel::RandomBits { .. } => "random_bits",
+        Kernel::DrawToken => "draw_token",
+        Kernel::Confidence(_) => "confidence",
+        Kernel::TransferCount { .. } => "transfer_count",
+        Kernel::SelectSlots => "select_slots",
+        Kernel::OriginSlots { .. } => "origin_slots",
+        Kernel::Commit => "commit",
+        Kernel::AdvanceStream => "advance_stream",
+    }
+}

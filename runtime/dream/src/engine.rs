@@ -1,0 +1,136 @@
+//! A mapped artifact with a device over it: programs are made ready when they are first asked for.
+
+use crate::{Error, OpenOptions};
+use dreamc_artifact::Artifact;
+use dreamc_artifact::plan::{Place, Program};
+use dreamc_device_cpu::{CpuDevice, CpuOptions, WeightView};
+use dreamc_runtime::{Observer, Stepper};
+use std::path::Path;
+
+/// What a mapped artifact is opened into.
+pub(crate) struct Engine<'a> {
+    pub(crate) artifact: Artifact<'a>,
+    device: CpuDevice<'a>,
+    threads: usize,
+    /// The program that the device is ready for.
+    ready: Option<Stepper>,
+    /// Which tensors have been compared with their hashes.
+    checked: Vec<bool>,
+}
+
+/// The one target of this runtime.
+const TARGET: &str = "cpu";
+
+impl<'a> Engine<'a> {
+    pub(crate) fn open(path: &Path, file: &'a [u8], options: &OpenOptions) -> Result<Engine<'a>, Error> {
+        let artifact =
+            Artifact::open(file).map_err(|source| Error::Open { path: path.to_owned(), source })?;
+        if artifact.plan(TARGET).is_none() {
+            let targets = artifact.manifest().targets.join(", ");
+            return Err(Error::NoTarget { device: TARGET.to_owned(), targets });
+        }
+        let view = |(index, w): (u32, &dreamc_artifact::WeightInfo)| WeightView {
+            bytes: artifact.weight(index),
+            layout: w.layout,
+            dtype: w.dtype,
+        };
+        let views = (0..).zip(artifact.weights()).map(view).collect();
+        let device = CpuDevice::new(
+            views,
+            CpuOptions { threads: options.threads, isa: options.isa, pin: options.pin.clone() },
+        )?;
+        let checked = vec![false; artifact.weights().len()];
+        let threads = device.threads();
+        Ok(Engine { artifact, device, threads, ready: None, checked })
+    }
+
+    fn program(&self, name: &str) -> Option<&Program> {
+        self.artifact.plan(TARGET)?.programs.iter().find(|p| p.name == name)
+    }
+
+    /// Makes the device ready for a program: memory is taken here, and the tensors it touches are compared with
+    /// their hashes the first time.
+    pub(crate) fn prepare(&mut self, entry: &'static str) -> Result<(), Error> {
+        if self.ready.as_ref().is_some_and(|s| s.program().name == entry) {
+            return Ok(());
+        }
+        let missing = || Error::NoEntry { entry, entries: self.artifact.manifest().entries.join(", ") };
+        let program = self.program(entry).ok_or_else(missing)?.clone();
+        self.check_weights(&program)?;
+        self.ready = None;
+        dreamc_runtime::Device::prepare(&mut self.device, &program)?;
+        self.ready = Some(Stepper::new(&program)?);
+        Ok(())
+    }
+
+    fn check_weights(&mut self, program: &Program) -> Result<(), Error> {
+        let weight = |place| match place {
+            Place::Weight(index) => Some(index),
+            Place::Arena(_) => None,
+        };
+        let touched = program.values.iter().filter_map(|v| weight(v.place));
+        let new: Vec<u32> = touched.filter(|i| !self.checked[*i as usize]).collect();
+        let artifact = &self.artifact;
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let check = || {
+            let mut bad = None;
+            while let Some(index) = new.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                if artifact.check_weight(*index).is_err() {
+                    bad = bad.or(Some(*index));
+                }
+            }
+            bad
+        };
+        let bad = std::thread::scope(|scope| {
+            let workers: Vec<_> = (1..self.threads).map(|_| scope.spawn(check)).collect();
+            let own = check();
+            // A worker that panicked has checked nothing: its first tensor counts as bad.
+            let found = workers.into_iter().filter_map(|w| w.join().unwrap_or(new.first().copied()));
+            own.into_iter().chain(found).min()
+        });
+        if let Some(index) = bad {
+            let tensor = self.artifact.weights()[index as usize].name.clone();
+            return Err(Error::Damaged { tensor });
+        }
+        new.iter().for_each(|i| self.checked[*i as usize] = true);
+        Ok(())
+    }
+
+    /// Runs the prepared program: lengths, inputs, steps, outputs. Returns the iterations of its loop.
+    pub(crate) fn run(
+        &mut self,
+        lengths: &[(&str, u32)],
+        inputs: &[(&str, &[u8])],
+        observer: &mut dyn Observer,
+        outputs: &mut [(&str, Vec<u8>)],
+    ) -> Result<u32, Error> {
+        let Engine { device, ready, .. } = self;
+        let stepper = ready.as_mut().ok_or(dreamc_runtime::StepError::Unsound)?;
+        stepper.resize(lengths)?;
+        for (name, bytes) in inputs {
+            stepper.write(device, name, bytes)?;
+        }
+        let iterations = stepper.run(device, observer)?;
+        for (name, bytes) in outputs {
+            let (dtype, shape) = stepper.port(name).ok_or(dreamc_runtime::StepError::Unsound)?;
+            bytes.resize(shape.elements() * dtype.bytes(), 0);
+            stepper.read(device, name, bytes)?;
+        }
+        Ok(iterations)
+    }
+
+    /// The prepared program.
+    pub(crate) fn stepper(&self) -> Option<&Stepper> {
+        self.ready.as_ref()
+    }
+}
+
+/// Elements as the device takes them.
+pub(crate) fn bytes_of(ints: &[i32]) -> Vec<u8> {
+    ints.iter().flat_map(|n| n.to_le_bytes()).collect()
+}
+
+/// Inverse of [`bytes_of`].
+pub(crate) fn ints_of(bytes: &[u8]) -> Vec<i32> {
+    bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect()
+}

@@ -1,0 +1,112 @@
+//! What can go wrong between a file and an answer.
+
+use dreamc_artifact::OpenError;
+use dreamc_front::FrontError;
+use dreamc_runtime::{CanvasError, DeviceError, StepError};
+use std::path::PathBuf;
+
+/// Why an artifact could not be opened or a request not be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not a sound artifact.
+    #[error("{path} is not a sound artifact")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: OpenError,
+    },
+    /// A tensor's bytes are not those that were written.
+    #[error(
+        "tensor `{tensor}` is damaged: its bytes do not have the recorded hash; build or download the artifact again"
+    )]
+    Damaged {
+        /// Its name.
+        tensor: String,
+    },
+    /// The artifact was not built for this device.
+    #[error(
+        "the artifact was built for {targets}, not for `{device}`; build it again with --target {device}"
+    )]
+    NoTarget {
+        /// The device asked for.
+        device: String,
+        /// What the artifact has.
+        targets: String,
+    },
+    /// The artifact has no such entry.
+    #[error("the artifact has no entry `{entry}`, only {entries}; build it again with --entries {entry}")]
+    NoEntry {
+        /// The entry asked for.
+        entry: &'static str,
+        /// What the artifact has.
+        entries: String,
+    },
+    /// The artifact holds no tokenizer.
+    #[error("the artifact has no tokenizer, since its checkpoint had none; give token ids instead (`--ids`)")]
+    NoTokenizer,
+    /// The tokenizer failed.
+    #[error("the tokenizer failed")]
+    Tokenizer(#[from] FrontError),
+    /// The request's rows do not fit together.
+    #[error(transparent)]
+    Canvas(#[from] CanvasError),
+    /// A prompt that the plan has no room for.
+    #[error(
+        "the prompt has {found} tokens, but the artifact takes at most {max}; shorten it, or build with --max-prompt {found}"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        found: usize,
+        /// What was planned for.
+        max: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token id {id} (row {row}, position {position}) is outside the vocabulary of {vocabulary}")]
+    TokenOutOfRange {
+        /// The id.
+        id: i32,
+        /// Its row.
+        row: usize,
+        /// Its position in the row.
+        position: usize,
+        /// Size of the vocabulary.
+        vocabulary: u32,
+    },
+    /// A sampling setting outside its range.
+    #[error("`{setting}` is {found}; it must be {expected}")]
+    Setting {
+        /// Its name.
+        setting: &'static str,
+        /// What was given.
+        found: f64,
+        /// What is allowed.
+        expected: &'static str,
+    },
+    /// A probe pattern that is none, or that matches nothing.
+    #[error(
+        "no value of the model matches the probe `{pattern}`; probes are paths such as `hidden.0` or `model.layers.0.*`"
+    )]
+    Probe {
+        /// The pattern.
+        pattern: String,
+    },
+    /// The device cannot be set up.
+    #[error("the device cannot be set up: {0}")]
+    Device(#[from] DeviceError),
+    /// The processor or the system lacks what the options ask for.
+    #[error(transparent)]
+    Cpu(#[from] dreamc_device_cpu::CpuError),
+    /// Running failed.
+    #[error(transparent)]
+    Step(#[from] StepError),
+}

@@ -1,0 +1,208 @@
+//! Text from a prompt.
+
+use crate::engine::{bytes_of, ints_of};
+use crate::{Error, Model, chat};
+use dreamc_num::stream::StreamState;
+use dreamc_runtime::{Canvas, Observer};
+
+/// Name of the entry.
+const ENTRY: &str = "generate";
+
+/// How tokens and slots are chosen. The default is the documented one: no randomness, no filter.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sampling {
+    /// Of the random stream; matters with a temperature, with `alg_temp` and for `origin`.
+    pub seed: u64,
+    /// 0 takes the most probable token.
+    pub temperature: f32,
+    /// Keeps the most probable tokens up to this sum.
+    pub top_p: Option<f32>,
+    /// Keeps this many tokens.
+    pub top_k: Option<u32>,
+    /// Draws the slots to commit instead of taking the most confident ones.
+    pub alg_temp: Option<f32>,
+    /// Above 0 makes early ends of the answer less likely.
+    pub eos_penalty: f32,
+}
+
+/// A request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Generate {
+    /// Token ids, one list per row, all of one length. Mask tokens inside are slots too.
+    pub prompt: Vec<Vec<i32>>,
+    /// 0 for padding, 1 elsewhere; none means no padding.
+    pub attention_mask: Option<Vec<Vec<i32>>>,
+    /// How tokens and slots are chosen.
+    pub sampling: Sampling,
+    /// Whether to return the canvas after every step.
+    pub history: bool,
+}
+
+/// What was generated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generated {
+    /// Prompt and new tokens of every row.
+    pub sequences: Vec<Vec<i32>>,
+    /// The rows after every step, if asked for.
+    pub history: Option<Vec<Vec<Vec<i32>>>>,
+    /// Steps of the schedule.
+    pub steps: u32,
+    /// Passes through the model that were really run, for each batch of rows.
+    pub forwards: u32,
+}
+
+impl Model {
+    /// Fills `new_tokens` slots behind every prompt row. `watch` is told the steps done and their number, and stops the
+    /// run by returning false.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with the request or the artifact.
+    pub fn generate(
+        &mut self,
+        request: &Generate,
+        watch: &mut dyn FnMut(u32, u32) -> bool,
+    ) -> Result<Generated, Error> {
+        self.generate_with(request, &mut Watch(watch))
+    }
+
+    /// As [`Model::generate`], with an observer that may look at values and replace them: for tests that replay
+    /// recorded random draws.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::generate`].
+    pub fn generate_with(
+        &mut self,
+        request: &Generate,
+        observer: &mut dyn Observer,
+    ) -> Result<Generated, Error> {
+        let model = self.manifest().model.clone();
+        request.sampling.check()?;
+        let longest = request.prompt.iter().map(Vec::len).max().unwrap_or(0);
+        if longest > model.max_prompt as usize {
+            return Err(Error::PromptTooLong { found: longest, max: model.max_prompt as usize });
+        }
+        let mask_token = model.mask_token_id as i32;
+        let mask = request.attention_mask.as_deref();
+        let canvas = Canvas::for_generation(&request.prompt, mask, model.new_tokens as usize, mask_token)?;
+        check_tokens(&canvas, model.vocab_size)?;
+
+        let mut generated = Generated { sequences: vec![], history: None, steps: model.steps, forwards: 0 };
+        let mut history = vec![Vec::new(); model.steps as usize];
+        self.with_engine(|engine| {
+            engine.prepare(ENTRY)?;
+            for first in (0..canvas.rows).step_by(model.max_batch.max(1) as usize) {
+                let rows = (canvas.rows - first).min(model.max_batch.max(1) as usize);
+                let range = first * canvas.length..(first + rows) * canvas.length;
+                let stream = StreamState { seed: request.sampling.seed, first_row: first as u32, step: 0 };
+                let words: Vec<u8> = stream.words().iter().flat_map(|w| w.to_le_bytes()).collect();
+                let [temperature, top_p, top_k, alg_temp, eos_penalty] = request.sampling.words();
+                let inputs: [(&str, &[u8]); 9] = [
+                    ("canvas", &bytes_of(&canvas.tokens[range.clone()])),
+                    ("attention_mask", &bytes_of(&canvas.attention_mask[range.clone()])),
+                    ("position_ids", &bytes_of(&canvas.position_ids[range])),
+                    ("stream", &words),
+                    ("temperature", &temperature),
+                    ("top_p", &top_p),
+                    ("top_k", &top_k),
+                    ("alg_temp", &alg_temp),
+                    ("eos_penalty", &eos_penalty),
+                ];
+                let mut outputs = [("canvas", Vec::new()), ("history", Vec::new())];
+                let lengths = [("B", rows as u32), ("S", canvas.length as u32)];
+                generated.forwards = engine.run(&lengths, &inputs, observer, &mut outputs)?;
+                let split = |bytes: &[u8]| -> Vec<Vec<i32>> {
+                    ints_of(bytes).chunks(canvas.length).map(<[i32]>::to_vec).collect()
+                };
+                generated.sequences.extend(split(&outputs[0].1));
+                for (step, rows) in history.iter_mut().zip(split(&outputs[1].1).chunks(rows)) {
+                    step.extend_from_slice(rows);
+                }
+            }
+            Ok::<(), Error>(())
+        })?;
+        generated.history = request.history.then_some(history);
+        Ok(generated)
+    }
+
+    /// The answers as text: the new tokens of every row without special tokens, up to the first end of text.
+    ///
+    /// # Errors
+    ///
+    /// Where the artifact has no tokenizer.
+    pub fn answers(&self, generated: &Generated) -> Result<Vec<String>, Error> {
+        let tokenizer = self.tokenizer().ok_or(Error::NoTokenizer)?;
+        let new_tokens = self.manifest().model.new_tokens as usize;
+        let answer = |row: &Vec<i32>| {
+            let ids: Vec<u32> =
+                row[row.len().saturating_sub(new_tokens)..].iter().map(|id| *id as u32).collect();
+            // Cut first: the end of text is itself a special token that decoding would skip.
+            let cut = chat::answer(&tokenizer.decode(&ids, false)?).len();
+            let mut kept = ids.len();
+            while kept > 0 && tokenizer.decode(&ids[..kept], false)?.len() > cut {
+                kept -= 1;
+            }
+            Ok(tokenizer.decode(&ids[..kept], true)?)
+        };
+        generated.sequences.iter().map(answer).collect()
+    }
+}
+
+impl Sampling {
+    fn check(&self) -> Result<(), Error> {
+        let at_least_0 = "a number from 0 up";
+        let settings = [
+            ("temperature", self.temperature, self.temperature >= 0.0, at_least_0),
+            (
+                "top_p",
+                self.top_p.unwrap_or(1.0),
+                self.top_p.is_none_or(|p| p > 0.0 && p <= 1.0),
+                "above 0 and at most 1",
+            ),
+            ("top_k", self.top_k.unwrap_or(1) as f32, self.top_k.is_none_or(|k| k > 0), "at least 1"),
+            ("alg_temp", self.alg_temp.unwrap_or(0.0), self.alg_temp.is_none_or(|t| t >= 0.0), at_least_0),
+            ("eos_penalty", self.eos_penalty, true, "a finite number"),
+        ];
+        for (setting, found, fits, expected) in settings {
+            if !fits || !found.is_finite() {
+                return Err(Error::Setting { setting, found: f64::from(found), expected });
+            }
+        }
+        Ok(())
+    }
+
+    /// As the program takes them: temperature, top_p, top_k, alg_temp, eos_penalty.
+    fn words(&self) -> [[u8; 4]; 5] {
+        // More than any vocabulary keeps every token, as no filter does.
+        let top_k = i32::try_from(self.top_k.unwrap_or(0)).unwrap_or(i32::MAX);
+        [
+            self.temperature.to_le_bytes(),
+            self.top_p.unwrap_or(1.0).to_le_bytes(),
+            top_k.to_le_bytes(),
+            self.alg_temp.unwrap_or(0.0).to_le_bytes(),
+            self.eos_penalty.to_le_bytes(),
+        ]
+    }
+}
+
+/// Refuses ids that the embedding has no row for.
+pub(crate) fn check_tokens(canvas: &Canvas, vocabulary: u32) -> Result<(), Error> {
+    match canvas.tokens.iter().position(|id| u32::try_from(*id).map_or(true, |id| id >= vocabulary)) {
+        None => Ok(()),
+        Some(at) => Err(Error::TokenOutOfRange {
+            id: canvas.tokens[at],
+            row: at / canvas.length,
+            position: at % canvas.length,
+            vocabulary,
+        }),
+    }
+}
+
+struct Watch<'a>(&'a mut dyn FnMut(u32, u32) -> bool);
+
+impl Observer for Watch<'_> {
+    fn step(&mut self, done: u32, steps: u32) -> bool {
+        (self.0)(done, steps)
+    }
+}

@@ -1,0 +1,107 @@
+//! An open artifact.
+
+use crate::engine::Engine;
+use crate::{Error, Isa};
+use dreamc_artifact::{Artifact, Manifest};
+use dreamc_front::Tokenizer;
+use memmap2::Mmap;
+use self_cell::self_cell;
+use std::fs::File;
+use std::path::Path;
+
+/// How an artifact is run.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Number of threads; 0 for one per core.
+    pub threads: usize,
+    /// An instruction set other than the best that the processor has.
+    pub isa: Option<Isa>,
+    /// Processors to run the threads on, by number; empty leaves that to the system.
+    pub pin: Vec<usize>,
+    /// Keep the weights in memory, so that no request waits for the disk. Needs the right to lock that much.
+    pub lock_weights: bool,
+}
+
+self_cell!(
+    struct Opened {
+        owner: Mmap,
+        #[covariant]
+        dependent: Engine,
+    }
+);
+
+/// An open artifact: maps the file, runs requests one at a time.
+pub struct Model {
+    opened: Opened,
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Model {
+    /// Opens an artifact. Header, plan and tokenizer are checked now, each tensor when it is first used.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with the file, or that it was built for other devices.
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
+        let map = map(path)?;
+        if options.lock_weights {
+            map.lock().map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        }
+        let opened = Opened::try_new(map, |map| Engine::open(path, map, options))?;
+        let tokenizer =
+            opened.borrow_dependent().artifact.tokenizer().map(Tokenizer::from_bytes).transpose()?;
+        Ok(Model { opened, tokenizer })
+    }
+
+    /// What the artifact is.
+    pub fn manifest(&self) -> &Manifest {
+        self.artifact().manifest()
+    }
+
+    /// The opened file.
+    pub fn artifact(&self) -> &Artifact<'_> {
+        &self.opened.borrow_dependent().artifact
+    }
+
+    /// The tokenizer, if the checkpoint had one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// Token ids of a text, taken as it stands.
+    ///
+    /// # Errors
+    ///
+    /// Where the artifact has no tokenizer.
+    pub fn encode(&self, text: &str) -> Result<Vec<i32>, Error> {
+        let ids = self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?.encode(text)?;
+        Ok(ids.into_iter().map(|id| id as i32).collect())
+    }
+
+    pub(crate) fn with_engine<R>(&mut self, f: impl FnOnce(&mut Engine<'_>) -> R) -> R {
+        self.opened.with_dependent_mut(|_, engine| f(engine))
+    }
+}
+
+/// Checks every byte of an artifact. `progress` is told the bytes of weights checked and their total.
+///
+/// # Errors
+///
+/// Names the first thing that is wrong.
+pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Manifest, Error> {
+    let map = map(path)?;
+    let open = |source| Error::Open { path: path.to_owned(), source };
+    let artifact = Artifact::open(&map).map_err(open)?;
+    artifact.verify(progress).map_err(open)?;
+    Ok(artifact.manifest().clone())
+}
+
+fn map(path: &Path) -> Result<Mmap, Error> {
+    let read = |source| Error::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(read)?;
+    #[allow(unsafe_code, reason = "weights are used where they lie in the file")]
+    // SAFETY: the map is only read. Another process that shortens the file meanwhile can end this one with a bus
+    // error; that is the known price of mapping, and changed bytes are found by the hashes at first use.
+    let map = unsafe { Mmap::map(&file) };
+    map.map_err(read)
+}

@@ -1,0 +1,83 @@
+//! Reads the checkpoint for the packer: hashes what it reads, and looks for numbers that are none.
+
+use dreamc_backend::WeightReader;
+use dreamc_weights::Checkpoint;
+use std::collections::BTreeMap;
+use std::error::Error;
+
+/// A weight that is NaN or infinite.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error(
+    "tensor `{tensor}` holds {value} at element {index}; the checkpoint is damaged (give --allow-non-finite to build it all the same)"
+)]
+pub struct NonFinite {
+    /// Its tensor.
+    pub tensor: String,
+    /// Its place in row-major order.
+    pub index: u64,
+    /// The value.
+    pub value: f32,
+}
+
+pub(super) struct CheckpointReader<'a> {
+    checkpoint: &'a Checkpoint,
+    allow_non_finite: bool,
+    /// Hash of config.json.
+    config: blake3::Hash,
+    /// Hash of each tensor's bytes so far, and how many elements that is.
+    hashes: BTreeMap<String, (blake3::Hasher, u64)>,
+}
+
+impl<'a> CheckpointReader<'a> {
+    pub(super) fn new(
+        checkpoint: &'a Checkpoint,
+        config: &[u8],
+        allow_non_finite: bool,
+    ) -> CheckpointReader<'a> {
+        CheckpointReader {
+            checkpoint,
+            allow_non_finite,
+            config: blake3::hash(config),
+            hashes: BTreeMap::new(),
+        }
+    }
+}
+
+impl WeightReader for CheckpointReader<'_> {
+    fn elements(&self, name: &str) -> Option<u64> {
+        self.checkpoint.get(name).ok().map(|t| t.len() as u64)
+    }
+
+    fn read(&mut self, name: &str, start: u64, out: &mut [f32]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let tensor = self.checkpoint.get(name)?;
+        let range = start as usize..start as usize + out.len();
+        tensor.to_f32(range.clone(), out);
+        if !self.allow_non_finite
+            && let Some(i) = out.iter().position(|x| !x.is_finite())
+        {
+            let found = NonFinite { tensor: name.to_owned(), index: start + i as u64, value: out[i] };
+            return Err(found.into());
+        }
+        let size = tensor.dtype.bytes();
+        let (hasher, hashed) = self.hashes.entry(name.to_owned()).or_default();
+        if *hashed == start {
+            // A tensor that is stored twice is read twice and hashed once.
+            hasher.update(&tensor.bytes[range.start * size..range.end * size]);
+            *hashed += out.len() as u64;
+        }
+        tensor.release_range(range);
+        Ok(())
+    }
+
+    fn source_hash(&mut self) -> String {
+        let mut all = blake3::Hasher::new();
+        all.update(self.config.as_bytes());
+        for (name, (hasher, elements)) in &self.hashes {
+            all.update(&(name.len() as u64).to_le_bytes());
+            all.update(name.as_bytes());
+            all.update(&elements.to_le_bytes());
+            all.update(hasher.finalize().as_bytes());
+        }
+        all.finalize().to_hex().to_string()
+    }
+}

@@ -1,0 +1,321 @@
+//! Cost model: arithmetic and memory traffic of a graph, from its shapes alone, at the maxima of its symbols.
+//!
+//! - FLOP: a matmul of `[M, K]` and `[N, K]` is `2 * M * N * K`; attention is `4 * S * S * heads * head_dim` for each
+//!   row of the batch; elementwise ops, norms, rotations and softmaxes count each arithmetic operation they are
+//!   written with, a transcendental function as one. Integer work counts nothing. Fused ops cost what their parts cost.
+//! - Bytes: every operand and every result once, as if each op met empty caches. A table or a slice counts with the
+//!   elements that are read.
+//! - A loop costs its body as often as it runs.
+//!
+//! Sums stop at the largest `u64`.
+
+use dreamc_ir::{Confidence, Dim, Graph, Module, NodeData, Op, Type, Value, Verified};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+
+/// Arithmetic and memory traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Cost {
+    /// Floating-point operations.
+    pub flop: u64,
+    /// Bytes read and written.
+    pub bytes: u64,
+}
+
+impl Cost {
+    fn times(self, n: u64) -> Cost {
+        Cost { flop: self.flop.saturating_mul(n), bytes: self.bytes.saturating_mul(n) }
+    }
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Cost) {
+        self.flop = self.flop.saturating_add(other.flop);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+/// All nodes of one op.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OpCost {
+    /// Name of the op in IR text.
+    pub op: String,
+    /// How often it runs, iterations of loops included.
+    pub runs: u64,
+    /// Of all of them together.
+    #[serde(flatten)]
+    pub cost: Cost,
+}
+
+/// One graph: an entry, or the body of a loop, which is one step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GraphCost {
+    /// Name of the graph.
+    pub graph: String,
+    /// The most expensive op first; ops without any cost are left out.
+    pub ops: Vec<OpCost>,
+    /// Sum over all ops.
+    pub total: Cost,
+}
+
+/// A symbol has no bound, so shapes have no maxima.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
+#[error("graph `@{graph}` has a dimension `{dim}` without a bound")]
+#[diagnostic(code(cost::unbounded), help("give each symbol a bound: `symbol S <= 2048`"))]
+pub struct Unbounded {
+    /// Name of the graph.
+    pub graph: String,
+    /// The dimension.
+    pub dim: String,
+}
+
+/// The cost of every graph of a module, in the module's order.
+///
+/// ```
+/// let text = "symbol L <= 4\n\ngraph @f(%0: f32[L, 8], %1: f32[L, 8]) {\n  %2 = add %0, %1 : f32[L, 8]\n  return %2\n}\n";
+/// let module = dreamc_ir::parse(text).unwrap();
+/// let costs = dreamc::cost::of(dreamc_ir::verify(&module).unwrap()).unwrap();
+/// assert_eq!((costs[0].total.flop, costs[0].total.bytes), (32, 3 * 32 * 4));
+/// ```
+///
+/// # Errors
+///
+/// Where a symbol without a bound occurs in a shape.
+pub fn of(module: Verified<'_>) -> Result<Vec<GraphCost>, Unbounded> {
+    let module = module.module();
+    module.graphs.iter().map(|graph| Counter { module, graph }.count()).collect()
+}
+
+type Tally = BTreeMap<&'static str, (u64, Cost)>;
+
+struct Counter<'a> {
+    module: &'a Module,
+    graph: &'a Graph,
+}
+
+impl<'a> Counter<'a> {
+    fn count(&self) -> Result<GraphCost, Unbounded> {
+        let mut ops: Vec<OpCost> = self
+            .tally()?
+            .into_iter()
+            .filter(|(_, (_, cost))| *cost != Cost::default())
+            .map(|(op, (runs, cost))| OpCost { op: op.to_owned(), runs, cost })
+            .collect();
+        // Stable: ops of equal cost stay in the order of their names.
+        ops.sort_by_key(|op| std::cmp::Reverse((op.cost.flop, op.cost.bytes)));
+        let mut total = Cost::default();
+        for op in &ops {
+            total += op.cost;
+        }
+        Ok(GraphCost { graph: self.graph.name.clone(), ops, total })
+    }
+
+    fn tally(&self) -> Result<Tally, Unbounded> {
+        let mut tally = Tally::new();
+        let mut add = |op, runs: u64, cost| {
+            let entry = tally.entry(op).or_default();
+            entry.0 = entry.0.saturating_add(runs);
+            entry.1 += cost;
+        };
+        for node in self.graph.order() {
+            let data = self.graph.node(*node);
+            if let Op::Denoise { steps, body } = &data.op {
+                // A verified loop names a graph that holds no loop itself.
+                let Some(graph) = self.module.graph(body) else { continue };
+                for (op, (runs, cost)) in (Counter { module: self.module, graph }).tally()? {
+                    add(op, runs.saturating_mul(*steps), cost.times(*steps));
+                }
+            } else {
+                add(data.op.name(), 1, self.node(data)?);
+            }
+        }
+        Ok(tally)
+    }
+
+    fn at_max(&self, dim: &Dim) -> Result<u64, Unbounded> {
+        let symbols = &self.module.symbols;
+        let unbounded = || Unbounded { graph: self.graph.name.clone(), dim: dim.to_string() };
+        let known = dim.terms().all(|(_, names)| names.iter().all(|n| symbols.contains_key(n)));
+        if !known {
+            return Err(unbounded());
+        }
+        Ok(dim.at(&|name| symbols.get(name).copied()).unwrap_or(u64::MAX))
+    }
+
+    fn elements(&self, ty: &Type) -> Result<u64, Unbounded> {
+        ty.dims.iter().try_fold(1_u64, |n, dim| Ok(n.saturating_mul(self.at_max(dim)?)))
+    }
+
+    fn bytes(&self, value: Value) -> Result<u64, Unbounded> {
+        let ty = self.graph.ty(value);
+        Ok(self.elements(ty)?.saturating_mul(ty.dtype.bytes() as u64))
+    }
+
+    fn node(&self, data: &NodeData) -> Result<Cost, Unbounded> {
+        Ok(Cost { flop: self.flop(data)?, bytes: self.traffic(data)? })
+    }
+
+    /// Bytes of operands and results.
+    fn traffic(&self, data: &NodeData) -> Result<u64, Unbounded> {
+        let sum = |values: &[Value]| {
+            values.iter().try_fold(0_u64, |n, value| Ok(n.saturating_add(self.bytes(*value)?)))
+        };
+        let results = sum(&data.outputs)?;
+        match (&data.op, data.inputs.as_slice(), data.outputs.as_slice()) {
+            // They lie in memory already; their users count them.
+            (Op::Weight { .. } | Op::Const(_), _, _) => Ok(0),
+            (Op::Embed, [ids, table], [rows]) => {
+                let read = self
+                    .elements(self.graph.ty(*rows))?
+                    .saturating_mul(self.graph.ty(*table).dtype.bytes() as u64);
+                Ok(self.bytes(*ids)?.saturating_add(read).saturating_add(results))
+            }
+            (Op::Slice { .. }, _, _) => Ok(results.saturating_mul(2)),
+            _ => Ok(sum(&data.inputs)?.saturating_add(results)),
+        }
+    }
+
+    fn flop(&self, data: &NodeData) -> Result<u64, Unbounded> {
+        let of = |value: Option<&Value>| value.map_or(Ok(0), |v| self.elements(self.graph.ty(*v)));
+        let first_input = || of(data.inputs.first());
+        let result = || of(data.outputs.first());
+        let each = |elements: u64, n: u64| Ok(elements.saturating_mul(n));
+        match &data.op {
+            Op::Linear(linear) => {
+                let x = first_input()?;
+                let out = result()?;
+                let gain = u64::from(linear.norm_eps.is_some());
+                // `x` has M * K elements and the weights have N * K: their products over K are the multiplications.
+                let weights = data.inputs.iter().skip(1 + gain as usize).take(linear.weights as usize);
+                let rows = weights.into_iter().try_fold(0_u64, |n, weight| {
+                    let rows = self.graph.ty(*weight).dims.first();
+                    Ok(n.saturating_add(rows.map_or(Ok(0), |d| self.at_max(d))?))
+                })?;
+                let epilogue = u64::from(linear.bias) + u64::from(linear.residual);
+                let epilogue = epilogue + if linear.swiglu { SWIGLU } else { 0 };
+                let product = x.saturating_mul(rows).saturating_mul(2);
+                let norm = x.saturating_mul(gain * RMS_NORM);
+                Ok(product.saturating_add(norm).saturating_add(out.saturating_mul(epilogue)))
+            }
+            Op::Attention(attention) => {
+                let Some(out) = data.outputs.first() else { return Ok(0) };
+                let ty = self.graph.ty(*out);
+                let length = ty.dims.get(1).map_or(Ok(0), |d| self.at_max(d))?;
+                // The result has B * S * heads * head_dim elements.
+                let scores = self.elements(ty)?.saturating_mul(length).saturating_mul(4);
+                let heads = attention.heads.saturating_add(attention.kv_heads);
+                let rows = self.elements(ty)? / attention.heads.max(1);
+                let rotated =
+                    if attention.rope { rows.saturating_mul(heads).saturating_mul(ROPE) } else { 0 };
+                Ok(scores.saturating_add(rotated))
+            }
+            Op::RmsNorm { .. } => each(first_input()?, RMS_NORM),
+            Op::Rope { .. } => each(first_input()?, ROPE),
+            // The angle, its cosine and its sine.
+            Op::RopeTable { .. } => each(result()?, 3),
+            Op::Add | Op::Mul => result(),
+            // Negation, exponential, sum, quotient.
+            Op::Silu => each(result()?, 4),
+            Op::SwiGlu => each(result()?, SWIGLU),
+            // Division by the temperature, maximum, difference, exponential, sum, quotient.
+            Op::SamplingProbs => each(result()?, 6),
+            // A comparison.
+            Op::DrawToken => first_input(),
+            Op::Confidence(Confidence::Probability) => Ok(0),
+            Op::Confidence(Confidence::Margin) => each(first_input()?, 2),
+            // Sum, logarithm, product, sum.
+            Op::Confidence(Confidence::NegativeEntropy) => each(first_input()?, 4),
+            // One column.
+            Op::EosPenalty { .. } => {
+                let columns = data.outputs.first().and_then(|v| self.graph.ty(*v).columns());
+                Ok(result()? / columns.unwrap_or(1).max(1))
+            }
+            Op::Weight { .. }
+            | Op::Const(_)
+            | Op::Embed
+            | Op::Slice { .. }
+            | Op::Concat
+            | Op::ShiftRows
+            | Op::IsToken { .. }
+            | Op::RandomBits { .. }
+            | Op::TransferCount { .. }
+            | Op::SelectSlots
+            | Op::OriginSlots { .. }
+            | Op::Commit
+            | Op::AdvanceStream
+            | Op::Denoise { .. } => Ok(0),
+        }
+    }
+}
+
+/// For each element: square, sum, two products.
+const RMS_NORM: u64 = 4;
+/// For each element: two products and a sum.
+const ROPE: u64 = 3;
+/// For each element of the result: silu and a product.
+const SWIGLU: u64 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dreamc_frontend::lm::{Alg, TextOptions, text_module};
+    use dreamc_frontend::{Layout, Size};
+    use dreamc_num::DType;
+
+    fn costs(text: &str) -> Vec<GraphCost> {
+        let module = dreamc_ir::parse(text).unwrap();
+        of(dreamc_ir::verify(&module).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn linear_and_attention() {
+        let text = "symbol B <= 2\nsymbol S <= 5\n
+            graph @f(%0: f32[B, S, 8], %1: i32[B, S]) {
+              %2 = weight {name=\"w\"} : f32[24, 8]
+              %3 = linear %0, %2 : f32[B, S, 24]
+              %4 = slice %3 {start=0, len=8} : f32[B, S, 8]
+              %5 = attention %4, %4, %4, %1 {heads=2, kv_heads=2, head_dim=4} : f32[B, S, 8]
+              return %5
+            }";
+        let cost = costs(text).remove(0);
+        let of = |name: &str| cost.ops.iter().find(|o| o.op == name).unwrap().cost;
+        assert_eq!(of("linear"), Cost { flop: 2 * 10 * 24 * 8, bytes: 4 * (10 * 8 + 24 * 8 + 10 * 24) });
+        assert_eq!(of("slice"), Cost { flop: 0, bytes: 2 * 4 * 10 * 8 });
+        assert_eq!(of("attention").flop, 2 * 4 * 5 * 5 * 2 * 4);
+        assert!(cost.ops.iter().all(|o| o.op != "weight"));
+    }
+
+    #[test]
+    fn unbounded_symbols_are_named() {
+        let text = "graph @f(%0: f32[L]) {\n  %1 = silu %0 : f32[L]\n  return %1\n}";
+        let module = dreamc_ir::parse(text).unwrap();
+        let error = of(dreamc_ir::verify(&module).unwrap()).unwrap_err();
+        assert_eq!(error, Unbounded { graph: "f".to_owned(), dim: "L".to_owned() });
+    }
+
+    /// The passes may take work away, and add none.
+    #[test]
+    fn passes_and_loops() {
+        let config = Size::Tiny.config();
+        let options = TextOptions {
+            dtype: DType::BF16,
+            max_batch: 2,
+            max_length: 32,
+            steps: 7,
+            eps: 1e-3,
+            alg: Alg::Entropy,
+        };
+        let layout = Layout { lm_head: dreamc_frontend::LM_HEAD, ignored: vec![] };
+        let mut module = text_module(&config, &layout, &options);
+        let before = of(dreamc_ir::verify(&module).unwrap()).unwrap();
+        let named = |list: &[GraphCost], name: &str| list.iter().find(|c| c.graph == name).unwrap().total;
+        assert_eq!(named(&before, "generate"), named(&before, "generate.step").times(7));
+        dreamc_passes::optimize(&mut module, &mut |_, _, _| ());
+        let after = of(dreamc_ir::verify(&module).unwrap()).unwrap();
+        for graph in ["forward", "generate"] {
+            let (before, after) = (named(&before, graph), named(&after, graph));
+            assert!(after.flop <= before.flop && after.bytes < before.bytes, "{before:?} {after:?}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! `dreamc`: the ahead-of-time compiler for the Dream family of diffusion language models.
+//!
+//! The command (`src/main.rs`) is thin; what it does to checkpoints and graphs is here, for those who embed it.
+
+pub mod compile;
+pub mod cost;
