@@ -2,63 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
+mod common;
+
+use common::{dreamc, fails, files, fixture, has, ok, ok_json, stderr, text};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-
-fn dreamc(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dreamc")).args(args).env_remove("DREAM_LOG").output().unwrap()
-}
-
-fn fixture(path: &str) -> String {
-    text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/fixtures").join(path))
-}
-
-fn text(path: &Path) -> String {
-    path.to_str().unwrap().to_owned()
-}
-
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).unwrap()
-}
-
-/// What a command that must succeed prints on stdout.
-fn ok(args: &[&str]) -> String {
-    let output = dreamc(args);
-    assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
-    stdout(&output).to_owned()
-}
-
-fn ok_json(args: &[&str]) -> Value {
-    serde_json::from_str(&ok(args)).unwrap()
-}
-
-/// What a command that must end with this code prints on stderr.
-#[track_caller]
-fn fails(code: i32, args: &[&str]) -> String {
-    let output = dreamc(args);
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {}", stderr(&output));
-    let message = stderr(&output).to_owned();
-    assert!(message.contains("error: "), "{args:?}: {message}");
-    message
-}
-
-#[track_caller]
-fn has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "no `{part}` in:\n{text}");
-    }
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
-    files.sort();
-    files
-}
+use std::path::Path;
+use std::process::Command;
 
 mod usage {
     use super::*;

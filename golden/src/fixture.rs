@@ -54,6 +54,12 @@ impl Fixture {
         self.find(name).unwrap_or_else(|| panic!("there is no golden tensor `{name}`"))
     }
 
+    /// Names of all golden tensors.
+    pub fn names(&self) -> Vec<String> {
+        let file = SafeTensors::deserialize(&self.tensors).expect("golden.safetensors is sound");
+        file.names().into_iter().map(|n| n.to_owned()).collect()
+    }
+
     /// Names of the cases under a key of `golden.json`.
     pub fn cases(&self, key: &str) -> Vec<String> {
         let cases = self.json[key].as_object().unwrap_or_else(|| panic!("golden.json has no `{key}`"));

@@ -1,9 +1,13 @@
 //! Golden cases, and the harness that judges the compiler and the runtime by them.
 //!
-//! `fixtures/` holds tiny checkpoints with the reference's own outputs. A failure to read them is a bug of the
-//! repository, so this crate panics instead of returning errors.
+//! `fixtures/` holds tiny checkpoints with the reference's own outputs. Cases are judged in [`text`], whoever
+//! computes them: [`runners`] are the interpreter and the compiled artifact. [`graph`] runs any IR text both ways.
+//!
+//! A failure to read a fixture is a bug of the repository, so this crate panics instead of returning errors.
 
 pub mod fixture;
-pub mod interp;
+pub mod graph;
+pub mod runners;
+pub mod text;
 
 pub use fixture::Fixture;

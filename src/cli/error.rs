@@ -70,6 +70,17 @@ impl Failure {
         self
     }
 
+    /// The command line is wrong, rather than that something could not be done.
+    pub(crate) fn into_usage(mut self) -> Failure {
+        self.exit = Exit::Usage;
+        self
+    }
+
+    /// The error and its causes, one after the other.
+    pub(crate) fn one_line(&self) -> String {
+        std::iter::once(&self.message).chain(&self.causes).cloned().collect::<Vec<_>>().join(": ")
+    }
+
     /// Says it on stderr: the error, its causes, what to do.
     pub(crate) fn report(&self) -> ExitCode {
         let mut text = format!("error: {}\n", self.message);

@@ -1,7 +1,8 @@
 //! Flags and values of the command's contract that this version does not have: each is refused by name, with what
 //! works instead, rather than taken for a slip of the keyboard.
 
-use clap::error::ErrorKind;
+use super::error::Failure;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 /// A flag that this version refuses.
@@ -18,12 +19,44 @@ const fn later(command: &'static str, flag: &'static str, takes_value: bool, ins
     Later { command, flag, takes_value, instead }
 }
 
-const TEXT_ONLY: &str = "this version builds and runs text models, which have no images";
+const NO_IMAGES: &str = "this version builds and runs text models, which take no images";
 const NO_ACTIONS: &str = "this version builds and runs text models, which have no actions";
-const UNQUANTISED: &str =
-    "this version stores weights as they are: leave it out and choose --dtype bf16 or f32";
+const UNQUANTISED: &str = "this version stores weights unquantised; choose between --dtype bf16 and f32";
 
-const LATER: &[Later] = &[];
+const LATER: &[Later] = &[
+    later("build", "views", true, NO_IMAGES),
+    later("build", "image", true, NO_IMAGES),
+    later("build", "mode", true, NO_ACTIONS),
+    later("build", "chunk", true, NO_ACTIONS),
+    later("build", "proprio", true, NO_ACTIONS),
+    later("build", "stats", true, NO_ACTIONS),
+    later("build", "unnorm-key", true, NO_ACTIONS),
+    later("build", "heads", true, NO_ACTIONS),
+    later("build", "flow-clock", true, NO_ACTIONS),
+    later("build", "only-action-ids", false, NO_ACTIONS),
+    later("build", "group", true, UNQUANTISED),
+    later("build", "keep", true, UNQUANTISED),
+    later("build", "calib", true, UNQUANTISED),
+    later("build", "lora", true, "merge the adapter into the checkpoint and build that"),
+    later("build", "golden", true, "compare outputs of `dreamc run --entry forward` instead"),
+    later(
+        "build",
+        "emit",
+        true,
+        "the one target of this version, cpu, has no source to write; see `dreamc inspect --plan`",
+    ),
+    later("run", "image", true, NO_IMAGES),
+    later("run", "canvas", true, "put mask tokens into the prompt, with --raw or --ids: they are filled in"),
+    later("run", "expect", true, "check the answer behind `dreamc run`"),
+    later("run", "rank", true, "leave it out: each row is ranked by itself"),
+    later(
+        "inspect",
+        "kernels",
+        false,
+        "the one target of this version, cpu, has kernels in the runtime, not in the artifact",
+    ),
+    later("inspect", "html", true, "print with --format text or json"),
+];
 
 /// The command with those flags added, hidden from its help.
 pub(crate) fn with_flags(command: Command) -> Command {
@@ -31,23 +64,21 @@ pub(crate) fn with_flags(command: Command) -> Command {
         let action = if later.takes_value { ArgAction::Append } else { ArgAction::SetTrue };
         let arg = Arg::new(later.flag).long(later.flag).action(action).hide(true);
         let arg = if later.takes_value { arg.allow_hyphen_values(true) } else { arg };
-        // Whatever else is missing, this flag is what is to be said.
-        let arg = arg.exclusive(false);
         command.mut_subcommand(later.command, |c| c.arg(arg))
     })
 }
 
-/// An error for the first such flag given.
-pub(crate) fn refuse(command: &mut Command, matches: &ArgMatches) -> Result<(), clap::Error> {
+/// Refuses the first such flag given.
+pub(crate) fn refuse(matches: &ArgMatches) -> Result<(), Failure> {
     let Some((name, matches)) = matches.subcommand() else { return Ok(()) };
-    for later in LATER.iter().filter(|l| l.command == name) {
-        let given = matches.value_source(later.flag) == Some(clap::parser::ValueSource::CommandLine);
-        if given {
-            let message = format!("`--{}` is not supported by this version: {}", later.flag, later.instead);
-            return Err(command.error(ErrorKind::InvalidValue, message));
+    let given = |l: &&Later| matches.value_source(l.flag) == Some(ValueSource::CommandLine);
+    match LATER.iter().filter(|l| l.command == name).find(given) {
+        Some(later) => {
+            let message = format!("`dreamc {name} --{}` is not supported by this version", later.flag);
+            Err(Failure::usage(message, later.instead))
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The value of a flag if this version has it. `known` are values that the contract has and this version has not.

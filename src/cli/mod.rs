@@ -3,18 +3,21 @@
 //! Exit codes: 0 fine, 1 the request failed, 2 wrong usage, 3 a check did not hold. What the command line alone shows
 //! to be impossible, such as a target that this version does not have, is wrong usage.
 
-#[allow(dead_code, reason = "for the commands that are still to come")]
+mod build;
+mod device;
 mod error;
-#[allow(dead_code, reason = "for the commands that are still to come")]
+mod forward;
+mod inspect;
 mod later;
 mod opt;
 mod output;
-#[allow(dead_code, reason = "for the commands that are still to come")]
+mod plan;
 mod progress;
+mod run;
 mod synth;
-#[allow(dead_code, reason = "for the commands that are still to come")]
 mod targets;
 mod tokenize;
+mod verify;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use error::Failure;
@@ -31,6 +34,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Compile a checkpoint to an artifact
+    Build(build::Args),
+    /// Send a request to an artifact
+    Run(Box<run::Args>),
+    /// Say what an artifact holds
+    Inspect(inspect::Args),
+    /// Check every byte of an artifact against its hashes
+    Verify(verify::Args),
     /// Turn text into token ids, or back
     Tokenize(tokenize::Args),
     /// Say what can be built and run here
@@ -43,25 +54,21 @@ enum Command {
 
 /// Runs the command of this process.
 pub(crate) fn main() -> ExitCode {
-    let cli = match parse() {
-        Ok(cli) => cli,
+    let matches = later::with_flags(Cli::command()).try_get_matches_from(std::env::args_os());
+    let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help goes to stdout, errors to stderr. When both are gone there is nobody left to tell.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    if let Err(failure) = log().and_then(|()| run(cli.command)) {
-        return failure.report();
+    let outcome = later::refuse(&matches).and_then(|()| log()).and_then(|()| perform(cli.command));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
     }
-    ExitCode::SUCCESS
-}
-
-fn parse() -> Result<Cli, clap::Error> {
-    let mut command = later::with_flags(Cli::command());
-    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
-    later::refuse(&mut command, &matches)?;
-    Cli::from_arg_matches(&matches)
 }
 
 /// Sets up the log as `DREAM_LOG` asks, or for warnings alone.
@@ -80,8 +87,13 @@ fn log() -> Result<(), Failure> {
     Ok(())
 }
 
-fn run(command: Command) -> Result<(), Failure> {
+fn perform(command: Command) -> Result<(), Failure> {
+    tracing::debug!(?command);
     match command {
+        Command::Build(args) => build::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Targets(args) => targets::run(&args),
         Command::Opt(args) => opt::run(&args),

@@ -2,8 +2,8 @@
 
 use super::error::Failure;
 use super::output::{counted, note, print};
-use dreamc_ir::{Module, VerifyErrors, parse, verify};
-use dreamc_passes::{PIPELINE, Pass, find, run_passes};
+use dreamc_ir::{Graph, Module, VerifyErrors, parse, verify};
+use dreamc_passes::{PIPELINE, Pass, Stats, find, run_passes};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -33,9 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     for pass in &passes[..args.stop_after.unwrap_or(passes.len()).min(passes.len())] {
         let wanted = args.print_after.as_deref().is_some_and(|name| name == "all" || name == pass.name);
         run_passes(&[*pass], &mut module, &mut |pass, graph, stats| {
-            let rewritten = counted(stats.rewritten.into(), "rewrite");
-            let removed = counted(stats.removed.into(), "node");
-            note(&format!("{} @{}: {rewritten}, {removed} removed", pass.name, graph.name));
+            note(&line(pass, graph, stats));
             if wanted {
                 note(&graph.to_string());
             }
@@ -43,6 +41,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         verify(&module).map_err(|errors| bug(pass, &errors))?;
     }
     print(&module.to_string())
+}
+
+/// What a pass did to a graph, in one line.
+pub(crate) fn line(pass: &Pass, graph: &Graph, stats: &Stats) -> String {
+    let rewritten = counted(stats.rewritten.into(), "rewrite");
+    let removed = counted(stats.removed.into(), "node");
+    format!("{} @{}: {rewritten}, {removed} removed", pass.name, graph.name)
 }
 
 /// A pass by its name; the error lists those that there are.

@@ -4,6 +4,7 @@ use super::error::Failure;
 use clap::ValueEnum;
 use serde::Serialize;
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -37,9 +38,35 @@ pub(crate) fn print_json_pretty(value: &impl Serialize) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
+/// The JSON value of something. By way of its text, which has floats as short as they are, not widened to f64.
+pub(crate) fn json_value(value: &impl Serialize) -> Result<serde_json::Value, Failure> {
+    let text = serde_json::to_string(value).map_err(|e| bug(&e))?;
+    serde_json::from_str(&text).map_err(|e| bug(&e))
+}
+
 fn bug(error: &serde_json::Error) -> Failure {
     Failure::failed("the result makes no JSON: this is a bug in dreamc", "report it with the command line")
         .because(error)
+}
+
+/// Writes a file under a temporary name beside it, which it loses only when it is complete.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::io("write", path, &error);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".dreamc-").suffix(".partial");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // As any new file: the process's mask takes away what the user does not want.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    // Removed when dropped, on every way out but the last.
+    let mut partial = builder.tempfile_in(folder).map_err(failed)?;
+    partial.write_all(bytes).map_err(failed)?;
+    partial.as_file().sync_all().map_err(failed)?;
+    partial.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
 }
 
 /// A remark on stderr.

@@ -21,7 +21,9 @@ pub(crate) enum Unit {
 pub(crate) struct Progress {
     what: &'static str,
     unit: Unit,
+    /// On a terminal, from the first figures on.
     bar: Option<ProgressBar>,
+    terminal: bool,
     start: Instant,
     last_line: Instant,
 }
@@ -30,25 +32,20 @@ impl Progress {
     /// Work that begins now; `what` says which.
     pub(crate) fn new(what: &'static str, unit: Unit) -> Progress {
         let now = Instant::now();
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let figures = match unit {
-                Unit::Bytes => "{bytes} of {total_bytes}, {bytes_per_sec}",
-                Unit::Steps => "{pos} of {len} steps, {per_sec}",
-            };
-            let template = format!("{{msg}} [{{bar:30}}] {{percent}} % ({figures}, {{eta}} left)");
-            if let Ok(style) = ProgressStyle::with_template(&template) {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            bar.with_message(what)
-        });
-        Progress { what, unit, bar, start: now, last_line: now }
+        Progress {
+            what,
+            unit,
+            bar: None,
+            terminal: std::io::stderr().is_terminal(),
+            start: now,
+            last_line: now,
+        }
     }
 
     /// `done` of `total` is done.
     pub(crate) fn at(&mut self, done: u64, total: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_length(total);
+        if self.terminal {
+            let bar = self.bar.get_or_insert_with(|| bar(self.what, self.unit, total));
             bar.set_position(done);
         } else if self.last_line.elapsed() >= LINE_INTERVAL {
             self.last_line = Instant::now();
@@ -72,6 +69,19 @@ impl Drop for Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+fn bar(what: &'static str, unit: Unit, total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    let figures = match unit {
+        Unit::Bytes => "{bytes} of {total_bytes}, {bytes_per_sec}",
+        Unit::Steps => "{pos} of {len} steps, {per_sec}",
+    };
+    let template = format!("{{msg}} [{{bar:30}}] {{percent}} % ({figures}, {{eta}} left)");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.with_message(what)
 }
 
 fn line(what: &str, unit: Unit, done: u64, total: u64, elapsed: Duration) -> String {

@@ -1,14 +1,15 @@
 //! `dreamc tokenize`: text to token ids, and back.
 
+use super::device::{failure, open_to_read};
 use super::error::Failure;
 use super::output::{Format, print, print_json};
-use dreamc_front::Tokenizer;
+use dream::Tokenizer;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Folder with tokenizer files
+    /// Folder with tokenizer files, or an artifact
     source: PathBuf,
     #[command(flatten)]
     what: What,
@@ -55,8 +56,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn open(source: &Path) -> Result<Tokenizer, Failure> {
-    std::fs::metadata(source).map_err(|error| Failure::io("open", source, &error))?;
-    Ok(Tokenizer::from_dir(source)?)
+    let metadata = std::fs::metadata(source).map_err(|error| Failure::io("open", source, &error))?;
+    if metadata.is_dir() {
+        return Ok(Tokenizer::from_dir(source)?);
+    }
+    let model = open_to_read(source)?;
+    let tokenizer = model.tokenizer().ok_or(dream::Error::NoTokenizer);
+    tokenizer.cloned().map_err(failure)
 }
 
 /// Ids with commas or white space between them, in brackets or not.

@@ -30,7 +30,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn arm_test() -> CommandLine {
-    CommandLine::new("cargo test --locked --package dreamc-device-cpu --lib --target")
+    CommandLine::new("cargo test --locked --package dreamc-device-cpu --lib --tests --target")
         .arg(ARM)
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc")
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", format!("qemu-aarch64 -L {ARM_SYSROOT}"))
@@ -89,7 +89,7 @@ mod tests {
             arm_test().to_string(),
             "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
              CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER='qemu-aarch64 -L /usr/aarch64-linux-gnu' \
-             cargo test --locked --package dreamc-device-cpu --lib --target aarch64-unknown-linux-gnu",
+             cargo test --locked --package dreamc-device-cpu --lib --tests --target aarch64-unknown-linux-gnu",
         );
     }
 }

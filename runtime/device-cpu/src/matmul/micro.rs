@@ -19,6 +19,7 @@ pub(crate) struct Tile {
     /// Rows to compute, at most [`Micro::rows`].
     pub(crate) rows: usize,
     /// Panels to compute, at most [`Micro::panels`].
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only tiles of AVX-512 take two"))]
     pub(crate) panels: usize,
     /// Whether to go on from what the result holds, or from 0.
     pub(crate) resume: bool,

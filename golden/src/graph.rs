@@ -1,0 +1,144 @@
+//! Runs IR text in the interpreter and on the CPU device, through an artifact.
+
+use crate::runners::{bytes_of, tensor_of};
+use dreamc_artifact::plan::Plan;
+use dreamc_artifact::{Artifact, Manifest, Model};
+use dreamc_backend::{Constants, Contents, WeightReader, write_artifact};
+use dreamc_device_cpu::{CpuDevice, CpuOptions, Isa, WeightView};
+use dreamc_interp::{Tensor, seeded};
+use dreamc_ir::{Module, Type, verify};
+use dreamc_runtime::{Device, Stepper};
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::Cursor;
+
+/// Results of graph `entry` in the interpreter, with reproducible weights.
+pub fn interpret(module: &Module, entry: &str, inputs: &[Tensor]) -> Vec<Tensor> {
+    let mut weights = |name: &str, ty: &Type| Some(weight(name, ty));
+    dreamc_interp::run(verify(module).expect("sound"), entry, inputs, &mut weights, &mut ()).expect("it runs")
+}
+
+/// The same on the CPU device: lowered, packed, written, opened, run.
+pub fn execute(module: &Module, entry: &str, inputs: &[Tensor], isa: Option<Isa>) -> Vec<Tensor> {
+    let mut constants = Constants::default();
+    let program = dreamc_backend_cpu::emit(verify(module).expect("sound"), entry, entry, &mut constants);
+    let plan = Plan { programs: vec![program.unwrap_or_else(|e| panic!("{e}"))] };
+    let contents = Contents {
+        manifest: manifest(entry),
+        plans: std::slice::from_ref(&plan),
+        constants: &constants,
+        ir: &module.to_string(),
+        tokenizer: None,
+        golden: None,
+    };
+    let mut file = Cursor::new(Vec::new());
+    let mut reader = Seeded { types: weight_types(module) };
+    write_artifact(&mut file, &contents, &mut reader, &mut |_, _| true).unwrap_or_else(|e| panic!("{e:?}"));
+    let bytes = file.into_inner();
+    let artifact = Artifact::open(&bytes).unwrap_or_else(|e| panic!("{e}"));
+    artifact.verify(|_, _| ()).unwrap_or_else(|e| panic!("{e}"));
+
+    let view = |(i, w): (u32, &dreamc_artifact::WeightInfo)| WeightView {
+        bytes: artifact.weight(i),
+        layout: w.layout,
+        dtype: w.dtype,
+    };
+    let views = (0..).zip(artifact.weights()).map(view).collect();
+    let options = CpuOptions { threads: 2, isa, ..CpuOptions::default() };
+    let mut device = CpuDevice::new(views, options).unwrap_or_else(|e| panic!("{e}"));
+    let program = &artifact.plan("cpu").expect("it is there").programs[0];
+    let mut stepper = Stepper::new(program).unwrap_or_else(|e| panic!("{e}"));
+    device.prepare(program).unwrap_or_else(|e| panic!("{e}"));
+    let graph = module.graph(entry).expect("it is there");
+    let lengths: Vec<(String, u32)> =
+        graph.params.iter().zip(inputs).flat_map(|(p, t)| lengths(graph.ty(p.value), t)).collect();
+    let lengths: Vec<(&str, u32)> = lengths.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+    stepper.resize(&lengths).unwrap_or_else(|e| panic!("{e}"));
+    for (port, tensor) in program.inputs.iter().zip(inputs) {
+        stepper.write(&mut device, &port.name, &bytes_of(tensor)).unwrap_or_else(|e| panic!("{e}"));
+    }
+    stepper.run(&mut device, &mut ()).unwrap_or_else(|e| panic!("{e}"));
+    let output = |port: &dreamc_artifact::plan::Port| {
+        let (dtype, shape) = stepper.port(&port.name).expect("it is there");
+        let mut bytes = vec![0; shape.elements() * dtype.bytes()];
+        stepper.read(&mut device, &port.name, &mut bytes).unwrap_or_else(|e| panic!("{e}"));
+        let dims: Vec<usize> = shape.dims().iter().map(|n| *n as usize).collect();
+        tensor_of(dtype, &dims, &bytes)
+    };
+    program.outputs.iter().map(output).collect()
+}
+
+/// Symbols that stand alone in a dimension, with the sizes they have in a tensor.
+fn lengths(ty: &Type, tensor: &Tensor) -> Vec<(String, u32)> {
+    let named = |(dim, n): (&dreamc_ir::Dim, &usize)| match dim.terms().collect::<Vec<_>>()[..] {
+        [(1, [name])] => Some((name.clone(), *n as u32)),
+        _ => None,
+    };
+    ty.dims.iter().zip(&tensor.dims).filter_map(named).collect()
+}
+
+/// A weight that depends on its name alone.
+fn weight(name: &str, ty: &Type) -> Tensor {
+    let seed = name.bytes().fold(17_u64, |hash, b| hash.wrapping_mul(31).wrapping_add(b.into()));
+    seeded(ty, &BTreeMap::new(), seed)
+}
+
+fn weight_types(module: &Module) -> BTreeMap<String, Type> {
+    let mut types = BTreeMap::new();
+    for graph in &module.graphs {
+        for node in graph.order() {
+            let data = graph.node(*node);
+            if let dreamc_ir::Op::Weight { name } = &data.op {
+                types.insert(name.clone(), graph.ty(data.outputs[0]).clone());
+            }
+        }
+    }
+    types
+}
+
+struct Seeded {
+    types: BTreeMap<String, Type>,
+}
+
+impl WeightReader for Seeded {
+    fn elements(&self, name: &str) -> Option<u64> {
+        self.types.get(name)?.elements().as_constant()
+    }
+
+    fn read(&mut self, name: &str, start: u64, out: &mut [f32]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let all = weight(name, &self.types[name]);
+        out.copy_from_slice(&all.floats()[start as usize..start as usize + out.len()]);
+        Ok(())
+    }
+
+    fn source_hash(&mut self) -> String {
+        "0".repeat(64)
+    }
+}
+
+fn manifest(entry: &str) -> Manifest {
+    Manifest {
+        compiler_version: env!("CARGO_PKG_VERSION").to_owned(),
+        targets: vec!["cpu".to_owned()],
+        source_hash: String::new(),
+        options: BTreeMap::new(),
+        model: Model {
+            variant: "text".to_owned(),
+            dtype: "f32".to_owned(),
+            vocab_size: 1,
+            hidden_size: 1,
+            layers: 1,
+            mask_token_id: 0,
+            pad_token_id: 0,
+            eos_token_id: 0,
+            max_prompt: 1,
+            new_tokens: 1,
+            max_batch: 1,
+            steps: 1,
+            alg: "origin".to_owned(),
+            eps: 1e-3,
+        },
+        entries: vec![entry.to_owned()],
+        aliases: Vec::new(),
+    }
+}

@@ -1,0 +1,152 @@
+//! Cases of the decoder's kernels.
+
+use super::{Case, Tensor, case, ints, numbers, random, real, table, weight};
+use dreamc_artifact::plan::{Attention, Kernel, Linear};
+use dreamc_num::DType;
+use dreamc_num::DType::{BF16, F32};
+
+fn tolerance(dtypes: &[DType]) -> f64 {
+    if dtypes.contains(&BF16) { 1.2e-2 } else { 3e-5 }
+}
+
+pub(crate) fn rows() -> Vec<Case> {
+    let mut cases = vec![];
+    for (a, b) in [(F32, F32), (F32, BF16), (BF16, F32), (BF16, BF16)] {
+        let bound = tolerance(&[a, b]);
+        let ids = ints(&[2, 3], &[0, 4, 2, 1, 4, 0]);
+        let vocabulary = random(a, &[5, 300], 1);
+        cases.push(case(Kernel::Embed, &[ids.clone(), vocabulary.clone()], b, &[2, 3, 300], bound));
+        cases.push(case(Kernel::Embed, &[ids, table(vocabulary)], b, &[2, 3, 300], bound));
+        for columns in [1, 17, 700] {
+            let reads = [random(a, &[2, 3, columns], 1), random(F32, &[columns], 2)];
+            cases.push(case(Kernel::RmsNorm { eps: 1e-6 }, &reads, b, &[2, 3, columns], bound));
+        }
+    }
+    for head_dim in [2, 6, 128] {
+        let positions = ints(&[2, 3], &[0, 1, 7, 100, -3, 31]);
+        let mut case =
+            case(Kernel::RopeTable { theta: 1e6, head_dim }, &[positions], F32, &[2, 3, head_dim / 2], 1e-4);
+        case.writes.push(case.writes[0].clone());
+        cases.push(case);
+    }
+    for dtype in [F32, BF16] {
+        let bound = tolerance(&[dtype]);
+        for (heads, d) in [(1, 2), (3, 6), (2, 136)] {
+            let reads = [
+                random(dtype, &[2, 3, heads * d], 1),
+                random(F32, &[2, 3, d / 2], 2),
+                random(F32, &[2, 3, d / 2], 3),
+            ];
+            cases.push(
+                case(Kernel::Rope { head_dim: d }, &reads, dtype, &[2, 3, heads * d], bound).over(&[0]),
+            );
+        }
+        let x = random(dtype, &[2, 5, 37], 1);
+        cases.push(case(Kernel::Slice { start: 30 }, std::slice::from_ref(&x), dtype, &[2, 5, 7], 0.0));
+        cases.push(case(Kernel::Slice { start: 0 }, std::slice::from_ref(&x), dtype, &[2, 5, 37], 0.0));
+        cases.push(case(Kernel::ShiftRows, std::slice::from_ref(&x), dtype, &[2, 5, 37], 0.0));
+        cases.push(case(Kernel::Copy, &[x], dtype, &[10, 37], 0.0));
+        for n in [1, 40_000] {
+            let reads = [random(dtype, &[n], 1), random(dtype, &[n], 2)];
+            for kernel in [Kernel::Add, Kernel::Mul, Kernel::SwiGlu] {
+                cases.push(case(kernel, &reads, dtype, &[n], bound).over(&[0, 1]));
+            }
+            cases.push(case(Kernel::Silu, &reads[..1], dtype, &[n], bound).over(&[0]));
+        }
+    }
+    cases
+}
+
+/// All combinations of element types, with everything that may stand before and after the product.
+pub(crate) fn linear() -> Vec<Case> {
+    let mut cases = vec![];
+    let shapes = [(1, 17, 64), (5, 100, 3), (13, 1, 257), (13, 100, 257), (270, 33, 520), (5, 300, 1100)];
+    for (m, n, k) in shapes {
+        for (x, w, y) in
+            [(F32, F32, F32), (BF16, BF16, BF16), (F32, BF16, F32), (BF16, F32, BF16), (BF16, BF16, F32)]
+        {
+            let matrix = |rows: u32, seed: u32| {
+                weight(w, rows as usize, k as usize, &numbers((rows * k) as usize, seed))
+            };
+            let (all, input) = (n + 7 + 16, random(x, &[m, k], 1));
+            let reads = [
+                input.clone(),
+                random(F32, &[k], 2),
+                matrix(n, 3),
+                matrix(7, 4),
+                matrix(16, 5),
+                random(F32, &[all], 6),
+                random(F32, &[m, all], 7),
+            ];
+            // Normed rows are rounded to bf16 on the way if they came as bf16: the error grows with the root of k.
+            let rounding = if x == BF16 { 4e-3 * f64::from(k).sqrt() } else { 0.0 };
+            let bound = tolerance(&[x, w, y]) + rounding;
+            let linear =
+                Linear { norm_eps: Some(1e-6), weights: 3, bias: true, residual: true, swiglu: false };
+            let full = case(Kernel::Linear(linear.clone()), &reads, y, &[m, all], bound);
+            cases.push(if y == F32 { full.over(&[6]) } else { full });
+            let plain = Linear { norm_eps: None, weights: 1, bias: false, residual: false, ..linear };
+            cases.push(case(
+                Kernel::Linear(plain.clone()),
+                &[input.clone(), matrix(n, 3)],
+                y,
+                &[m, n],
+                bound,
+            ));
+            let reads = [input, matrix(n, 3), matrix(n, 4), random(F32, &[m, n], 8)];
+            let swiglu = Linear { weights: 2, swiglu: true, residual: true, ..plain };
+            cases.push(case(Kernel::Linear(swiglu), &reads, y, &[m, n], bound * 8.0));
+        }
+    }
+    cases
+}
+
+/// The rows where `mask` is 0 hold no numbers, in queries, keys and values alike.
+fn poison(tensor: &Tensor, mask: &[i32]) -> Tensor {
+    let mut tensor = tensor.clone();
+    let row = tensor.bytes.len() / mask.len();
+    // All bits set are a NaN in both types.
+    for (bytes, _) in tensor.bytes.chunks_mut(row).zip(mask).filter(|(_, m)| **m == 0) {
+        bytes.fill(0xff);
+    }
+    tensor
+}
+
+pub(crate) fn attention() -> Vec<Case> {
+    let mut cases = vec![];
+    let shapes =
+        [(4, 2, 20, 2, 37), (2, 2, 16, 1, 1), (3, 1, 2, 2, 5), (4, 1, 32, 1, 150), (1, 1, 48, 1, 129)];
+    for (heads, kv_heads, d, b, s) in shapes {
+        let rows = b * s;
+        // Padding in front, behind, everywhere in the last batch row, nowhere; what is not 0 is visible.
+        let masks: [&dyn Fn(u32) -> i32; 4] = [
+            &|i| i32::from(i % s >= s / 3),
+            &|i| if i % s < s - s / 4 { -7 } else { 0 },
+            &|i| i32::from(i < rows - s),
+            &|_| 1,
+        ];
+        for mask in masks {
+            let mask: Vec<i32> = (0..rows).map(mask).collect();
+            for (dtype, rope, packed) in
+                [(F32, true, true), (F32, false, false), (BF16, true, false), (BF16, false, true)]
+            {
+                let operand = |heads: u32, seed| poison(&random(dtype, &[b, s, heads * d], seed), &mask);
+                let mut reads = if packed {
+                    vec![operand(heads + 2 * kv_heads, 1)]
+                } else {
+                    vec![operand(heads, 1), operand(kv_heads, 2), operand(kv_heads, 3)]
+                };
+                reads.push(ints(&[b, s], &mask));
+                if rope {
+                    let angles = numbers((rows * d / 2) as usize, 4);
+                    let of = |f: fn(f32) -> f32| angles.iter().map(|a| f(*a)).collect::<Vec<_>>();
+                    reads.push(real(F32, &[b, s, d / 2], &of(f32::cos)));
+                    reads.push(real(F32, &[b, s, d / 2], &of(f32::sin)));
+                }
+                let kernel = Kernel::Attention(Attention { heads, kv_heads, head_dim: d, packed, rope });
+                cases.push(case(kernel, &reads, dtype, &[b, s, heads * d], tolerance(&[dtype])));
+            }
+        }
+    }
+    cases
+}

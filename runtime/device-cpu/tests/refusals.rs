@@ -1,0 +1,200 @@
+//! What the device refuses: options that the host cannot follow, operands that no kernel takes, tokens and steps
+//! outside their ranges. Never a panic, never another instruction set in silence.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+#[allow(dead_code, reason = "not every test file uses all of it")]
+mod common;
+
+use common::{Case, bench, bools, case, decoder, ints, random, sampler, scalar};
+use dreamc_artifact::plan::{Confidence, Kernel, Place, ValueId};
+use dreamc_device_cpu::{CpuDevice, CpuError, CpuOptions, Isa};
+use dreamc_num::DType;
+use dreamc_runtime::{Device, DeviceError, Operand, Shape};
+
+fn device(options: CpuOptions) -> Result<CpuDevice<'static>, CpuError> {
+    CpuDevice::new(vec![], options)
+}
+
+#[test]
+fn missing_instruction_set() {
+    for isa in Isa::ALL {
+        let made = device(CpuOptions { isa: Some(isa), threads: 1, pin: vec![] });
+        match (isa.is_available(), made) {
+            (true, made) => assert_eq!(made.unwrap().isa(), isa),
+            (false, made) => assert!(matches!(made, Err(CpuError::Isa { isa: i, .. }) if i == isa)),
+        }
+    }
+    // No host has both.
+    assert!(!(Isa::Neon.is_available() && Isa::Avx2.is_available()));
+}
+
+#[test]
+fn missing_core() {
+    for pin in [vec![1 << 40], vec![1000], vec![1 << 40, 0]] {
+        let core = pin[0];
+        let made = device(CpuOptions { pin, ..CpuOptions::default() });
+        assert!(matches!(made, Err(CpuError::Pin { core: c }) if c == core));
+    }
+}
+
+/// On a thread of its own, since that stays bound.
+#[test]
+#[cfg(target_os = "linux")]
+fn pinned() {
+    let own = std::thread::spawn(|| {
+        // A container may keep core 0 from us: any core that works will do.
+        let pin = |core: usize| device(CpuOptions { pin: vec![core; 3], ..CpuOptions::default() });
+        (0..64).find_map(|core| pin(core).ok()).map(|device| device.threads())
+    });
+    assert_eq!(own.join().unwrap(), Some(3));
+}
+
+#[test]
+fn token_outside_the_vocabulary() {
+    for id in [-1, 5, i32::MAX, i32::MIN] {
+        let reads = [ints(&[1, 2], &[0, id]), random(DType::F32, &[5, 8], 1)];
+        let case = case(Kernel::Embed, &reads, DType::F32, &[1, 2, 8], 0.0);
+        let error = bench(&case, Isa::detect(), 2, None).run().unwrap_err();
+        assert_eq!(error, DeviceError::TokenOutOfRange { id, vocabulary: 5 });
+    }
+}
+
+#[test]
+fn step_outside_the_schedule() {
+    for step in [-1, 4, i32::MAX, i32::MIN] {
+        let (steps, eps, index) = (4, 1e-3, ints(&[], &[step]));
+        let active = bools(&[1, 2], &[1, 1]);
+        let bits = common::random_words(&[1, 2], 1);
+        let reads = [active.clone(), index.clone(), bits];
+        let origin = case(Kernel::OriginSlots { steps, eps }, &reads, DType::Bool, &[1, 2], 0.0);
+        let count =
+            case(Kernel::TransferCount { steps, eps }, &[active, index.clone()], DType::I32, &[1], 0.0);
+        let reads = [random(DType::F32, &[1, 2, 3], 1), scalar(1.0), index];
+        let eos = case(Kernel::EosPenalty { token: 0, steps, eps }, &reads, DType::F32, &[1, 2, 3], 0.0);
+        for case in [origin, count, eos] {
+            bench(&case, Isa::detect(), 1, None).run().unwrap_err();
+        }
+    }
+}
+
+/// Numbers that no kernel before would write.
+#[test]
+fn hostile_numbers_do_not_panic() {
+    let (b, s, v) = (1, 3, 40);
+    let active = || bools(&[b, s], &[1, 255, 7]);
+    let bits = || common::random_words(&[b, s], 1);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -1.0] {
+        let values = || common::real(DType::F32, &[b, s, v], &vec![bad; (b * s * v) as usize]);
+        let mut cases = vec![
+            case(Kernel::DrawToken, &[values(), active(), scalar(1.0), bits()], DType::I32, &[b, s], 0.0),
+            case(Kernel::DrawToken, &[values(), active(), scalar(bad), bits()], DType::I32, &[b, s], 0.0),
+        ];
+        for (top_p, top_k) in [(0.5, 3), (bad, 0), (1.0, i32::MIN)] {
+            let reads = [values(), active(), scalar(bad), scalar(top_p), ints(&[], &[top_k])];
+            cases.push(case(Kernel::SamplingProbs, &reads, DType::F32, &[b, s, v], 0.0));
+        }
+        for kind in [Confidence::Probability, Confidence::Margin, Confidence::NegativeEntropy] {
+            let reads = [values(), active(), ints(&[b, s], &[i32::MIN, i32::MAX, 40])];
+            cases.push(case(Kernel::Confidence(kind), &reads, DType::F32, &[b, s], 0.0));
+        }
+        for count in [-1, i32::MAX] {
+            let confidence = common::real(DType::F32, &[b, s], &[bad; 3]);
+            let reads = [confidence, active(), ints(&[b], &[count]), scalar(bad), bits()];
+            cases.push(case(Kernel::SelectSlots, &reads, DType::Bool, &[b, s], 0.0));
+        }
+        for case in cases {
+            bench(&case, Isa::detect(), 2, None).run().unwrap();
+        }
+    }
+}
+
+/// One case of each kind, changed in every way that no plan can be: each is an error.
+#[test]
+fn operands_that_do_not_fit() {
+    let lists = [
+        decoder::rows(),
+        decoder::linear(),
+        decoder::attention(),
+        sampler::sampling_probs(),
+        sampler::tokens(),
+        sampler::slots(),
+    ];
+    let mut seen = vec![];
+    for case in lists.concat() {
+        let kind = std::mem::discriminant(&case.kernel);
+        if seen.contains(&kind) {
+            continue;
+        }
+        seen.push(kind);
+        refuse_changes(&case);
+    }
+    assert_eq!(seen.len(), 24, "one case of every kernel");
+}
+
+fn refuse_changes(case: &Case) {
+    let mut bench = bench(case, Isa::detect(), 2, None);
+    bench.run().unwrap();
+    let (good, whole) = (bench.operands.clone(), bench.dispatch.clone());
+    for (i, operand) in good.iter().enumerate() {
+        let shape = operand.shape;
+        let mut changes: Vec<Operand> = vec![];
+        let mut dims = shape.dims().to_vec();
+        dims.push(2);
+        changes.extend(Shape::new(&dims).map(|shape| Operand { shape, ..*operand }));
+        for axis in 0..shape.dims().len() {
+            // Dimensions that nothing else hangs on: the results do not have them.
+            let free = match case.kernel {
+                Kernel::Slice { .. } | Kernel::DrawToken | Kernel::Confidence(_) => i == 0 && axis == 2,
+                Kernel::Embed => i == 1 && axis == 0,
+                Kernel::TransferCount { .. } => i == 0 && axis == 1,
+                _ => false,
+            };
+            let longer = shape.dims()[axis] + 1;
+            for n in [0, longer, 1 << 20, u32::MAX].into_iter().filter(|n| !free || *n != longer) {
+                let mut dims = shape.dims().to_vec();
+                dims[axis] = n;
+                changes.push(Operand { shape: Shape::new(&dims).unwrap(), ..*operand });
+            }
+        }
+        let places = [Place::Arena(1 << 40), Place::Arena(u64::MAX), Place::Arena(2), Place::Weight(77)];
+        changes.extend(places.map(|place| Operand { place, ..*operand }));
+        changes.push(Operand { dtype: DType::F16, ..*operand });
+        for change in changes {
+            bench.operands[i] = change;
+            assert!(bench.run().is_err(), "{:?}: operand {i} as {change:?}", case.kernel);
+        }
+        bench.operands[i] = *operand;
+    }
+    // The first result over each operand where the kernel does not allow it.
+    for i in (0..case.reads.len()).filter(|i| !case.over.contains(i)) {
+        if let (Place::Arena(_), r) = (good[i].place, case.reads.len()) {
+            bench.operands[r].place = good[i].place;
+            assert!(bench.run().is_err(), "{:?}: result over operand {i}", case.kernel);
+            bench.operands[r] = good[r];
+        }
+    }
+    bench.dispatch.reads.pop();
+    assert!(bench.run().is_err(), "{:?}: an operand less", case.kernel);
+    bench.dispatch = whole.clone();
+    bench.dispatch.reads.resize(20, ValueId(0));
+    assert!(bench.run().is_err(), "{:?}: too many operands", case.kernel);
+    bench.dispatch = whole.clone();
+    bench.dispatch.writes.clear();
+    assert!(bench.run().is_err(), "{:?}: no result", case.kernel);
+    bench.dispatch = whole;
+    bench.dispatch.reads[0] = ValueId(999);
+    assert!(bench.run().is_err(), "{:?}: no such value", case.kernel);
+}
+
+/// What a plan was not prepared for has no scratch.
+#[test]
+fn larger_than_prepared() {
+    let small = &sampler::sampling_probs()[0];
+    let mut bench = bench(small, Isa::detect(), 1, None);
+    let linear = &decoder::linear()[0];
+    bench.dispatch.kernel = linear.kernel.clone();
+    assert!(bench.run().is_err());
+    let mut empty = device(CpuOptions::default()).unwrap();
+    assert!(empty.write(0, &[1]).is_err() && empty.read(u64::MAX, &mut [1]).is_err());
+    assert!(empty.copy(0, 0, 1).is_err());
+}

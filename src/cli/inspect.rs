@@ -1,0 +1,248 @@
+//! `dreamc inspect`: what an artifact holds.
+
+use super::device::open_to_read;
+use super::error::Failure;
+use super::output::{Format, counted, json_value, print, print_json_pretty};
+use super::plan;
+use dream::Manifest;
+use dreamc::cost::{self, GraphCost};
+use dreamc_artifact::plan::{Plan, Program, Step};
+use dreamc_artifact::{Artifact, FORMAT_VERSION};
+use dreamc_ir::{parse, verify};
+use serde::Serialize;
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Artifact that `dreamc build` wrote
+    file: PathBuf,
+    /// Arithmetic and memory traffic of each op, at the longest and largest request
+    #[arg(long)]
+    cost: bool,
+    /// What the runtime executes, step by step
+    #[arg(long)]
+    plan: bool,
+    /// The graphs as text, for `dreamc opt`
+    #[arg(long)]
+    ir: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// What is known; `--format json` prints it as it stands, the text form has the same figures.
+#[derive(Serialize)]
+struct Report<'a> {
+    file_bytes: u64,
+    format_version: u32,
+    manifest: &'a Manifest,
+    sections: Vec<Section>,
+    entries: Vec<Entry<'a>>,
+    weights: Weights,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<Vec<GraphCost>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<Vec<TargetPlan<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ir: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Section {
+    kind: &'static str,
+    offset: u64,
+    bytes: u64,
+    hash: String,
+}
+
+/// One program of a target's plan.
+#[derive(Serialize)]
+struct Entry<'a> {
+    target: &'a str,
+    name: &'a str,
+    symbols: Vec<Symbol<'a>>,
+    arena_bytes: u64,
+    /// Kernels started in one run of the program, loops counted once.
+    kernels: u64,
+}
+
+#[derive(Serialize)]
+struct Symbol<'a> {
+    name: &'a str,
+    max: u32,
+}
+
+#[derive(Serialize)]
+struct Weights {
+    tensors: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct TargetPlan<'a> {
+    target: &'a str,
+    #[serde(flatten)]
+    plan: &'a Plan,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let model = open_to_read(&args.file)?;
+    let artifact = model.artifact();
+    let report = report(args, artifact)?;
+    match args.format {
+        Format::Json => print_json_pretty(&report),
+        Format::Text => {
+            let mut parts = Vec::new();
+            parts.extend(report.cost.as_deref().map(cost_text));
+            parts.extend(report.plan.as_ref().map(|_| plan_text(artifact)));
+            parts.extend(report.ir.map(str::to_owned));
+            if parts.is_empty() {
+                parts.push(summary(&report)?);
+            }
+            print(&parts.join("\n"))
+        }
+    }
+}
+
+fn report<'a>(args: &Args, artifact: &'a Artifact<'a>) -> Result<Report<'a>, Failure> {
+    let ir = if args.ir || args.cost { Some(ir(artifact)?) } else { None };
+    let section = |s: &dreamc_artifact::Section| Section {
+        kind: s.kind.name(),
+        offset: s.offset,
+        bytes: s.len,
+        hash: s.hash.iter().map(|b| format!("{b:02x}")).collect(),
+    };
+    let bytes = artifact.weights().iter().map(|w| w.bytes).sum();
+    Ok(Report {
+        file_bytes: artifact.file_len(),
+        format_version: FORMAT_VERSION,
+        manifest: artifact.manifest(),
+        sections: artifact.sections().iter().map(section).collect(),
+        entries: plans(artifact)
+            .flat_map(|(target, plan)| plan.programs.iter().map(move |p| entry(target, p)))
+            .collect(),
+        weights: Weights { tensors: artifact.weights().len() as u64, bytes },
+        cost: match ir {
+            Some(text) if args.cost => Some(costs(text)?),
+            _ => None,
+        },
+        plan: args.plan.then(|| plans(artifact).map(|(target, plan)| TargetPlan { target, plan }).collect()),
+        ir: ir.filter(|_| args.ir),
+    })
+}
+
+fn plans<'a>(artifact: &'a Artifact<'a>) -> impl Iterator<Item = (&'a str, &'a Plan)> {
+    artifact.manifest().targets.iter().filter_map(|target| Some((target.as_str(), artifact.plan(target)?)))
+}
+
+fn entry<'a>(target: &'a str, program: &'a Program) -> Entry<'a> {
+    fn kernels(steps: &[Step]) -> u64 {
+        let of = |step: &Step| match step {
+            Step::Dispatch(_) => 1,
+            Step::Denoise(denoise) => kernels(&denoise.body),
+        };
+        steps.iter().map(of).sum()
+    }
+    Entry {
+        target,
+        name: &program.name,
+        symbols: program.symbols.iter().map(|s| Symbol { name: &s.name, max: s.max }).collect(),
+        arena_bytes: program.arena_bytes,
+        kernels: kernels(&program.steps),
+    }
+}
+
+fn ir<'a>(artifact: &Artifact<'a>) -> Result<&'a str, Failure> {
+    let help = "build it again with this version of dreamc";
+    let bytes = artifact.ir().ok_or_else(|| Failure::failed("the artifact holds no IR", help))?;
+    std::str::from_utf8(bytes).map_err(|_| Failure::failed("the artifact's IR is no text", help))
+}
+
+fn costs(ir: &str) -> Result<Vec<GraphCost>, Failure> {
+    let help = "build it again with this version of dreamc";
+    let module =
+        parse(ir).map_err(|error| Failure::failed("the artifact's IR does not read", help).because(error))?;
+    let module = verify(&module)
+        .map_err(|error| Failure::failed("the artifact's IR does not verify", help).because(error))?;
+    Ok(cost::of(module)?)
+}
+
+fn summary(report: &Report<'_>) -> Result<String, Failure> {
+    let mut text = format!(
+        "artifact: {} bytes, format version {}\n\nmanifest\n",
+        report.file_bytes, report.format_version
+    );
+    fields(&mut text, 1, &json_value(report.manifest)?);
+
+    text.push_str("\nsections\n");
+    for s in &report.sections {
+        text.push_str(&format!("  {:<13} at {:>12}  {:>14} bytes  {}\n", s.kind, s.offset, s.bytes, s.hash));
+    }
+    text.push_str("\nentries\n");
+    for e in &report.entries {
+        let symbols: Vec<String> = e.symbols.iter().map(|s| format!("{} <= {}", s.name, s.max)).collect();
+        let kernels = counted(e.kernels, "kernel");
+        text.push_str(&format!(
+            "  {} on {} ({}): {} bytes of arena, {kernels}\n",
+            e.name,
+            e.target,
+            symbols.join(", "),
+            e.arena_bytes
+        ));
+    }
+    let tensors = counted(report.weights.tensors, "tensor");
+    text.push_str(&format!("\nweights\n  {tensors}, {} bytes\n", report.weights.bytes));
+    Ok(text)
+}
+
+/// One field per line, those of objects further in.
+fn fields(text: &mut String, depth: usize, value: &serde_json::Value) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let indent = "  ".repeat(depth);
+        match value {
+            serde_json::Value::Object(_) => {
+                text.push_str(&format!("{indent}{key}\n"));
+                fields(text, depth + 1, value);
+            }
+            serde_json::Value::String(word) => text.push_str(&format!("{indent}{key}: {word}\n")),
+            other => text.push_str(&format!("{indent}{key}: {other}\n")),
+        }
+    }
+}
+
+fn cost_text(costs: &[GraphCost]) -> String {
+    let mut text = String::new();
+    for graph in costs {
+        text.push_str(&format!(
+            "{:<18}{:>12}{:>24}{:>24}\n",
+            format!("@{}", graph.graph),
+            "runs",
+            "FLOP",
+            "bytes"
+        ));
+        for op in &graph.ops {
+            text.push_str(&format!(
+                "  {:<16}{:>12}{:>24}{:>24}\n",
+                op.op, op.runs, op.cost.flop, op.cost.bytes
+            ));
+        }
+        text.push_str(&format!(
+            "  {:<16}{:>12}{:>24}{:>24}\n\n",
+            "total", "", graph.total.flop, graph.total.bytes
+        ));
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+fn plan_text(artifact: &Artifact<'_>) -> String {
+    let names: Vec<&str> = artifact.weights().iter().map(|w| w.name.as_str()).collect();
+    let mut text = String::new();
+    for (target, plan) in plans(artifact) {
+        for program in &plan.programs {
+            text.push_str(&plan::text(target, program, &names));
+        }
+    }
+    text
+}

@@ -1,0 +1,164 @@
+//! Plans as readable lines.
+//!
+//! ```text
+//! program forward on cpu (B <= 8, S <= 32), 65536 bytes of arena
+//!   in  input_ids: i32[B, S] @0
+//!   out logits: f32[B, S, 512] @8192
+//!   f32[B, S, 64] @4096 = embed i32[B, S] @0, "model.embed_tokens.weight"  # model.embed_tokens
+//! ```
+//!
+//! `@0` is a place in the arena; a weight stands with its name.
+
+use super::output::json_value;
+use dreamc_artifact::plan::{Dim, Kernel, Place, Port, Program, Step, ValueId};
+
+/// The lines of one program; `weights` are the names of the stored tensors.
+pub(crate) fn text(target: &str, program: &Program, weights: &[&str]) -> String {
+    let symbols: Vec<String> = program.symbols.iter().map(|s| format!("{} <= {}", s.name, s.max)).collect();
+    let mut text = format!(
+        "program {} on {target} ({}), {} bytes of arena\n",
+        program.name,
+        symbols.join(", "),
+        program.arena_bytes
+    );
+    let mut printer = Printer { program, weights, text: &mut text };
+    printer.ports("in ", &program.inputs);
+    printer.ports("out", &program.outputs);
+    printer.steps(1, &program.steps);
+    text
+}
+
+struct Printer<'a> {
+    program: &'a Program,
+    weights: &'a [&'a str],
+    text: &'a mut String,
+}
+
+impl Printer<'_> {
+    fn ports(&mut self, word: &str, ports: &[Port]) {
+        for port in ports {
+            let line = format!("  {word} {}: {}\n", port.name, self.value(port.value));
+            self.text.push_str(&line);
+        }
+    }
+
+    fn steps(&mut self, depth: usize, steps: &[Step]) {
+        let indent = "  ".repeat(depth);
+        for step in steps {
+            match step {
+                Step::Dispatch(dispatch) => {
+                    let list =
+                        |ids: &[ValueId]| ids.iter().map(|id| self.value(*id)).collect::<Vec<_>>().join(", ");
+                    let (writes, reads) = (list(&dispatch.writes), list(&dispatch.reads));
+                    let origin = match dispatch.origin.join(", ") {
+                        paths if paths.is_empty() => paths,
+                        paths => format!("  # {paths}"),
+                    };
+                    let kernel = kernel(&dispatch.kernel);
+                    self.text.push_str(&format!("{indent}{writes} = {kernel} {reads}{origin}\n"));
+                }
+                Step::Denoise(denoise) => {
+                    let index = self.value(denoise.index);
+                    let history = denoise.history.map_or_else(String::new, |(from, to)| {
+                        format!(", history of {} in {}", self.value(from), self.value(to))
+                    });
+                    let line = format!("{indent}denoise {} times, index {index}{history}\n", denoise.steps);
+                    self.text.push_str(&line);
+                    self.steps(depth + 1, &denoise.body);
+                }
+            }
+        }
+    }
+
+    fn value(&self, id: ValueId) -> String {
+        // Ids and indices were validated when the artifact was opened.
+        let Some(value) = self.program.values.get(id.0 as usize) else { return format!("%{}", id.0) };
+        let dims: Vec<String> = value.dims.iter().map(|d| self.dim(d)).collect();
+        match value.place {
+            Place::Arena(offset) => format!("{}[{}] @{offset}", value.dtype, dims.join(", ")),
+            Place::Weight(index) => format!("{:?}", self.weights.get(index as usize).unwrap_or(&"")),
+        }
+    }
+
+    fn dim(&self, dim: &Dim) -> String {
+        let term = |term: &dreamc_artifact::plan::Term| {
+            let name = |s: &u32| self.program.symbols.get(*s as usize).map_or("?", |s| s.name.as_str());
+            let symbols: Vec<&str> = term.symbols.iter().map(name).collect();
+            match (term.coefficient, symbols.as_slice()) {
+                (n, []) => n.to_string(),
+                (1, symbols) => symbols.join("*"),
+                (n, symbols) => format!("{n}*{}", symbols.join("*")),
+            }
+        };
+        match dim.terms.as_slice() {
+            [] => "0".to_owned(),
+            terms => terms.iter().map(term).collect::<Vec<_>>().join("+"),
+        }
+    }
+}
+
+/// Name and settings of a kernel; settings that are off are left out.
+fn kernel(kernel: &Kernel) -> String {
+    use serde_json::Value;
+    // As serde has it: the name alone, or an object with the name as its one key.
+    let (name, settings) = match json_value(kernel) {
+        Ok(Value::String(name)) => (name, Value::Null),
+        Ok(Value::Object(map)) => map.into_iter().next().unwrap_or_default(),
+        _ => (format!("{kernel:?}"), Value::Null),
+    };
+    let mut snake = String::new();
+    for (i, c) in name.chars().enumerate() {
+        if c.is_ascii_uppercase() && i > 0 {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    let list: Vec<String> = match settings {
+        Value::Object(map) => map
+            .into_iter()
+            .filter(|(_, value)| !value.is_null() && *value != Value::Bool(false))
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect(),
+        Value::Null => vec![],
+        other => vec![other.to_string()],
+    };
+    if list.is_empty() { snake } else { format!("{snake} {{{}}}", list.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dreamc_artifact::plan::{Dispatch, Linear, Symbol, Term, Value};
+    use dreamc_num::DType;
+
+    #[test]
+    fn lines() {
+        let dims = vec![Dim { terms: vec![Term { coefficient: 2, symbols: vec![0] }] }, Dim::constant(8)];
+        let arena = Value { dtype: DType::F32, dims, place: Place::Arena(64) };
+        let weight = Value { dtype: DType::F32, dims: vec![], place: Place::Weight(0) };
+        let linear = Linear { norm_eps: None, weights: 1, bias: true, residual: false, swiglu: false };
+        let dispatch = |kernel, reads: &[u32]| {
+            Step::Dispatch(Dispatch {
+                kernel,
+                reads: reads.iter().map(|id| ValueId(*id)).collect(),
+                writes: vec![ValueId(0)],
+                origin: vec!["lm_head".to_owned()],
+            })
+        };
+        let program = Program {
+            name: "f".to_owned(),
+            symbols: vec![Symbol { name: "B".to_owned(), max: 8 }],
+            values: vec![arena, weight],
+            inputs: vec![Port { name: "x".to_owned(), value: ValueId(0) }],
+            outputs: vec![],
+            steps: vec![dispatch(Kernel::Linear(linear), &[0, 1]), dispatch(Kernel::ShiftRows, &[0])],
+            arena_bytes: 128,
+        };
+        assert_eq!(
+            text("cpu", &program, &["w"]),
+            "program f on cpu (B <= 8), 128 bytes of arena\n  in  x: f32[2*B, 8] @64\n  \
+             f32[2*B, 8] @64 = linear {bias=true, weights=1} f32[2*B, 8] @64, \"w\"  # lm_head\n  \
+             f32[2*B, 8] @64 = shift_rows f32[2*B, 8] @64  # lm_head\n"
+        );
+    }
+}

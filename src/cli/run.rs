@@ -1,0 +1,212 @@
+//! `dreamc run`: a request to an artifact.
+
+use super::device::{DeviceArgs, failure};
+use super::error::Failure;
+use super::forward;
+use super::output::{Format, note, print, print_json};
+use super::progress::{Progress, Unit};
+use clap::ValueEnum;
+use dream::chat::{Message, render};
+use dream::{Generate, Generated, Model, Sampling};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Artifact that `dreamc build` wrote
+    file: PathBuf,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// What to ask for
+    #[arg(long, value_enum, default_value_t)]
+    entry: EntryArg,
+    #[command(flatten)]
+    forward: forward::TensorArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Give the canvas after every step too
+    #[arg(long)]
+    history: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+struct PromptArgs {
+    /// What the user says; goes through the chat template
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// Text to continue as it stands
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    raw: Option<String>,
+    /// Token ids to continue: `{"input_ids": [[..]], "attention_mask": [[..]]}`
+    #[arg(long, value_name = "FILE.json")]
+    ids: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum EntryArg {
+    #[default]
+    Generate,
+    Forward,
+}
+
+#[derive(Debug, clap::Args)]
+struct SamplingArgs {
+    /// Seed of the random draws
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Temperature of the tokens; 0 takes the most probable
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_hyphen_values = true)]
+    temperature: f32,
+    /// Keep the most probable tokens up to this sum [default: all]
+    #[arg(long, value_name = "P", allow_hyphen_values = true)]
+    top_p: Option<f32>,
+    /// Keep this many tokens [default: all]
+    #[arg(long, value_name = "K", allow_hyphen_values = true)]
+    top_k: Option<u32>,
+    /// Temperature of the choice of slots [default: none is drawn]
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    alg_temp: Option<f32>,
+    /// Above 0, makes early ends of the answer less likely
+    #[arg(long, value_name = "E", default_value_t = 0.0, allow_hyphen_values = true)]
+    eos_penalty: f32,
+}
+
+/// What `--ids` reads.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ids {
+    input_ids: Vec<Vec<i32>>,
+    attention_mask: Option<Vec<Vec<i32>>>,
+}
+
+/// What `--format json` prints.
+#[derive(Serialize)]
+struct Answer<'a> {
+    sequences: &'a [Vec<i32>],
+    text: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<&'a [Vec<Vec<i32>>]>,
+    steps: u32,
+    forwards: u32,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let PromptArgs { prompt, raw, ids } = &args.prompt;
+    let given = prompt.is_some() || raw.is_some() || ids.is_some();
+    match args.entry {
+        EntryArg::Forward if given || args.history => {
+            let help = "`--entry forward` takes --inputs and --outputs";
+            Err(Failure::usage("--prompt, --raw, --ids and --history belong to `--entry generate`", help))
+        }
+        EntryArg::Forward => {
+            let files = args.forward.files()?;
+            let mut model = args.device.open(&args.file)?;
+            forward::run(&mut model, &files, args.forward.probes())
+        }
+        EntryArg::Generate if args.forward.any() => {
+            let help = "add `--entry forward`";
+            Err(Failure::usage("--inputs, --outputs and --probe belong to `--entry forward`", help))
+        }
+        EntryArg::Generate if !given => {
+            let help = "give --prompt TEXT, --raw TEXT or --ids FILE.json";
+            Err(Failure::usage("there is nothing to continue", help))
+        }
+        EntryArg::Generate => generate(args),
+    }
+}
+
+fn generate(args: &Args) -> Result<(), Failure> {
+    let ids = args.prompt.ids.as_deref().map(read_ids).transpose()?;
+    let mut model = args.device.open(&args.file)?;
+    let (prompt, attention_mask) = match (ids, &args.prompt.prompt, &args.prompt.raw) {
+        (Some(ids), _, _) => (ids.input_ids, ids.attention_mask),
+        (None, prompt, raw) => {
+            let user =
+                |text: &String| render(&[Message { role: "user".to_owned(), content: text.clone() }], true);
+            let text = prompt.as_ref().map(user).or_else(|| raw.clone()).unwrap_or_default();
+            (vec![model.encode(&text).map_err(failure)?], None)
+        }
+    };
+    let sampling = args.sampling.sampling();
+    let request = Generate { prompt, attention_mask, sampling, history: args.history };
+    let mut progress = Progress::new("denoising", Unit::Steps);
+    let mut watch = |done: u32, steps: u32| {
+        progress.at(done.into(), steps.into());
+        true
+    };
+    let generated = model.generate(&request, &mut watch).map_err(failure)?;
+    drop(progress);
+    let text = match model.tokenizer() {
+        Some(_) => Some(model.answers(&generated).map_err(failure)?),
+        None => None,
+    };
+    match args.format {
+        Format::Json => print_json(&Answer {
+            sequences: &generated.sequences,
+            text: text.as_deref().unwrap_or_default(),
+            history: generated.history.as_deref(),
+            steps: generated.steps,
+            forwards: generated.forwards,
+        }),
+        Format::Text => print_text(&model, &generated, text.as_deref()),
+    }
+}
+
+impl SamplingArgs {
+    fn sampling(&self) -> Sampling {
+        Sampling {
+            seed: self.seed,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            alg_temp: self.alg_temp,
+            eos_penalty: self.eos_penalty,
+        }
+    }
+}
+
+fn read_ids(path: &Path) -> Result<Ids, Failure> {
+    let bytes = std::fs::read(path).map_err(|error| Failure::io("read", path, &error))?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let message = format!("`{}` does not hold token ids", path.display());
+        let help = "write `{\"input_ids\": [[..]], \"attention_mask\": [[..]]}`; the mask may be left out";
+        Failure::failed(message, help).because(error)
+    })
+}
+
+/// The answers one per row; without a tokenizer, the new tokens.
+fn print_text(model: &Model, generated: &Generated, answers: Option<&[String]>) -> Result<(), Failure> {
+    let new_tokens = model.manifest().model.new_tokens as usize;
+    let new_of = |row: &[i32]| row[row.len().saturating_sub(new_tokens)..].to_vec();
+    let listed = |row: &[i32]| new_of(row).iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+    let mut text = String::new();
+    for (canvas, step) in generated.history.iter().flatten().zip(1..) {
+        for (row, ids) in canvas.iter().enumerate() {
+            let shown = match model.tokenizer() {
+                Some(tokenizer) => {
+                    let ids: Vec<u32> = new_of(ids).iter().map(|id| *id as u32).collect();
+                    format!("{:?}", tokenizer.decode(&ids, false)?)
+                }
+                None => listed(ids),
+            };
+            text.push_str(&format!("step {step} row {row}: {shown}\n"));
+        }
+    }
+    if let Some(answers) = answers {
+        for answer in answers {
+            text.push_str(&format!("{answer}\n"));
+        }
+    } else {
+        note("the artifact has no tokenizer: these are the ids of the new tokens");
+        for row in &generated.sequences {
+            text.push_str(&format!("{}\n", listed(row)));
+        }
+    }
+    print(&text)
+}
