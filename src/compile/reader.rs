@@ -5,6 +5,9 @@ use dreamc_weights::Checkpoint;
 use std::collections::BTreeMap;
 use std::error::Error;
 
+/// Mapped pages of a tensor are given back whenever this much more of it has been read.
+const RELEASE_BYTES: usize = 32 << 20;
+
 /// A weight that is NaN or infinite.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
@@ -65,7 +68,12 @@ impl WeightReader for CheckpointReader<'_> {
             hasher.update(&tensor.bytes[range.start * size..range.end * size]);
             *hashed += out.len() as u64;
         }
-        tensor.release_range(range);
+        // The system maps pages around the one touched, also some already given back: so not each piece is given
+        // back alone, but now and then all of the tensor read so far.
+        let passed = |element: usize| element * size / RELEASE_BYTES;
+        if passed(range.end) > passed(range.start) || range.end == tensor.len() {
+            tensor.release_range(0..range.end);
+        }
         Ok(())
     }
 

@@ -1,8 +1,9 @@
-//! Repository commands: `cargo xtask check` and `cargo xtask test`.
+//! Repository commands: `cargo xtask demo`, `cargo xtask test` and `cargo xtask check`.
 //!
 //! A clean `check` and `test` here is a clean run in CI, which does nothing else (`.ci/run`).
 
 mod check;
+mod demo;
 mod layering;
 mod step;
 mod test;
@@ -11,6 +12,9 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
+
+/// Exit code where everything ran and the result is wrong, as in the product.
+const CHECK_FAILED: u8 = 3;
 
 /// Repository commands of dreamc.
 #[derive(Debug, Parser)]
@@ -23,10 +27,12 @@ struct Args {
 /// One command.
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Check formatting, lints, documentation, layering and dependencies; run no tests
-    Check,
+    /// Build dreamc, compile the checkpoint in the repository and solve a puzzle with it
+    Demo,
     /// Run all tests, on this machine and under emulation, installing what is missing
     Test,
+    /// Check formatting, lints, documentation, layering and dependencies; run no tests
+    Check,
 }
 
 fn main() -> ExitCode {
@@ -35,14 +41,15 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let outcome = match args.command {
-        Task::Check => check::run(),
+        Task::Demo => demo::run(),
         Task::Test => test::run(),
+        Task::Check => check::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<demo::WrongAnswer>() { CHECK_FAILED.into() } else { ExitCode::FAILURE }
         }
     }
 }
@@ -75,6 +82,6 @@ mod tests {
         let error = Args::try_parse_from(["cargo xtask", "frobnicate"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
         assert!(error.use_stderr());
-        assert_eq!(known_commands(), ["check", "test"]);
+        assert_eq!(known_commands(), ["demo", "test", "check"]);
     }
 }

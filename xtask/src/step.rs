@@ -59,6 +59,17 @@ impl CommandLine {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// What the command prints on stdout; its stderr is shown. An exit status other than 0 is an error.
+    pub(crate) fn capture(&self) -> Result<String> {
+        let mut command = self.command()?;
+        let output = command.stderr(Stdio::inherit()).output();
+        let output = output.with_context(|| format!("cannot start `{}`", self.program))?;
+        if !output.status.success() {
+            bail!("`{self}` ended with {}", output.status);
+        }
+        String::from_utf8(output.stdout).with_context(|| format!("`{self}` printed other than text"))
+    }
+
     fn command(&self) -> Result<Command> {
         let mut command = Command::new(&self.program);
         command.args(&self.args).current_dir(workspace_root()?);
@@ -81,6 +92,9 @@ fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:+,@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
+    } else if word.contains('\n') {
+        // On one line, in the form of bash, zsh and ksh.
+        format!("$'{}'", word.replace('\\', r"\\").replace('\'', r"\'").replace('\n', r"\n"))
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
@@ -124,6 +138,17 @@ mod tests {
     fn prints_what_a_shell_takes() {
         let command = CommandLine::new("cargo doc --no-deps").arg("a'b").env("RUSTDOCFLAGS", "-D warnings");
         assert_eq!(command.to_string(), r"RUSTDOCFLAGS='-D warnings' cargo doc --no-deps 'a'\''b'");
+    }
+
+    #[test]
+    fn line_breaks_stay_on_the_line() {
+        assert_eq!(CommandLine::program("run").arg("a'b\n").to_string(), r"run $'a\'b\n'");
+    }
+
+    #[test]
+    fn capture_gives_stdout_or_an_error() {
+        assert_eq!(CommandLine::new("echo a b").capture().unwrap(), "a b\n");
+        assert!(CommandLine::new("false").capture().is_err());
     }
 
     #[test]

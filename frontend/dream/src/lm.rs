@@ -201,7 +201,8 @@ impl Builder {
 
     fn weight(&mut self, name: String, dtype: DType, dims: &[u64]) -> Value {
         let ty = Type::new(dtype, dims.iter().map(|n| Dim::from(*n)));
-        let node = self.graph.push(Op::Weight { name }, vec![], vec![ty], Origin::default());
+        let origin = Origin::path(name.as_str());
+        let node = self.graph.push(Op::Weight { name }, vec![], vec![ty], origin);
         self.graph.node(node).outputs[0]
     }
 
