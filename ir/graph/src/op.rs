@@ -124,7 +124,7 @@ pub enum Op {
 pub struct Linear {
     /// Number of weight operands, 1 to 3.
     pub weights: u64,
-    /// `x` is RMS-normalised first, with this epsilon and the gain operand.
+    /// `x` is RMS-normalised first, with this epsilon and the gain operand, to rows of the weights' type.
     pub norm_eps: Option<f32>,
     /// Whether there is a bias operand; not with `swiglu`.
     pub bias: bool,

@@ -255,7 +255,8 @@ pub enum Kernel {
 /// See [`Kernel::Linear`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Linear {
-    /// RMS norm of `x` before the matmul, with this epsilon; its gain is the second operand.
+    /// RMS norm of `x` before the matmul, with this epsilon; its gain is the second operand. What is multiplied then
+    /// has the weights' type.
     pub norm_eps: Option<f32>,
     /// How many weight operands there are, 1 to 3.
     pub weights: u32,

@@ -105,7 +105,7 @@ pub(crate) fn kernel_need(
     Some(match kernel {
         Kernel::Linear(linear) => {
             let ((x, shape), (weight, _)) = (read(0)?, read(1 + usize::from(linear.norm_eps.is_some()))?);
-            matmul::need(isa, x, weight, shape.rows(), shape.columns())
+            matmul::need(isa, x, weight, linear.norm_eps.is_some(), shape.rows(), shape.columns())
         }
         Kernel::Attention(a) => {
             let (_, mask) = read(if a.packed { 1 } else { 3 })?;

@@ -42,9 +42,14 @@ pub(crate) struct Matmul<'m> {
     pub(crate) out: Buf,
 }
 
+/// Type of the rows that are multiplied: what a norm makes has the weights' type, as the unfused norm's result.
+fn operand(x: DType, weights: DType, normed: bool) -> DType {
+    if normed { weights } else { x }
+}
+
 /// Scratch of a matmul of `m` rows and `k` columns.
-pub(crate) fn need(isa: Isa, x: DType, weights: DType, m: usize, k: usize) -> Need {
-    let micro = Micro::select(isa, x, weights);
+pub(crate) fn need(isa: Isa, x: DType, weights: DType, normed: bool, m: usize, k: usize) -> Need {
+    let micro = Micro::select(isa, operand(x, weights, normed), weights);
     let shared = m.div_ceil(micro.rows) * micro.steps(k) * micro.a_words();
     Need { shared, worker: ROWS * GROUP }
 }
@@ -55,7 +60,8 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
     let (m, k) = (x.rows(), x.columns());
     let n = matmul.out.columns();
     let weights_dtype = matmul.weights[0].dtype;
-    let micro = Micro::select(context.isa, x.dtype, weights_dtype);
+    let operand = operand(x.dtype, weights_dtype, matmul.norm.is_some());
+    let micro = Micro::select(context.isa, operand, weights_dtype);
     let (steps, a_words) = (micro.steps(k), micro.a_words());
     let strips = m.div_ceil(micro.rows);
     let packed = context.shared(strips * steps * a_words);
@@ -72,7 +78,7 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
         });
         // SAFETY: inside the scratch, whose size was checked above.
         let to = Shared(unsafe { packed.get().add(strip * steps * a_words) });
-        pack_strip(context.isa, &x, k, first, rows, &micro, norm.as_ref(), to);
+        pack_strip(context.isa, &x, k, first, rows, &micro, norm.as_ref(), operand, to);
     });
 
     // A slot is one panel; with `swiglu` gate and up panels alternate.

@@ -2,7 +2,8 @@
 
 use super::micro::{Micro, Pack};
 use crate::isa::per_isa;
-use crate::memory::{Buf, Shared, to_bf16};
+use crate::memory::{Buf, Shared, from_bf16, to_bf16};
+use dreamc_num::DType;
 
 /// Elements converted at a time.
 const CHUNK: usize = 512;
@@ -36,8 +37,8 @@ per_isa! {
 
 per_isa! {
     /// Packs rows `first..first + rows` of `x`, each of `k` columns, into the strip at `to`, which has
-    /// room for `micro.steps(k) * micro.a_words()` words.
-    fn pack_strip(x: &Buf, k: usize, first: usize, rows: usize, micro: &Micro, norm: Option<&(Norm, [f32; 16])>, to: Shared<f32>) {
+    /// room for `micro.steps(k) * micro.a_words()` words. Normed rows are rounded to `dtype`.
+    fn pack_strip(x: &Buf, k: usize, first: usize, rows: usize, micro: &Micro, norm: Option<&(Norm, [f32; 16])>, dtype: DType, to: Shared<f32>) {
         let mut chunk = [0.0_f32; CHUNK];
         let mut gain = [0.0_f32; CHUNK];
         for r in 0..rows {
@@ -48,6 +49,9 @@ per_isa! {
                     norm.gain.load(from, &mut gain[..n]);
                     for (v, g) in chunk[..n].iter_mut().zip(&gain[..n]) {
                         *v = *v * scales[r] * g;
+                    }
+                    if dtype == DType::BF16 && micro.pack == Pack::Wide {
+                        chunk[..n].iter_mut().for_each(|v| *v = from_bf16(to_bf16(*v)));
                     }
                 }
                 // An odd k is filled up; CHUNK is even, so this can only be the last chunk.
