@@ -111,16 +111,16 @@ fn draw(answer: &Answer) -> Result<String> {
         bail!("`dreamc run` gave other than one answer")
     };
     let digits: Vec<char> = text.chars().collect();
-    let new_tokens = row.len().checked_sub(SIDE * SIDE).context("the answer is shorter than the grid")?;
+    let start = row.len().checked_sub(SIDE * SIDE).context("the answer is shorter than the grid")?;
     if digits.len() != SIDE * SIDE {
         return Ok(text.clone());
     }
     // Whatever the answer has no spelling for was a mask: what is committed stays.
-    let spelling: BTreeMap<i64, char> = row[new_tokens..].iter().copied().zip(digits).collect();
+    let spelling: BTreeMap<i64, char> = row[start..].iter().copied().zip(digits).collect();
     let grids: Vec<Vec<Option<char>>> = answer
         .history
         .iter()
-        .map(|rows| rows.iter().flat_map(|row| row.iter().skip(new_tokens)))
+        .map(|rows| rows.iter().flat_map(|row| row.iter().skip(start)))
         .map(|slots| slots.map(|id| spelling.get(id).copied()).collect())
         .collect();
 
@@ -157,12 +157,13 @@ fn draw(answer: &Answer) -> Result<String> {
 
 /// A title and a grid, line by line. Digits that `old` does not have stand out where `colour` is allowed.
 fn frame(title: &str, old: &[Option<char>], new: &[Option<char>], colour: bool) -> Vec<String> {
-    let cell = |at: usize| match (old[at], new[at]) {
+    let digit = |grid: &[Option<char>], at: usize| grid.get(at).copied().flatten();
+    let cell = |at: usize| match (digit(old, at), digit(new, at)) {
         (_, None) => MASK.to_string(),
         (None, Some(digit)) if colour => format!("\x1b[1;32m{digit}\x1b[0m"),
         (_, Some(digit)) => digit.to_string(),
     };
-    let mut lines = vec![format!("{title:<11}")];
+    let mut lines = vec![title.to_owned()];
     for row in 0..SIDE {
         if row == BOX {
             lines.push("────┼────".to_owned());
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn frame_shows_masks_and_boxes() {
         let lines = frame("step 3/16", &grid("················"), &grid("3·14·1·2····2··1"), false);
-        assert_eq!(lines, ["step 3/16  ", "3 · │ 1 4", "· 1 │ · 2", "────┼────", "· · │ · ·", "2 · │ · 1"]);
+        assert_eq!(lines, ["step 3/16", "3 · │ 1 4", "· 1 │ · 2", "────┼────", "· · │ · ·", "2 · │ · 1"]);
     }
 
     #[test]
