@@ -5,8 +5,9 @@ use dreamc_artifact::plan::Plan;
 use dreamc_artifact::{Artifact, Manifest, Model};
 use dreamc_backend::{Constants, Contents, WeightReader, write_artifact};
 use dreamc_device_cpu::{CpuDevice, CpuOptions, Isa, WeightView};
-use dreamc_interp::{Tensor, seeded};
+use dreamc_interp::{Data, Tensor, seeded};
 use dreamc_ir::{Module, Type, verify};
+use dreamc_num::DType;
 use dreamc_runtime::{Device, Stepper};
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -14,8 +15,19 @@ use std::io::Cursor;
 
 /// Results of graph `entry` in the interpreter, with reproducible weights.
 pub fn interpret(module: &Module, entry: &str, inputs: &[Tensor]) -> Vec<Tensor> {
+    interpret_with(module, entry, inputs, &mut ())
+}
+
+/// As [`interpret`], with an observer.
+pub fn interpret_with(
+    module: &Module,
+    entry: &str,
+    inputs: &[Tensor],
+    observer: &mut dyn dreamc_interp::Observer,
+) -> Vec<Tensor> {
     let mut weights = |name: &str, ty: &Type| Some(weight(name, ty));
-    dreamc_interp::run(verify(module).expect("sound"), entry, inputs, &mut weights, &mut ()).expect("it runs")
+    let verified = verify(module).unwrap_or_else(|e| panic!("{e}\n{module}"));
+    dreamc_interp::run(verified, entry, inputs, &mut weights, observer).expect("it runs")
 }
 
 /// The same on the CPU device: lowered, packed, written, opened, run.
@@ -77,10 +89,14 @@ fn lengths(ty: &Type, tensor: &Tensor) -> Vec<(String, u32)> {
     ty.dims.iter().zip(&tensor.dims).filter_map(named).collect()
 }
 
-/// A weight that depends on its name alone.
+/// A weight that depends on its name alone; one that is stored as bf16 is one.
 fn weight(name: &str, ty: &Type) -> Tensor {
     let seed = name.bytes().fold(17_u64, |hash, b| hash.wrapping_mul(31).wrapping_add(b.into()));
-    seeded(ty, &BTreeMap::new(), seed)
+    let mut tensor = seeded(ty, &BTreeMap::new(), seed);
+    if let (DType::BF16, Data::F32(values)) = (ty.dtype, &mut tensor.data) {
+        values.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits() & 0xffff_0000));
+    }
+    tensor
 }
 
 fn weight_types(module: &Module) -> BTreeMap<String, Type> {

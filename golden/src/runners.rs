@@ -13,6 +13,10 @@ use dreamc_num::stream::StreamState;
 use dreamc_runtime::{Canvas, Observer, Shown};
 use dreamc_weights::Checkpoint;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Name of a built file in its folder.
+const ARTIFACT: &str = "model.dream";
 
 /// The interpreter, on the graph as imported or as the passes leave it.
 pub struct Interpreter {
@@ -124,18 +128,16 @@ impl dreamc_interp::Observer for Replay<'_> {
     }
 }
 
-/// The whole product: build, file, load, device.
-pub struct Compiled {
-    model: Model,
-    /// Keeps the artifact as long as it is mapped.
-    _folder: tempfile::TempDir,
+/// A built artifact; the file goes when this does.
+pub struct Built {
+    folder: tempfile::TempDir,
 }
 
-impl Compiled {
-    /// Builds an artifact and opens it on the CPU.
-    pub fn new(job: &Job<'_>, dtype: DType, threads: usize, isa: Option<Isa>) -> Compiled {
+impl Built {
+    /// Builds an artifact.
+    pub fn new(job: &Job<'_>, dtype: DType) -> Built {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let output = folder.path().join("model.dream");
+        let output = folder.path().join(ARTIFACT);
         let options = BuildOptions {
             checkpoint: job.checkpoint.to_owned(),
             output: output.clone(),
@@ -151,9 +153,33 @@ impl Compiled {
             verify_each: true,
         };
         build(&options, &mut ()).unwrap_or_else(|e| panic!("{e}"));
+        Built { folder }
+    }
+
+    /// The file.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join(ARTIFACT)
+    }
+
+    /// Opens it on the CPU.
+    pub fn open(&self, threads: usize, isa: Option<Isa>) -> Model {
         let options = OpenOptions { threads, isa, ..OpenOptions::default() };
-        let model = Model::open(&output, &options).unwrap_or_else(|e| panic!("{e}"));
-        Compiled { model, _folder: folder }
+        Model::open(&self.path(), &options).unwrap_or_else(|e| panic!("{e}"))
+    }
+}
+
+/// The whole product: build, file, load, device.
+pub struct Compiled {
+    model: Model,
+    /// Keeps the artifact as long as it is mapped.
+    _built: Built,
+}
+
+impl Compiled {
+    /// Builds an artifact and opens it on the CPU.
+    pub fn new(job: &Job<'_>, dtype: DType, threads: usize, isa: Option<Isa>) -> Compiled {
+        let built = Built::new(job, dtype);
+        Compiled { model: built.open(threads, isa), _built: built }
     }
 
     /// The opened artifact.
@@ -210,7 +236,7 @@ impl Observer for Replay<'_> {
     }
 }
 
-/// A tensor from the bytes of a device. f32 only among the float types.
+/// A tensor from the bytes of a device.
 pub fn tensor_of(dtype: DType, dims: &[usize], bytes: &[u8]) -> Tensor {
     let words = bytes.as_chunks::<4>().0;
     let data = match dtype {
@@ -218,12 +244,16 @@ pub fn tensor_of(dtype: DType, dims: &[usize], bytes: &[u8]) -> Tensor {
         DType::I32 => Data::I32(words.iter().map(|b| i32::from_le_bytes(*b)).collect()),
         DType::U32 => Data::U32(words.iter().map(|b| u32::from_le_bytes(*b)).collect()),
         DType::Bool => Data::Bool(bytes.iter().map(|b| *b != 0).collect()),
-        DType::BF16 | DType::F16 => panic!("cases are judged in f32"),
+        DType::BF16 => {
+            let halves = bytes.as_chunks::<2>().0.iter();
+            Data::F32(halves.map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)).collect())
+        }
+        DType::F16 => panic!("no target has f16"),
     };
     Tensor { dims: dims.to_vec(), data }
 }
 
-/// Inverse of [`tensor_of`].
+/// Inverse of [`tensor_of`]: floats are f32.
 pub fn bytes_of(tensor: &Tensor) -> Vec<u8> {
     match &tensor.data {
         Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),

@@ -223,7 +223,7 @@ fn failure(error: BuildError) -> Failure {
         error @ BuildError::Write { source: WriteError::Cancelled, .. } => {
             Failure::of(&error).with_help("nothing was left behind; run the command again")
         }
-        error @ BuildError::File { .. } => {
+        error @ (BuildError::File { .. } | BuildError::Write { source: WriteError::Io(_), .. }) => {
             Failure::of(&error).with_help("check that the folder exists, may be written to, and has room")
         }
         error => Failure::of(&error),

@@ -215,12 +215,16 @@ impl Lowering<'_> {
         let kernel = self.target.kernel(graph, data).map_err(unsupported)?;
         let mut reads = Vec::new();
         for (operand, value) in data.inputs.iter().enumerate() {
+            let ty = graph.ty(*value);
+            let layout = self.target.layout(data, operand, ty);
+            let layout = layout.ok_or_else(|| unsupported(format!("it has no layout for weights {ty}")))?;
             reads.push(match &scope[value] {
-                Binding::Value(id) => *id,
+                Binding::Value(id) if layout == Layout::RowMajor => *id,
+                Binding::Value(_) => {
+                    let reason = "its weights must come from the checkpoint, none may be computed";
+                    return Err(unsupported(reason.to_owned()));
+                }
                 Binding::Constant(source, ty) => {
-                    let layout = self.target.layout(data, operand, ty);
-                    let layout =
-                        layout.ok_or_else(|| unsupported(format!("it has no layout for weights {ty}")))?;
                     let (source, ty) = (source.clone(), ty.clone());
                     self.constant(&source, &ty, layout, data)?
                 }

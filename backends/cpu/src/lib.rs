@@ -1,7 +1,8 @@
 //! Lowers verified graphs for the CPU device.
 //!
-//! What this target cannot do: weights and activations of f16 (bf16 and f32 only), and `concat` of computed
-//! values, which no model of the family needs.
+//! What this target cannot do: weights and activations of f16 (bf16 and f32 only), matmuls whose weights are computed or
+//! have several types, `concat` of computed values, and moving columns or rows of anything but floats. No model of the
+//! family needs these.
 
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{self, Kernel, Program};
@@ -35,7 +36,20 @@ impl Target for Cpu {
         if types.into_iter().any(|dtype| dtype == DType::F16) {
             return Err("it has no f16; build with --dtype bf16 or f32".to_owned());
         }
-        kernel(&node.op)
+        let types = || node.inputs.iter().map(|v| graph.ty(*v).dtype);
+        let uniform = |linear: &dreamc_ir::Linear| {
+            let mut weights = types().skip(first_weight(linear)).take(linear.weights as usize);
+            weights.next().is_none_or(|first| weights.all(|dtype| dtype == first))
+        };
+        match &node.op {
+            Op::Linear(linear) if !uniform(linear) => {
+                Err("its weights must all have the same type".to_owned())
+            }
+            Op::Slice { .. } | Op::ShiftRows if types().any(|dtype| !dtype.is_float()) => {
+                Err("it moves floats only".to_owned())
+            }
+            op => kernel(op),
+        }
     }
 
     fn in_place(&self, node: &NodeData) -> Vec<usize> {
@@ -70,13 +84,18 @@ impl Target for Cpu {
     fn layout(&self, node: &NodeData, operand: usize, ty: &Type) -> Option<Layout> {
         match &node.op {
             Op::Linear(linear) => {
-                let first = 1 + usize::from(linear.norm_eps.is_some());
+                let first = first_weight(linear);
                 let is_weight = (first..first + linear.weights as usize).contains(&operand);
                 if is_weight { Layout::of_matmul(ty.dtype) } else { Some(Layout::RowMajor) }
             }
             _ => Some(Layout::RowMajor),
         }
     }
+}
+
+/// Number of the operand that is a matmul's first weight.
+fn first_weight(linear: &dreamc_ir::Linear) -> usize {
+    1 + usize::from(linear.norm_eps.is_some())
 }
 
 fn kernel(op: &Op) -> Result<Kernel, String> {

@@ -105,12 +105,14 @@ impl Canvas {
         if prompt.iter().any(Vec::is_empty) {
             return Err(CanvasError::Empty);
         }
+        // As it was given, so that errors count what the caller has.
+        Canvas::new(prompt, attention_mask)?;
         let rows = extended(prompt, mask_token);
         let mask = attention_mask.map(|m| extended(m, 1));
         let canvas = Canvas::new(&rows, mask.as_deref())?;
         let slots = |row: &[i32]| row.iter().filter(|t| **t == mask_token).count();
-        let expected = slots(&canvas.tokens[..canvas.length]);
-        for (row, tokens) in canvas.tokens.chunks(canvas.length).enumerate() {
+        let expected = prompt.first().map_or(0, |row| slots(row));
+        for (row, tokens) in prompt.iter().enumerate() {
             let found = slots(tokens);
             if found != expected {
                 return Err(CanvasError::UnevenMasks { row, found, expected });
@@ -151,7 +153,11 @@ mod tests {
         assert_eq!(Canvas::new(&[vec![1, 2], vec![1]], None), ragged);
         assert_eq!(Canvas::new(&[vec![1]], Some(&[vec![2]])), Err(CanvasError::Mask { row: 0, value: 2 }));
         assert!(matches!(Canvas::new(&[vec![1]], Some(&[])), Err(CanvasError::Ragged { .. })));
-        let uneven = Err(CanvasError::UnevenMasks { row: 1, found: 2, expected: 3 });
+        let uneven = Err(CanvasError::UnevenMasks { row: 1, found: 0, expected: 1 });
         assert_eq!(Canvas::for_generation(&[vec![9, 1], vec![1, 1]], None, 2, 9), uneven);
+        // Counted without the slots that are appended.
+        assert_eq!(Canvas::for_generation(&[vec![1, 2], vec![1]], None, 2, 9), ragged);
+        let short_mask = Canvas::for_generation(&[vec![1, 2]], Some(&[vec![1]]), 2, 9);
+        assert_eq!(short_mask, Err(CanvasError::Ragged { row: 0, found: 1, expected: 2 }));
     }
 }

@@ -110,15 +110,22 @@ impl Stepper {
         &self.program
     }
 
-    /// Sets the lengths of the next request, by symbol. Others keep their values. Allocates nothing.
+    /// Sets the lengths of the next request, by symbol. Others keep their values, and all do after an error. Allocates
+    /// nothing.
     pub fn resize(&mut self, lengths: &[(&str, u32)]) -> Result<(), StepError> {
+        let symbols = &self.program.symbols;
+        let find = |name: &str| symbols.iter().position(|s| s.name == name);
         for (name, n) in lengths {
-            let Some(i) = self.program.symbols.iter().position(|s| s.name == *name) else { continue };
-            let max = self.program.symbols[i].max;
-            if *n == 0 || *n > max {
+            if let Some(max) = find(name).map(|i| symbols[i].max)
+                && (*n == 0 || *n > max)
+            {
                 return Err(StepError::Symbol { symbol: (*name).to_string(), found: *n, max });
             }
-            self.symbols[i] = *n;
+        }
+        for (name, n) in lengths {
+            if let Some(i) = find(name) {
+                self.symbols[i] = *n;
+            }
         }
         self.shapes()
     }
@@ -247,5 +254,38 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use dreamc_artifact::plan::{Dim, Symbol, Term, Value};
+
+    /// A refused length changes none of the others.
+    #[test]
+    fn resize_is_all_or_nothing() {
+        let symbol = |name: &str, max| Symbol { name: name.to_string(), max };
+        let dim = |symbol| Dim { terms: vec![Term { coefficient: 1, symbols: vec![symbol] }] };
+        let program = Program {
+            name: "f".to_string(),
+            symbols: vec![symbol("B", 4), symbol("S", 8)],
+            values: vec![Value { dtype: DType::I32, dims: vec![dim(0), dim(1)], place: Place::Arena(0) }],
+            inputs: vec![Port { name: "x".to_string(), value: ValueId(0) }],
+            outputs: vec![],
+            steps: vec![],
+            arena_bytes: 128,
+        };
+        let mut stepper = Stepper::new(&program).unwrap();
+        let shape = |stepper: &Stepper| stepper.port("x").unwrap().1.dims().to_vec();
+        stepper.resize(&[("B", 2), ("S", 3), ("unknown", 0)]).unwrap();
+        assert_eq!(shape(&stepper), [2, 3]);
+        for n in [0, 9] {
+            let error = stepper.resize(&[("B", 1), ("S", n)]);
+            assert_eq!(error, Err(StepError::Symbol { symbol: "S".to_string(), found: n, max: 8 }));
+        }
+        stepper.resize(&[]).unwrap();
+        assert_eq!(shape(&stepper), [2, 3]);
     }
 }

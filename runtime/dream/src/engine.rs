@@ -1,5 +1,6 @@
 //! A mapped artifact with a device over it: programs are made ready when they are first asked for.
 
+use crate::model::damaged;
 use crate::{Error, OpenOptions};
 use dreamc_artifact::Artifact;
 use dreamc_artifact::plan::{Place, Program};
@@ -89,8 +90,7 @@ impl<'a> Engine<'a> {
             own.into_iter().chain(found).min()
         });
         if let Some(index) = bad {
-            let tensor = self.artifact.weights()[index as usize].name.clone();
-            return Err(Error::Damaged { tensor });
+            return Err(damaged(&self.artifact, index));
         }
         new.iter().for_each(|i| self.checked[*i as usize] = true);
         Ok(())

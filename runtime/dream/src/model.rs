@@ -2,7 +2,7 @@
 
 use crate::engine::Engine;
 use crate::{Error, Isa};
-use dreamc_artifact::{Artifact, Manifest};
+use dreamc_artifact::{Artifact, Manifest, OpenError};
 use dreamc_front::Tokenizer;
 use memmap2::Mmap;
 use self_cell::self_cell;
@@ -92,8 +92,18 @@ pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Manifest, E
     let map = map(path)?;
     let open = |source| Error::Open { path: path.to_owned(), source };
     let artifact = Artifact::open(&map).map_err(open)?;
-    artifact.verify(progress).map_err(open)?;
+    artifact.verify(progress).map_err(|error| match error {
+        OpenError::WeightHash { index } => damaged(&artifact, index),
+        other => open(other),
+    })?;
     Ok(artifact.manifest().clone())
+}
+
+/// Names the tensor whose bytes are not those that were written.
+pub(crate) fn damaged(artifact: &Artifact<'_>, index: u32) -> Error {
+    Error::Damaged {
+        tensor: artifact.weights().get(index as usize).map_or_else(String::new, |w| w.name.clone()),
+    }
 }
 
 fn map(path: &Path) -> Result<Mmap, Error> {

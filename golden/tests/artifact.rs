@@ -1,0 +1,125 @@
+//! A real artifact: the same bytes every time, and no damage that goes unnoticed.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use dream::{Generate, Generated, Model, OpenOptions};
+use dreamc::compile::{BuildOptions, Entry, build};
+use dreamc_frontend::lm::Alg;
+use dreamc_golden::Fixture;
+use dreamc_num::DType;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use std::cell::Cell;
+use std::path::Path;
+
+fn options(checkpoint: &Path, output: &Path) -> BuildOptions {
+    BuildOptions {
+        checkpoint: checkpoint.to_owned(),
+        output: output.to_owned(),
+        dtype: DType::BF16,
+        steps: 2,
+        eps: 1e-3,
+        alg: Alg::Entropy,
+        new_tokens: 16,
+        max_prompt: 17,
+        max_batch: 2,
+        entries: vec![Entry::Generate],
+        allow_non_finite: false,
+        verify_each: false,
+    }
+}
+
+/// Neither the folder, nor the file's name, nor where the checkpoint lies gets into the file.
+#[test]
+fn same_checkpoint_same_bytes() {
+    let fixture = Fixture::open("sudoku-text");
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("another checkpoint");
+    std::fs::create_dir(&copy).unwrap();
+    for file in std::fs::read_dir(fixture.path("checkpoint")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    let make = |checkpoint: &Path, name: &str, entries: &[Entry]| {
+        let output = folder.path().join(name);
+        let options = BuildOptions { entries: entries.to_vec(), ..options(checkpoint, &output) };
+        build(&options, &mut ()).unwrap();
+        std::fs::read(output).unwrap()
+    };
+    for entries in [&Entry::ALL[..], &[Entry::Forward], &[Entry::Generate]] {
+        let first = make(&fixture.path("checkpoint"), "a.dream", entries);
+        assert!(first == make(&fixture.path("checkpoint"), "a.dream", entries), "the second build differs");
+        assert!(first == make(&copy, "b", entries), "another place, other bytes");
+    }
+}
+
+fn open_and_run(path: &Path) -> Result<Generated, dream::Error> {
+    let mut model = Model::open(path, &OpenOptions { threads: 1, ..OpenOptions::default() })?;
+    let prompt = vec![vec![18, 15, 16, 19, 15, 16, 15, 17, 15, 15, 15, 15, 17, 15, 15, 16, 198]];
+    model.generate(&Generate { prompt, history: true, ..Generate::default() }, &mut |_, _| true)
+}
+
+/// What is done to the file.
+#[derive(Clone, Debug)]
+enum Damage {
+    Flip { at: usize, bit: u8 },
+    Cut { len: usize },
+    Append { count: usize },
+    Zero { at: usize, count: usize },
+}
+
+/// The small sections are hit as often as the large weights.
+fn damage(len: usize, weights_at: usize) -> impl Strategy<Value = Damage> {
+    let small = 0..weights_at;
+    let place = prop_oneof![0..512_usize.min(weights_at), small, 0..len];
+    prop_oneof![
+        6 => (place.clone(), 0_u8..8).prop_map(|(at, bit)| Damage::Flip { at, bit }),
+        2 => place.clone().prop_map(|len| Damage::Cut { len }),
+        1 => (1_usize..5000).prop_map(|count| Damage::Append { count }),
+        1 => (place, 1_usize..300).prop_map(|(at, count)| Damage::Zero { at, count }),
+    ]
+}
+
+/// `verify` finds every damage. What opens and runs all the same answers as the whole file does.
+#[test]
+fn damage_never_passes() {
+    let fixture = Fixture::open("sudoku-text");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("whole.dream");
+    build(&options(&fixture.path("checkpoint"), &path), &mut ()).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let answer = open_and_run(&path).unwrap();
+    dream::verify(&path, |_, _| ()).unwrap();
+    let sections = dreamc_artifact::Artifact::open(&whole).unwrap().sections().to_vec();
+    let weights = sections.iter().find(|s| s.kind == dreamc_artifact::Kind::Weights).unwrap();
+
+    let bad = folder.path().join("bad.dream");
+    let mut runner = TestRunner::new(Config { cases: 200, failure_persistence: None, ..Config::default() });
+    let still_ran = Cell::new(0);
+    runner
+        .run(&damage(whole.len(), weights.offset as usize), |damage| {
+            let mut bytes = whole.clone();
+            match damage {
+                Damage::Flip { at, bit } => bytes[at] ^= 1 << bit,
+                Damage::Cut { len } => bytes.truncate(len),
+                Damage::Append { count } => bytes.resize(whole.len() + count, 0),
+                Damage::Zero { at, count } => {
+                    let end = (at + count).min(bytes.len());
+                    bytes[at..end].fill(0);
+                }
+            }
+            prop_assume!(bytes != whole);
+            std::fs::write(&bad, bytes).unwrap();
+            prop_assert!(dream::verify(&bad, |_, _| ()).is_err(), "verify does not notice");
+            match open_and_run(&bad) {
+                Err(error) => prop_assert!(!error.to_string().is_empty()),
+                Ok(found) => {
+                    prop_assert_eq!(&found, &answer, "another answer");
+                    still_ran.set(still_ran.get() + 1);
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    // Bytes between tensors are read by nobody but `verify`.
+    assert!(still_ran.get() < 20, "{still_ran:?} of 200 damaged files ran");
+}
