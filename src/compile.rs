@@ -200,7 +200,7 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     let plan = Plan { programs };
     let ir = module.to_string();
     let contents = Contents {
-        manifest: manifest_of(options, &config, &plan),
+        manifest: manifest_of(options, &config),
         plans: std::slice::from_ref(&plan),
         constants: &constants,
         ir: &ir,
@@ -289,7 +289,7 @@ fn emit(module: &Module, entry: &str, name: &str, constants: &mut Constants) -> 
     Ok(dreamc_backend_cpu::emit(verified, entry, name, constants)?)
 }
 
-fn manifest_of(options: &BuildOptions, config: &TextConfig, plan: &Plan) -> Manifest {
+fn manifest_of(options: &BuildOptions, config: &TextConfig) -> Manifest {
     // Checked to be small: shapes of a 7B model and its like.
     let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let layers = config.num_hidden_layers;
@@ -331,7 +331,7 @@ fn manifest_of(options: &BuildOptions, config: &TextConfig, plan: &Plan) -> Mani
             alg: options.alg.name().to_owned(),
             eps: options.eps,
         },
-        entries: plan.programs.iter().map(|p| p.name.clone()).collect(),
+        entries: options.entries.iter().map(|e| e.name().to_owned()).collect(),
         aliases,
     }
 }

@@ -71,7 +71,7 @@ pub fn execute(module: &Module, entry: &str, inputs: &[Tensor], isa: Option<Isa>
     }
     stepper.run(&mut device, &mut ()).unwrap_or_else(|e| panic!("{e}"));
     let output = |port: &dreamc_artifact::plan::Port| {
-        let (dtype, shape) = stepper.port(&port.name).expect("it is there");
+        let (dtype, shape) = stepper.output(&port.name).expect("it is there");
         let mut bytes = vec![0; shape.elements() * dtype.bytes()];
         stepper.read(&mut device, &port.name, &mut bytes).unwrap_or_else(|e| panic!("{e}"));
         let dims: Vec<usize> = shape.dims().iter().map(|n| *n as usize).collect();

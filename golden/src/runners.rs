@@ -214,7 +214,8 @@ impl TextRunner for Compiled {
             history: true,
         };
         let generated = self.model.generate_with(&request, replay).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(generated.forwards, generated.steps);
+        let batches = canvas.rows.div_ceil(self.model.manifest().model.max_batch as usize) as u32;
+        assert_eq!(generated.forwards, generated.steps * batches);
         let dims = [canvas.rows, canvas.length];
         let history = generated.history.expect("asked for").concat().concat();
         let all = [&[generated.steps as usize], dims.as_slice()].concat();

@@ -3,6 +3,7 @@
 
 use dream::{Generate, Generated, Model, OpenOptions};
 use dreamc::compile::{BuildOptions, Entry, build};
+use dreamc_artifact::{Artifact, Kind, assemble, table_hash};
 use dreamc_frontend::lm::Alg;
 use dreamc_golden::Fixture;
 use dreamc_num::DType;
@@ -122,4 +123,35 @@ fn damage_never_passes() {
         .unwrap();
     // Bytes between tensors are read by nobody but `verify`.
     assert!(still_ran.get() < 20, "{still_ran:?} of 200 damaged files ran");
+}
+
+/// A well-hashed file whose manifest asks for more than its plan: nothing may be allocated by it.
+#[test]
+fn manifest_and_plan_must_agree() {
+    let fixture = Fixture::open("sudoku-text");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.dream");
+    build(&options(&fixture.path("checkpoint"), &path), &mut ()).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let artifact = Artifact::open(&bytes).unwrap();
+    type Edit = fn(&mut dreamc_artifact::Model);
+    let edits: [(Edit, &str); 4] = [
+        (|m| m.steps = u32::MAX, "steps"),
+        (|m| m.new_tokens = u32::MAX, "length"),
+        (|m| m.max_prompt += 1, "length"),
+        (|m| m.max_batch = 0, "batch"),
+    ];
+    for (edit, what) in edits {
+        let mut manifest = artifact.manifest().clone();
+        edit(&mut manifest.model);
+        let content = |s: &dreamc_artifact::Section| match s.kind {
+            Kind::Manifest => (s.kind, manifest.to_bytes().unwrap()),
+            kind => (kind, bytes[s.offset as usize..(s.offset + s.len) as usize].to_vec()),
+        };
+        let sections: Vec<_> = artifact.sections().iter().map(content).collect();
+        let forged = folder.path().join("forged.dream");
+        std::fs::write(&forged, assemble(&sections, table_hash(artifact.weights())).unwrap()).unwrap();
+        let error = Model::open(&forged, &OpenOptions::default()).err().unwrap().to_string();
+        assert!(error.contains(what), "{error}");
+    }
 }

@@ -6,6 +6,7 @@ use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{
     Denoise, Dim, Dispatch, Kernel, Place, Port, Program, Step, Symbol, Term, Value as PlanValue, ValueId,
 };
+use dreamc_artifact::{ARENA_BYTES_MAX, ELEMENTS_MAX};
 use dreamc_ir::{Graph, Module, NodeData, Op, Type, Value, Verified};
 use dreamc_num::DType;
 use std::collections::BTreeMap;
@@ -30,6 +31,11 @@ pub enum EmitError {
         /// Its type.
         ty: Type,
     },
+    /// More memory than a plan may ask for.
+    #[error(
+        "`{0}` needs more than {ARENA_BYTES_MAX} bytes of memory at the maxima; lower --max-prompt or --max-batch"
+    )]
+    Arena(String),
     /// The target has no kernel for an op.
     #[error("target {target} cannot run `{op}` ({origin}): {reason}")]
     Unsupported {
@@ -139,8 +145,8 @@ impl Lowering<'_> {
         }
         let blocks: Vec<Block> =
             self.slots.iter().map(|s| Block { bytes: s.bytes, first: s.first, last: s.last }).collect();
-        let too_large = || EmitError::TooLarge { origin: name.to_owned(), ty: Type::scalar(DType::F32) };
-        let (offsets, arena_bytes) = arrange(&blocks).ok_or_else(too_large)?;
+        let arranged = arrange(&blocks).filter(|(_, bytes)| *bytes <= ARENA_BYTES_MAX);
+        let (offsets, arena_bytes) = arranged.ok_or_else(|| EmitError::Arena(name.to_owned()))?;
         let place = |p: Placed| match p.slot {
             Some(slot) => PlanValue { place: Place::Arena(offsets[slot]), ..p.value },
             None => p.value,
@@ -351,7 +357,8 @@ impl Lowering<'_> {
     /// A value in a slot of its own.
     fn new_value(&mut self, ty: &Type, origin: &str) -> Result<ValueId, EmitError> {
         let max = |name: &str| self.module.symbols.get(name).copied();
-        let bytes = ty.elements().at(&max).and_then(|n| n.checked_mul(ty.dtype.bytes() as u64));
+        let elements = ty.elements().at(&max).filter(|n| *n <= ELEMENTS_MAX);
+        let bytes = elements.and_then(|n| n.checked_mul(ty.dtype.bytes() as u64));
         let bytes = bytes.ok_or_else(|| EmitError::TooLarge { origin: origin.to_owned(), ty: ty.clone() });
         // An unknown symbol is the clearer complaint.
         self.dims(ty, origin)?;

@@ -29,11 +29,6 @@ impl Origin {
     pub fn path(path: impl Into<String>) -> Origin {
         Origin(vec![path.into()])
     }
-
-    /// All paths of both.
-    pub fn merged(&self, other: &Origin) -> Origin {
-        Origin([self.0.as_slice(), other.0.as_slice()].concat())
-    }
 }
 
 /// What a node is.

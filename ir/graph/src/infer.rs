@@ -81,8 +81,9 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
             require(x.dims.len() == 3, "`x` must be [B, S, N]")?;
             one(x.clone())
         }
-        (Op::IsToken { .. }, [canvas]) => {
+        (Op::IsToken { token }, [canvas]) => {
             canvas_type(canvas)?;
+            require(i32::try_from(*token).is_ok(), "the token must fit i32")?;
             one(canvas.with_dtype(DType::Bool))
         }
         (Op::EosPenalty { token, steps, .. }, [logits, penalty, step]) => {
@@ -179,13 +180,16 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
 }
 
 impl Literal {
-    /// Whether these elements fill a tensor of this type.
+    /// Whether these elements fill a tensor of this type and are values of it.
     pub fn fits(&self, ty: &Type) -> bool {
-        let (len, is_float) = match self {
-            Literal::Floats(v) => (v.len(), true),
-            Literal::Ints(v) => (v.len(), false),
+        let (len, in_range) = match (self, ty.dtype) {
+            (Literal::Floats(v), DType::F32 | DType::BF16 | DType::F16) => (v.len(), true),
+            (Literal::Ints(v), DType::I32) => (v.len(), v.iter().all(|n| i32::try_from(*n).is_ok())),
+            (Literal::Ints(v), DType::U32) => (v.len(), v.iter().all(|n| u32::try_from(*n).is_ok())),
+            (Literal::Ints(v), DType::Bool) => (v.len(), v.iter().all(|n| *n == 0 || *n == 1)),
+            (Literal::Floats(_) | Literal::Ints(_), _) => return false,
         };
-        ty.elements().as_constant() == Some(len as u64) && ty.dtype.is_float() == is_float
+        in_range && ty.elements().as_constant() == Some(len as u64)
     }
 }
 
@@ -215,7 +219,8 @@ fn infer_linear(linear: &Linear, inputs: &[Type], dtype: DType) -> Result<Type, 
         require(weight.dims[1].as_constant() == Some(k), "a weight must be as wide as `x`")?;
         let n = weight.dims[0].as_constant().ok_or("a weight's rows must be a constant")?;
         require(!linear.swiglu || i == 0 || n == columns, "gate and up must have the same rows")?;
-        columns = if linear.swiglu { n } else { columns + n };
+        let sum = columns.checked_add(n).ok_or("the weights have too many rows")?;
+        columns = if linear.swiglu { n } else { sum };
     }
     let ty = Type::new(dtype, x.dims[..x.dims.len() - 1].iter().cloned().chain([Dim::from(columns)]));
     if linear.bias {

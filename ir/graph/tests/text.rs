@@ -64,6 +64,8 @@ fn broken_modules_are_named() {
         ("i32[4, B, S]", "i32[5, B, S]", "canvas, stream and history"),
         ("steps=4, body", "steps=0, body", "at least one step"),
         ("theta=1000000.0, head_dim=4", "theta=1000000.0, head_dim=3", "even"),
+        ("ints=[-1, 2]", "ints=[-1, 4294967298]", "must fill its type"),
+        ("token=31", "token=4294967298", "the token must fit i32"),
         ("f32[8]\n", "f32[0]\n", "dimension of 0"),
     ];
     for (from, to, message) in cases {
@@ -95,10 +97,21 @@ fn parse_errors_point_at_the_place() {
         ("symbol S <= 4\nsymbol S <= 5\n", 3, "declared twice"),
         ("graph @f(%0: f32[2]", 2, "expected `,` or `)`"),
         ("\"open", 1, "no closing quote"),
+        ("graph @f(%0: f32[1, 1, 1, 1, 1]) {", 1, "at most 4 dimensions"),
+        ("graph @f(%0: f32[1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1]) {", 1, "at most 16 numbers"),
+        ("graph @f() {\n  %0 = const {floats=[1e39]} : f32[1]\n  return %0\n}", 2, "not a finite one"),
     ];
     for (text, line, message) in cases {
         let error = parse(text).unwrap_err();
         assert!(error.message.contains(message), "{text}: {error}");
         assert_eq!(error.line, line, "{text}: {error}");
     }
+}
+
+/// Rows that no number can count.
+#[test]
+fn weights_that_add_up_too_high() {
+    let huge = "graph @f(%0: f32[4, 8], %1: f32[9223372036854775807, 8]) {\n  %2 = linear %0, %1, %1, %1 {weights=3} : f32[4, 8]\n  return %2\n}";
+    let errors = verify(&parse(huge).unwrap()).err().unwrap().to_string();
+    assert!(errors.contains("too many rows"), "{errors}");
 }

@@ -70,8 +70,9 @@ impl Kind {
     pub const fn bytes_max(self) -> u64 {
         match self {
             Kind::Manifest => 16 << 20,
-            Kind::Plan | Kind::WeightTable => 64 << 20,
-            Kind::Tokenizer | Kind::Ir => 256 << 20,
+            Kind::Plan | Kind::WeightTable => 16 << 20,
+            Kind::Ir => 32 << 20,
+            Kind::Tokenizer => 256 << 20,
             Kind::Golden => 1 << 30,
             Kind::Weights => u64::MAX,
         }

@@ -14,11 +14,11 @@ pub struct Manifest {
     pub targets: Vec<String>,
     /// Hash of the source checkpoint, in hexadecimal.
     pub source_hash: String,
-    /// Build options that differ from their defaults, as on the command line.
+    /// Build options, named as on the command line.
     pub options: BTreeMap<String, String>,
     /// The model and the settings that were fixed at build time.
     pub model: Model,
-    /// `forward`, `generate`, ..: names of the plans' programs.
+    /// `forward`, `generate`, ..: what the artifact can be asked for.
     pub entries: Vec<String>,
     /// Pairs of a probe's name and the origin whose result it shows, such as `hidden.0`.
     pub aliases: Vec<(String, String)>,

@@ -26,24 +26,6 @@ impl Poly {
         }
         Poly(terms)
     }
-
-    /// The normal form of the product of all dimensions: the number of elements. `None` on overflow.
-    pub(crate) fn product(dims: &[Dim]) -> Option<Poly> {
-        let one = Poly(BTreeMap::from([(Vec::new(), 1)]));
-        dims.iter().try_fold(one, |product, dim| {
-            let mut terms = BTreeMap::new();
-            for (a, m) in &product.0 {
-                for (b, n) in Poly::of(dim).0 {
-                    let mut symbols = a.clone();
-                    symbols.extend_from_slice(&b);
-                    symbols.sort_unstable();
-                    let sum = terms.entry(symbols).or_insert(0_u128);
-                    *sum = sum.checked_add(m.checked_mul(n)?)?;
-                }
-            }
-            Some(Poly(terms))
-        })
-    }
 }
 
 /// Whether two dimensions are equal for all values of the symbols.

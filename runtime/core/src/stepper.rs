@@ -3,7 +3,7 @@
 use crate::device::{Device, DeviceError, Operand, Shape};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use dreamc_artifact::plan::{Denoise, Dispatch, Place, Port, Program, Step, ValueId};
+use dreamc_artifact::plan::{Denoise, Dispatch, Place, Program, Step, ValueId};
 use dreamc_num::DType;
 
 /// Why a program could not be run.
@@ -141,15 +141,11 @@ impl Stepper {
         Ok(())
     }
 
-    /// Type and shape of an input or output in the current request.
-    pub fn port(&self, name: &str) -> Option<(DType, Shape)> {
-        let operand = self.operand(self.find(name)?)?;
+    /// Type and shape of an output in the current request.
+    pub fn output(&self, name: &str) -> Option<(DType, Shape)> {
+        let port = self.program.outputs.iter().find(|p| p.name == name)?;
+        let operand = self.operand(port.value)?;
         Some((operand.dtype, operand.shape))
-    }
-
-    fn find(&self, name: &str) -> Option<ValueId> {
-        let ports = self.program.inputs.iter().chain(&self.program.outputs);
-        ports.filter(|p: &&Port| p.name == name).map(|p| p.value).next()
     }
 
     fn operand(&self, id: ValueId) -> Option<&Operand> {
@@ -261,7 +257,7 @@ impl Run<'_> {
 mod tests {
     use super::*;
     use alloc::vec;
-    use dreamc_artifact::plan::{Dim, Symbol, Term, Value};
+    use dreamc_artifact::plan::{Dim, Port, Symbol, Term, Value};
 
     /// A refused length changes none of the others.
     #[test]
@@ -272,13 +268,13 @@ mod tests {
             name: "f".to_string(),
             symbols: vec![symbol("B", 4), symbol("S", 8)],
             values: vec![Value { dtype: DType::I32, dims: vec![dim(0), dim(1)], place: Place::Arena(0) }],
-            inputs: vec![Port { name: "x".to_string(), value: ValueId(0) }],
-            outputs: vec![],
+            inputs: vec![],
+            outputs: vec![Port { name: "x".to_string(), value: ValueId(0) }],
             steps: vec![],
             arena_bytes: 128,
         };
         let mut stepper = Stepper::new(&program).unwrap();
-        let shape = |stepper: &Stepper| stepper.port("x").unwrap().1.dims().to_vec();
+        let shape = |stepper: &Stepper| stepper.output("x").unwrap().1.dims().to_vec();
         stepper.resize(&[("B", 2), ("S", 3), ("unknown", 0)]).unwrap();
         assert_eq!(shape(&stepper), [2, 3]);
         for n in [0, 9] {

@@ -11,7 +11,11 @@ const ALIGN: usize = 64;
 
 /// A zeroed allocation aligned to a cache line.
 pub(crate) struct Memory {
-    start: NonNull<u8>,
+    /// What was allocated.
+    block: NonNull<u8>,
+    layout: std::alloc::Layout,
+    /// Bytes before the first aligned one.
+    skipped: usize,
     bytes: usize,
 }
 
@@ -22,20 +26,25 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     pub(crate) const fn empty() -> Memory {
-        Memory { start: NonNull::<u128>::dangling().cast(), bytes: 0 }
+        let layout = std::alloc::Layout::new::<()>();
+        Memory { block: NonNull::<u128>::dangling().cast(), layout, skipped: 0, bytes: 0 }
     }
 
-    /// Pages are zeroed by the system when they are first touched.
+    /// Pages are zeroed by the system when they are first touched: a request pays for its own length, not for the
+    /// longest.
     pub(crate) fn zeroed(bytes: u64) -> Result<Memory, DeviceError> {
         let failed = DeviceError::OutOfMemory { bytes };
         if bytes == 0 {
             return Ok(Memory::empty());
         }
         let size = usize::try_from(bytes).map_err(|_| failed)?;
-        let layout = std::alloc::Layout::from_size_align(size, ALIGN).map_err(|_| failed)?;
+        // Asked for with a larger alignment, the allocator would write the zeros itself.
+        let padded = size.checked_add(ALIGN).ok_or(failed)?;
+        let layout = std::alloc::Layout::from_size_align(padded, 16).map_err(|_| failed)?;
         // SAFETY: the size is not 0.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(failed)?;
-        Ok(Memory { start, bytes: size })
+        let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(failed)?;
+        let skipped = block.as_ptr().addr().wrapping_neg() % ALIGN;
+        Ok(Memory { block, layout, skipped, bytes: size })
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -43,17 +52,16 @@ impl Memory {
     }
 
     pub(crate) fn start(&self) -> *mut u8 {
-        self.start.as_ptr()
+        // Inside the block, which is `ALIGN` bytes longer than needed.
+        self.block.as_ptr().wrapping_add(self.skipped)
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if let Ok(layout) = std::alloc::Layout::from_size_align(self.bytes, ALIGN)
-            && self.bytes > 0
-        {
+        if self.layout.size() > 0 {
             // SAFETY: allocated in `zeroed` with this layout.
-            unsafe { dealloc(self.start.as_ptr(), layout) };
+            unsafe { dealloc(self.block.as_ptr(), self.layout) };
         }
     }
 }

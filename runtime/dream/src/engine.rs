@@ -3,7 +3,7 @@
 use crate::model::damaged;
 use crate::{Error, OpenOptions};
 use dreamc_artifact::Artifact;
-use dreamc_artifact::plan::{Place, Program};
+use dreamc_artifact::plan::{Place, Program, Step};
 use dreamc_device_cpu::{CpuDevice, CpuOptions, WeightView};
 use dreamc_runtime::{Observer, Stepper};
 use std::path::Path;
@@ -30,6 +30,9 @@ impl<'a> Engine<'a> {
             let targets = artifact.manifest().targets.join(", ");
             return Err(Error::NoTarget { device: TARGET.to_owned(), targets });
         }
+        if let Some(what) = contradiction(&artifact) {
+            return Err(Error::Manifest { path: path.to_owned(), what });
+        }
         let view = |(index, w): (u32, &dreamc_artifact::WeightInfo)| WeightView {
             bytes: artifact.weight(index),
             layout: w.layout,
@@ -49,14 +52,14 @@ impl<'a> Engine<'a> {
         self.artifact.plan(TARGET)?.programs.iter().find(|p| p.name == name)
     }
 
-    /// Makes the device ready for a program: memory is taken here, and the tensors it touches are compared with
+    /// Makes the device ready for a program of entry `entry`: memory is taken here, and the tensors it touches are compared with
     /// their hashes the first time.
-    pub(crate) fn prepare(&mut self, entry: &'static str) -> Result<(), Error> {
-        if self.ready.as_ref().is_some_and(|s| s.program().name == entry) {
+    pub(crate) fn prepare(&mut self, entry: &'static str, program: &str) -> Result<(), Error> {
+        if self.ready.as_ref().is_some_and(|s| s.program().name == program) {
             return Ok(());
         }
         let missing = || Error::NoEntry { entry, entries: self.artifact.manifest().entries.join(", ") };
-        let program = self.program(entry).ok_or_else(missing)?.clone();
+        let program = self.program(program).ok_or_else(missing)?.clone();
         self.check_weights(&program)?;
         self.ready = None;
         dreamc_runtime::Device::prepare(&mut self.device, &program)?;
@@ -83,7 +86,9 @@ impl<'a> Engine<'a> {
             bad
         };
         let bad = std::thread::scope(|scope| {
-            let workers: Vec<_> = (1..self.threads).map(|_| scope.spawn(check)).collect();
+            // Where the system gives fewer threads, fewer do the work.
+            let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, check).ok();
+            let workers: Vec<_> = (1..self.threads).map_while(spawn).collect();
             let own = check();
             // A worker that panicked has checked nothing: its first tensor counts as bad.
             let found = workers.into_iter().filter_map(|w| w.join().unwrap_or(new.first().copied()));
@@ -112,7 +117,7 @@ impl<'a> Engine<'a> {
         }
         let iterations = stepper.run(device, observer)?;
         for (name, bytes) in outputs {
-            let (dtype, shape) = stepper.port(name).ok_or(dreamc_runtime::StepError::Unsound)?;
+            let (dtype, shape) = stepper.output(name).ok_or(dreamc_runtime::StepError::Unsound)?;
             bytes.resize(shape.elements() * dtype.bytes(), 0);
             stepper.read(device, name, bytes)?;
         }
@@ -123,6 +128,29 @@ impl<'a> Engine<'a> {
     pub(crate) fn stepper(&self) -> Option<&Stepper> {
         self.ready.as_ref()
     }
+}
+
+/// What the manifest says differently from the plan, which was checked: memory is taken by both.
+fn contradiction(artifact: &Artifact<'_>) -> Option<&'static str> {
+    let model = &artifact.manifest().model;
+    let length = model.max_prompt.checked_add(model.new_tokens);
+    for program in &artifact.plan(TARGET)?.programs {
+        let max = |name: &str| program.symbols.iter().find(|s| s.name == name).map(|s| s.max);
+        if max("B") != Some(model.max_batch) {
+            return Some("the rows of a batch");
+        }
+        if max("S") != length {
+            return Some("the length of a row");
+        }
+        let mut loops = program.steps.iter().filter_map(|step| match step {
+            Step::Denoise(denoise) => Some(denoise.steps),
+            Step::Dispatch(_) => None,
+        });
+        if loops.any(|steps| steps != model.steps) {
+            return Some("the number of steps");
+        }
+    }
+    None
 }
 
 /// Elements as the device takes them.

@@ -60,6 +60,36 @@ pub enum Error {
     /// The request's rows do not fit together.
     #[error(transparent)]
     Canvas(#[from] CanvasError),
+    /// Positions of another shape than the tokens.
+    #[error("`position_ids` has {found:?} rows and columns; it must have those of `input_ids`, {expected:?}")]
+    Positions {
+        /// Rows and columns given.
+        found: [usize; 2],
+        /// Those of the tokens.
+        expected: [usize; 2],
+    },
+    /// The manifest and the plan contradict each other.
+    #[error(
+        "{path} is not a sound artifact: its manifest and its plan contradict each other about {what}; build or download it again"
+    )]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// What they say differently.
+        what: &'static str,
+    },
+    /// The weights cannot be kept in memory.
+    #[error(
+        "{bytes} bytes of {path} cannot be locked in memory; raise the limit (`ulimit -l`), or leave out --lock-weights"
+    )]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: usize,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A prompt that the plan has no room for.
     #[error(
         "the prompt has {found} tokens, but the artifact takes at most {max}; shorten it, or build with --max-prompt {found}"

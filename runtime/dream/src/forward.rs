@@ -8,9 +8,9 @@ use dreamc_num::DType;
 use dreamc_runtime::{Canvas, Observer, Shown};
 use globset::{Glob, GlobMatcher};
 
-/// Name of the entry whose ops are fused as in `generate`.
+/// Name of the entry, and of its program whose ops are fused as in `generate`.
 const FUSED: &str = "forward";
-/// Name of the entry that keeps every value of the model.
+/// Name of its program that keeps every value of the model.
 const PROBED: &str = "forward.probe";
 
 /// A request.
@@ -56,17 +56,16 @@ impl Model {
         let mut canvas = Canvas::new(&request.input_ids, request.attention_mask.as_deref())?;
         check_tokens(&canvas, model.vocab_size)?;
         if let Some(positions) = &request.position_ids {
-            canvas.position_ids = Canvas::new(positions, None)?.tokens;
-            if canvas.position_ids.len() != canvas.tokens.len() {
-                let found = positions.first().map_or(0, Vec::len);
-                return Err(
-                    dreamc_runtime::CanvasError::Ragged { row: 0, found, expected: canvas.length }.into()
-                );
+            let given = Canvas::new(positions, None)?;
+            if (given.rows, given.length) != (canvas.rows, canvas.length) {
+                let found = [given.rows, given.length];
+                return Err(Error::Positions { found, expected: [canvas.rows, canvas.length] });
             }
+            canvas.position_ids = given.tokens;
         }
-        let entry = if probes.is_empty() { FUSED } else { PROBED };
+        let program = if probes.is_empty() { FUSED } else { PROBED };
         self.with_engine(|engine| {
-            engine.prepare(entry)?;
+            engine.prepare(FUSED, program)?;
             let names =
                 engine.stepper().map(|s| names(&s.program().steps, &manifest.aliases)).unwrap_or_default();
             let mut probe = Probe { names: matching(&names, probes)?, seen: Vec::new() };

@@ -1,7 +1,7 @@
 //! Text from a prompt.
 
 use crate::engine::{bytes_of, ints_of};
-use crate::{Error, Model, chat};
+use crate::{Error, Model};
 use dreamc_num::stream::StreamState;
 use dreamc_runtime::{Canvas, Observer};
 
@@ -47,7 +47,7 @@ pub struct Generated {
     pub history: Option<Vec<Vec<Vec<i32>>>>,
     /// Steps of the schedule.
     pub steps: u32,
-    /// Passes through the model that were really run, for each batch of rows.
+    /// Passes through the model that were really run, over all batches of rows.
     pub forwards: u32,
 }
 
@@ -89,9 +89,9 @@ impl Model {
         check_tokens(&canvas, model.vocab_size)?;
 
         let mut generated = Generated { sequences: vec![], history: None, steps: model.steps, forwards: 0 };
-        let mut history = vec![Vec::new(); model.steps as usize];
+        let mut history = request.history.then(|| vec![Vec::new(); model.steps as usize]);
         self.with_engine(|engine| {
-            engine.prepare(ENTRY)?;
+            engine.prepare(ENTRY, ENTRY)?;
             for first in (0..canvas.rows).step_by(model.max_batch.max(1) as usize) {
                 let rows = (canvas.rows - first).min(model.max_batch.max(1) as usize);
                 let range = first * canvas.length..(first + rows) * canvas.length;
@@ -111,18 +111,20 @@ impl Model {
                 ];
                 let mut outputs = [("canvas", Vec::new()), ("history", Vec::new())];
                 let lengths = [("B", rows as u32), ("S", canvas.length as u32)];
-                generated.forwards = engine.run(&lengths, &inputs, observer, &mut outputs)?;
+                generated.forwards += engine.run(&lengths, &inputs, observer, &mut outputs)?;
                 let split = |bytes: &[u8]| -> Vec<Vec<i32>> {
                     ints_of(bytes).chunks(canvas.length).map(<[i32]>::to_vec).collect()
                 };
                 generated.sequences.extend(split(&outputs[0].1));
-                for (step, rows) in history.iter_mut().zip(split(&outputs[1].1).chunks(rows)) {
-                    step.extend_from_slice(rows);
+                if let Some(history) = &mut history {
+                    for (step, rows) in history.iter_mut().zip(split(&outputs[1].1).chunks(rows)) {
+                        step.extend_from_slice(rows);
+                    }
                 }
             }
             Ok::<(), Error>(())
         })?;
-        generated.history = request.history.then_some(history);
+        generated.history = history;
         Ok(generated)
     }
 
@@ -133,17 +135,11 @@ impl Model {
     /// Where the artifact has no tokenizer.
     pub fn answers(&self, generated: &Generated) -> Result<Vec<String>, Error> {
         let tokenizer = self.tokenizer().ok_or(Error::NoTokenizer)?;
-        let new_tokens = self.manifest().model.new_tokens as usize;
+        let model = &self.manifest().model;
         let answer = |row: &Vec<i32>| {
-            let ids: Vec<u32> =
-                row[row.len().saturating_sub(new_tokens)..].iter().map(|id| *id as u32).collect();
-            // Cut first: the end of text is itself a special token that decoding would skip.
-            let cut = chat::answer(&tokenizer.decode(&ids, false)?).len();
-            let mut kept = ids.len();
-            while kept > 0 && tokenizer.decode(&ids[..kept], false)?.len() > cut {
-                kept -= 1;
-            }
-            Ok(tokenizer.decode(&ids[..kept], true)?)
+            let new = row[row.len().saturating_sub(model.new_tokens as usize)..].iter().map(|id| *id as u32);
+            let ids: Vec<u32> = new.take_while(|id| *id != model.eos_token_id).collect();
+            Ok(tokenizer.decode(&ids, true)?)
         };
         generated.sequences.iter().map(answer).collect()
     }

@@ -45,7 +45,7 @@ impl Model {
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
         let map = map(path)?;
         if options.lock_weights {
-            map.lock().map_err(|source| Error::Read { path: path.to_owned(), source })?;
+            map.lock().map_err(|source| Error::Lock { path: path.to_owned(), bytes: map.len(), source })?;
         }
         let opened = Opened::try_new(map, |map| Engine::open(path, map, options))?;
         let tokenizer =

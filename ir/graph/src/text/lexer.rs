@@ -83,8 +83,9 @@ pub(super) fn lex(text: &str) -> Result<Vec<Lexed>, ParseError> {
                         at = run(at + 1, |c| c.is_ascii_digit());
                     }
                     let text = string(start, at);
-                    let int = text.parse().map(Token::Int);
-                    int.or_else(|_| text.parse().map(Token::Float)).map_err(|_| place("this is no number"))?
+                    let int = text.parse().ok().map(Token::Int);
+                    let float = || text.parse().ok().filter(|x: &f32| x.is_finite()).map(Token::Float);
+                    int.or_else(float).ok_or_else(|| place("this is no number, or not a finite one"))?
                 }
                 _ if is_name(c) => {
                     at = run(at, is_name);

@@ -8,6 +8,11 @@ use crate::types::Type;
 use dreamc_num::DType;
 use std::collections::BTreeMap;
 
+/// Most dimensions of a type. What is refused here could only cost time: no op knows such types.
+const RANK_MAX: usize = 4;
+/// Most numbers and symbols in a dimension.
+const FACTORS_MAX: usize = 16;
+
 /// Reads a module. It is not verified: call [`crate::verify`] next.
 pub fn parse(text: &str) -> Result<Module, ParseError> {
     let mut parser = Parser { tokens: lex(text)?, at: 0 };
@@ -239,6 +244,9 @@ impl Parser {
         let mut dims = Vec::new();
         while !self.eat(']') {
             dims.push(self.dim()?);
+            if dims.len() > RANK_MAX {
+                return self.fail(&format!("a type has at most {RANK_MAX} dimensions"));
+            }
             if !self.eat(',') && *self.peek() != Token::Mark(']') {
                 return self.fail("expected `,` or `]`");
             }
@@ -249,10 +257,16 @@ impl Parser {
     /// `2*B*S+1`
     fn dim(&mut self) -> Result<Dim, ParseError> {
         let mut sum = Dim::default();
+        let mut factors = 0;
         loop {
             let mut product = self.factor()?;
+            factors += 1;
             while self.eat('*') {
                 product = product.times(&self.factor()?);
+                factors += 1;
+            }
+            if factors > FACTORS_MAX {
+                return self.fail(&format!("a dimension has at most {FACTORS_MAX} numbers and symbols"));
             }
             sum = sum.plus(&product);
             if !self.eat('+') {

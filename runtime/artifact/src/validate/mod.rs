@@ -18,7 +18,7 @@
 mod kernel;
 
 use crate::plan::{ARENA_ALIGN, Denoise, Dispatch, Place, Plan, Port, Program, Step, Value, ValueId};
-use crate::poly::{FACTOR_COUNT_MAX, Poly, TERM_COUNT_MAX, constant, same_dims};
+use crate::poly::{FACTOR_COUNT_MAX, TERM_COUNT_MAX, constant, same_dims};
 use crate::{At, PlanError, Rule, WeightInfo};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -253,9 +253,4 @@ impl<'a> Checker<'a> {
         }
         Ok(())
     }
-}
-
-/// Whether two shapes have as many elements for all values of the symbols.
-fn same_elements(a: &Value, b: &Value) -> bool {
-    matches!((Poly::product(&a.dims), Poly::product(&b.dims)), (Some(a), Some(b)) if a == b)
 }
