@@ -306,7 +306,7 @@ mod tests {
             eps: 1e-3,
             alg: Alg::Entropy,
         };
-        let layout = Layout { lm_head: dreamc_frontend::LM_HEAD, ignored: vec![] };
+        let layout = Layout { lm_head: dreamc_frontend::LM_HEAD };
         let mut module = text_module(&config, &layout, &options);
         let before = of(dreamc_ir::verify(&module).unwrap()).unwrap();
         let named = |list: &[GraphCost], name: &str| list.iter().find(|c| c.graph == name).unwrap().total;

@@ -133,12 +133,13 @@ fn overlapping_tensors() {
     let mut checkpoint = Checkpoint::new();
     let (a, b) = ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.o_proj.weight");
     checkpoint.header[a]["data_offsets"] = checkpoint.header[b]["data_offsets"].clone();
-    checkpoint.refused(&[WEIGHTS, b]);
+    checkpoint.refused(&[WEIGHTS, &format!("`{a}`"), &format!("`{b}`"), "ends at"]);
     let mut checkpoint = Checkpoint::new();
     let range = checkpoint.range(a);
     checkpoint.header[a]["data_offsets"] = json!([range.start, range.end - 2]);
-    // FIXME: the reader does not say which tensor it is.
-    checkpoint.refused(&[WEIGHTS, "invalid shape, data type, or offset"]);
+    let bytes = range.len();
+    let said = format!("needs {bytes} bytes but its range has {}", bytes - 2);
+    checkpoint.refused(&[WEIGHTS, &format!("`{a}`"), &said]);
 }
 
 #[test]
@@ -158,6 +159,37 @@ fn missing_and_misshapen_tensors() {
         let dims: Vec<String> = other.as_array().unwrap().iter().map(Value::to_string).collect();
         checkpoint.refused(&[name, &dims.join(", ")]);
     }
+}
+
+#[test]
+fn text_files() {
+    let checkpoint = Checkpoint::new();
+    let config =
+        std::fs::OpenOptions::new().write(true).open(checkpoint.dir.path().join("config.json")).unwrap();
+    config.set_len((1 << 20) + 1).unwrap();
+    checkpoint.refused(&["config.json", "1048577 bytes", "1048576", "help: "]);
+
+    let checkpoint = Checkpoint::new();
+    let put = |name: &str, json: Value| {
+        std::fs::write(checkpoint.dir.path().join(name), json.to_string()).unwrap();
+    };
+    let added = json!([{"id": 1, "content": "<mask>"}]);
+    put("tokenizer.json", json!({"model": {"vocab": {"a": 0}}, "added_tokens": added}));
+    put("tokenizer_config.json", json!({"added_tokens_decoder": {"2": {"content": "<mask>"}}}));
+    checkpoint.refused(&["tokenizer.json", "tokenizer_config.json", "contradict", "`<mask>`", "help: "]);
+    std::fs::write(checkpoint.dir.path().join("merges.txt"), "").unwrap();
+    put("vocab.json", json!({"a": 0, "<mask>": 1}));
+    checkpoint.refused(&["`<mask>` has id 2, but `<mask>` has id 1 already", "help: "]);
+}
+
+#[test]
+fn an_adapter_beside_the_weights() {
+    let checkpoint = Checkpoint::new();
+    std::fs::create_dir(checkpoint.dir.path().join("lora_adapter")).unwrap();
+    let args = checkpoint.args();
+    let output = common::dreamc(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    has(common::stderr(&output), &["warning", "`lora_adapter`", "twice"]);
+    assert!(output.status.success());
 }
 
 fn options(checkpoint: &Checkpoint) -> BuildOptions {

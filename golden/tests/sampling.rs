@@ -105,9 +105,8 @@ impl Request {
             mask_token_id: self.mask() as u32,
             pad_token_id: pad,
             eos_token_id: pad,
-            bos_token_id: pad,
         };
-        let layout = Layout { lm_head: LM_HEAD, ignored: vec![] };
+        let layout = Layout { lm_head: LM_HEAD };
         let options = TextOptions {
             dtype: DType::F32,
             max_batch: 3,

@@ -1,23 +1,26 @@
 //! config.json of a text checkpoint.
 
 use crate::ImportError;
+use dreamc_weights::read_limited;
 use serde_json::{Map, Value};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The name of the file.
 pub const CONFIG_FILE: &str = "config.json";
+/// The longest config.json read. A real one has under 4 KiB.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// Token ids are stored as i32 and u32 alike, and no dimension of a real model comes near this.
 const DIMENSION_MAX: u64 = 1 << 30;
 /// The deepest model accepted.
 const LAYERS_MAX: u64 = 4096;
 /// `mask_token_id` where config.json has none.
 const MASK_TOKEN_ID_DEFAULT: u32 = 151_666;
-/// `pad_token_id`, `eos_token_id` and `bos_token_id` where config.json has none.
+/// `pad_token_id` and `eos_token_id` where config.json has none.
 const PAD_TOKEN_ID_DEFAULT: u32 = 151_643;
 
 /// The members of the model family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Variant {
+enum Variant {
     /// Text diffusion, model_type `Dream`.
     Text,
     /// Text and images, model_type `dream-vl`.
@@ -27,13 +30,8 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// The variant of the checkpoint in a directory, by its model_type.
-    pub fn detect(dir: impl AsRef<Path>) -> Result<Variant, ImportError> {
-        Keys::read(dir.as_ref())?.variant()
-    }
-
     /// The `model_type` in config.json.
-    pub const fn model_type(self) -> &'static str {
+    const fn model_type(self) -> &'static str {
         match self {
             Variant::Text => "Dream",
             Variant::Vl => "dream-vl",
@@ -42,7 +40,7 @@ impl Variant {
     }
 
     /// The class in `architectures` of config.json.
-    pub const fn architecture(self) -> &'static str {
+    const fn architecture(self) -> &'static str {
         match self {
             Variant::Text => "DreamModel",
             Variant::Vl => "DreamVLModel",
@@ -80,8 +78,6 @@ pub struct TextConfig {
     pub pad_token_id: u32,
     /// The end of a text.
     pub eos_token_id: u32,
-    /// The beginning of a text.
-    pub bos_token_id: u32,
 }
 
 impl TextConfig {
@@ -111,7 +107,6 @@ impl TextConfig {
             mask_token_id: keys.token("mask_token_id", MASK_TOKEN_ID_DEFAULT, vocab_size)?,
             pad_token_id: keys.token("pad_token_id", PAD_TOKEN_ID_DEFAULT, vocab_size)?,
             eos_token_id: keys.token("eos_token_id", PAD_TOKEN_ID_DEFAULT, vocab_size)?,
-            bos_token_id: keys.token("bos_token_id", PAD_TOKEN_ID_DEFAULT, vocab_size)?,
         };
         config.check_heads(&keys)?;
         Ok(config)
@@ -152,16 +147,15 @@ impl TextConfig {
 
 /// The object in config.json. A null counts as absent.
 struct Keys {
-    path: PathBuf,
     map: Map<String, Value>,
 }
 
 impl Keys {
     fn read(dir: &Path) -> Result<Keys, ImportError> {
         let path = dir.join(CONFIG_FILE);
-        let text = std::fs::read(&path).map_err(|source| ImportError::Io { path: path.clone(), source })?;
+        let text = read_limited(&path, CONFIG_BYTES_MAX)?;
         match serde_json::from_slice(&text) {
-            Ok(Value::Object(map)) => Ok(Keys { path, map }),
+            Ok(Value::Object(map)) => Ok(Keys { map }),
             Ok(_) => Err(ImportError::Json { path, reason: "not an object".to_owned() }),
             Err(e) => Err(ImportError::Json { path, reason: e.to_string() }),
         }
@@ -263,10 +257,8 @@ impl Keys {
             None | Some("silu") => {}
             Some(other) => return Err(ImportError::HiddenAct { found: other.to_owned() }),
         }
-        // A visual part in a config of model_type `Dream` means that two checkpoints were mixed.
         if self.get("vision_config").is_some() {
-            let reason = "`vision_config` does not belong in a config of model_type `Dream`".to_owned();
-            return Err(ImportError::Json { path: self.path.clone(), reason });
+            return Err(ImportError::VisionConfig);
         }
         Ok(())
     }

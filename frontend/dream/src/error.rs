@@ -1,5 +1,6 @@
 //! Why a checkpoint cannot be imported.
 
+use dreamc_front::FrontError;
 use dreamc_weights::WeightsError;
 use std::fmt;
 use std::io;
@@ -9,10 +10,14 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 #[non_exhaustive]
 pub enum ImportError {
-    /// The weight files are wrong.
+    /// The weight files are wrong, or a file cannot be read at all.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Weights(#[from] WeightsError),
+    /// The tokenizer files are wrong.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Tokenizer(#[from] FrontError),
     /// A file cannot be read or written.
     #[error("cannot access `{}`", path.display())]
     #[diagnostic(code(import::io), help("check that the file exists and its permissions allow access"))]
@@ -163,6 +168,13 @@ pub enum ImportError {
         help("import the original bf16 checkpoint; quantisation is done by this compiler")
     )]
     Quantised,
+    /// A visual part in the config of a text model: two checkpoints were mixed.
+    #[error("config.json has a `vision_config` but its model_type `Dream` is a text model")]
+    #[diagnostic(
+        code(config::vision),
+        help("take config.json and the weights from the same checkpoint; a vision model is `dream-vl`")
+    )]
+    VisionConfig,
     /// The mask token lies beyond the vocabulary.
     #[error("mask_token_id {mask_token_id} is not below vocab_size {vocab_size}")]
     #[diagnostic(
@@ -223,6 +235,20 @@ pub enum ImportError {
         id: u64,
         /// The token that has the id.
         other: String,
+    },
+    /// An added token has the text of another token with another id.
+    #[error("added token `{token}` has id {id}, but `{token}` has id {other} already")]
+    #[diagnostic(
+        code(tokenizer::overlap_text),
+        help("take vocab.json, added_tokens.json and tokenizer_config.json from the same checkpoint")
+    )]
+    TokenOverlapText {
+        /// The added token.
+        token: String,
+        /// Its id.
+        id: u64,
+        /// The id of the token with the same text.
+        other: u64,
     },
     /// Token ids have a hole, or one is used twice.
     #[error("token ids are not contiguous: {count} tokens, but {problem}")]

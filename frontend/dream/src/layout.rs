@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The output projection.
 pub const LM_HEAD: &str = "lm_head.weight";
-/// Stored by some old versions of the library; computed from the config instead.
+/// Stored by some old versions of the library and ignored: computed from the config instead.
 const IGNORED_SUFFIX: &str = ".rotary_emb.inv_freq";
 
 /// What [`check_tensors`] found out about a checkpoint that fits its config.
@@ -16,8 +16,6 @@ const IGNORED_SUFFIX: &str = ".rotary_emb.inv_freq";
 pub struct Layout {
     /// The tensor to use as output projection: [`LM_HEAD`], or [`EMBEDDING`] where the head is tied to it.
     pub lm_head: &'static str,
-    /// Stored tensors that the importer does not need.
-    pub ignored: Vec<String>,
 }
 
 /// The names and shapes of all tensors of a text model, in the order of the model: embedding, layers, norm,
@@ -60,7 +58,6 @@ pub fn check_tensors(checkpoint: &Checkpoint, config: &TextConfig) -> Result<Lay
         expected.remove(LM_HEAD);
     }
     let mut problems = TensorProblems::default();
-    let mut ignored = Vec::new();
     for tensor in checkpoint.tensors() {
         match expected.remove(tensor.name) {
             Some(shape) if shape == tensor.shape => {}
@@ -69,7 +66,7 @@ pub fn check_tensors(checkpoint: &Checkpoint, config: &TextConfig) -> Result<Lay
                 found: tensor.shape.to_vec(),
                 expected: shape,
             }),
-            None if tensor.name.ends_with(IGNORED_SUFFIX) => ignored.push(tensor.name.to_owned()),
+            None if tensor.name.ends_with(IGNORED_SUFFIX) => {}
             None => problems.extra.push(tensor.name.to_owned()),
         }
     }
@@ -87,7 +84,7 @@ pub fn check_tensors(checkpoint: &Checkpoint, config: &TextConfig) -> Result<Lay
         }
     }
     let lm_head = if config.tie_word_embeddings { EMBEDDING } else { LM_HEAD };
-    Ok(Layout { lm_head, ignored })
+    Ok(Layout { lm_head })
 }
 
 fn is_vision(name: &str) -> bool {

@@ -11,7 +11,7 @@ pub mod lm;
 pub mod synth;
 pub mod vocabulary;
 
-pub use config::{TextConfig, Variant};
+pub use config::TextConfig;
 pub use error::{ImportError, Misshapen, TensorProblems};
 pub use layout::{EMBEDDING, LM_HEAD, Layout, check_tensors, expected_tensors};
 pub use synth::{Progress, Size, synth_text};

@@ -74,7 +74,6 @@ impl Size {
             mask_token_id,
             pad_token_id,
             eos_token_id: pad_token_id,
-            bos_token_id: pad_token_id,
         }
     }
 
@@ -279,7 +278,7 @@ fn config_json(config: &TextConfig) -> Value {
             "AutoConfig": "configuration_dream.DreamConfig",
             "AutoModel": "modeling_dream.DreamModel",
         },
-        "bos_token_id": config.bos_token_id,
+        "bos_token_id": config.pad_token_id,
         "eos_token_id": config.eos_token_id,
         "hidden_act": "silu",
         "hidden_size": config.hidden_size,
@@ -313,7 +312,7 @@ fn generation_json(config: &TextConfig) -> Value {
         "_from_model_config": true,
         "alg": "origin",
         "alg_temp": null,
-        "bos_token_id": config.bos_token_id,
+        "bos_token_id": config.pad_token_id,
         "eos_token_id": config.eos_token_id,
         "eps": 0.001,
         "mask_token_id": null,

@@ -1,10 +1,12 @@
 //! Every reason to reject a text checkpoint has its own error.
 
+use dreamc_front::FrontError;
 use dreamc_frontend::{
-    EMBEDDING, ImportError, LM_HEAD, Size, TextConfig, Variant, check_tensors, check_vocabulary, synth_text,
+    EMBEDDING, ImportError, LM_HEAD, Size, TextConfig, check_tensors, check_vocabulary, synth_text,
 };
-use dreamc_weights::{Checkpoint, SINGLE_FILE};
+use dreamc_weights::{Checkpoint, SINGLE_FILE, WeightsError};
 use serde_json::{Map, Value, json};
+use std::io::Write;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -103,13 +105,22 @@ fn config_rules() {
     }
     assert_error!(with(json!({ "rms_norm_eps": 0.0 })), BadValue { .. });
     assert_error!(with(json!({ "rope_theta": 1e300 })), BadValue { .. });
-    assert_error!(with(json!({ "vision_config": {} })), Json { .. });
+    assert_error!(with(json!({ "vision_config": {} })), VisionConfig);
+    assert!(with(json!({ "vision_config": null })).is_ok());
+}
+
+/// No part of a build uses it.
+#[test]
+fn any_bos_token_will_do() {
+    for bos in [json!(null), json!(151_643), json!(-1), json!("<s>")] {
+        assert!(with(json!({ "bos_token_id": bos })).is_ok(), "{bos}");
+    }
 }
 
 #[test]
 fn config_file() {
     let dir = tempfile::tempdir().unwrap();
-    assert_error!(TextConfig::read(dir.path()), Io { .. });
+    assert_error!(TextConfig::read(dir.path()), Weights(WeightsError::Io { .. }));
     std::fs::write(dir.path().join("config.json"), "{").unwrap();
     assert_error!(TextConfig::read(dir.path()), Json { .. });
     std::fs::write(dir.path().join("config.json"), "[]").unwrap();
@@ -117,13 +128,27 @@ fn config_file() {
 }
 
 #[test]
+fn long_config() {
+    let dir = tiny();
+    let file = std::fs::OpenOptions::new().append(true).open(dir.path().join("config.json")).unwrap();
+    let limit = 1 << 20;
+    let padding = limit - file.metadata().unwrap().len() as usize;
+    (&file).write_all(&vec![b' '; padding]).unwrap();
+    TextConfig::read(dir.path()).unwrap();
+    (&file).write_all(b" ").unwrap();
+    let error = TextConfig::read(dir.path()).unwrap_err();
+    assert!(matches!(error, ImportError::Weights(WeightsError::TooLarge { .. })), "{error:?}");
+    let said = error.to_string();
+    assert!(said.contains("config.json") && said.contains("1048577") && said.contains("1048576"), "{said}");
+}
+
+#[test]
 fn fixtures_pass() {
     for name in ["tiny-text", "sudoku-text"] {
         let dir = Path::new(FIXTURES).join(name).join("checkpoint");
-        assert_eq!(Variant::detect(&dir).unwrap(), Variant::Text);
         let config = TextConfig::read(&dir).unwrap();
         let layout = check_tensors(&Checkpoint::open(&dir).unwrap(), &config).unwrap();
-        assert_eq!((layout.lm_head, layout.ignored.len()), (LM_HEAD, 0));
+        assert_eq!(layout.lm_head, LM_HEAD);
         check_vocabulary(&dir, &config).unwrap();
     }
 }
@@ -158,8 +183,7 @@ fn check_changed(
 fn tensor_rules() {
     assert_eq!(check_changed(false, 1, |_| {}).unwrap().lm_head, LM_HEAD);
     let allowed = "model.layers.0.self_attn.rotary_emb.inv_freq";
-    let layout = check_changed(false, 0, |t| t.push((allowed.to_owned(), vec![8]))).unwrap();
-    assert_eq!(layout.ignored, [allowed]);
+    assert!(check_changed(false, 0, |t| t.push((allowed.to_owned(), vec![8]))).is_ok());
 
     let found = check_changed(false, 0, |t| {
         t.retain(|(name, _)| !name.contains("layers.1."));
@@ -191,36 +215,80 @@ fn vocabulary(files: &[(&str, Value)]) -> Result<(), ImportError> {
     let dir = tempfile::tempdir().expect("a temporary directory");
     for (file, value) in files {
         put(dir.path(), file, value);
+        if *file == "vocab.json" {
+            std::fs::write(dir.path().join("merges.txt"), "").expect("the directory is writable");
+        }
     }
     let config = TextConfig { vocab_size: 8, mask_token_id: 5, ..Size::Tiny.config() };
     check_vocabulary(dir.path(), &config)
+}
+
+fn special() -> (&'static str, Value) {
+    ("special_tokens_map.json", json!({ "mask_token": { "content": "<mask>" } }))
 }
 
 #[test]
 fn vocabulary_rules() {
     let vocab = || ("vocab.json", json!({ "a": 0, "b": 1, "c": 2, "d": 3 }));
     let added = |end: u64, mask: u64| ("added_tokens.json", json!({ "<end>": end, "<mask>": mask }));
-    let special = || ("special_tokens_map.json", json!({ "mask_token": { "content": "<mask>" } }));
 
     assert!(vocabulary(&[]).is_ok());
     assert!(vocabulary(&[vocab(), added(4, 5), special()]).is_ok());
     assert_error!(vocabulary(&[vocab(), added(5, 4), special()]), MaskTokenMismatch { .. });
     assert_error!(vocabulary(&[vocab(), special()]), MaskTokenAbsent { .. });
     assert_error!(vocabulary(&[vocab(), added(3, 5), special()]), TokenOverlap { .. });
+    assert_error!(vocabulary(&[vocab(), added(4, 4), special()]), TokenOverlap { .. });
     assert_error!(vocabulary(&[vocab(), added(4, 6), special()]), TokensNotContiguous { .. });
     let twice = ("vocab.json", json!({ "a": 0, "b": 1, "c": 1, "d": 3 }));
     assert_error!(vocabulary(&[twice]), TokensNotContiguous { .. });
     let many: Map<String, Value> = (0..9).map(|i| (format!("t{i}"), json!(i))).collect();
     assert_error!(vocabulary(&[("vocab.json", Value::Object(many))]), TokensBeyondVocabulary { .. });
-    assert_error!(vocabulary(&[("vocab.json", json!({ "a": "x" }))]), Json { .. });
+    assert_error!(vocabulary(&[("vocab.json", json!({ "a": "x" }))]), Tokenizer(FrontError::Corrupt { .. }));
 
     // tokenizer_config.json wins over added_tokens.json.
-    let decoder = json!({ "mask_token": "<mask>",
-        "added_tokens_decoder": { "5": { "content": "<mask>" }, "4": { "content": "<end>" } } });
-    assert!(vocabulary(&[vocab(), added(5, 4), ("tokenizer_config.json", decoder)]).is_ok());
+    let decoder = |mask: u64, end: u64| {
+        let entries =
+            json!({ mask.to_string(): { "content": "<mask>" }, end.to_string(): { "content": "<end>" } });
+        ("tokenizer_config.json", json!({ "mask_token": "<mask>", "added_tokens_decoder": entries }))
+    };
+    assert!(vocabulary(&[vocab(), added(5, 4), decoder(5, 4)]).is_ok());
+    assert_error!(vocabulary(&[vocab(), added(4, 5), decoder(4, 5)]), MaskTokenMismatch { .. });
+}
 
-    // Without vocab.json, tokenizer.json is read.
-    let fast = json!({ "model": { "vocab": { "a": 0, "b": 1, "c": 2, "d": 3, "<end>": 4 } },
-        "added_tokens": [{ "id": 4, "content": "<end>" }, { "id": 5, "content": "<mask>" }] });
-    assert!(vocabulary(&[("tokenizer.json", fast), special()]).is_ok());
+#[test]
+fn one_text_with_two_ids() {
+    let vocab = |end: u64| ("vocab.json", json!({ "a": 0, "b": 1, "c": 2, "d": 3, "<end>": end }));
+    let added = ("added_tokens.json", json!({ "<end>": 4, "<mask>": 5 }));
+    assert!(vocabulary(&[vocab(4), added.clone(), special()]).is_ok());
+    assert_error!(vocabulary(&[vocab(6), added, special()]), TokenOverlapText { id: 4, other: 6, .. });
+    let decoder = json!({ "added_tokens_decoder": { "4": "<end>", "5": "<mask>", "6": "<end>" } });
+    let found = vocabulary(&[("vocab.json", json!({ "a": 0 })), ("tokenizer_config.json", decoder)]);
+    assert_error!(found, TokenOverlapText { id: 6, other: 4, .. });
+}
+
+/// Without merges.txt, vocab.json counts for nothing: tokenizer.json is what is used and so what is checked.
+#[test]
+fn the_tokenizer_that_is_used_is_checked() {
+    let fast = |mask: u64| {
+        let vocab = json!({ "a": 0, "b": 1, "c": 2, "d": 3, "<end>": 4 });
+        let added = json!([{ "id": 4, "content": "<end>" }, { "id": mask, "content": "<mask>" }]);
+        json!({ "model": { "vocab": vocab }, "added_tokens": added })
+    };
+    assert!(vocabulary(&[("tokenizer.json", fast(5)), special()]).is_ok());
+    assert_error!(vocabulary(&[("tokenizer.json", fast(6)), special()]), TokensNotContiguous { .. });
+
+    let dir = tempfile::tempdir().unwrap();
+    let config = TextConfig { vocab_size: 8, mask_token_id: 5, ..Size::Tiny.config() };
+    put(dir.path(), "vocab.json", &json!({ "a": 3 }));
+    let found = check_vocabulary(dir.path(), &config);
+    assert_error!(found, Tokenizer(FrontError::Incomplete { absent: "merges.txt", .. }));
+    put(dir.path(), "tokenizer.json", &fast(5));
+    check_vocabulary(dir.path(), &config).unwrap();
+
+    let decoder = json!({ "added_tokens_decoder": { "4": { "content": "<mask>" } } });
+    put(dir.path(), "tokenizer_config.json", &decoder);
+    let error = check_vocabulary(dir.path(), &config).unwrap_err().to_string();
+    for part in ["tokenizer.json", "tokenizer_config.json", "`<mask>`"] {
+        assert!(error.contains(part), "{error}");
+    }
 }

@@ -8,6 +8,9 @@ use dreamc_num::DType;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+/// Files and folders that tell of a LoRA adapter.
+const ADAPTERS: [&str; 3] = ["lora_adapter", "adapter_config.json", "adapter_model.safetensors"];
+
 /// The weights of a checkpoint, mapped and checked for consistency.
 ///
 /// The files must not be changed while this exists.
@@ -55,13 +58,17 @@ impl Checkpoint {
             (false, true) => checkpoint.open_indexed(&Index::read(dir)?)?,
             (false, false) => {
                 let path = dir.to_owned();
-                let adapter = ["adapter_config.json", "adapter_model.safetensors", "lora_adapter"];
-                return Err(if adapter.iter().any(|file| dir.join(file).exists()) {
-                    WeightsError::AdapterOnly { path }
-                } else {
-                    WeightsError::NoWeights { path }
+                return Err(match adapter(dir) {
+                    Some(_) => WeightsError::AdapterOnly { path },
+                    None => WeightsError::NoWeights { path },
                 });
             }
+        }
+        if let Some(name) = adapter(dir) {
+            checkpoint.warnings.push(format!(
+                "an adapter beside merged weights is ignored: folding it would apply it twice; remove `{name}`, or \
+                 merge it first if the weights are those of the base model"
+            ));
         }
         Ok(checkpoint)
     }
@@ -74,11 +81,6 @@ impl Checkpoint {
     /// All tensor names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
-    }
-
-    /// The number of tensors.
-    pub fn tensor_count(&self) -> usize {
-        self.tensors.len()
     }
 
     /// The sum of the sizes of all tensors.
@@ -172,6 +174,11 @@ impl Checkpoint {
         }
         Ok(())
     }
+}
+
+/// A LoRA adapter in a checkpoint directory.
+fn adapter(dir: &Path) -> Option<&'static str> {
+    ADAPTERS.into_iter().find(|name| dir.join(name).exists())
 }
 
 fn not_in_shard(tensor: &str, file: &str) -> WeightsError {

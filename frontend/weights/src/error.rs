@@ -49,6 +49,20 @@ pub enum WeightsError {
         #[source]
         source: io::Error,
     },
+    /// A text file is longer than any real one.
+    #[error("`{}` has {found_bytes} bytes; the limit is {limit_bytes}", path.display())]
+    #[diagnostic(
+        code(weights::too_large),
+        help("it does not belong to a checkpoint or is damaged; download it again")
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        found_bytes: u64,
+        /// The longest accepted.
+        limit_bytes: u64,
+    },
     /// The index is not JSON of the expected form.
     #[error("malformed index `{}`: {reason}", path.display())]
     #[diagnostic(code(weights::index_malformed), help("download model.safetensors.index.json again"))]
@@ -184,7 +198,21 @@ pub enum WeightsError {
         /// The longest accepted.
         limit_bytes: u64,
     },
-    /// The header cannot be parsed, or its tensors overlap, leave holes or disagree with their shapes.
+    /// A header's entry for a tensor cannot be parsed, disagrees with itself, overlaps another or leaves a hole.
+    #[error("malformed safetensors header in `{}`: tensor `{tensor}` {reason}", path.display())]
+    #[diagnostic(
+        code(weights::header_tensor),
+        help("the file is damaged or is not safetensors; download it again")
+    )]
+    HeaderTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with its entry.
+        reason: String,
+    },
+    /// The header cannot be parsed.
     #[error("malformed safetensors header in `{}`: {reason}", path.display())]
     #[diagnostic(code(weights::header), help("the file is damaged or is not safetensors; download it again"))]
     Header {

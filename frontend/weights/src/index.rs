@@ -1,8 +1,11 @@
 //! `model.safetensors.index.json`: which shard has which tensor.
 
-use crate::{INDEX_FILE, WeightsError};
+use crate::{INDEX_FILE, WeightsError, read_limited};
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
+
+/// The longest index read. That of a 7B model has under 64 KiB.
+const INDEX_BYTES_MAX: u64 = 16 << 20;
 
 /// The parsed index.
 #[derive(Debug)]
@@ -17,7 +20,7 @@ impl Index {
     /// Reads the index of a checkpoint directory.
     pub(crate) fn read(dir: &Path) -> Result<Index, WeightsError> {
         let path = dir.join(INDEX_FILE);
-        let text = std::fs::read(&path).map_err(|source| WeightsError::Io { path: path.clone(), source })?;
+        let text = read_limited(&path, INDEX_BYTES_MAX)?;
         let malformed = |reason: String| WeightsError::IndexMalformed { path: path.clone(), reason };
         let json: serde_json::Value = serde_json::from_slice(&text).map_err(|e| malformed(e.to_string()))?;
         let map = json

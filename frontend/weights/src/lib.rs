@@ -21,10 +21,12 @@ mod index;
 mod names;
 mod shard;
 mod tensor;
+mod text;
 
 pub use checkpoint::Checkpoint;
 pub use error::WeightsError;
 pub use tensor::TensorRef;
+pub use text::read_limited;
 
 /// The name of an unsharded weight file.
 pub const SINGLE_FILE: &str = "model.safetensors";

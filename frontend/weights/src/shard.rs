@@ -2,6 +2,7 @@
 
 use crate::WeightsError;
 use memmap2::Mmap;
+use safetensors::tensor::{Metadata, TensorInfo};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -103,8 +104,10 @@ fn parse_header(bytes: &[u8], path: &Path) -> Result<Vec<HeaderEntry>, WeightsEr
         return Err(truncated(format!("{} bytes of header alone", LENGTH_BYTES + header_len)));
     };
     // Deserialising checks offsets, shapes and sizes against each other: no overlap, no hole.
-    let metadata: safetensors::tensor::Metadata =
-        serde_json::from_slice(header).map_err(|e| malformed(e.to_string()))?;
+    let metadata: Metadata = serde_json::from_slice(header).map_err(|e| match find_faulty(header) {
+        Some((tensor, reason)) => WeightsError::HeaderTensor { path: path.clone(), tensor, reason },
+        None => malformed(e.to_string()),
+    })?;
     let data_start = LENGTH_BYTES + header_len;
     let end = data_start.checked_add(metadata.data_len());
     if end != Some(bytes.len()) {
@@ -128,4 +131,50 @@ fn parse_header(bytes: &[u8], path: &Path) -> Result<Vec<HeaderEntry>, WeightsEr
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
+}
+
+/// A tensor whose entry is wrong, and what is wrong: the library does not always say which it is, nor always the same.
+fn find_faulty(header: &[u8]) -> Option<(String, String)> {
+    let entries: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+    let mut ranges = Vec::new();
+    for (name, entry) in entries.into_iter().filter(|(name, _)| name != "__metadata__") {
+        let fault = match serde_json::from_value(entry) {
+            Ok(info) => {
+                let TensorInfo { data_offsets: (start, end), .. } = info;
+                ranges.push((start, end, name.clone()));
+                size_fault(&info)
+            }
+            Err(e) => Some(format!("has a faulty entry: {e}")),
+        };
+        if let Some(fault) = fault {
+            return Some((name, fault));
+        }
+    }
+    // Each must begin where the one before it ends.
+    ranges.sort();
+    let mut before = (0, "the header".to_owned());
+    for (start, end, name) in ranges {
+        if start != before.0 {
+            let fault = format!("begins at byte {start} of the data, but {} ends at {}", before.1, before.0);
+            return Some((name, fault));
+        }
+        before = (end, format!("`{name}`, before it,"));
+    }
+    None
+}
+
+/// Where shape, dtype and range of a tensor disagree.
+fn size_fault(info: &TensorInfo) -> Option<String> {
+    let (start, end) = info.data_offsets;
+    let Some(found) = end.checked_sub(start) else {
+        return Some(format!("begins at byte {start} of the data, but ends at {end}"));
+    };
+    let elements = info.shape.iter().try_fold(1_usize, |count, n| count.checked_mul(*n));
+    let needed = match elements.and_then(|count| count.checked_mul(info.dtype.bitsize())) {
+        Some(bits) if bits == found.saturating_mul(8) => return None,
+        Some(bits) => format!("{} bytes", bits.div_ceil(8)),
+        None => "more bytes than can be counted".to_owned(),
+    };
+    let (shape, dtype) = (&info.shape, info.dtype);
+    Some(format!("of shape {shape:?} and dtype {dtype:?} needs {needed} but its range has {found}"))
 }

@@ -19,7 +19,7 @@ pub struct TensorRef<'a> {
     pub(crate) start: usize,
 }
 
-/// Elements converted at a time when a whole tensor is scanned.
+/// Elements converted at a time when two tensors are compared.
 const SCAN_ELEMENTS: usize = 4096;
 
 impl<'a> TensorRef<'a> {
@@ -64,22 +64,6 @@ impl<'a> TensorRef<'a> {
             }
             DType::I32 | DType::U32 | DType::Bool => unreachable!("opening admits float tensors only"),
         }
-    }
-
-    /// The flat index and value of the first element that is infinite or not a number.
-    pub fn first_non_finite(&self) -> Option<(usize, f32)> {
-        let mut buffer = [0.0; SCAN_ELEMENTS];
-        let mut start = 0;
-        while start < self.len() {
-            let count = SCAN_ELEMENTS.min(self.len() - start);
-            let chunk = &mut buffer[..count];
-            self.to_f32(start..start + count, chunk);
-            if let Some(i) = chunk.iter().position(|v| !v.is_finite()) {
-                return Some((start + i, chunk[i]));
-            }
-            start += count;
-        }
-        None
     }
 
     /// Whether two tensors have the same shape and equal values. Compares bits, so -0 differs from 0 and a

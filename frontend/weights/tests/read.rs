@@ -37,11 +37,10 @@ fn converts_each_dtype() {
     assert_eq!(out, [1.0, -2.0]);
     f.to_f32(1..2, &mut out[..1]);
     assert_eq!(out[0], 3.0);
-    assert_eq!(h.first_non_finite(), Some((1, f32::INFINITY)));
-    assert!(matches!(b.first_non_finite(), Some((2, v)) if v.is_nan()));
-    assert_eq!(f.first_non_finite(), None);
+    b.to_f32(2..3, &mut out[..1]);
+    assert!(out[0].is_nan());
     let empty = checkpoint.get("empty").unwrap();
-    assert!(empty.is_empty() && empty.first_non_finite().is_none());
+    assert!(empty.is_empty());
     empty.release();
     assert!(b.same_values(&b) && !h.same_values(&f));
 }
@@ -49,7 +48,7 @@ fn converts_each_dtype() {
 #[test]
 fn reads_the_fixture_also_after_release() {
     let checkpoint = Checkpoint::open(Path::new(FIXTURE)).unwrap();
-    assert_eq!(checkpoint.tensor_count(), 3 * 12 + 3);
+    assert_eq!(checkpoint.names().count(), 3 * 12 + 3);
     assert!(checkpoint.warnings().is_empty());
     let embedding = checkpoint.get("model.embed_tokens.weight").unwrap();
     assert_eq!((embedding.shape, embedding.dtype), (&[512u64, 64][..], DType::BF16));
@@ -58,6 +57,8 @@ fn reads_the_fixture_also_after_release() {
     embedding.release_range(64..128);
     assert_eq!(embedding.bytes, before);
     for tensor in checkpoint.tensors() {
-        assert_eq!(tensor.first_non_finite(), None, "{}", tensor.name);
+        let mut values = vec![0.0; tensor.len()];
+        tensor.to_f32(0..tensor.len(), &mut values);
+        assert!(values.iter().all(|v| v.is_finite()), "{}", tensor.name);
     }
 }

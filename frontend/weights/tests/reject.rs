@@ -77,6 +77,42 @@ fn index_faults() {
 }
 
 #[test]
+fn long_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let limit = 16 << 20;
+    let mut index = r#"{"weight_map":{"a":"s1"}}"#.to_owned();
+    index.push_str(&" ".repeat(limit - index.len()));
+    put(dir.path(), INDEX_FILE, &index);
+    put(dir.path(), "s1", tensors(&["a"]));
+    Checkpoint::open(dir.path()).unwrap();
+    index.push(' ');
+    put(dir.path(), INDEX_FILE, &index);
+    let error = Checkpoint::open(dir.path()).unwrap_err();
+    assert!(matches!(error, WeightsError::TooLarge { .. }), "{error:?}");
+    let said = error.to_string();
+    assert!(said.contains(INDEX_FILE) && said.contains("16777217") && said.contains("16777216"), "{said}");
+}
+
+#[test]
+fn an_adapter_beside_weights_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), SINGLE_FILE, tensors(&["a"]));
+    assert!(Checkpoint::open(dir.path()).unwrap().warnings().is_empty());
+    let warned = |name: &str| {
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let [warning] = checkpoint.warnings() else { panic!("{:?}", checkpoint.warnings()) };
+        assert!(warning.contains("ignored") && warning.contains(name), "{warning}");
+    };
+    put(dir.path(), "adapter_config.json", "{}");
+    warned("adapter_config.json");
+    std::fs::create_dir(dir.path().join("lora_adapter")).unwrap();
+    warned("lora_adapter");
+    put(dir.path(), INDEX_FILE, r#"{"weight_map":{"a":"s1"}}"#);
+    std::fs::rename(dir.path().join(SINGLE_FILE), dir.path().join("s1")).unwrap();
+    warned("lora_adapter");
+}
+
+#[test]
 fn total_size_is_a_warning() {
     let open = |size: &str| {
         let index = format!(r#"{{"metadata":{{"total_size":{size}}},"weight_map":{{"a":"s1","b":"s2"}}}}"#);
@@ -109,18 +145,46 @@ fn header_faults() {
         file(&format!(r#"{{"a":{},"b":{}}}"#, entry(a), entry(b)), 8)
     };
     assert!(open_single(pair("[0,4]", "[4,8]")).is_ok());
-    assert_error!(open_single(pair("[0,4]", "[2,6]")), Header);
-    assert_error!(open_single(pair("[0,4]", "[0,4]")), Header);
-    assert_error!(open_single(pair("[0,4]", "[6,10]")), Header);
-    assert_error!(open_single(pair("[0,4]", "[8,4]")), Header);
+    assert_error!(open_single(pair("[0,4]", "[2,6]")), HeaderTensor);
+    assert_error!(open_single(pair("[0,4]", "[0,4]")), HeaderTensor);
+    assert_error!(open_single(pair("[0,4]", "[6,10]")), HeaderTensor);
+    assert_error!(open_single(pair("[0,4]", "[8,4]")), HeaderTensor);
     let one = |shape: &str, end: u64| {
         file(&format!(r#"{{"a":{{"dtype":"BF16","shape":{shape},"data_offsets":[0,{end}]}}}}"#), 8)
     };
-    assert_error!(open_single(one("[3]", 8)), Header);
-    assert_error!(open_single(one("[18446744073709551615,2]", 8)), Header);
+    assert_error!(open_single(one("[3]", 8)), HeaderTensor);
+    assert_error!(open_single(one("[18446744073709551615,2]", 8)), HeaderTensor);
     assert_error!(open_single(one("[1152921504606846975]", 2_305_843_009_213_693_950)), Truncated);
     assert_error!(open_single(one("[5]", 10)), Truncated);
     assert_error!(open_single(one("[3]", 6)), Truncated);
+}
+
+/// Of many tensors, the error names the one that is wrong.
+#[test]
+fn faulty_entries_are_named() {
+    let sound = r#""a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}"#;
+    let with = |entry: &str| open_single(file(&format!(r#"{{{sound},"b":{entry}}}"#), 8));
+    assert!(with(r#"{"dtype":"BF16","shape":[2],"data_offsets":[4,8]}"#).is_ok());
+    for (entry, said) in [
+        (r#"{"dtype":"BF16","shape":[3],"data_offsets":[4,8]}"#, "[3] and dtype BF16 needs 6 bytes"),
+        (r#"{"dtype":"F4","shape":[9],"data_offsets":[4,8]}"#, "needs 5 bytes but its range has 4"),
+        (r#"{"dtype":"F32","shape":[9223372036854775807,2],"data_offsets":[4,8]}"#, "can be counted"),
+        (r#"{"dtype":"B16","shape":[2],"data_offsets":[4,8]}"#, "unknown variant `B16`"),
+        (r#"{"dtype":"BF16","shape":[-2],"data_offsets":[4,8]}"#, "invalid value"),
+        (
+            r#"{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}"#,
+            "at byte 0 of the data, but `a`, before it, ends at 4",
+        ),
+        (
+            r#"{"dtype":"BF16","shape":[1],"data_offsets":[6,8]}"#,
+            "at byte 6 of the data, but `a`, before it, ends at 4",
+        ),
+        (r#"{"dtype":"BF16","shape":[2],"data_offsets":[8,4]}"#, "at byte 8 of the data, but ends at 4"),
+    ] {
+        let error = with(entry).unwrap_err();
+        assert!(matches!(&error, WeightsError::HeaderTensor { tensor, .. } if tensor == "b"), "{error:?}");
+        assert!(error.to_string().contains(said), "{error}");
+    }
 }
 
 #[test]
@@ -154,7 +218,7 @@ fn flipped_header_bytes_never_panic() {
             bytes[at] ^= flip;
             if let Ok(checkpoint) = open_single(&bytes) {
                 for tensor in checkpoint.tensors() {
-                    tensor.first_non_finite();
+                    tensor.to_f32(0..tensor.len(), &mut vec![0.0; tensor.len()]);
                 }
             }
         }

@@ -16,6 +16,20 @@ pub enum FrontError {
         /// The checkpoint's folder.
         dir: PathBuf,
     },
+    /// One of two files that belong together is there.
+    #[error("`{}` has `{present}` but no `{absent}`", dir.display())]
+    #[diagnostic(
+        code(front::incomplete),
+        help("copy `{absent}` from the checkpoint's source into this folder")
+    )]
+    Incomplete {
+        /// The checkpoint's folder.
+        dir: PathBuf,
+        /// The file that is there.
+        present: &'static str,
+        /// The file that is not.
+        absent: &'static str,
+    },
     /// A file cannot be read.
     #[error("cannot read `{}`", path.display())]
     #[diagnostic(code(front::read), help("check that the file is there and that you may read it"))]
@@ -24,6 +38,36 @@ pub enum FrontError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A file is longer than any real one.
+    #[error("`{}` has {found_bytes} bytes; the limit is {limit_bytes}", path.display())]
+    #[diagnostic(
+        code(front::too_large),
+        help("it is no tokenizer file; download it again from the checkpoint's source")
+    )]
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
+        /// Its length.
+        found_bytes: u64,
+        /// The longest accepted.
+        limit_bytes: u64,
+    },
+    /// Two files say different things about a token.
+    #[error("`{}` and `{}` contradict each other about added token `{token}`: {reason}", path.display(), other.display())]
+    #[diagnostic(
+        code(front::contradiction),
+        help("take both files from the same checkpoint, or remove the one that is out of date")
+    )]
+    Contradiction {
+        /// The first file.
+        path: PathBuf,
+        /// The second file.
+        other: PathBuf,
+        /// The token as the second file spells it.
+        token: String,
+        /// What each says.
+        reason: String,
     },
     /// A file does not hold what it should.
     #[error("`{}` is not valid: {reason}", path.display())]

@@ -6,4 +6,5 @@ mod files;
 mod tokenizer;
 
 pub use error::FrontError;
+pub use files::{AddedToken, FILE_BYTES_MAX, TokenizerFiles};
 pub use tokenizer::Tokenizer;

@@ -1,6 +1,7 @@
 //! Text to token ids and back.
 
-use crate::{FrontError, files};
+use crate::files::AddedToken;
+use crate::{FrontError, TokenizerFiles};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tokenizers::normalizers::NFC;
@@ -26,16 +27,10 @@ impl Tokenizer {
     ///
     /// Where files are missing or do not hold what they should.
     pub fn from_dir(dir: &Path) -> Result<Tokenizer, FrontError> {
-        let (path, json) = match files::from_vocab(dir)? {
-            Some(json) => (dir.join("vocab.json"), json.to_string()),
-            None => {
-                let path = dir.join("tokenizer.json");
-                let json = files::text(&path)?.ok_or_else(|| FrontError::Missing { dir: dir.to_owned() })?;
-                (path, json)
-            }
-        };
-        let mask_token = files::mask_token(dir)?;
-        parse(&json, mask_token).map_err(|reason| FrontError::Corrupt { path, reason })
+        let files = TokenizerFiles::read(dir)?.ok_or_else(|| FrontError::Missing { dir: dir.to_owned() })?;
+        let mask_token = files.mask_token().map(str::to_owned);
+        parse(&files.to_json(), mask_token)
+            .map_err(|reason| FrontError::Corrupt { path: files.path().to_owned(), reason })
     }
 
     /// The embedded form: the same bytes for the same files.
@@ -113,13 +108,7 @@ impl Tokenizer {
 #[derive(Deserialize)]
 struct Declared {
     #[serde(default)]
-    added_tokens: Vec<DeclaredToken>,
-}
-
-#[derive(Deserialize)]
-struct DeclaredToken {
-    id: u32,
-    content: String,
+    added_tokens: Vec<AddedToken>,
 }
 
 fn parse(json: &str, mask_token: Option<String>) -> Result<Tokenizer, String> {
@@ -128,7 +117,7 @@ fn parse(json: &str, mask_token: Option<String>) -> Result<Tokenizer, String> {
     let declared: Declared = serde_json::from_str(json).map_err(|e| e.to_string())?;
     for token in declared.added_tokens {
         let found = inner.token_to_id(&token.content);
-        if found != Some(token.id) {
+        if found.map(u64::from) != Some(token.id) {
             let found = found.map_or_else(|| "none".to_owned(), |id| id.to_string());
             return Err(format!(
                 "added token `{}` should have id {} and gets {found}",

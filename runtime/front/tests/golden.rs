@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 use dreamc_front::chat::{Message, answer, render, template_warning};
-use dreamc_front::{FrontError, Tokenizer};
-use serde_json::Value;
+use dreamc_front::{FILE_BYTES_MAX, FrontError, Tokenizer};
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -122,4 +122,75 @@ fn errors_name_the_file() {
     let error = Tokenizer::from_dir(dir.path()).unwrap_err();
     assert!(matches!(&error, FrontError::Corrupt { path, .. } if path.ends_with("merges.txt")), "{error}");
     assert!(matches!(Tokenizer::from_bytes(b"{}"), Err(FrontError::Embedded { .. })));
+}
+
+/// What `tokenizer_config.json` says about the tokens of the fixture's `tokenizer.json`, changed.
+fn contradicted(change: impl FnOnce(&mut Value)) -> Result<Tokenizer, FrontError> {
+    let dir = copy(&["tokenizer.json"]);
+    let config = fs::read_to_string(fixtures().join("tokenizer_config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    change(&mut config["added_tokens_decoder"]);
+    fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    Tokenizer::from_dir(dir.path())
+}
+
+#[test]
+fn contradictions_name_both_files_and_the_token() {
+    check(&contradicted(|_| ()).unwrap());
+    let refused = |change: fn(&mut Value), token: &str, said: &str| {
+        let error = contradicted(change).unwrap_err();
+        assert!(matches!(error, FrontError::Contradiction { .. }), "{error}");
+        let error = error.to_string();
+        for part in ["tokenizer.json`", "tokenizer_config.json`", &format!("`{token}`"), said] {
+            assert!(error.contains(part), "{error}");
+        }
+    };
+    refused(|d| d["151666"]["content"] = "<mask>".into(), "<mask>", "id 151666 is `<|mask|>`");
+    refused(
+        |d| d["151666"]["special"] = false.into(),
+        "<|mask|>",
+        "`special` is true in the first and false",
+    );
+    refused(|d| d["151667"] = json!({"content": "<new>"}), "<new>", "does not list it");
+    let moved = |d: &mut Value| d["151667"] = d.as_object_mut().unwrap().remove("151666").unwrap();
+    refused(moved, "<|mask|>", "has id 151666 in the first and 151667");
+
+    let dir = copy(&["tokenizer.json"]);
+    fs::write(dir.path().join("added_tokens.json"), r#"{"<|mask|>": 7}"#).unwrap();
+    let error = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("added_tokens.json") && error.contains("`<|mask|>`"), "{error}");
+}
+
+#[test]
+fn half_a_tokenizer() {
+    let dir = copy(&["vocab.json"]);
+    let absent = |dir: &Path| match Tokenizer::from_dir(dir) {
+        Err(FrontError::Incomplete { present, absent, .. }) => (present, absent),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(absent(dir.path()), ("vocab.json", "merges.txt"));
+    assert_eq!(absent(copy(&["merges.txt"]).path()), ("merges.txt", "vocab.json"));
+    // With tokenizer.json, the half counts for nothing.
+    fs::copy(fixtures().join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    fs::write(dir.path().join("vocab.json"), r#"{"a": 5}"#).unwrap();
+    check(&Tokenizer::from_dir(dir.path()).unwrap());
+}
+
+#[test]
+fn long_files() {
+    let whole = ["tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"];
+    for name in ["vocab.json", "merges.txt"].iter().chain(&whole) {
+        let dir = if whole.contains(name) { copy(&["tokenizer.json"]) } else { copy(&[]) };
+        // A hole: it takes no room on the disk, and reading it would tell that it is no text of the right form.
+        let file = fs::File::create(dir.path().join(name)).unwrap();
+        file.set_len(FILE_BYTES_MAX + 1).unwrap();
+        let error = Tokenizer::from_dir(dir.path()).unwrap_err();
+        let FrontError::TooLarge { path, found_bytes: 67_108_865, limit_bytes: 67_108_864 } = &error else {
+            panic!("{error:?}")
+        };
+        assert!(path.ends_with(name), "{error}");
+        for part in [*name, "67108865", "67108864"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
 }
