@@ -99,7 +99,7 @@ fn images_and_actions() {
         ("concat %9, %8 {axis=1}", "concat %9, %8 {axis=3}", "must have this axis"),
         ("concat %9, %8 {axis=1}", "concat %9, %8", "the one axis only"),
         ("splice %4, %2, %7", "splice %4, %3, %7", "index must be i32[B, S]"),
-        ("take_rows %10, %3", "take_rows %10, %4", "the index must be"),
+        ("take_rows %10, %3", "take_rows %10, %4", "the index i32[B, R]"),
         ("layer_norm %11, %12, %12", "layer_norm %11, %12, %0", "gain and bias"),
         ("times=[0.0, 0.5], width=8", "times=[0.0, 0.5], width=7", "even and at least 4"),
         ("alphas=[0.1, 0.5, 1.0]", "alphas=[0.1, 0.0]", "above 0"),
