@@ -5,7 +5,9 @@
 use dreamc_device_cpu::Isa;
 use dreamc_golden::graph::{execute, interpret};
 use dreamc_interp::{Data, Tensor, seeded};
-use dreamc_ir::{Attention, Dim, Graph, Linear, Module, Op, Origin, Port, Type, Value, infer, parse};
+use dreamc_ir::{
+    Activation, Attention, Dim, Graph, Linear, Module, Op, Origin, Port, RopeTable, Type, Value, infer, parse,
+};
 use dreamc_num::DType;
 use dreamc_num::stream::Lane;
 use proptest::prelude::*;
@@ -47,7 +49,11 @@ impl Builder {
         let step = graph.param("step", Type::scalar(DType::I32));
         let mut builder =
             Builder { graph, dtype, hidden: vec![x], exact: vec![], ids, mask, stream, step, tables: [x; 2] };
-        let tables = builder.ops(Op::RopeTable { theta: 100.0, head_dim: 4 }, &[ids], DType::F32);
+        let tables = builder.ops(
+            Op::RopeTable(RopeTable { theta: 100.0, sections: vec![2], axial: false }),
+            &[ids],
+            DType::F32,
+        );
         builder.tables = [tables[0], tables[1]];
         builder
     }
@@ -136,7 +142,7 @@ impl Builder {
             1 => self.linear(x, &[HIDDEN], at & 3, flag(3).then_some(other), DType::F32),
             2 => self.wide(Op::Add, &[x, other]),
             3 => {
-                let silu = self.wide(Op::Silu, &[x]);
+                let silu = self.wide(Op::Activate(Activation::Silu), &[x]);
                 let op = if flag(2) { Op::Mul } else { Op::SwiGlu };
                 let product = self.wide(op, &[other, silu]);
                 // Keeps magnitudes in bounds.
@@ -179,7 +185,7 @@ impl Builder {
             _ => {
                 // A weight that is stored as two.
                 let parts = [4, HIDDEN - 4].map(|n| self.weight(t, &[n, HIDDEN]));
-                let whole = self.op(Op::Concat, &parts);
+                let whole = self.op(Op::Concat { axis: 0 }, &parts);
                 let linear = Linear { weights: 1, ..Linear::default() };
                 self.wide(Op::Linear(linear), &[x, whole])
             }

@@ -22,7 +22,7 @@
 
 use crate::Stats;
 use crate::rewrite::{Uses, absorb, each_node, place};
-use dreamc_ir::{Graph, Linear, Node, Op};
+use dreamc_ir::{Activation, Graph, Linear, Node, Op};
 
 /// Runs the pass.
 pub fn run(graph: &mut Graph) -> Stats {
@@ -47,7 +47,7 @@ fn bypass(graph: &mut Graph, node: Node) -> Option<u32> {
     let (&[input], &[output]) = (data.inputs.as_slice(), data.outputs.as_slice()) else { return None };
     let whole = match data.op {
         Op::Slice { start, len } => start == 0 && graph.ty(input).columns() == Some(len),
-        _ => data.op == Op::Concat,
+        _ => matches!(data.op, Op::Concat { .. }),
     };
     if !whole {
         return None;
@@ -70,7 +70,7 @@ fn slice_of_slice(graph: &mut Graph, uses: &Uses, node: Node) -> Option<u32> {
 fn swiglu(graph: &mut Graph, uses: &Uses, node: Node) -> Option<u32> {
     let data = graph.node(node);
     let (Op::Mul, &[left, right]) = (&data.op, data.inputs.as_slice()) else { return None };
-    let silu = |value| uses.sole(value).filter(|n| graph.node(*n).op == Op::Silu);
+    let silu = |value| uses.sole(value).filter(|n| graph.node(*n).op == Op::Activate(Activation::Silu));
     let (silu, up) = silu(left).map(|n| (n, right)).or_else(|| silu(right).map(|n| (n, left)))?;
     let gate = *graph.node(silu).inputs.first()?;
     Some(absorb(graph, node, &[silu], Op::SwiGlu, vec![gate, up]))
@@ -84,7 +84,10 @@ fn raise_shift(graph: &mut Graph, uses: &Uses, node: Node) -> Option<u32> {
     let shifted = *data.inputs.first()?;
     let above = uses.sole(shifted)?;
     let row_wise = graph.node(above);
-    if !matches!(row_wise.op, Op::Linear(Linear { residual: false, .. }) | Op::RmsNorm { .. } | Op::Silu) {
+    if !matches!(
+        row_wise.op,
+        Op::Linear(Linear { residual: false, .. }) | Op::RmsNorm { .. } | Op::Activate(_)
+    ) {
         return None;
     }
     let (x, rest) = row_wise.inputs.split_first()?;

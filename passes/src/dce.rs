@@ -54,7 +54,7 @@ mod tests {
         insta::assert_snapshot!(check(
             run,
             "graph @f(%0: i32[1, 3]) {
-              %1, %2 = rope_table %0 {theta=10000.0, head_dim=4} : f32[1, 3, 2], f32[1, 3, 2]
+              %1, %2 = rope_table %0 {theta=10000.0, sections=[2]} : f32[1, 3, 2], f32[1, 3, 2]
               return %2
             }"
         ));

@@ -53,7 +53,7 @@ fn evaluate(graph: &Graph, uses: &Uses, node: Node) -> Option<Literal> {
             let (start, len, width) = (*start as usize, *len as usize, columns(ty)?);
             Some(gather(x, |n| (0..n).filter(|i| (start..start + len).contains(&(i % width))).collect()))
         }
-        (Op::Concat, [(first, _), rest @ ..]) => {
+        (Op::Concat { axis: 0 }, [(first, _), rest @ ..]) => {
             rest.iter().try_fold((*first).clone(), |all, (part, _)| joined(all, part))
         }
         (Op::ShiftRows, [(x, ty)]) => {

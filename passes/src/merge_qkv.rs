@@ -78,10 +78,10 @@ fn pack(graph: &mut Graph, uses: &Uses, projections: &Projections) -> Option<Val
     let linear = Linear { weights: 3, bias: !biases.is_empty(), ..Linear::default() };
     if linear.bias {
         let types: Vec<Type> = biases.iter().map(|v| graph.ty(*v).clone()).collect();
-        let types = infer(&Op::Concat, &types, DType::F32).ok()?;
+        let types = infer(&Op::Concat { axis: 0 }, &types, DType::F32).ok()?;
         let definitions: Vec<Node> = biases.iter().filter_map(|v| uses.definition(*v)).collect();
         let origin: Origin = merged_origin(graph, &definitions);
-        let concat = graph.insert(at, Op::Concat, biases.clone(), types, origin);
+        let concat = graph.insert(at, Op::Concat { axis: 0 }, biases.clone(), types, origin);
         inputs.extend(&graph.node(concat).outputs);
         at += 1;
     }

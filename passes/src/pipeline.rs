@@ -2,6 +2,7 @@
 
 use crate::{
     Stats, canonicalize, cse, dce, fold, fuse_norm, fuse_residual, fuse_rope, merge_gate_up, merge_qkv,
+    pack_qkv,
 };
 use dreamc_ir::{Graph, Module};
 
@@ -35,6 +36,11 @@ pub const PIPELINE: &[Pass] = &[
         name: "merge-qkv",
         run: merge_qkv::run,
         why: "before fuse-norm: leaves one user of the norm instead of three",
+    },
+    Pass {
+        name: "pack-qkv",
+        run: pack_qkv::run,
+        why: "after fuse-rope, which leaves the slices as the attention's own operands",
     },
     Pass {
         name: "merge-gate-up",

@@ -2,7 +2,7 @@
 
 use crate::testing::assert_same;
 use crate::{PIPELINE, optimize, probe_pipeline, run_passes};
-use dreamc_ir::{Attention, Dim, Graph, Linear, Module, Op, Origin, Type, Value};
+use dreamc_ir::{Activation, Attention, Dim, Graph, Linear, Module, Op, Origin, Type, Value};
 use dreamc_num::DType;
 use proptest::prelude::*;
 
@@ -68,7 +68,7 @@ impl Builder {
     fn mlp(&mut self, x: Value, apart: bool) -> Value {
         let (gate, up) = (self.linear(x, 16, false), self.linear(x, 16, false));
         let inner = if apart {
-            let silu = self.push(Op::Silu, vec![gate], rows(16));
+            let silu = self.push(Op::Activate(Activation::Silu), vec![gate], rows(16));
             self.push(Op::Mul, vec![silu, up], rows(16))
         } else {
             self.push(Op::SwiGlu, vec![gate, up], rows(16))
@@ -86,7 +86,7 @@ impl Builder {
             1 => self.linear(x, HIDDEN, flag(3)),
             2 => self.push(Op::Add, vec![x, other], rows(HIDDEN)),
             3 => {
-                let silu = self.push(Op::Silu, vec![x], rows(HIDDEN));
+                let silu = self.push(Op::Activate(Activation::Silu), vec![x], rows(HIDDEN));
                 let mul = self.push(Op::Mul, vec![other, silu], rows(HIDDEN));
                 // Keeps magnitudes in bounds.
                 self.norm(mul)
@@ -97,7 +97,7 @@ impl Builder {
                 let part = self.push(Op::Slice { start: 3, len: 12 }, vec![wide], rows(12));
                 let part = self.push(Op::Slice { start: 2, len: 8 }, vec![part], rows(HIDDEN));
                 let whole = self.push(Op::Slice { start: 0, len: 8 }, vec![part], rows(HIDDEN));
-                self.push(Op::Concat, vec![whole], rows(HIDDEN))
+                self.push(Op::Concat { axis: 0 }, vec![whole], rows(HIDDEN))
             }
             6 => {
                 let normed = self.norm(x);

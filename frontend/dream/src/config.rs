@@ -5,6 +5,8 @@ use dreamc_weights::read_limited;
 use serde_json::{Map, Value};
 use std::path::Path;
 
+pub use crate::vision_config::VisionConfig;
+
 /// The name of the file.
 pub const CONFIG_FILE: &str = "config.json";
 /// The longest config.json read. A real one has under 4 KiB.

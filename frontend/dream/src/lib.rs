@@ -4,11 +4,20 @@
 //! implies, [`check_vocabulary`] does the same for the tokenizer files. [`synth_text`] writes checkpoints with
 //! made-up weights in the same layout, to test and measure with.
 
+mod builder;
+pub mod clock;
 pub mod config;
+mod entries;
 pub mod error;
+mod heads;
 pub mod layout;
-pub mod lm;
+mod lm;
+pub mod module;
+pub mod sampler;
 pub mod synth;
+mod vision_config;
+mod vl;
+pub mod vla;
 pub mod vocabulary;
 
 pub use config::TextConfig;

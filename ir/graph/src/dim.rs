@@ -50,6 +50,22 @@ impl Dim {
         product
     }
 
+    /// The polynomial without `n` of its constant term; `None` if that is smaller.
+    pub fn minus(&self, n: u64) -> Option<Dim> {
+        let constant = self.terms.get(&Vec::new()).copied().unwrap_or(0).checked_sub(n)?;
+        let mut rest = self.clone();
+        rest.terms.remove(&Vec::new());
+        Some(rest.plus(&constant.into()))
+    }
+
+    /// The polynomial over `n`; `None` if a coefficient is no multiple of it.
+    pub fn over(&self, n: u64) -> Option<Dim> {
+        let over = |(symbols, c): (&Vec<String>, &u64)| {
+            (n > 0 && c.is_multiple_of(n)).then(|| (symbols.clone(), c / n))
+        };
+        Some(Dim { terms: self.terms.iter().map(over).collect::<Option<_>>()? })
+    }
+
     /// The value where `symbol(name)` gives each symbol; `None` on overflow or an unknown symbol.
     pub fn at(&self, symbol: &dyn Fn(&str) -> Option<u64>) -> Option<u64> {
         self.terms().try_fold(0_u64, |sum, (coefficient, symbols)| {
@@ -100,5 +116,9 @@ mod tests {
         assert_eq!(Dim::from(3).times(&Dim::from(4)).as_constant(), Some(12));
         assert_eq!(b.plus(&s).at(&|name| Some(if name == "B" { 2 } else { 5 })), Some(7));
         assert_eq!(b.at(&|_| None), None);
+        assert_eq!(b.plus(&3.into()).minus(3), Some(b.clone()));
+        assert_eq!((b.minus(1), Dim::from(2).minus(2)), (None, Some(Dim::from(0))));
+        assert_eq!(b.times(&4.into()).plus(&8.into()).over(4), Some(b.plus(&2.into())));
+        assert_eq!((b.times(&4.into()).over(3), b.over(0)), (None, None));
     }
 }

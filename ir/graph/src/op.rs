@@ -1,4 +1,4 @@
-//! Operations: the closed list, and their spelling in text.
+//! Operations: the closed list.
 
 use dreamc_num::stream::Lane;
 
@@ -17,16 +17,16 @@ pub enum Op {
     Const(Literal),
     /// `(ids i32[B, S], table T[V, H]) -> U[B, S, H]`: rows of the table.
     Embed,
-    /// `(positions i32[B, S]) -> (cos, sin) f32[B, S, d / 2]`: of `position * theta^(-2j / d)`, `d` = head_dim.
-    RopeTable {
-        /// Base of the frequencies.
-        theta: f32,
-        /// Dimensions of a head.
-        head_dim: u64,
-    },
+    /// `(positions) -> (cos, sin) f32[B, S, n]`: cosine and sine of `position * frequency`, see [`RopeTable`].
+    RopeTable(RopeTable),
     /// `(x T[.., H], gain f32[H]) -> U[.., H]`: `x / sqrt(mean(x^2) + eps) * gain`.
     RmsNorm {
         /// Added to the mean square.
+        eps: f32,
+    },
+    /// `(x T[.., H], gain f32[H], bias f32[H]) -> U[.., H]`: `(x - mean) / sqrt(variance + eps) * gain + bias`.
+    LayerNorm {
+        /// Added to the variance.
         eps: f32,
     },
     /// `(x T[.., K], [gain f32[K]], weight.. T[N_i, K], [bias f32[N]], [residual f32[.., N]]) -> U[.., N]`: see [`Linear`].
@@ -42,8 +42,8 @@ pub enum Op {
     Add,
     /// `(a T[..], b T[..]) -> T[..]`.
     Mul,
-    /// `(x T[..]) -> T[..]`: `x * sigmoid(x)`.
-    Silu,
+    /// `(x T[..]) -> T[..]`: elementwise.
+    Activate(Activation),
     /// `(gate T[..], up T[..]) -> T[..]`: `silu(gate) * up`.
     SwiGlu,
     /// `(x T[.., N]) -> T[.., len]`: columns `start..start + len`.
@@ -53,8 +53,31 @@ pub enum Op {
         /// Number of columns.
         len: u64,
     },
-    /// `(T[N_i, ..]..) -> T[sum N_i, ..]`: one after another along the first axis.
-    Concat,
+    /// `(T[.., N_i, ..]..) -> T[.., sum N_i, ..]`: one after another along an axis.
+    Concat {
+        /// The axis, counted from the outermost.
+        axis: u64,
+    },
+    /// `(x T[.., R * count, N]) -> T[.., R, count * N]`: every `count` rows become one.
+    MergeRows {
+        /// Rows that make one.
+        count: u64,
+    },
+    /// `(x T[.., R, count * N]) -> T[.., R * count, N]`: every row becomes `count`.
+    SplitRows {
+        /// Rows made from one.
+        count: u64,
+    },
+    /// `(x T[B, count + S, N]) -> T[B, S, N]`: all rows but the first `count`.
+    DropRows {
+        /// Rows left out.
+        count: u64,
+    },
+    /// `(x T[B, S, N], index i32[B, R]) -> T[B, R, N]`: the rows of these numbers.
+    TakeRows,
+    /// `(x T[B, S, N], index i32[B, S], rows T[.., N]) -> T[B, S, N]`: row `index` of `rows`, counted over all its leading
+    /// axes, where the index is not negative; elsewhere the row of `x`.
+    Splice,
     /// `(x T[B, S, N]) -> T[B, S, N]`: row `p` is row `p - 1`, row 0 stays: the logits shift of `spec/text-model.md` section 7.
     ShiftRows,
     /// `(canvas i32[B, S]) -> bool[B, S]`: where the token is `token`.
@@ -71,6 +94,14 @@ pub enum Op {
         /// End of the schedule.
         eps: f32,
     },
+    /// `(logits f32[B, S, V], rows i32[B, S]) -> f32[B, S, V]`: where `rows` is not negative, all columns but
+    /// `first..first + len` become the lowest finite number.
+    KeepTokens {
+        /// First column that stays.
+        first: u64,
+        /// Number of columns that stay.
+        len: u64,
+    },
     /// `(logits f32[B, S, V], active bool[B, S], temperature f32[], top_p f32[], top_k i32[]) -> f32[B, S, V]`: the
     /// distribution of `spec/sampling.md` section 4. No filter at `top_p` outside `(0, 1)` and at `top_k` 0. Rows not
     /// active are unspecified.
@@ -85,15 +116,17 @@ pub enum Op {
     DrawToken,
     /// `(probs f32[B, S, V], active bool[B, S], token i32[B, S]) -> f32[B, S]`; 0 where not active.
     Confidence(Confidence),
-    /// `(active bool[B, S], step i32[]) -> i32[B]`: slots that each row commits (`spec/sampling.md` section 5).
+    /// `(active bool[B, S], step i32[], joint i32[]) -> i32[B]`: slots that each row commits (`spec/sampling.md` section 5).
+    /// With `joint` not 0 the slots of all rows count together, and the whole number is in row 0.
     TransferCount {
         /// Steps of the schedule.
         steps: u64,
         /// End of the schedule.
         eps: f32,
     },
-    /// `(confidence f32[B, S], active bool[B, S], count i32[B], alg_temp f32[], bits u32[B, S]) -> bool[B, S]`: the most confident
-    /// slots of each row, lowest position on a tie; drawn without replacement when `alg_temp` is above 0.
+    /// `(confidence f32[B, S], active bool[B, S], count i32[B], alg_temp f32[], bits u32[B, S], joint i32[]) -> bool[B, S]`: the
+    /// most confident slots of each row, lowest position on a tie; drawn without replacement when `alg_temp` is above 0.
+    /// With `joint` not 0 the sum of the counts is chosen among the slots of all rows, the first row's first on a tie.
     SelectSlots,
     /// `(active bool[B, S], step i32[], bits u32[B, S]) -> bool[B, S]`: each slot with probability `1 - s/t`.
     OriginSlots {
@@ -106,16 +139,62 @@ pub enum Op {
     Commit,
     /// `(stream u32[4]) -> u32[4]`: the stream of the next step.
     AdvanceStream,
-    /// `(canvas i32[B, S], stream u32[4], captured..) -> (canvas, stream, history i32[steps, B, S])`: the denoising loop.
+    /// `(step i32[]) -> f32[1, 1, width]`: sines, then cosines of `times[step] * 10000^(-k / (width / 2 - 1))`
+    /// (`spec/actions.md` section 6).
+    TimestepEmbed {
+        /// The time of each step.
+        times: Vec<f32>,
+        /// Columns of the result, even and at least 4.
+        width: u64,
+    },
+    /// `(x f32[..], velocity f32[..]) -> f32[..]`: `x + velocity * dt`.
+    EulerStep {
+        /// Length of the step.
+        dt: f32,
+    },
+    /// `(x f32[..], noise f32[..], step i32[]) -> f32[..]`: one step of DDIM (`spec/actions.md` section 6).
+    DdimStep {
+        /// Cumulative alphas of the steps, and one more: that after the last.
+        alphas: Vec<f32>,
+    },
+    /// `(state.., captured..) -> (state.., history [steps, ..])`: the denoising loop.
     ///
-    /// The body is the graph `body`, `(step i32[], canvas, stream, captured..) -> (canvas, stream)`, run `steps` times with
-    /// `step` from 0. `history` holds the canvas after every step.
+    /// The body is the graph `body`, `(step i32[], state.., captured..) -> (state..)`, run `steps` times with `step` from 0.
+    /// `history` holds the first state after every step.
     Denoise {
         /// Number of iterations, at least 1.
         steps: u64,
+        /// Number of states, at least 1.
+        state: u64,
         /// Name of the body's graph.
         body: String,
     },
+}
+
+/// Rotary angles: `sections` says how many frequencies belong to each axis of the positions. They are i32[B, S] for
+/// one axis, else i32[axes, B, S]. `n` is the sum of the sections, half a head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeTable {
+    /// Base of the frequencies.
+    pub theta: f32,
+    /// Frequencies of each axis.
+    pub sections: Vec<u64>,
+    /// Each axis has frequencies of its own, `theta^(-j / n_i)` (`spec/vision.md` section 2); otherwise the axes share one
+    /// sequence, `theta^(-j / n)` over all sections (`spec/text-model.md` section 4).
+    pub axial: bool,
+}
+
+/// Elementwise functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `x * (1 + erf(x / sqrt(2))) / 2`.
+    Gelu,
+    /// `x * sigmoid(1.702 x)`.
+    QuickGelu,
+    /// `max(x, 0)`.
+    Relu,
 }
 
 /// `act(norm(x) W^T + bias) + residual`. The rows of several weights follow each other, so `N` is the sum of
@@ -135,7 +214,8 @@ pub struct Linear {
 }
 
 /// Bidirectional attention with grouped queries: head `h` reads key head `h / (heads / kv_heads)`, scale
-/// `1 / sqrt(head_dim)`. Query `i` sees key `j` where both masks are not 0; masked rows are 0.
+/// `1 / sqrt(head_dim)`. The mask numbers the segments that attend to themselves: query `i` sees key `j` where both have
+/// the same number, which is not 0; rows of number 0 are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attention {
     /// Query heads.
@@ -168,235 +248,4 @@ pub enum Literal {
     Floats(Vec<f32>),
     /// For integers and bools.
     Ints(Vec<i64>),
-}
-
-/// An attribute as text has it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Attribute {
-    /// `3`, `-1`.
-    Int(i64),
-    /// `1e-6`, `0.5`: always with a point or an exponent.
-    Float(f32),
-    /// `"text"`.
-    Text(String),
-    /// `token`: one of a list.
-    Word(String),
-    /// `[1, 2]`.
-    Ints(Vec<i64>),
-    /// `[1.0, 2.0]`.
-    Floats(Vec<f32>),
-}
-
-impl Confidence {
-    const ALL: [Confidence; 3] = [Confidence::Probability, Confidence::Margin, Confidence::NegativeEntropy];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Confidence::Probability => "probability",
-            Confidence::Margin => "margin",
-            Confidence::NegativeEntropy => "negative_entropy",
-        }
-    }
-}
-
-type Attributes = Vec<(&'static str, Attribute)>;
-
-impl Op {
-    /// Name in text.
-    pub fn name(&self) -> &'static str {
-        self.spelling().0
-    }
-
-    /// Name and attributes in text, in a fixed order.
-    pub fn spelling(&self) -> (&'static str, Attributes) {
-        use Attribute::{Float, Floats, Int, Ints, Text, Word};
-        let int = |n: u64| Int(n as i64);
-        let flags = |list: &[(&'static str, bool)]| -> Attributes {
-            list.iter().filter(|(_, on)| *on).map(|(key, _)| (*key, Int(1))).collect()
-        };
-        match self {
-            Op::Weight { name } => ("weight", vec![("name", Text(name.clone()))]),
-            Op::Const(Literal::Floats(v)) => ("const", vec![("floats", Floats(v.clone()))]),
-            Op::Const(Literal::Ints(v)) => ("const", vec![("ints", Ints(v.clone()))]),
-            Op::Embed => ("embed", vec![]),
-            Op::RopeTable { theta, head_dim } => {
-                ("rope_table", vec![("theta", Float(*theta)), ("head_dim", int(*head_dim))])
-            }
-            Op::RmsNorm { eps } => ("rms_norm", vec![("eps", Float(*eps))]),
-            Op::Linear(l) => {
-                let mut attributes = vec![];
-                if l.weights != 1 {
-                    attributes.push(("weights", int(l.weights)));
-                }
-                attributes.extend(l.norm_eps.map(|eps| ("norm_eps", Float(eps))));
-                attributes.extend(flags(&[("bias", l.bias), ("swiglu", l.swiglu), ("residual", l.residual)]));
-                ("linear", attributes)
-            }
-            Op::Rope { head_dim } => ("rope", vec![("head_dim", int(*head_dim))]),
-            Op::Attention(a) => {
-                let mut attributes = vec![
-                    ("heads", int(a.heads)),
-                    ("kv_heads", int(a.kv_heads)),
-                    ("head_dim", int(a.head_dim)),
-                ];
-                attributes.extend(flags(&[("packed", a.packed), ("rope", a.rope)]));
-                ("attention", attributes)
-            }
-            Op::Add => ("add", vec![]),
-            Op::Mul => ("mul", vec![]),
-            Op::Silu => ("silu", vec![]),
-            Op::SwiGlu => ("swiglu", vec![]),
-            Op::Slice { start, len } => ("slice", vec![("start", int(*start)), ("len", int(*len))]),
-            Op::Concat => ("concat", vec![]),
-            Op::ShiftRows => ("shift_rows", vec![]),
-            Op::IsToken { token } => ("is_token", vec![("token", int(*token))]),
-            Op::EosPenalty { token, steps, eps } => {
-                ("eos_penalty", vec![("token", int(*token)), ("steps", int(*steps)), ("eps", Float(*eps))])
-            }
-            Op::SamplingProbs => ("sampling_probs", vec![]),
-            Op::RandomBits { lane } => ("random_bits", vec![("lane", Word(lane.name().to_owned()))]),
-            Op::DrawToken => ("draw_token", vec![]),
-            Op::Confidence(kind) => ("confidence", vec![("kind", Word(kind.name().to_owned()))]),
-            Op::TransferCount { steps, eps } => {
-                ("transfer_count", vec![("steps", int(*steps)), ("eps", Float(*eps))])
-            }
-            Op::SelectSlots => ("select_slots", vec![]),
-            Op::OriginSlots { steps, eps } => {
-                ("origin_slots", vec![("steps", int(*steps)), ("eps", Float(*eps))])
-            }
-            Op::Commit => ("commit", vec![]),
-            Op::AdvanceStream => ("advance_stream", vec![]),
-            Op::Denoise { steps, body } => {
-                ("denoise", vec![("steps", int(*steps)), ("body", Text(body.clone()))])
-            }
-        }
-    }
-
-    /// Inverse of [`Op::spelling`]. The message says what is unknown, missing or left over.
-    pub fn from_spelling(name: &str, attributes: Vec<(String, Attribute)>) -> Result<Op, String> {
-        let mut a = Reader { op: name, attributes };
-        let op = match name {
-            "weight" => Op::Weight { name: a.text("name")? },
-            "const" => Op::Const(a.literal()?),
-            "embed" => Op::Embed,
-            "rope_table" => Op::RopeTable { theta: a.float("theta")?, head_dim: a.int("head_dim")? },
-            "rms_norm" => Op::RmsNorm { eps: a.float("eps")? },
-            "linear" => Op::Linear(Linear {
-                weights: if a.has("weights") { a.int("weights")? } else { 1 },
-                norm_eps: if a.has("norm_eps") { Some(a.float("norm_eps")?) } else { None },
-                bias: a.flag("bias")?,
-                swiglu: a.flag("swiglu")?,
-                residual: a.flag("residual")?,
-            }),
-            "rope" => Op::Rope { head_dim: a.int("head_dim")? },
-            "attention" => Op::Attention(Attention {
-                heads: a.int("heads")?,
-                kv_heads: a.int("kv_heads")?,
-                head_dim: a.int("head_dim")?,
-                packed: a.flag("packed")?,
-                rope: a.flag("rope")?,
-            }),
-            "add" => Op::Add,
-            "mul" => Op::Mul,
-            "silu" => Op::Silu,
-            "swiglu" => Op::SwiGlu,
-            "slice" => Op::Slice { start: a.int("start")?, len: a.int("len")? },
-            "concat" => Op::Concat,
-            "shift_rows" => Op::ShiftRows,
-            "is_token" => Op::IsToken { token: a.int("token")? },
-            "eos_penalty" => {
-                Op::EosPenalty { token: a.int("token")?, steps: a.int("steps")?, eps: a.float("eps")? }
-            }
-            "sampling_probs" => Op::SamplingProbs,
-            "random_bits" => Op::RandomBits { lane: a.word("lane", &Lane::ALL, Lane::name)? },
-            "draw_token" => Op::DrawToken,
-            "confidence" => Op::Confidence(a.word("kind", &Confidence::ALL, Confidence::name)?),
-            "transfer_count" => Op::TransferCount { steps: a.int("steps")?, eps: a.float("eps")? },
-            "select_slots" => Op::SelectSlots,
-            "origin_slots" => Op::OriginSlots { steps: a.int("steps")?, eps: a.float("eps")? },
-            "commit" => Op::Commit,
-            "advance_stream" => Op::AdvanceStream,
-            "denoise" => Op::Denoise { steps: a.int("steps")?, body: a.text("body")? },
-            _ => return Err(format!("unknown op `{name}`")),
-        };
-        match a.attributes.first() {
-            Some((key, _)) => Err(format!("`{name}` has no attribute `{key}`")),
-            None => Ok(op),
-        }
-    }
-}
-
-/// Takes attributes out one by one.
-struct Reader<'a> {
-    op: &'a str,
-    attributes: Vec<(String, Attribute)>,
-}
-
-impl Reader<'_> {
-    fn has(&self, key: &str) -> bool {
-        self.attributes.iter().any(|(k, _)| k == key)
-    }
-
-    fn take(&mut self, key: &str) -> Result<Attribute, String> {
-        let at = self.attributes.iter().position(|(k, _)| k == key);
-        at.map(|i| self.attributes.remove(i).1)
-            .ok_or_else(|| format!("`{}` needs an attribute `{key}`", self.op))
-    }
-
-    fn wrong<T>(&self, key: &str, wanted: &str) -> Result<T, String> {
-        Err(format!("attribute `{key}` of `{}` must be {wanted}", self.op))
-    }
-
-    fn int(&mut self, key: &str) -> Result<u64, String> {
-        match self.take(key)? {
-            Attribute::Int(n) if n >= 0 => Ok(n as u64),
-            _ => self.wrong(key, "a whole number"),
-        }
-    }
-
-    fn flag(&mut self, key: &str) -> Result<bool, String> {
-        if !self.has(key) {
-            return Ok(false);
-        }
-        match self.int(key)? {
-            1 => Ok(true),
-            _ => self.wrong(key, "1 or left out"),
-        }
-    }
-
-    fn float(&mut self, key: &str) -> Result<f32, String> {
-        match self.take(key)? {
-            Attribute::Float(x) if x.is_finite() => Ok(x),
-            _ => self.wrong(key, "a number with a point or an exponent"),
-        }
-    }
-
-    fn text(&mut self, key: &str) -> Result<String, String> {
-        match self.take(key)? {
-            Attribute::Text(text) => Ok(text),
-            _ => self.wrong(key, "a quoted text"),
-        }
-    }
-
-    fn word<T: Copy>(&mut self, key: &str, all: &[T], name: fn(T) -> &'static str) -> Result<T, String> {
-        let known: Vec<_> = all.iter().map(|t| name(*t)).collect();
-        match self.take(key)? {
-            Attribute::Word(word) => match all.iter().find(|t| name(**t) == word) {
-                Some(found) => Ok(*found),
-                None => self.wrong(key, &format!("one of {}", known.join(", "))),
-            },
-            _ => self.wrong(key, &format!("one of {}", known.join(", "))),
-        }
-    }
-
-    fn literal(&mut self) -> Result<Literal, String> {
-        let key = if self.has("floats") { "floats" } else { "ints" };
-        match self.take(key)? {
-            Attribute::Floats(v) if key == "floats" => Ok(Literal::Floats(v)),
-            Attribute::Ints(v) if key == "ints" => Ok(Literal::Ints(v)),
-            // An empty list looks the same for both.
-            Attribute::Ints(v) if v.is_empty() => Ok(Literal::Floats(vec![])),
-            _ => self.wrong(key, "a list"),
-        }
-    }
 }

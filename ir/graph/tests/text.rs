@@ -9,7 +9,7 @@ symbol S <= 16
 graph @forward(%0: i32[B, S] "input_ids", %1: i32[B, S] "attention_mask", %2: i32[B, S] "position_ids") {
   %3 = weight {name="model.embed_tokens.weight"} : bf16[32, 8]
   %4 = embed %0, %3 : f32[B, S, 8] loc "model.embed_tokens"
-  %5, %6 = rope_table %2 {theta=1000000.0, head_dim=4} : f32[B, S, 2], f32[B, S, 2] loc "model.rotary_emb"
+  %5, %6 = rope_table %2 {theta=1000000.0, sections=[2]} : f32[B, S, 2], f32[B, S, 2] loc "model.rotary_emb"
   %7 = weight {name="norm"} : f32[8]
   %8 = weight {name="q"} : bf16[8, 8]
   %9 = weight {name="kv"} : bf16[8, 8]
@@ -19,7 +19,7 @@ graph @forward(%0: i32[B, S] "input_ids", %1: i32[B, S] "attention_mask", %2: i3
 }
 
 graph @generate(%0: i32[B, S] "canvas", %1: u32[4] "stream") {
-  %2, %3, %4 = denoise %0, %1 {steps=4, body="generate.step"} : i32[B, S], u32[4], i32[4, B, S] loc "sampler"
+  %2, %3, %4 = denoise %0, %1 {steps=4, state=2, body="generate.step"} : i32[B, S], u32[4], i32[4, B, S] loc "sampler"
   return %2 "canvas", %4 "history"
 }
 
@@ -49,11 +49,76 @@ fn sound_module_verifies() {
     verify(&parse(LAYER).unwrap()).unwrap();
 }
 
+/// Images, and noisy actions that a loop refines.
+const ACT: &str = r#"symbol M <= 8
+symbol S <= 16
+
+graph @act(%0: i32[1, S] "input_ids", %1: f32[1, 2, 3] "noise", %2: i32[1, S] "slot_index", %3: i32[1, 6] "action_rows", %4: f32[1, 4*M, 8] "pixel_values", %5: i32[1, 4*M] "patch_segments", %6: i32[2, 1, 4*M] "patch_positions", %7: f32[1, S, 8] "embeddings") {
+  %8, %9 = rope_table %6 {theta=10000.0, sections=[1, 1], axial=1} : f32[1, 4*M, 2], f32[1, 4*M, 2]
+  %10 = rope %4, %8, %9 {head_dim=4} : f32[1, 4*M, 8]
+  %11 = attention %10, %10, %4, %5 {heads=2, kv_heads=2, head_dim=4} : f32[1, 4*M, 8]
+  %12 = merge_rows %11 {count=4} : f32[1, M, 32]
+  %13 = slice %12 {start=0, len=8} : f32[1, M, 8]
+  %14 = quick_gelu %13 : f32[1, M, 8]
+  %15 = splice %7, %0, %14 : f32[1, S, 8]
+  %16, %17 = denoise %1, %2, %3, %15 {steps=2, state=1, body="act.step"} : f32[1, 2, 3], f32[2, 1, 2, 3] loc "actions"
+  return %16 "normalized_actions", %17 "history"
+}
+
+graph @act.step(%0: i32[], %1: f32[1, 2, 3], %2: i32[1, S], %3: i32[1, 6], %4: f32[1, S, 8]) {
+  %5 = split_rows %1 {count=3} : f32[1, 6, 1]
+  %6 = weight {name="fc"} : f32[8, 1]
+  %7 = linear %5, %6 : f32[1, 6, 8]
+  %8 = splice %4, %2, %7 : f32[1, S, 8]
+  %9 = timestep_embed %0 {times=[0.0, 0.5], width=8} : f32[1, 1, 8]
+  %10 = concat %9, %8 {axis=1} : f32[1, S+1, 8]
+  %11 = take_rows %10, %3 : f32[1, 6, 8]
+  %12 = weight {name="gain"} : f32[8]
+  %13 = layer_norm %11, %12, %12 {eps=1e-5} : f32[1, 6, 8]
+  %14 = slice %13 {start=0, len=1} : f32[1, 6, 1]
+  %15 = relu %14 : f32[1, 6, 1]
+  %16 = merge_rows %15 {count=3} : f32[1, 2, 3]
+  %17 = drop_rows %10 {count=1} : f32[1, S, 8]
+  %18 = keep_tokens %17, %2 {first=2, len=3} : f32[1, S, 8]
+  %19 = ddim_step %1, %16, %0 {alphas=[0.1, 0.5, 1.0]} : f32[1, 2, 3]
+  %20 = euler_step %1, %16 {dt=0.5} : f32[1, 2, 3]
+  return %20
+}
+"#;
+
+#[test]
+fn images_and_actions() {
+    let module = parse(ACT).unwrap();
+    assert_eq!(module.to_string(), ACT);
+    verify(&module).unwrap();
+    let cases = [
+        ("sections=[1, 1]", "sections=[1, 1, 1]", "i32[axes, B, S]"),
+        ("merge_rows %11 {count=4}", "merge_rows %11 {count=3}", "multiple of `count`"),
+        ("split_rows %1 {count=3}", "split_rows %1 {count=2}", "multiple of `count`"),
+        ("drop_rows %10 {count=1}", "drop_rows %10 {count=2}", "`count` rows in any case"),
+        ("concat %9, %8 {axis=1}", "concat %9, %8 {axis=3}", "must have this axis"),
+        ("concat %9, %8 {axis=1}", "concat %9, %8", "the one axis only"),
+        ("splice %4, %2, %7", "splice %4, %3, %7", "index must be i32[B, S]"),
+        ("take_rows %10, %3", "take_rows %10, %4", "the index i32[B, R]"),
+        ("layer_norm %11, %12, %12", "layer_norm %11, %12, %0", "gain and bias"),
+        ("times=[0.0, 0.5], width=8", "times=[0.0, 0.5], width=7", "even and at least 4"),
+        ("alphas=[0.1, 0.5, 1.0]", "alphas=[0.1, 0.0]", "above 0"),
+        ("len=3} : f32[1, S, 8]", "len=7} : f32[1, S, 8]", "inside the vocabulary"),
+        ("euler_step %1, %16", "euler_step %1, %14", "one f32 type"),
+    ];
+    for (from, to, message) in cases {
+        assert!(ACT.contains(from), "{from}");
+        let errors = verify(&parse(&ACT.replacen(from, to, 1)).unwrap()).err();
+        let errors = errors.unwrap_or_else(|| panic!("`{to}` passes")).to_string();
+        assert!(errors.contains(message), "`{to}` gives: {errors}");
+    }
+}
+
 /// One edit per rule; the message must name what is wrong.
 #[test]
 fn broken_modules_are_named() {
     let cases = [
-        ("%8, %9\n}", "%8, %3\n}", "must give canvas and stream"),
+        ("%8, %9\n}", "%8, %3\n}", "must give the states"),
         ("bf16[B, S, 16]", "bf16[B, S, 17]", "the result must be bf16[B, S, 16]"),
         ("heads=2, kv_heads=1", "heads=2, kv_heads=2", "must be whole heads"),
         ("symbol S <= 16", "symbol S <= 0", "a bound of at least 1"),
@@ -61,9 +126,11 @@ fn broken_modules_are_named() {
         ("ints=[-1, 2]", "ints=[-1]", "must fill its type"),
         ("name=\"kv\"} : bf16[8, 8]", "name=\"q\"} : bf16[8, 9]", "another type elsewhere"),
         ("\"attention_mask\"", "\"input_ids\"", "two ports are named"),
-        ("i32[4, B, S]", "i32[5, B, S]", "canvas, stream and history"),
-        ("steps=4, body", "steps=0, body", "at least one step"),
-        ("theta=1000000.0, head_dim=4", "theta=1000000.0, head_dim=3", "even"),
+        ("i32[4, B, S]", "i32[5, B, S]", "the states, and the history of the first"),
+        ("steps=4, state", "steps=0, state", "at least one step"),
+        ("state=2", "state=3", "it takes its states"),
+        ("sections=[2]", "sections=[0]", "must have a frequency"),
+        ("sections=[2]", "sections=[1, 1]", "i32[axes, B, S]"),
         ("ints=[-1, 2]", "ints=[-1, 4294967298]", "must fill its type"),
         ("token=31", "token=4294967298", "the token must fit i32"),
         ("f32[8]\n", "f32[0]\n", "dimension of 0"),

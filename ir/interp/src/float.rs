@@ -2,7 +2,7 @@
 
 use crate::run::RunError;
 use crate::tensor::Tensor;
-use dreamc_ir::{Attention, Linear};
+use dreamc_ir::{Activation, Attention, Linear, RopeTable};
 
 pub(crate) fn map(x: &Tensor, f: impl Fn(f32) -> f32) -> Tensor {
     Tensor::f32(&x.dims, x.floats().iter().map(|x| f(*x)).collect())
@@ -12,8 +12,23 @@ pub(crate) fn zip(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32) -> Tensor
     Tensor::f32(&a.dims, a.floats().iter().zip(b.floats()).map(|(a, b)| f(*a, *b)).collect())
 }
 
-pub(crate) fn silu(x: f32) -> f32 {
-    x / (1.0 + (-x).exp())
+pub(crate) fn activate(activation: Activation, x: f32) -> f32 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => {
+            let x = f64::from(x);
+            (0.5 * x * (1.0 + libm::erf(x / std::f64::consts::SQRT_2))) as f32
+        }
+        Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
+        // Written so that what is no number stays none.
+        Activation::Relu => {
+            if x < 0.0 {
+                0.0
+            } else {
+                x
+            }
+        }
+    }
 }
 
 pub(crate) fn embed(ids: &Tensor, table: &Tensor) -> Result<Tensor, RunError> {
@@ -26,15 +41,40 @@ pub(crate) fn embed(ids: &Tensor, table: &Tensor) -> Result<Tensor, RunError> {
     Ok(Tensor::f32(&[ids.dims[0], ids.dims[1], h], rows))
 }
 
-pub(crate) fn rope_table(positions: &Tensor, theta: f32, head_dim: usize) -> (Tensor, Tensor) {
-    let dims = [positions.dims[0], positions.dims[1], head_dim / 2];
-    let frequency = |j: usize| 1.0 / theta.powf(2.0 * j as f32 / head_dim as f32);
-    let angle = |p: &i32| (0..head_dim / 2).map(|j| *p as f32 * frequency(j)).collect::<Vec<_>>();
-    let angles: Vec<f32> = positions.ints().iter().flat_map(angle).collect();
+pub(crate) fn rope_table(positions: &Tensor, table: &RopeTable) -> (Tensor, Tensor) {
+    let RopeTable { theta, sections, axial } = table;
+    let [.., b, s] = positions.dims[..] else { unreachable!("verified: rows of positions") };
+    let n: u64 = sections.iter().sum();
+    let mut frequencies = Vec::new();
+    for (axis, section) in sections.iter().enumerate() {
+        for j in 0..*section {
+            let (j, n) = if *axial { (j, *section) } else { (frequencies.len() as u64, n) };
+            frequencies.push((axis, 1.0 / theta.powf((2 * j) as f32 / (2 * n) as f32)));
+        }
+    }
+    let mut angles = Vec::new();
+    for row in 0..b * s {
+        let position = |axis: usize| positions.ints()[axis * b * s + row] as f32;
+        angles.extend(frequencies.iter().map(|(axis, frequency)| position(*axis) * frequency));
+    }
+    let dims = [b, s, n as usize];
     (
         Tensor::f32(&dims, angles.iter().map(|a| a.cos()).collect()),
         Tensor::f32(&dims, angles.iter().map(|a| a.sin()).collect()),
     )
+}
+
+pub(crate) fn layer_norm(x: &Tensor, gain: &Tensor, bias: &Tensor, eps: f32) -> Tensor {
+    let n = x.columns();
+    let norm = |row: &[f32]| {
+        let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / n as f64;
+        let variance = row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n as f64;
+        let scale = 1.0 / (variance as f32 + eps).sqrt();
+        let affine = gain.floats().iter().zip(bias.floats());
+        let centred = |x: &f32| (f64::from(*x) - mean) as f32 * scale;
+        row.iter().zip(affine).map(|(x, (g, b))| centred(x) * g + b).collect::<Vec<_>>()
+    };
+    Tensor::f32(&x.dims, x.floats().chunks(n).flat_map(norm).collect())
 }
 
 pub(crate) fn rms_norm(x: &Tensor, gain: &Tensor, eps: f32) -> Tensor {
@@ -79,7 +119,7 @@ pub(crate) fn linear(linear: &Linear, operands: &[&Tensor]) -> Tensor {
     }
     let parts: Vec<Tensor> = (0..linear.weights).map(|_| matmul(&x, next())).collect();
     let mut y = if linear.swiglu {
-        zip(&parts[0], &parts[1], |gate, up| silu(gate) * up)
+        zip(&parts[0], &parts[1], |gate, up| activate(Activation::Silu, gate) * up)
     } else {
         side_by_side(&parts)
     };
@@ -140,7 +180,7 @@ pub(crate) fn attention(attention: &Attention, operands: &[&Tensor]) -> Tensor {
             for h in 0..heads {
                 let q = &q.floats()[((b * s + i) * heads + h) * d..][..d];
                 let key = |j: usize| ((b * s + j) * kv_heads + h / (heads / kv_heads)) * d;
-                let visible: Vec<usize> = (0..s).filter(|j| mask[b * s + j] != 0).collect();
+                let visible: Vec<usize> = (0..s).filter(|j| mask[b * s + j] == mask[b * s + i]).collect();
                 let score = |j: &usize| {
                     let dot: f64 = q
                         .iter()

@@ -1,8 +1,10 @@
 //! Slow, obvious evaluator of the IR. What it computes is what the ops mean: every pass, kernel and
 //! device is judged against it. All float types are computed in f32.
 
+mod actions;
 mod eval;
 mod float;
+mod rows;
 mod run;
 mod sampler;
 mod tensor;

@@ -1,6 +1,7 @@
 //! Walks a graph.
 
 use crate::eval::eval;
+use crate::rows::concat;
 use crate::tensor::{Data, Tensor, dims_of};
 use dreamc_ir::{Graph, Literal, Module, NodeData, Op, Type, Value, Verified};
 use std::collections::BTreeMap;
@@ -28,6 +29,12 @@ pub enum RunError {
     /// A token id outside the embedding table.
     #[error("token id {0} is outside the vocabulary")]
     Token(i32),
+    /// A row number outside the rows.
+    #[error("there is no row {0}")]
+    Row(i32),
+    /// A step for which a loop's op has no entry.
+    #[error("there is no step {0} in the schedule")]
+    Step(i32),
 }
 
 /// Where weights come from.
@@ -108,7 +115,9 @@ impl Run<'_> {
             let results = match &data.op {
                 Op::Weight { name } => vec![self.weight(name, graph.ty(data.outputs[0]))?],
                 Op::Const(literal) => vec![constant(literal, graph.ty(data.outputs[0]))],
-                Op::Denoise { steps, body } => self.denoise(*steps as u32, body, &operands)?,
+                Op::Denoise { steps, state, body } => {
+                    self.denoise(*steps as u32, *state as usize, body, &operands)?
+                }
                 op => eval(op, &operands)?,
             };
             for (result, (value, mut tensor)) in data.outputs.iter().zip(results).enumerate() {
@@ -124,23 +133,27 @@ impl Run<'_> {
         tensor.ok_or_else(|| RunError::Weight(name.to_owned()))
     }
 
-    fn denoise(&mut self, steps: u32, body: &str, operands: &[&Tensor]) -> Result<Vec<Tensor>, RunError> {
+    fn denoise(
+        &mut self,
+        steps: u32,
+        state: usize,
+        body: &str,
+        operands: &[&Tensor],
+    ) -> Result<Vec<Tensor>, RunError> {
         let graph = self.module.graph(body).ok_or_else(|| RunError::NoEntry(body.to_owned()))?;
-        let [canvas, stream, captured @ ..] = operands else {
-            return Err(RunError::NoEntry(body.to_owned()));
-        };
-        let mut state = vec![(*canvas).clone(), (*stream).clone()];
+        let mut states: Vec<Tensor> = operands[..state].iter().map(|t| (*t).clone()).collect();
         let mut history = Vec::new();
         for step in 0..steps {
             let mut inputs = vec![Tensor::i32(&[], vec![step as i32])];
-            inputs.append(&mut state);
-            inputs.extend(captured.iter().map(|t| (*t).clone()));
-            state = self.graph(graph, inputs, step)?;
-            history.extend_from_slice(state[0].ints());
+            inputs.append(&mut states);
+            inputs.extend(operands[state..].iter().map(|t| (*t).clone()));
+            states = self.graph(graph, inputs, step)?;
+            let mut slot = states[0].clone();
+            slot.dims.insert(0, 1);
+            history.push(slot);
         }
-        let dims = [&[steps as usize], state[0].dims.as_slice()].concat();
-        state.push(Tensor::i32(&dims, history));
-        Ok(state)
+        states.push(concat(&history.iter().collect::<Vec<_>>(), 0));
+        Ok(states)
     }
 }
 

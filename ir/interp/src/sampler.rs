@@ -128,12 +128,28 @@ pub(crate) fn confidence(kind: Confidence, probs: &Tensor, active: &Tensor, toke
     Tensor::f32(&active.dims, probs.floats().chunks(probs.columns()).enumerate().map(of).collect())
 }
 
-pub(crate) fn transfer_count(active: &Tensor, step: &Tensor, steps: u32, eps: f32) -> Tensor {
+pub(crate) fn keep_tokens(logits: &Tensor, rows: &Tensor, kept: std::ops::Range<usize>) -> Tensor {
+    let mut out = logits.floats().to_vec();
+    for (row, marked) in out.chunks_mut(logits.columns()).zip(rows.ints()) {
+        if *marked >= 0 {
+            let others = row.iter_mut().enumerate().filter(|(i, _)| !kept.contains(i));
+            others.for_each(|(_, z)| *z = f32::MIN);
+        }
+    }
+    Tensor::f32(&logits.dims, out)
+}
+
+pub(crate) fn transfer_count(active: &Tensor, step: &Tensor, joint: &Tensor, steps: u32, eps: f32) -> Tensor {
     let count = |row: &[bool]| {
         let masks = row.iter().filter(|a| **a).count() as u32;
         schedule::transfer_count(masks, step.ints()[0] as u32, steps, eps) as i32
     };
-    Tensor::i32(&[active.dims[0]], active.bools().chunks(active.columns()).map(count).collect())
+    let mut counts: Vec<i32> = active.bools().chunks(active.columns()).map(count).collect();
+    if joint.ints()[0] != 0 {
+        counts.fill(0);
+        counts[0] = count(active.bools());
+    }
+    Tensor::i32(&[active.dims[0]], counts)
 }
 
 pub(crate) fn select_slots(
@@ -142,10 +158,17 @@ pub(crate) fn select_slots(
     count: &Tensor,
     alg_temp: &Tensor,
     bits: &Tensor,
+    joint: &Tensor,
 ) -> Tensor {
-    let (s, alg_temp) = (active.columns(), alg_temp.floats()[0]);
+    let (mut s, alg_temp) = (active.columns(), alg_temp.floats()[0]);
+    let mut counts = count.ints().to_vec();
+    if joint.ints()[0] != 0 {
+        // All rows are one long row.
+        s = active.bools().len();
+        counts = vec![counts.iter().sum()];
+    }
     let mut selected = vec![false; active.bools().len()];
-    for (row, count) in count.ints().iter().enumerate() {
+    for (row, count) in counts.iter().enumerate() {
         let score = |p: usize| {
             let i = row * s + p;
             let noise = if alg_temp > 0.0 { gumbel(bits.words()[i]) } else { 0.0 };

@@ -15,6 +15,8 @@
 mod lexer;
 mod parse;
 mod print;
+mod spelling;
 
 pub use lexer::ParseError;
 pub use parse::parse;
+pub use spelling::Attribute;

@@ -3,7 +3,8 @@
 use super::lexer::{Lexed, ParseError, Token, lex};
 use crate::dim::Dim;
 use crate::graph::{Graph, Module, Origin, Port, Value};
-use crate::op::{Attribute, Op};
+use crate::op::Op;
+use crate::text::Attribute;
 use crate::types::Type;
 use dreamc_num::DType;
 use std::collections::BTreeMap;

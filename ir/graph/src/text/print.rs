@@ -1,7 +1,7 @@
 //! Modules to text.
 
 use crate::graph::{Graph, Module, Port, Value};
-use crate::op::Attribute;
+use crate::text::Attribute;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 

@@ -168,7 +168,7 @@ impl<'a> Checker<'a, '_> {
             }
             Op::Const(literal) if literal.fits(&outputs[0]) => Ok(()),
             Op::Const(_) => Err("the constant's elements must fill its type".to_owned()),
-            Op::Denoise { steps, body } => self.denoise(*steps, body, &inputs, &outputs),
+            Op::Denoise { steps, state, body } => self.denoise((*steps, *state), body, &inputs, &outputs),
             op => match outputs.first() {
                 None => Err("it has no result".to_owned()),
                 Some(first) => infer(op, &inputs, first.dtype).and_then(|wanted| {
@@ -187,35 +187,34 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    fn denoise(&self, steps: u64, body: &str, inputs: &[Type], outputs: &[Type]) -> Result<(), String> {
-        let [canvas, stream, captured @ ..] = inputs else {
-            return Err("it takes a canvas and a stream".to_owned());
-        };
+    fn denoise(
+        &self,
+        (steps, state): (u64, u64),
+        body: &str,
+        inputs: &[Type],
+        outputs: &[Type],
+    ) -> Result<(), String> {
         if steps == 0 {
             return Err("it must have at least one step".to_owned());
         }
-        if canvas.dtype != DType::I32 || canvas.dims.len() != 2 {
-            return Err("the canvas must be i32[B, S]".to_owned());
-        }
-        if *stream != Type::new(DType::U32, [4.into()]) {
-            return Err("the stream must be u32[4]".to_owned());
-        }
-        let history = Type::new(DType::I32, [steps.into()].into_iter().chain(canvas.dims.iter().cloned()));
-        if outputs != [canvas.clone(), stream.clone(), history] {
-            return Err("its results must be canvas, stream and history".to_owned());
+        let split = usize::try_from(state).ok().filter(|n| *n > 0).and_then(|n| inputs.split_at_checked(n));
+        let (states, _) = split.ok_or("it takes its states, at least one, and what is captured")?;
+        let first = &states[0];
+        let history = Type::new(first.dtype, [steps.into()].into_iter().chain(first.dims.iter().cloned()));
+        if outputs != [states, &[history]].concat() {
+            return Err("its results must be the states, and the history of the first".to_owned());
         }
         let graph = self.module.graph(body).ok_or_else(|| format!("there is no graph `@{body}`"))?;
         if graph.order().iter().any(|n| matches!(graph.node(*n).op, Op::Denoise { .. })) {
             return Err(format!("`@{body}` must not hold a loop itself"));
         }
         let params: Vec<_> = graph.params.iter().map(|p| graph.ty(p.value).clone()).collect();
-        let wanted = [&[Type::scalar(DType::I32), canvas.clone(), stream.clone()], captured].concat();
-        if params != wanted {
-            return Err(format!("`@{body}` must take step, canvas, stream and what is captured"));
+        if params != [&[Type::scalar(DType::I32)], inputs].concat() {
+            return Err(format!("`@{body}` must take the step, the states and what is captured"));
         }
         let results: Vec<_> = graph.results.iter().map(|p| graph.ty(p.value).clone()).collect();
-        if results != [canvas.clone(), stream.clone()] {
-            return Err(format!("`@{body}` must give canvas and stream"));
+        if results != states {
+            return Err(format!("`@{body}` must give the states"));
         }
         Ok(())
     }

@@ -1,9 +1,14 @@
 //! Result types of ops: the one place that knows which operands fit.
 
 use crate::dim::Dim;
-use crate::op::{Attention, Linear, Literal, Op};
+use crate::op::{Attention, Linear, Literal, Op, RopeTable};
 use crate::types::Type;
 use dreamc_num::DType;
+
+mod sampler;
+
+/// Most axes of positions.
+const AXES_MAX: u64 = 4;
 
 /// Types of the results of `op` on operands of these types, or which rule is broken.
 ///
@@ -22,18 +27,35 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
             require(dtype.is_float(), "the result must be float")?;
             one(Type::new(dtype, [ids.dims[0].clone(), ids.dims[1].clone(), table.dims[1].clone()]))
         }
-        (Op::RopeTable { head_dim, .. }, [positions]) => {
+        (Op::RopeTable(RopeTable { sections, .. }), [positions]) => {
+            let axes = sections.len() as u64;
+            let planes = match axes {
+                1 => 0,
+                _ => usize::from(positions.dims.first().and_then(Dim::as_constant) == Some(axes)),
+            };
             require(
-                positions.dtype == DType::I32 && positions.dims.len() == 2,
-                "the positions must be i32[B, S]",
+                positions.dtype == DType::I32
+                    && positions.dims.len() == 2 + planes
+                    && (1..=AXES_MAX).contains(&axes)
+                    && (axes == 1 || planes == 1),
+                "the positions must be i32[B, S], or i32[axes, B, S] for 2 to 4 axes",
             )?;
-            require(*head_dim > 0 && head_dim % 2 == 0, "head_dim must be even")?;
-            let ty = with_columns(&positions.with_dtype(DType::F32), head_dim / 2);
+            let n = sections.iter().try_fold(0_u64, |n, s| n.checked_add(*s));
+            require(sections.iter().all(|s| *s > 0), "every axis must have a frequency")?;
+            let n = n.ok_or("the sections are too long")?;
+            let ty = Type::new(DType::F32, positions.dims[planes..].iter().cloned().chain([n.into()]));
             Ok(vec![ty.clone(), ty])
         }
         (Op::RmsNorm { .. }, [x, gain]) => {
             require(x.dtype.is_float() && !x.dims.is_empty(), "`x` must be float and have columns")?;
             require(*gain == vector(DType::F32, x.dims.last()), "the gain must be f32 and as wide as `x`")?;
+            require(dtype.is_float(), "the result must be float")?;
+            one(x.with_dtype(dtype))
+        }
+        (Op::LayerNorm { .. }, [x, gain, bias]) => {
+            require(x.dtype.is_float() && !x.dims.is_empty(), "`x` must be float and have columns")?;
+            let wanted = vector(DType::F32, x.dims.last());
+            require(*gain == wanted && *bias == wanted, "gain and bias must be f32 and as wide as `x`")?;
             require(dtype.is_float(), "the result must be float")?;
             one(x.with_dtype(dtype))
         }
@@ -53,7 +75,7 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
             require(a == b && a.dtype.is_float(), "both operands must have the same float type")?;
             one(a.clone())
         }
-        (Op::Silu, [x]) => {
+        (Op::Activate(_), [x]) => {
             require(x.dtype.is_float(), "`x` must be float")?;
             one(x.clone())
         }
@@ -65,106 +87,61 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
             ty.dims.pop();
             one(Type::new(ty.dtype, ty.dims.into_iter().chain([Dim::from(*len)])))
         }
-        (Op::Concat, [first, rest @ ..]) => {
-            require(!first.dims.is_empty(), "the parts must have a first axis")?;
-            let same = |t: &Type| {
-                t.dtype == first.dtype && t.dims.len() == first.dims.len() && t.dims[1..] == first.dims[1..]
-            };
-            require(rest.iter().all(same), "the parts may differ in the first axis only")?;
+        (Op::Concat { axis }, [first, rest @ ..]) => {
+            let at = usize::try_from(*axis).ok().filter(|at| *at < first.dims.len());
+            let at = at.ok_or("the parts must have this axis")?;
             let mut ty = first.clone();
             for part in rest {
-                ty.dims[0] = ty.dims[0].plus(&part.dims[0]);
+                let same = part.dtype == first.dtype
+                    && part.dims.len() == first.dims.len()
+                    && part.dims.iter().zip(&first.dims).enumerate().all(|(i, (a, b))| i == at || a == b);
+                require(same, "the parts may differ in the one axis only")?;
+                ty.dims[at] = ty.dims[at].plus(&part.dims[at]);
             }
             one(ty)
+        }
+        (Op::MergeRows { count }, [x]) => {
+            let [outer @ .., rows, columns] = x.dims.as_slice() else {
+                return Err("`x` must have rows and columns".to_owned());
+            };
+            let rows = rows.over(*count).ok_or("the rows must be a multiple of `count`")?;
+            one(Type::new(x.dtype, outer.iter().cloned().chain([rows, columns.times(&(*count).into())])))
+        }
+        (Op::SplitRows { count }, [x]) => {
+            let [outer @ .., rows, columns] = x.dims.as_slice() else {
+                return Err("`x` must have rows and columns".to_owned());
+            };
+            let columns = columns.over(*count).ok_or("the columns must be a multiple of `count`")?;
+            one(Type::new(x.dtype, outer.iter().cloned().chain([rows.times(&(*count).into()), columns])))
+        }
+        (Op::DropRows { count }, [x]) => {
+            let [b, s, n] = x.dims.as_slice() else { return Err("`x` must be [B, S, N]".to_owned()) };
+            let s = s.minus(*count).ok_or("`x` must have `count` rows in any case")?;
+            one(Type::new(x.dtype, [b.clone(), s, n.clone()]))
+        }
+        (Op::TakeRows, [x, index]) => {
+            let ([b, _, n], [bi, r]) = (x.dims.as_slice(), index.dims.as_slice()) else {
+                return Err("`x` must be [B, S, N] and the index i32[B, R]".to_owned());
+            };
+            require(index.dtype == DType::I32 && b == bi, "the index must be i32[B, R]")?;
+            one(Type::new(x.dtype, [b.clone(), r.clone(), n.clone()]))
+        }
+        (Op::Splice, [x, index, rows]) => {
+            require(x.dims.len() == 3, "`x` must be [B, S, N]")?;
+            let wanted = Type::new(DType::I32, x.dims[..2].iter().cloned());
+            require(*index == wanted, "the index must be i32[B, S]")?;
+            let fits = rows.dtype == x.dtype && rows.dims.len() >= 2 && rows.dims.last() == x.dims.last();
+            require(fits, "the rows must be as wide as those of `x`, of its type")?;
+            one(x.clone())
         }
         (Op::ShiftRows, [x]) => {
             require(x.dims.len() == 3, "`x` must be [B, S, N]")?;
             one(x.clone())
         }
-        (Op::IsToken { token }, [canvas]) => {
-            canvas_type(canvas)?;
-            require(i32::try_from(*token).is_ok(), "the token must fit i32")?;
-            one(canvas.with_dtype(DType::Bool))
-        }
-        (Op::EosPenalty { token, steps, .. }, [logits, penalty, step]) => {
-            logits_type(logits)?;
-            scalar(penalty, DType::F32, "penalty")?;
-            scalar(step, DType::I32, "step")?;
-            require(logits.columns().is_some_and(|v| *token < v), "the token must be inside the vocabulary")?;
-            require(*steps > 0, "steps must be at least 1")?;
-            one(logits.clone())
-        }
-        (Op::SamplingProbs, [logits, active, temperature, top_p, top_k]) => {
-            logits_type(logits)?;
-            rows(logits, active, DType::Bool, "active")?;
-            scalar(temperature, DType::F32, "temperature")?;
-            scalar(top_p, DType::F32, "top_p")?;
-            scalar(top_k, DType::I32, "top_k")?;
-            one(logits.clone())
-        }
-        (Op::RandomBits { .. }, [canvas, stream]) => {
-            canvas_type(canvas)?;
-            stream_type(stream)?;
-            one(canvas.with_dtype(DType::U32))
-        }
-        (Op::DrawToken, [probs, active, temperature, bits]) => {
-            logits_type(probs)?;
-            rows(probs, active, DType::Bool, "active")?;
-            scalar(temperature, DType::F32, "temperature")?;
-            rows(probs, bits, DType::U32, "bits")?;
-            one(active.with_dtype(DType::I32))
-        }
-        (Op::Confidence(_), [probs, active, token]) => {
-            logits_type(probs)?;
-            rows(probs, active, DType::Bool, "active")?;
-            rows(probs, token, DType::I32, "token")?;
-            one(active.with_dtype(DType::F32))
-        }
-        (Op::TransferCount { steps, .. }, [active, step]) => {
-            require(active.dtype == DType::Bool && active.dims.len() == 2, "active must be bool[B, S]")?;
-            scalar(step, DType::I32, "step")?;
-            require(*steps > 0, "steps must be at least 1")?;
-            one(Type::new(DType::I32, [active.dims[0].clone()]))
-        }
-        (Op::SelectSlots, [confidence, active, count, alg_temp, bits]) => {
-            require(active.dtype == DType::Bool && active.dims.len() == 2, "active must be bool[B, S]")?;
-            require(*confidence == active.with_dtype(DType::F32), "the confidence must be f32[B, S]")?;
-            require(*count == vector(DType::I32, active.dims.first()), "the count must be i32[B]")?;
-            scalar(alg_temp, DType::F32, "alg_temp")?;
-            require(*bits == active.with_dtype(DType::U32), "the bits must be u32[B, S]")?;
-            one(active.clone())
-        }
-        (Op::OriginSlots { steps, .. }, [active, step, bits]) => {
-            require(active.dtype == DType::Bool && active.dims.len() == 2, "active must be bool[B, S]")?;
-            scalar(step, DType::I32, "step")?;
-            require(*bits == active.with_dtype(DType::U32), "the bits must be u32[B, S]")?;
-            require(*steps > 0, "steps must be at least 1")?;
-            one(active.clone())
-        }
-        (Op::Commit, [select, token, canvas]) => {
-            canvas_type(canvas)?;
-            require(*select == canvas.with_dtype(DType::Bool), "the selection must be bool[B, S]")?;
-            require(token == canvas, "tokens and canvas must have the same type")?;
-            one(canvas.clone())
-        }
-        (Op::AdvanceStream, [stream]) => {
-            stream_type(stream)?;
-            one(stream.clone())
-        }
         (
-            Op::Embed
-            | Op::RopeTable { .. }
-            | Op::RmsNorm { .. }
-            | Op::Rope { .. }
-            | Op::Add
-            | Op::Mul
-            | Op::Silu
-            | Op::SwiGlu
-            | Op::Slice { .. }
-            | Op::Concat
-            | Op::ShiftRows
-            | Op::IsToken { .. }
+            Op::IsToken { .. }
             | Op::EosPenalty { .. }
+            | Op::KeepTokens { .. }
             | Op::SamplingProbs
             | Op::RandomBits { .. }
             | Op::DrawToken
@@ -173,9 +150,32 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
             | Op::SelectSlots
             | Op::OriginSlots { .. }
             | Op::Commit
-            | Op::AdvanceStream,
+            | Op::AdvanceStream
+            | Op::TimestepEmbed { .. }
+            | Op::EulerStep { .. }
+            | Op::DdimStep { .. },
             _,
-        ) => Err(format!("`{}` does not take {} operands", op.name(), inputs.len())),
+        ) => one(sampler::infer(op, inputs)?),
+        (
+            Op::Embed
+            | Op::RopeTable(_)
+            | Op::RmsNorm { .. }
+            | Op::LayerNorm { .. }
+            | Op::Rope { .. }
+            | Op::Add
+            | Op::Mul
+            | Op::Activate(_)
+            | Op::SwiGlu
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::MergeRows { .. }
+            | Op::SplitRows { .. }
+            | Op::DropRows { .. }
+            | Op::TakeRows
+            | Op::Splice
+            | Op::ShiftRows,
+            _,
+        ) => Err(operand_count(op, inputs)),
     }
 }
 
@@ -270,6 +270,10 @@ fn infer_attention(attention: &Attention, inputs: &[Type]) -> Result<Type, Strin
     Ok(with_columns(&Type::new(x.dtype, x.dims[..2].iter().cloned()), heads * head_dim))
 }
 
+fn operand_count(op: &Op, inputs: &[Type]) -> String {
+    format!("`{}` does not take {} operands", op.name(), inputs.len())
+}
+
 fn require(holds: bool, rule: &str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(rule.to_owned()) }
 }
@@ -284,28 +288,4 @@ fn with_columns(ty: &Type, columns: u64) -> Type {
 
 fn is_rope_table(table: &Type, x: &Type, head_dim: u64) -> bool {
     *table == with_columns(&Type::new(DType::F32, x.dims[..2].iter().cloned()), head_dim / 2)
-}
-
-fn canvas_type(canvas: &Type) -> Result<(), String> {
-    require(canvas.dtype == DType::I32 && canvas.dims.len() == 2, "the canvas must be i32[B, S]")
-}
-
-fn stream_type(stream: &Type) -> Result<(), String> {
-    require(*stream == Type::new(DType::U32, [Dim::from(4)]), "the stream must be u32[4]")
-}
-
-fn logits_type(logits: &Type) -> Result<(), String> {
-    require(
-        logits.dtype == DType::F32 && logits.dims.len() == 3 && logits.columns().is_some(),
-        "logits must be f32[B, S, V]",
-    )
-}
-
-fn rows(logits: &Type, operand: &Type, dtype: DType, name: &str) -> Result<(), String> {
-    let wanted = Type::new(dtype, logits.dims[..2].iter().cloned());
-    require(*operand == wanted, &format!("`{name}` must be {wanted}"))
-}
-
-fn scalar(ty: &Type, dtype: DType, name: &str) -> Result<(), String> {
-    require(*ty == Type::scalar(dtype), &format!("`{name}` must be {dtype}[]"))
 }

@@ -1,0 +1,174 @@
+//! Ops of images and actions on values that can be worked out by hand.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use dreamc_interp::{RunError, Tensor, run};
+use dreamc_ir::{parse, verify};
+
+fn results(text: &str, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
+    let module = parse(text).unwrap();
+    let mut none = |_: &str, _: &dreamc_ir::Type| None;
+    run(verify(&module).unwrap(), "f", inputs, &mut none, &mut ())
+}
+
+fn result(text: &str, inputs: &[Tensor]) -> Tensor {
+    results(text, inputs).unwrap().remove(0)
+}
+
+fn near(found: &[f32], wanted: &[f32]) {
+    assert_eq!(found.len(), wanted.len());
+    assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} {wanted:?}");
+}
+
+#[test]
+fn activations() {
+    let x = Tensor::f32(&[4], vec![-1.0, 0.0, 0.5, 2.0]);
+    for (op, wanted) in [
+        ("relu", [0.0, 0.0, 0.5, 2.0]),
+        ("gelu", [-0.158_655_26, 0.0, 0.345_731_23, 1.954_499_7]),
+        ("quick_gelu", [-0.154_204_23, 0.0, 0.350_388_44, 1.935_658_6]),
+        ("silu", [-0.268_941_43, 0.0, 0.311_229_67, 1.761_594_2]),
+    ] {
+        let text = format!("graph @f(%0: f32[4]) {{\n %1 = {op} %0 : f32[4]\n return %1\n}}");
+        near(result(&text, std::slice::from_ref(&x)).floats(), &wanted);
+    }
+}
+
+#[test]
+fn layer_norm_takes_the_mean_away() {
+    let text = "graph @f(%0: f32[1, 4], %1: f32[4], %2: f32[4]) {
+      %3 = layer_norm %0, %1, %2 {eps=0.75} : f32[1, 4]
+      return %3
+    }";
+    let inputs = [vec![0.0, 1.0, 2.0, 3.0], vec![1.0, 1.0, 1.0, 2.0], vec![0.0, 0.0, 0.5, 0.0]];
+    let shapes: [&[usize]; 3] = [&[1, 4], &[4], &[4]];
+    let inputs = [0, 1, 2].map(|i| Tensor::f32(shapes[i], inputs[i].clone()));
+    // Variance 1.25 and eps 0.75: the scale is 1 / sqrt(2).
+    let s = std::f32::consts::FRAC_1_SQRT_2;
+    near(result(text, &inputs).floats(), &[-1.5 * s, -0.5 * s, 0.5 * s + 0.5, 3.0 * s]);
+}
+
+/// Each axis has frequencies of its own, or all share one sequence.
+#[test]
+fn rope_tables_by_axis() {
+    let table = |axial: &str| {
+        let text = format!(
+            "graph @f(%0: i32[2, 1, 1]) {{
+              %1, %2 = rope_table %0 {{theta=100.0, sections=[1, 2]{axial}}} : f32[1, 1, 3], f32[1, 1, 3]
+              return %2
+            }}"
+        );
+        result(&text, &[Tensor::i32(&[2, 1, 1], vec![1, 2])])
+    };
+    let angles = |list: [f32; 3]| list.map(f32::sin);
+    near(table("").floats(), &angles([1.0, 2.0 * 100_f32.powf(-1.0 / 3.0), 2.0 * 100_f32.powf(-2.0 / 3.0)]));
+    near(table(", axial=1").floats(), &angles([1.0, 2.0, 0.2]));
+}
+
+/// A patch sees its own image only; a patch of no image is 0.
+#[test]
+fn attention_stays_inside_a_segment() {
+    let text = "graph @f(%0: f32[1, 4, 2], %1: i32[1, 4]) {
+      %2 = attention %0, %0, %0, %1 {heads=1, kv_heads=1, head_dim=2} : f32[1, 4, 2]
+      return %2
+    }";
+    let x = Tensor::f32(&[1, 4, 2], vec![0.0, 3.0, 7.0, 6.0, 0.0, 3.0, 5.0, 5.0]);
+    let inputs = [x, Tensor::i32(&[1, 4], vec![1, 2, 1, 0])];
+    near(result(text, &inputs).floats(), &[0.0, 3.0, 7.0, 6.0, 0.0, 3.0, 0.0, 0.0]);
+}
+
+#[test]
+fn rows_are_moved() {
+    let text = "graph @f(%0: f32[1, 3, 2], %1: i32[1, 3], %2: f32[2, 2], %3: i32[1, 2]) {
+      %4 = splice %0, %1, %2 : f32[1, 3, 2]
+      %5 = concat %4, %0 {axis=1} : f32[1, 6, 2]
+      %6 = drop_rows %5 {count=2} : f32[1, 4, 2]
+      %7 = take_rows %6, %3 : f32[1, 2, 2]
+      %8 = merge_rows %7 {count=2} : f32[1, 1, 4]
+      %9 = split_rows %8 {count=4} : f32[1, 4, 1]
+      %10 = concat %4, %0 {axis=2} : f32[1, 3, 4]
+      return %4, %6, %9, %10
+    }";
+    let inputs = |index: Vec<i32>, rows: Vec<i32>| {
+        [
+            Tensor::f32(&[1, 3, 2], vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
+            Tensor::i32(&[1, 3], index),
+            Tensor::f32(&[2, 2], vec![10.0, 11.0, 12.0, 13.0]),
+            Tensor::i32(&[1, 2], rows),
+        ]
+    };
+    let all = results(text, &inputs(vec![-1, 1, 0], vec![3, 0])).unwrap();
+    near(all[0].floats(), &[0.0, 1.0, 12.0, 13.0, 10.0, 11.0]);
+    near(all[1].floats(), &[10.0, 11.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    near(all[2].floats(), &[4.0, 5.0, 10.0, 11.0]);
+    near(all[3].floats(), &[0.0, 1.0, 0.0, 1.0, 12.0, 13.0, 2.0, 3.0, 10.0, 11.0, 4.0, 5.0]);
+    assert_eq!(results(text, &inputs(vec![-1, 2, 0], vec![3, 0])), Err(RunError::Row(2)));
+    assert_eq!(results(text, &inputs(vec![-1, 1, 0], vec![4, 0])), Err(RunError::Row(4)));
+}
+
+#[test]
+fn only_the_kept_tokens_of_marked_rows() {
+    let text = "graph @f(%0: f32[1, 2, 4], %1: i32[1, 2]) {
+      %2 = keep_tokens %0, %1 {first=1, len=2} : f32[1, 2, 4]
+      return %2
+    }";
+    let inputs = [Tensor::f32(&[1, 2, 4], vec![1.0; 8]), Tensor::i32(&[1, 2], vec![-1, 0])];
+    let kept = result(text, &inputs);
+    assert_eq!(kept.floats(), [1.0, 1.0, 1.0, 1.0, f32::MIN, 1.0, 1.0, f32::MIN]);
+}
+
+/// Two rows rank together: the counts add up and the best of all win.
+#[test]
+fn rows_rank_jointly_if_asked() {
+    let text = "graph @f(%0: bool[2, 3], %1: f32[2, 3], %2: i32[], %3: u32[2, 3], %4: f32[], %5: i32[]) {
+      %6 = transfer_count %0, %2, %5 {steps=2, eps=0.001} : i32[2]
+      %7 = select_slots %1, %0, %6, %4, %3, %5 : bool[2, 3]
+      return %6, %7
+    }";
+    let run = |joint: i32| {
+        let active = vec![true, true, true, true, true, false];
+        let inputs = [
+            Tensor::bool(&[2, 3], active),
+            Tensor::f32(&[2, 3], vec![0.1, 0.2, 0.3, 0.9, 0.8, 1.0]),
+            Tensor::i32(&[], vec![0]),
+            Tensor::u32(&[2, 3], vec![0; 6]),
+            Tensor::f32(&[], vec![0.0]),
+            Tensor::i32(&[], vec![joint]),
+        ];
+        let all = results(text, &inputs).unwrap();
+        (all[0].ints().to_vec(), all[1].bools().to_vec())
+    };
+    assert_eq!(run(0), (vec![1, 0], vec![false, false, true, false, false, false]));
+    assert_eq!(run(1), (vec![2, 0], vec![false, false, false, true, true, false]));
+}
+
+#[test]
+fn action_loops() {
+    let text = "graph @f(%0: f32[1, 1, 2], %1: f32[1, 1, 2]) {
+      %2, %3 = denoise %0, %1 {steps=2, state=1, body=\"step\"} : f32[1, 1, 2], f32[2, 1, 1, 2]
+      return %2, %3
+    }
+    graph @step(%0: i32[], %1: f32[1, 1, 2], %2: f32[1, 1, 2]) {
+      %3 = euler_step %1, %2 {dt=0.5} : f32[1, 1, 2]
+      return %3
+    }";
+    let inputs = [Tensor::f32(&[1, 1, 2], vec![1.0, 2.0]), Tensor::f32(&[1, 1, 2], vec![1.0, -1.0])];
+    let all = results(text, &inputs).unwrap();
+    near(all[0].floats(), &[2.0, 1.0]);
+    assert_eq!(all[1].dims, [2, 1, 1, 2]);
+    near(all[1].floats(), &[1.5, 1.5, 2.0, 1.0]);
+
+    let text = "graph @f(%0: f32[2], %1: f32[2], %2: i32[]) {
+      %3 = ddim_step %0, %1, %2 {alphas=[0.25, 0.64]} : f32[2]
+      %4 = timestep_embed %2 {times=[0.5], width=4} : f32[1, 1, 4]
+      return %3, %4
+    }";
+    let at = |step: i32| {
+        let vectors = [vec![0.5, 3.0], vec![0.0, 1.0]].map(|v| Tensor::f32(&[2], v));
+        results(text, &[vectors.as_slice(), &[Tensor::i32(&[], vec![step])]].concat())
+    };
+    let all = at(0).unwrap();
+    // Clean samples: 0.5 / 0.5, and (3 - sqrt(0.75)) / 0.5 cut off at 1.
+    near(all[0].floats(), &[0.8, 0.8 + 0.6]);
+    near(all[1].floats(), &[0.5_f32.sin(), 0.000_05, 0.5_f32.cos(), 1.0]);
+    assert_eq!(at(1), Err(RunError::Step(1)));
+}
