@@ -145,7 +145,8 @@ pub struct Denoise {
     pub index: ValueId,
     /// Executed `steps` times. Contains no loop.
     pub body: Vec<Step>,
-    /// Copies `.0` (`i32[B, S]`) into slot `index` of `.1` (`i32[steps, B, S]`) after each iteration.
+    /// Copies `.0` (any type, at most 3 dimensions) into slot `index` of `.1` (the same type, with `steps` as a further
+    /// first dimension) after each iteration.
     pub history: Option<(ValueId, ValueId)>,
 }
 
@@ -153,25 +154,37 @@ pub struct Denoise {
 /// whatever `T` is. The meaning of each is that of the IR op of the same name, as `dreamc-interp` computes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Kernel {
-    /// `(x) -> x`, bytes as they are.
+    /// `(x T[..]) -> T[..]`, bytes as they are: same type and number of elements, another shape if need be.
     Copy,
     /// `(ids i32[B, S], table T[V, H] row-major) -> U[B, S, H]`. An id outside the table is an error.
     Embed,
-    /// `(positions i32[B, S]) -> (cos, sin) f32[B, S, head_dim / 2]`: angle `p * theta^(-2j / head_dim)`.
+    /// `(positions) -> (cos, sin) f32[B, S, n]`, `n` the sum of the sections: `positions` is `i32[B, S]` with one section,
+    /// else `i32[sections, B, S]`, a plane per section. The frequencies of a section turn by its own plane's positions.
+    ///
+    /// Frequency `j` of a section of `m` that begins at `o`: `theta^(-2 (o + j) / 2n)`, or if axial `theta^(-2j / 2m)`.
     RopeTable {
         /// Base of the frequencies.
         theta: f32,
-        /// Dimensions of a head.
-        head_dim: u32,
+        /// Frequencies that turn by each plane; 1 to [`ROPE_SECTION_COUNT_MAX`](crate::ROPE_SECTION_COUNT_MAX).
+        #[serde(deserialize_with = "crate::wire::sections")]
+        sections: Vec<u32>,
+        /// Whether the frequencies start again in each section.
+        axial: bool,
     },
     /// `(x T[.., H], gain f32[H]) -> U[.., H]`.
     RmsNorm {
         /// Added to the mean square.
         eps: f32,
     },
+    /// `(x T[.., H], gain f32[H], bias f32[H]) -> U[.., H]`: `(x - mean) / sqrt(var + eps) * gain + bias`.
+    LayerNorm {
+        /// Added to the variance.
+        eps: f32,
+    },
     /// `(x T[.., K], [gain f32[K]], weight.. [N_i, K], [bias f32[N]], [residual f32[.., N]]) -> U[.., N]`.
     ///
-    /// The weights' rows follow each other: `N` is the sum of their rows. May write over the residual.
+    /// The weights' rows follow each other: `N` is the sum of their rows. May write over the residual. Without a norm,
+    /// `x` is taken as it is: f32 rows are multiplied in f32, also with bf16 weights.
     Linear(Linear),
     /// `(x T[.., heads * head_dim], cos, sin) -> T[..]`. May write over `x`.
     Rope {
@@ -182,14 +195,16 @@ pub enum Kernel {
     ///
     /// `(q T[B, S, heads * head_dim], k, v T[B, S, kv_heads * head_dim], mask i32[B, S], [cos, sin])`, or with
     /// `packed` `(qkv T[B, S, (heads + 2 * kv_heads) * head_dim], mask, [cos, sin])` `-> T[B, S, heads * head_dim]`.
-    /// Rows whose mask is 0 come out as 0.
+    ///
+    /// The mask numbers segments: a query sees the keys that have its own number. Rows whose mask is 0 belong to no
+    /// segment and come out as 0.
     Attention(Attention),
     /// `(a, b) -> a + b`, same shapes. May write over either.
     Add,
     /// `(a, b) -> a * b`, same shapes. May write over either.
     Mul,
-    /// `(x) -> x * sigmoid(x)`. May write over `x`.
-    Silu,
+    /// `(x T[..]) -> T[..]`, element by element. May write over `x`.
+    Activate(Activation),
     /// `(gate, up) -> silu(gate) * up`. May write over either.
     SwiGlu,
     /// `(x T[.., N]) -> T[.., n]`: columns `start..start + n` of the last axis.
@@ -197,6 +212,22 @@ pub enum Kernel {
         /// First column.
         start: u32,
     },
+    /// `(part.. T[..]) -> T[..]`, `T` also i32: 1 to [`PART_COUNT_MAX`](crate::PART_COUNT_MAX) parts, one after the other
+    /// along `axis`.
+    Concat {
+        /// The axis along which they are joined; all others are equal.
+        axis: u32,
+    },
+    /// `(x T[B, S + count, N]) -> T[B, S, N]`: without the first `count` rows.
+    DropRows {
+        /// Rows left out.
+        count: u32,
+    },
+    /// `(x T[B, S, N], index i32[B, R]) -> T[B, R, N]`: row `r` is row `index[b, r]` of `x`. An index outside is an error.
+    TakeRows,
+    /// `(x T[B, S, H], index i32[B, S], rows T[.., H]) -> T[B, S, H]`: row `index[b, s]` of all `rows` where the index is
+    /// not negative, else the row of `x`. An index behind the last row is an error. May write over `x`.
+    Splice,
     /// `(x T[B, S, N]) -> T[B, S, N]`: row `p` takes row `p - 1`, row 0 stays. Never in place.
     ShiftRows,
     /// `(canvas i32[B, S]) -> bool[B, S]`: where the token is `token`.
@@ -214,6 +245,14 @@ pub enum Kernel {
         /// End of the schedule.
         eps: f32,
     },
+    /// `(logits f32[B, S, V], rows i32[B, S]) -> logits`: where `rows` is not negative, every column outside
+    /// `first..first + len` becomes the lowest finite number. May write over the logits.
+    KeepTokens {
+        /// First column that stays.
+        first: u32,
+        /// How many stay.
+        len: u32,
+    },
     /// `(logits f32[B, S, V], active bool[B, S], temperature f32[], top_p f32[], top_k i32[]) -> f32[B, S, V]`: the
     /// distribution that a token is drawn from. Rows not active are unspecified. May write over the logits.
     SamplingProbs,
@@ -227,16 +266,18 @@ pub enum Kernel {
     DrawToken,
     /// `(probs f32[B, S, V], active bool[B, S], token i32[B, S]) -> f32[B, S]`; 0 where not active.
     Confidence(Confidence),
-    /// `(active bool[B, S], index i32[]) -> i32[B]`: how many slots a row commits in this step.
+    /// `(active bool[B, S], index i32[], joint i32[]) -> i32[B]`: how many slots a row commits in this step. If `joint`
+    /// is not 0, the slots of all rows are counted as one row's: the count stands in row 0, and 0 in the others.
     TransferCount {
         /// Steps of the schedule.
         steps: u32,
         /// End of the schedule.
         eps: f32,
     },
-    /// `(confidence f32[B, S], active bool[B, S], count i32[B], alg_temp f32[], bits u32[B, S]) -> bool[B, S]`: the `count`
-    /// most confident active slots of each row (lowest position on a tie), or with `alg_temp > 0` as many drawn
-    /// without replacement.
+    /// `(confidence f32[B, S], active bool[B, S], count i32[B], alg_temp f32[], bits u32[B, S], joint i32[]) ->
+    /// bool[B, S]`: the `count` most confident active slots of each row (lowest position on a tie), or with
+    /// `alg_temp > 0` as many drawn without replacement. If `joint` is not 0, the sum of the counts is chosen among the
+    /// slots of all rows (lowest row, then lowest position on a tie).
     SelectSlots,
     /// `(active bool[B, S], index i32[], bits u32[B, S]) -> bool[B, S]`: each active slot with probability `1 - s/t`.
     OriginSlots {
@@ -250,6 +291,39 @@ pub enum Kernel {
     Commit,
     /// `(stream u32[4]) -> u32[4]`: the stream of the next step. May write over the stream.
     AdvanceStream,
+    /// `(index i32[]) -> f32[.., W]`, all other dimensions 1, `W` even and at least 4: with `t = times[index]`, element
+    /// `k < W/2` is `sin(t w)` and element `W/2 + k` is `cos(t w)`, `w = exp(-k ln(10000) / (W/2 - 1))`.
+    TimestepEmbed {
+        /// The time of each step: 1 to [`STEPS_MAX`](crate::STEPS_MAX), finite.
+        #[serde(deserialize_with = "crate::wire::times")]
+        times: Vec<f32>,
+    },
+    /// `(x f32[..], v f32[..]) -> f32[..]`: `x + v * dt`. May write over `x`.
+    EulerStep {
+        /// Size of the step.
+        dt: f32,
+    },
+    /// `(x f32[..], noise f32[..], index i32[]) -> f32[..]`: with `a = alphas[index]` and `p = alphas[index + 1]`,
+    /// `sqrt(p) * x0 + sqrt(1 - p) * noise`, where `x0 = clamp((x - sqrt(1 - a) * noise) / sqrt(a), -1, 1)`. May write
+    /// over `x`.
+    DdimStep {
+        /// One more than there are steps, each in `0 < a <= 1`.
+        #[serde(deserialize_with = "crate::wire::alphas")]
+        alphas: Vec<f32>,
+    },
+}
+
+/// See [`Kernel::Activate`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `x * (1 + erf(x / sqrt(2))) / 2`.
+    Gelu,
+    /// `x * sigmoid(1.702 x)`.
+    QuickGelu,
+    /// `max(x, 0)`; what is not a number stays so.
+    Relu,
 }
 
 /// See [`Kernel::Linear`].

@@ -1,11 +1,14 @@
 //! Plans in postcard. Reading goes through types that cannot nest: a plan is recursive (a loop holds steps), and a
 //! hostile one could nest so deep that reading it would exhaust the stack.
 
-use crate::OpenError;
 use crate::plan::{Denoise, Dispatch, Plan, Port, Program, Step, Symbol, Value, ValueId};
+use crate::{OpenError, ROPE_SECTION_COUNT_MAX, STEPS_MAX};
 use alloc::string::String;
 use alloc::vec::Vec;
-use serde::Deserialize;
+use core::fmt;
+use core::marker::PhantomData;
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// The writer failed: out of memory, or a plan that holds what postcard cannot write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +34,49 @@ pub fn decode_plan(bytes: &[u8]) -> Result<Plan, OpenError> {
         Ok((plan, [])) => Ok(Plan { programs: plan.programs.into_iter().map(Program::from).collect() }),
         Ok(_) | Err(_) => Err(OpenError::PlanBytes),
     }
+}
+
+/// [`Kernel::RopeTable`](crate::plan::Kernel::RopeTable)'s sections.
+pub(crate) fn sections<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u32>, D::Error> {
+    at_most(from, ROPE_SECTION_COUNT_MAX)
+}
+
+/// [`Kernel::TimestepEmbed`](crate::plan::Kernel::TimestepEmbed)'s times.
+pub(crate) fn times<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
+    at_most(from, STEPS_MAX as usize)
+}
+
+/// [`Kernel::DdimStep`](crate::plan::Kernel::DdimStep)'s alphas.
+pub(crate) fn alphas<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
+    at_most(from, STEPS_MAX as usize + 1)
+}
+
+/// A list of at most `max` items; the length is looked at before memory is taken.
+fn at_most<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D, max: usize) -> Result<Vec<T>, D::Error> {
+    struct AtMost<T>(usize, PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for AtMost<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {}", self.0)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let claimed = items.size_hint().unwrap_or(0);
+            if claimed > self.0 {
+                return Err(A::Error::invalid_length(claimed, &self));
+            }
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                if list.len() == self.0 {
+                    return Err(A::Error::invalid_length(list.len() + 1, &self));
+                }
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+    from.deserialize_seq(AtMost(max, PhantomData))
 }
 
 // The fields stand in the order of `plan.rs`: postcard writes no names.

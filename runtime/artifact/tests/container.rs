@@ -51,8 +51,8 @@ fn truncated() {
 #[test]
 fn wrong_version() {
     let mut file = file();
-    file[8] = 2;
-    assert_eq!(Artifact::open(&file).err(), Some(OpenError::Version { found: 2 }));
+    file[8] += 1;
+    assert_eq!(Artifact::open(&file).err(), Some(OpenError::Version { found: FORMAT_VERSION + 1 }));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use dreamc_artifact::plan::{Dispatch, Place, Program};
 use dreamc_num::DType;
 
 /// Most dimensions a value may have.
-pub const RANK_MAX: usize = 4;
+pub use dreamc_artifact::RANK_MAX;
 
 /// Concrete dimensions of a value in one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,6 +78,22 @@ pub enum DeviceError {
         id: i32,
         /// Rows of the table.
         vocabulary: u32,
+    },
+    /// A row index outside the rows that it picks from.
+    #[error("row {index} was asked for where there are {rows}")]
+    RowOutOfRange {
+        /// The index.
+        index: i32,
+        /// How many rows there are.
+        rows: u32,
+    },
+    /// A step outside its schedule.
+    #[error("step {step} is outside the schedule of {steps} steps")]
+    StepOutOfRange {
+        /// The step.
+        step: i32,
+        /// Steps of the schedule.
+        steps: u32,
     },
 }
 

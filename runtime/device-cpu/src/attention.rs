@@ -1,7 +1,8 @@
 //! Bidirectional attention with online softmax: memory grows with S, not with S squared.
 //!
 //! First every key and value head is packed into panels, keys rotated. Then each block of queries of
-//! one head goes over the keys in tiles, keeping the running maximum and sum of each row.
+//! one head goes over the keys in tiles, keeping the running maximum and sum of each row. Tiles that hold no
+//! key of the block's segments are left out, so many short segments do not cost the square of their sum.
 
 use crate::context::{Context, Need};
 use crate::isa::{Isa, per_isa};
@@ -41,16 +42,30 @@ fn worker_floats(d: usize) -> usize {
     QUERIES * (d + 2 * KEYS + d.next_multiple_of(16) + 2)
 }
 
+/// Words of the lowest and the highest segment of every tile of keys.
+fn range_words(batch: usize, s: usize) -> usize {
+    batch * s.div_ceil(KEYS) * 2
+}
+
 /// Scratch of an attention.
 pub(crate) fn need(batch: usize, s: usize, kv_heads: usize, d: usize) -> Need {
-    Need { shared: batch * kv_heads * head_floats(s, d), worker: worker_floats(d) + d }
+    let shared = batch * kv_heads * head_floats(s, d) + range_words(batch, s);
+    Need { shared, worker: worker_floats(d) + d }
+}
+
+/// The lowest and the highest segment of some rows; nothing lies between them if there is none.
+fn range(segments: impl Iterator<Item = i32>) -> [i32; 2] {
+    let segments = segments.filter(|segment| *segment != 0);
+    segments.fold([i32::MAX, i32::MIN], |[low, high], segment| [low.min(segment), high.max(segment)])
 }
 
 /// Runs it.
 pub(crate) fn run(context: &Context<'_>, attention: &Attention) {
     let (batch, s) = (attention.mask.shape.dims()[0] as usize, attention.mask.shape.dims()[1] as usize);
     let (d, kv_heads) = (attention.head_dim, attention.kv_heads);
-    let packed = context.shared(batch * kv_heads * head_floats(s, d));
+    let packed = context.shared(need(batch, s, kv_heads, d).shared);
+    // SAFETY: inside the scratch, whose size was just checked: it ends with the ranges.
+    let ranges = Shared(unsafe { packed.get().add(batch * kv_heads * head_floats(s, d)).cast::<[i32; 2]>() });
     let head = |i: usize| {
         // SAFETY: inside the scratch, whose size was just checked.
         Shared(unsafe { packed.get().add(i * head_floats(s, d)) })
@@ -60,7 +75,13 @@ pub(crate) fn run(context: &Context<'_>, attention: &Attention) {
         // SAFETY: this task's worker; the last task's borrow has ended.
         let row = unsafe { context.worker(worker, d) };
         let (i, tile) = (task / tiles, task % tiles);
-        pack_keys(context.isa, attention, i / kv_heads, i % kv_heads, tile * KEYS, head(i), row);
+        let (b, h) = (i / kv_heads, i % kv_heads);
+        pack_keys(context.isa, attention, b, h, tile * KEYS, head(i), row);
+        if h == 0 {
+            let keys = b * s + tile * KEYS..b * s + s.min((tile + 1) * KEYS);
+            // SAFETY: range `b * tiles + tile`, which this task alone writes.
+            unsafe { *ranges.get().add(b * tiles + tile) = range(keys.map(|row| attention.mask.get(row))) };
+        }
     });
     let blocks = s.div_ceil(QUERIES);
     let group = attention.heads / kv_heads;
@@ -70,7 +91,9 @@ pub(crate) fn run(context: &Context<'_>, attention: &Attention) {
         let (i, block) = (task / blocks, task % blocks);
         let (b, h) = (i / attention.heads, i % attention.heads);
         let keys = head(b * kv_heads + h / group);
-        queries(context.isa, context.isa, attention, b, h, block * QUERIES, keys, scratch);
+        // SAFETY: the ranges of this batch row, which are complete and no longer written.
+        let ranges = unsafe { std::slice::from_raw_parts(ranges.get().add(b * tiles), tiles) };
+        queries(context.isa, context.isa, attention, b, h, block * QUERIES, keys, ranges, scratch);
     });
 }
 
@@ -165,7 +188,7 @@ fn multiply(
 
 per_isa! {
     /// One block of queries of one head over all keys.
-    fn queries(of: Isa, attention: &Attention, b: usize, head: usize, first: usize, keys: Shared<f32>, scratch: &mut [f32]) {
+    fn queries(of: Isa, attention: &Attention, b: usize, head: usize, first: usize, keys: Shared<f32>, ranges: &[[i32; 2]], scratch: &mut [f32]) {
         let (d, s) = (attention.head_dim, attention.mask.shape.dims()[1] as usize);
         let (padded, keys_max) = (d.next_multiple_of(16), s.next_multiple_of(KEYS));
         let rows = QUERIES.min(s - first);
@@ -188,12 +211,23 @@ per_isa! {
         sums.fill(0.0);
         total.fill(0.0);
         largest.fill(f32::NEG_INFINITY);
-        let mut visible = [false; KEYS];
-        for key in (0..s).step_by(KEYS) {
-            for (j, v) in visible.iter_mut().enumerate() {
-                *v = key + j < s && attention.mask.get::<i32>(b * s + key + j) != 0;
+        // The segment of each query. Queries of none see what the first segment sees and are set to 0 in the end.
+        let mut segments = [0_i32; QUERIES];
+        let own = &mut segments[..rows];
+        own.iter_mut().enumerate().for_each(|(r, own)| *own = attention.mask.get(b * s + first + r));
+        let [low, high] = range(own.iter().copied());
+        own.iter_mut().filter(|own| **own == 0).for_each(|own| *own = low);
+        let mut theirs = [0_i32; KEYS];
+        for (key, [lowest, highest]) in (0..s).step_by(KEYS).zip(ranges) {
+            if low > *highest || high < *lowest {
+                continue;
             }
-            if !visible.contains(&true) {
+            for (j, segment) in theirs.iter_mut().enumerate() {
+                *segment = if key + j < s { attention.mask.get(b * s + key + j) } else { 0 };
+            }
+            // One segment on each side is the same one, as the ranges meet.
+            let several = low < high || lowest < highest;
+            if several && !segments[..rows].iter().any(|own| theirs.contains(own)) {
                 continue;
             }
             let k_panel = |i: usize| {
@@ -202,11 +236,11 @@ per_isa! {
             };
             multiply(&micro, d, rows, q, KEYS / 16, k_panel, (scores, KEYS), false);
             for r in 0..rows {
-                let scores = &mut scores[r * KEYS..][..KEYS];
+                let (scores, own) = (&mut scores[r * KEYS..][..KEYS], segments[r]);
                 let mut lanes = [f32::NEG_INFINITY; 16];
-                for (scores, visible) in scores.chunks_exact_mut(16).zip(visible.chunks_exact(16)) {
-                    for ((l, s), v) in lanes.iter_mut().zip(scores).zip(visible) {
-                        *s = if *v { *s } else { f32::NEG_INFINITY };
+                for (scores, theirs) in scores.chunks_exact_mut(16).zip(theirs.chunks_exact(16)) {
+                    for ((l, s), segment) in lanes.iter_mut().zip(scores).zip(theirs) {
+                        *s = if *segment == own { *s } else { f32::NEG_INFINITY };
                         *l = if *s > *l { *s } else { *l };
                     }
                 }

@@ -34,18 +34,29 @@ fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static
                 && y.columns() == table.columns(),
             &[],
         ),
-        (Kernel::RopeTable { head_dim, .. }, [positions], [cos, sin]) => {
-            (typed(positions, DType::I32, 2) && table(cos, sin, dims(positions), *head_dim), &[])
+        (Kernel::RopeTable { sections, .. }, [positions], [cos, sin]) => {
+            let n = sections.iter().try_fold(0_u32, |sum, n| sum.checked_add(*n))?;
+            let outer = match (sections.len(), dims(positions)) {
+                (1, [_, _]) => dims(positions),
+                (planes, [first, outer @ ..]) if outer.len() == 2 && planes == *first as usize => outer,
+                _ => return None,
+            };
+            (positions.dtype == DType::I32 && table(cos, sin, outer, n), &[])
         }
         (Kernel::RmsNorm { .. }, [x, gain], [y]) => {
             (real(x) && real(y) && dims(x) == dims(y) && vector(gain, x.columns()), &[])
+        }
+        (Kernel::LayerNorm { .. }, [x, gain, bias], [y]) => {
+            let n = x.columns();
+            (real(x) && real(y) && dims(x) == dims(y) && vector(gain, n) && vector(bias, n), &[])
         }
         (Kernel::Linear(linear), _, [y]) => (linear_fits(linear, reads, y), residual(linear)),
         (Kernel::Rope { head_dim }, [x, cos, sin], [y]) => (
             real(x)
                 && like(y, x)
                 && dims(x).len() == 3
-                && table(cos, sin, &dims(x)[..2], *head_dim)
+                && even(*head_dim)
+                && table(cos, sin, &dims(x)[..2], head_dim / 2)
                 && x.columns().is_multiple_of(*head_dim as usize),
             &[0],
         ),
@@ -53,11 +64,35 @@ fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static
         (Kernel::Add | Kernel::Mul | Kernel::SwiGlu, [a, b], [y]) => {
             (real(a) && like(b, a) && like(y, a), &[0, 1])
         }
-        (Kernel::Silu, [x], [y]) => (real(x) && like(y, x), &[0]),
+        (Kernel::Activate(_), [x], [y]) => (real(x) && like(y, x), &[0]),
         (Kernel::Slice { start }, [x], [y]) => {
             let end = (*start as usize).checked_add(y.columns())?;
             (x.dtype == y.dtype && outer(x)? == outer(y)? && end <= x.columns(), &[])
         }
+        (Kernel::Concat { axis }, [_, ..], [y]) => (concat_fits(*axis as usize, reads, y), &[]),
+        (Kernel::DropRows { count }, [x], [y]) => (
+            dims(x).len() == 3
+                && x.dtype == y.dtype
+                && equal_but(x, y, 1)
+                && dims(y)[1].checked_add(*count) == Some(dims(x)[1]),
+            &[],
+        ),
+        (Kernel::TakeRows, [x, index], [y]) => (
+            dims(x).len() == 3
+                && x.dtype == y.dtype
+                && equal_but(x, y, 1)
+                && shaped(index, DType::I32, &dims(y)[..2]),
+            &[],
+        ),
+        (Kernel::Splice, [x, index, source], [y]) => (
+            dims(x).len() == 3
+                && like(y, x)
+                && shaped(index, DType::I32, &dims(x)[..2])
+                && source.dtype == x.dtype
+                && !dims(source).is_empty()
+                && source.columns() == x.columns(),
+            &[0],
+        ),
         (Kernel::ShiftRows, [x], [y]) => (dims(x).len() == 3 && like(y, x), &[]),
         (Kernel::IsToken { .. }, [canvas], [y]) => {
             (typed(canvas, DType::I32, 2) && shaped(y, DType::Bool, dims(canvas)), &[])
@@ -67,6 +102,13 @@ fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static
                 && (*token as usize) < logits.columns()
                 && shaped(penalty, DType::F32, &[])
                 && shaped(index, DType::I32, &[])
+                && like(y, logits),
+            &[0],
+        ),
+        (Kernel::KeepTokens { first, len }, [logits, chosen], [y]) => (
+            vocabulary(logits)
+                && (*first as usize).checked_add(*len as usize)? <= logits.columns()
+                && shaped(chosen, DType::I32, &dims(logits)[..2])
                 && like(y, logits),
             &[0],
         ),
@@ -100,18 +142,20 @@ fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static
                 && shaped(y, DType::F32, dims(active)),
             &[],
         ),
-        (Kernel::TransferCount { .. }, [active, index], [y]) => (
+        (Kernel::TransferCount { .. }, [active, index, joint], [y]) => (
             typed(active, DType::Bool, 2)
                 && shaped(index, DType::I32, &[])
+                && shaped(joint, DType::I32, &[])
                 && shaped(y, DType::I32, &dims(active)[..1]),
             &[],
         ),
-        (Kernel::SelectSlots, [confidence, active, count, alg_temp, bits], [y]) => (
+        (Kernel::SelectSlots, [confidence, active, count, alg_temp, bits, joint], [y]) => (
             typed(confidence, DType::F32, 2)
                 && shaped(active, DType::Bool, dims(confidence))
                 && shaped(count, DType::I32, &dims(confidence)[..1])
                 && shaped(alg_temp, DType::F32, &[])
                 && shaped(bits, DType::U32, dims(confidence))
+                && shaped(joint, DType::I32, &[])
                 && shaped(y, DType::Bool, dims(confidence)),
             &[],
         ),
@@ -130,6 +174,15 @@ fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static
             &[2],
         ),
         (Kernel::AdvanceStream, [stream], [y]) => (shaped(stream, DType::U32, &[4]) && like(y, stream), &[0]),
+        (Kernel::TimestepEmbed { .. }, [index], [y]) => {
+            let w = y.columns();
+            let row = !dims(y).is_empty() && y.elements() == w && w >= 4 && w.is_multiple_of(2);
+            (shaped(index, DType::I32, &[]) && y.dtype == DType::F32 && row, &[])
+        }
+        (Kernel::EulerStep { .. }, [x, v], [y]) => (x.dtype == DType::F32 && like(v, x) && like(y, x), &[0]),
+        (Kernel::DdimStep { .. }, [x, noise, index], [y]) => {
+            (x.dtype == DType::F32 && like(noise, x) && shaped(index, DType::I32, &[]) && like(y, x), &[0])
+        }
         _ => (false, &[]),
     };
     fits.then_some(over)
@@ -197,7 +250,20 @@ fn attention_fits(attention: &Attention, reads: &[Buf], y: &Buf) -> bool {
         && typed(mask, DType::I32, 2)
         && if packed { wide(q, h + 2 * kv) } else { wide(q, h) && wide(&reads[1], kv) && wide(&reads[2], kv) }
         && wide(y, h)
-        && (!rope || table(&reads[inputs + 1], &reads[inputs + 2], dims(mask), head_dim))
+        && (!rope || table(&reads[inputs + 1], &reads[inputs + 2], dims(mask), head_dim / 2))
+}
+
+fn concat_fits(axis: usize, parts: &[Buf], y: &Buf) -> bool {
+    let fits = |part: &Buf| part.dtype == y.dtype && equal_but(part, y, axis);
+    // As u64, for the sum may not fit 32 bits.
+    parts.iter().all(fits)
+        && parts.iter().map(|part| u64::from(dims(part)[axis])).sum::<u64>() == u64::from(dims(y)[axis])
+}
+
+/// Whether the dimensions are equal but for `axis`, which both have.
+fn equal_but(x: &Buf, other: &Buf, axis: usize) -> bool {
+    let (a, b) = (dims(x), dims(other));
+    a.len() == b.len() && axis < a.len() && a[..axis] == b[..axis] && a[axis + 1..] == b[axis + 1..]
 }
 
 /// Whether no result shares bytes with another, nor with an operand except exactly with one of `over`.
@@ -252,11 +318,7 @@ fn even(head_dim: u32) -> bool {
     head_dim > 0 && head_dim.is_multiple_of(2)
 }
 
-/// Cosines and sines for rows `outer`.
-fn table(cos: &Buf, sin: &Buf, outer: &[u32], head_dim: u32) -> bool {
-    even(head_dim)
-        && typed(cos, DType::F32, 3)
-        && dims(cos)[..2] == *outer
-        && cos.columns() == head_dim as usize / 2
-        && like(sin, cos)
+/// Cosines and sines of `n` frequencies for the rows `outer`.
+fn table(cos: &Buf, sin: &Buf, outer: &[u32], n: u32) -> bool {
+    typed(cos, DType::F32, 3) && dims(cos)[..2] == *outer && cos.columns() == n as usize && like(sin, cos)
 }

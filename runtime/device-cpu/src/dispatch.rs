@@ -7,8 +7,9 @@ use crate::isa::Isa;
 use crate::matmul::pack::Norm;
 use crate::matmul::{self, Matmul};
 use crate::memory::Buf;
-use crate::{sampler, slots};
-use dreamc_artifact::plan::Kernel;
+use crate::slots::{self, Choice};
+use crate::{angles, norm, rows, sampler};
+use dreamc_artifact::plan::{Activation, Kernel};
 use dreamc_num::{DType, schedule};
 use dreamc_runtime::{DeviceError, Shape};
 
@@ -20,12 +21,15 @@ pub(crate) fn run(
     writes: &[Buf],
 ) -> Result<(), DeviceError> {
     match (kernel, reads, writes) {
-        (Kernel::Copy, [x], [y]) => elementwise::copy_all(context, x, y),
-        (Kernel::Embed, [ids, table], [y]) => elementwise::embed(context, ids, table, y)?,
-        (Kernel::RopeTable { theta, .. }, [positions], [cos, sin]) => {
-            elementwise::rope_table(context, positions, *theta, cos, sin);
+        (Kernel::Copy, [x], [y]) => rows::copy_all(context, x, y),
+        (Kernel::Embed, [ids, table], [y]) => rows::embed(context, ids, table, y)?,
+        (Kernel::RopeTable { theta, sections, axial }, [positions], [cos, sin]) => {
+            angles::rope_table(context, positions, *theta, sections, *axial, cos, sin);
         }
-        (Kernel::RmsNorm { eps }, [x, gain], [y]) => elementwise::rms_norm(context, x, gain, *eps, y),
+        (Kernel::RmsNorm { eps }, [x, gain], [y]) => norm::rms_norm(context, x, gain, *eps, y),
+        (Kernel::LayerNorm { eps }, [x, gain, bias], [y]) => {
+            norm::layer_norm(context, x, gain, bias, *eps, y)
+        }
         (Kernel::Linear(linear), [x, rest @ ..], [out]) => {
             let mut rest = rest.iter().copied();
             let norm = linear.norm_eps.and_then(|eps| Some(Norm { eps, gain: rest.next()? }));
@@ -37,7 +41,7 @@ pub(crate) fn run(
             let swiglu = linear.swiglu;
             matmul::run(context, &Matmul { x: *x, weights, norm, bias, residual, swiglu, out: *out });
         }
-        (Kernel::Rope { .. }, [x, cos, sin], [y]) => elementwise::rope(context, x, cos, sin, y),
+        (Kernel::Rope { .. }, [x, cos, sin], [y]) => angles::rope(context, x, cos, sin, y),
         (Kernel::Attention(a), [q, rest @ ..], [out]) => {
             let (heads, kv_heads, head_dim) = (a.heads as usize, a.kv_heads as usize, a.head_dim as usize);
             let (k, v, rest) = match rest {
@@ -55,13 +59,21 @@ pub(crate) fn run(
         (Kernel::Add, [a, b], [y]) => elementwise::run(context, Op::Add, a, b, y),
         (Kernel::Mul, [a, b], [y]) => elementwise::run(context, Op::Mul, a, b, y),
         (Kernel::SwiGlu, [a, b], [y]) => elementwise::run(context, Op::SwiGlu, a, b, y),
-        (Kernel::Silu, [x], [y]) => elementwise::run(context, Op::Silu, x, x, y),
-        (Kernel::Slice { start }, [x], [y]) => elementwise::slice(context, x, *start as usize, y),
-        (Kernel::ShiftRows, [x], [y]) => elementwise::shift_rows(context, x, y),
+        (Kernel::Activate(kind), [x], [y]) => elementwise::run(context, Op::Activate(*kind), x, x, y),
+        (Kernel::Slice { start }, [x], [y]) => rows::slice(context, x, *start as usize, y),
+        (Kernel::Concat { axis }, parts, [y]) => rows::concat(context, parts, *axis as usize, y),
+        (Kernel::DropRows { .. }, [x], [y]) => rows::drop_rows(context, x, y),
+        (Kernel::TakeRows, [x, index], [y]) => rows::take_rows(context, x, index, y)?,
+        (Kernel::Splice, [x, index, source], [y]) => rows::splice(context, x, index, source, y)?,
+        (Kernel::ShiftRows, [x], [y]) => rows::shift_rows(context, x, y),
         (Kernel::IsToken { token }, [canvas], [y]) => slots::is_token(canvas, *token, y),
         (Kernel::EosPenalty { token, steps, eps }, [logits, penalty, index], [y]) => {
             let factor = schedule::eos_penalty_factor(step(index, *steps)?, *steps, *eps);
             sampler::penalise(context, logits, *token as usize, penalty.get::<f32>(0) * factor, y);
+        }
+        (Kernel::KeepTokens { first, len }, [logits, chosen], [y]) => {
+            let first = *first as usize;
+            sampler::keep_tokens(context, logits, chosen, first..first + *len as usize, y);
         }
         (Kernel::SamplingProbs, [logits, active, temperature, top_p, top_k], [y]) => {
             let (temperature, top_p, top_k) = (temperature.get(0), top_p.get(0), top_k.get(0));
@@ -74,17 +86,27 @@ pub(crate) fn run(
         (Kernel::Confidence(kind), [probs, active, token], [y]) => {
             sampler::confidence(context, *kind, probs, active, token, y);
         }
-        (Kernel::TransferCount { steps, eps }, [active, index], [y]) => {
-            slots::count(active, step(index, *steps)?, *steps, *eps, y);
+        (Kernel::TransferCount { steps, eps }, [active, index, joint], [y]) => {
+            slots::count(active, step(index, *steps)?, *steps, *eps, joint.get::<i32>(0) != 0, y);
         }
-        (Kernel::SelectSlots, [confidence, active, count, alg_temp, bits], [y]) => {
-            slots::select(context, confidence, active, count, alg_temp.get(0), bits, y);
+        (Kernel::SelectSlots, [confidence, active, count, alg_temp, bits, joint], [y]) => {
+            let (alg_temp, joint) = (alg_temp.get(0), joint.get::<i32>(0) != 0);
+            slots::select(context, &Choice { confidence, active, count, alg_temp, bits, joint }, y);
         }
         (Kernel::OriginSlots { steps, eps }, [active, index, bits], [y]) => {
             slots::origin(active, step(index, *steps)?, *steps, *eps, bits, y);
         }
         (Kernel::Commit, [select, token, canvas], [y]) => slots::commit(select, token, canvas, y),
         (Kernel::AdvanceStream, [stream], [y]) => slots::advance(stream, y),
+        (Kernel::TimestepEmbed { times }, [index], [y]) => {
+            angles::timestep_embed(times[step(index, times.len() as u32)? as usize], y);
+        }
+        (Kernel::EulerStep { dt }, [x, v], [y]) => elementwise::run(context, Op::Euler { dt: *dt }, x, v, y),
+        (Kernel::DdimStep { alphas }, [x, noise, index], [y]) => {
+            let step = step(index, (alphas.len() as u32).saturating_sub(1))? as usize;
+            let op = Op::Ddim { a: alphas[step], p: alphas[step + 1] };
+            elementwise::run(context, op, x, noise, y);
+        }
         _ => return Err(DeviceError::Unsupported { kernel: name(kernel) }),
     }
     Ok(())
@@ -92,8 +114,9 @@ pub(crate) fn run(
 
 /// The step that `index` holds. It is read at run time, so nothing else keeps it inside the schedule.
 fn step(index: &Buf, steps: u32) -> Result<u32, DeviceError> {
-    let outside = DeviceError::Unsupported { kernel: "a step outside its schedule" };
-    u32::try_from(index.get::<i32>(0)).ok().filter(|step| *step < steps).ok_or(outside)
+    let step = index.get::<i32>(0);
+    let outside = DeviceError::StepOutOfRange { step, steps };
+    u32::try_from(step).ok().filter(|step| *step < steps).ok_or(outside)
 }
 
 /// The scratch of a kernel whose operand `i` is `read(i)`; `None` if it lacks one.
@@ -112,7 +135,7 @@ pub(crate) fn kernel_need(
             attention::need(mask.rows(), mask.columns(), a.kv_heads as usize, a.head_dim as usize)
         }
         Kernel::SamplingProbs => Need { shared: 0, worker: sampler::need(read(0)?.1.columns()) },
-        Kernel::SelectSlots => Need { shared: 0, worker: 2 * read(0)?.1.columns() },
+        Kernel::SelectSlots => Need { shared: slots::need(read(0)?.1.elements()), worker: 0 },
         _ => Need::default(),
     })
 }
@@ -124,17 +147,26 @@ pub(crate) fn name(kernel: &Kernel) -> &'static str {
         Kernel::Embed => "embed",
         Kernel::RopeTable { .. } => "rope_table",
         Kernel::RmsNorm { .. } => "rms_norm",
+        Kernel::LayerNorm { .. } => "layer_norm",
         Kernel::Linear(_) => "linear",
         Kernel::Rope { .. } => "rope",
         Kernel::Attention(_) => "attention",
         Kernel::Add => "add",
         Kernel::Mul => "mul",
-        Kernel::Silu => "silu",
+        Kernel::Activate(Activation::Silu) => "silu",
+        Kernel::Activate(Activation::Gelu) => "gelu",
+        Kernel::Activate(Activation::QuickGelu) => "quick_gelu",
+        Kernel::Activate(Activation::Relu) => "relu",
         Kernel::SwiGlu => "swiglu",
         Kernel::Slice { .. } => "slice",
+        Kernel::Concat { .. } => "concat",
+        Kernel::DropRows { .. } => "drop_rows",
+        Kernel::TakeRows => "take_rows",
+        Kernel::Splice => "splice",
         Kernel::ShiftRows => "shift_rows",
         Kernel::IsToken { .. } => "is_token",
         Kernel::EosPenalty { .. } => "eos_penalty",
+        Kernel::KeepTokens { .. } => "keep_tokens",
         Kernel::SamplingProbs => "sampling_probs",
         Kernel::RandomBits { .. } => "random_bits",
         Kernel::DrawToken => "draw_token",
@@ -144,5 +176,8 @@ pub(crate) fn name(kernel: &Kernel) -> &'static str {
         Kernel::OriginSlots { .. } => "origin_slots",
         Kernel::Commit => "commit",
         Kernel::AdvanceStream => "advance_stream",
+        Kernel::TimestepEmbed { .. } => "timestep_embed",
+        Kernel::EulerStep { .. } => "euler_step",
+        Kernel::DdimStep { .. } => "ddim_step",
     }
 }

@@ -4,6 +4,7 @@
 //! [`dreamc_runtime::Device::dispatch`] allocates nothing.
 #![allow(unsafe_code, reason = "SIMD and raw memory of the arena")]
 
+mod angles;
 mod attention;
 mod check;
 mod context;
@@ -14,8 +15,10 @@ mod isa;
 mod math;
 mod matmul;
 mod memory;
+mod norm;
 mod pin;
 mod pool;
+mod rows;
 mod sampler;
 mod slots;
 

@@ -237,12 +237,29 @@ pub(crate) fn penalise(context: &Context<'_>, logits: &Buf, token: usize, amount
     let v = logits.columns();
     context.pool.run(logits.rows(), &|row, _| {
         let value = logits.get::<f32>(row * v + token) + amount;
-        crate::elementwise::copy(logits, row * v, out, row * v, v);
+        crate::rows::copy(logits, row * v, out, row * v, v);
         out.set(row * v + token, value);
     });
 }
 
-/// Ids of the worker's scratch as u32, for the other sampler file.
+/// Every column but those of `kept` becomes the lowest number in the rows that are chosen; `out` may be the logits.
+pub(crate) fn keep_tokens(
+    context: &Context<'_>,
+    logits: &Buf,
+    chosen: &Buf,
+    kept: std::ops::Range<usize>,
+    out: &Buf,
+) {
+    let v = logits.columns();
+    context.pool.run(logits.rows(), &|row, _| {
+        crate::rows::copy(logits, row * v, out, row * v, v);
+        if chosen.get::<i32>(row) >= 0 {
+            (0..kept.start).chain(kept.end..v).for_each(|i| out.set(row * v + i, f32::MIN));
+        }
+    });
+}
+
+/// Ids of a scratch as u32, for the other sampler file.
 pub(crate) fn as_u32(floats: &mut [f32]) -> &mut [u32] {
     let pointer = Shared(floats.as_mut_ptr().cast::<u32>());
     // SAFETY: u32 and f32 have the same size and alignment; the borrow is passed on.

@@ -31,29 +31,44 @@ pub(crate) fn is_token(canvas: &Buf, token: u32, out: &Buf) {
     (0..out.elements()).for_each(|i| out.set(i, u8::from(canvas.get::<i32>(i) == token as i32)));
 }
 
-/// How many slots each row commits.
-pub(crate) fn count(active: &Buf, step: u32, steps: u32, eps: f32, out: &Buf) {
-    let s = active.columns();
-    for row in 0..out.elements() {
+/// How many slots each row commits; if `joint`, row 0 has the count of all rows' slots together.
+pub(crate) fn count(active: &Buf, step: u32, steps: u32, eps: f32, joint: bool, out: &Buf) {
+    let (rows, s) = groups(active, joint);
+    (rows..out.elements()).for_each(|row| out.set(row, 0_i32));
+    for row in 0..rows {
         let masks = (0..s).filter(|p| active.get::<u8>(row * s + p) != 0).count();
         out.set(row, transfer_count(masks as u32, step, steps, eps) as i32);
     }
 }
 
-/// The most confident active slots of each row.
-pub(crate) fn select(
-    context: &Context<'_>,
-    confidence: &Buf,
-    active: &Buf,
-    count: &Buf,
-    alg_temp: f32,
-    bits: &Buf,
-    out: &Buf,
-) {
-    let s = active.columns();
-    context.pool.run(active.rows(), &|row, worker| {
-        // SAFETY: this task's worker; the last task's borrow has ended.
-        let scratch = unsafe { context.worker(worker, 2 * s) };
+/// Rows and their slots: if `joint`, all slots are those of one row.
+fn groups(active: &Buf, joint: bool) -> (usize, usize) {
+    if joint { (1, active.elements()) } else { (active.rows(), active.columns()) }
+}
+
+/// Floats of the scratch that [`select`] needs for `slots` slots: a score and a place in the order for each.
+pub(crate) fn need(slots: usize) -> usize {
+    2 * slots
+}
+
+/// What [`select`] chooses by.
+pub(crate) struct Choice<'c> {
+    pub(crate) confidence: &'c Buf,
+    pub(crate) active: &'c Buf,
+    pub(crate) count: &'c Buf,
+    pub(crate) alg_temp: f32,
+    pub(crate) bits: &'c Buf,
+    pub(crate) joint: bool,
+}
+
+/// The most confident active slots of each row, or of all rows together.
+pub(crate) fn select(context: &Context<'_>, choice: &Choice<'_>, out: &Buf) {
+    let Choice { confidence, active, count, alg_temp, bits, joint } = *choice;
+    let (rows, s) = groups(active, joint);
+    let scratch = context.shared(need(rows * s));
+    context.pool.run(rows, &|row, _| {
+        // SAFETY: inside the scratch, whose size was just checked; the part of this row, which one task works on.
+        let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.get().add(need(row * s)), need(s)) };
         let (scores, order) = scratch.split_at_mut(s);
         let order = as_u32(order);
         let mut slots = 0;
@@ -71,7 +86,9 @@ pub(crate) fn select(
         // Adding 0 makes the two zeros equal.
         let score = |p: &u32| scores[*p as usize] + 0.0;
         order.sort_unstable_by(|a, b| score(b).total_cmp(&score(a)).then(a.cmp(b)));
-        let k = usize::try_from(count.get::<i32>(row)).unwrap_or(0);
+        let count = |row: usize| usize::try_from(count.get::<i32>(row)).unwrap_or(0);
+        let all = if joint { 0..active.rows() } else { row..row + 1 };
+        let k = all.map(count).fold(0, usize::saturating_add);
         order.iter().take(k).for_each(|p| out.set(row * s + *p as usize, 1_u8));
     });
 }

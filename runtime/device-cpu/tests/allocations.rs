@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "not every test file uses all of it")]
 mod common;
 
-use common::{Case, bench, decoder, sampler};
+use common::bench;
 use dreamc_device_cpu::Isa;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,15 +34,7 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn dispatch_allocates_nothing() {
-    let lists = [
-        decoder::rows(),
-        decoder::linear(),
-        decoder::attention(),
-        sampler::sampling_probs(),
-        sampler::tokens(),
-        sampler::slots(),
-    ];
-    let cases: Vec<Case> = lists.concat();
+    let cases = common::all();
     for case in &cases {
         let mut bench = bench(case, Isa::detect(), 3, None);
         let before = ALLOCATIONS.load(Ordering::SeqCst);

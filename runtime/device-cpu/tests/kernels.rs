@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "not every test file uses all of it")]
 mod common;
 
-use common::{check, decoder, sampler};
+use common::{check, decoder, sampler, vision};
 
 #[test]
 fn rows() {
@@ -19,6 +19,21 @@ fn linear() {
 #[test]
 fn attention() {
     decoder::attention().iter().for_each(check);
+}
+
+#[test]
+fn layers() {
+    vision::layers().iter().for_each(check);
+}
+
+#[test]
+fn moves() {
+    vision::moves().iter().for_each(check);
+}
+
+#[test]
+fn actions() {
+    vision::actions().iter().for_each(check);
 }
 
 #[test]

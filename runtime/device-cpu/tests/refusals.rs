@@ -60,6 +60,22 @@ fn token_outside_the_vocabulary() {
 }
 
 #[test]
+fn row_outside() {
+    let x = || random(DType::F32, &[1, 3, 4], 1);
+    for index in [4, i32::MAX] {
+        let reads = [x(), ints(&[1, 3], &[-1, 0, index]), random(DType::F32, &[2, 2, 4], 2)];
+        let case = case(Kernel::Splice, &reads, DType::F32, &[1, 3, 4], 0.0);
+        let error = bench(&case, Isa::detect(), 2, None).run().unwrap_err();
+        assert_eq!(error, DeviceError::RowOutOfRange { index, rows: 4 });
+    }
+    for index in [-1, 3, i32::MIN] {
+        let case = case(Kernel::TakeRows, &[x(), ints(&[1, 2], &[0, index])], DType::F32, &[1, 2, 4], 0.0);
+        let error = bench(&case, Isa::detect(), 2, None).run().unwrap_err();
+        assert_eq!(error, DeviceError::RowOutOfRange { index, rows: 3 });
+    }
+}
+
+#[test]
 fn step_outside_the_schedule() {
     for step in [-1, 4, i32::MAX, i32::MIN] {
         let (steps, eps, index) = (4, 1e-3, ints(&[], &[step]));
@@ -67,12 +83,17 @@ fn step_outside_the_schedule() {
         let bits = common::random_words(&[1, 2], 1);
         let reads = [active.clone(), index.clone(), bits];
         let origin = case(Kernel::OriginSlots { steps, eps }, &reads, DType::Bool, &[1, 2], 0.0);
-        let count =
-            case(Kernel::TransferCount { steps, eps }, &[active, index.clone()], DType::I32, &[1], 0.0);
-        let reads = [random(DType::F32, &[1, 2, 3], 1), scalar(1.0), index];
+        let reads = [active, index.clone(), ints(&[], &[0])];
+        let count = case(Kernel::TransferCount { steps, eps }, &reads, DType::I32, &[1], 0.0);
+        let reads = [random(DType::F32, &[1, 2, 3], 1), scalar(1.0), index.clone()];
         let eos = case(Kernel::EosPenalty { token: 0, steps, eps }, &reads, DType::F32, &[1, 2, 3], 0.0);
-        for case in [origin, count, eos] {
-            bench(&case, Isa::detect(), 1, None).run().unwrap_err();
+        let times = Kernel::TimestepEmbed { times: vec![0.5; 4] };
+        let embed = case(times, &[index.clone()], DType::F32, &[1, 4], 0.0);
+        let reads = [random(DType::F32, &[3], 1), random(DType::F32, &[3], 2), index];
+        let ddim = case(Kernel::DdimStep { alphas: vec![0.5; 5] }, &reads, DType::F32, &[3], 0.0);
+        for case in [origin, count, eos, embed, ddim] {
+            let error = bench(&case, Isa::detect(), 1, None).run().unwrap_err();
+            assert_eq!(error, DeviceError::StepOutOfRange { step, steps }, "{:?}", case.kernel);
         }
     }
 }
@@ -98,9 +119,12 @@ fn hostile_numbers_do_not_panic() {
             cases.push(case(Kernel::Confidence(kind), &reads, DType::F32, &[b, s], 0.0));
         }
         for count in [-1, i32::MAX] {
-            let confidence = common::real(DType::F32, &[b, s], &[bad; 3]);
-            let reads = [confidence, active(), ints(&[b], &[count]), scalar(bad), bits()];
-            cases.push(case(Kernel::SelectSlots, &reads, DType::Bool, &[b, s], 0.0));
+            let confidence = || common::real(DType::F32, &[b, s], &[bad; 3]);
+            for joint in [0, 1] {
+                let (confidence, joint) = (confidence(), ints(&[], &[joint]));
+                let reads = [confidence, active(), ints(&[b], &[count]), scalar(bad), bits(), joint];
+                cases.push(case(Kernel::SelectSlots, &reads, DType::Bool, &[b, s], 0.0));
+            }
         }
         for case in cases {
             bench(&case, Isa::detect(), 2, None).run().unwrap();
@@ -111,16 +135,8 @@ fn hostile_numbers_do_not_panic() {
 /// One case of each kind, changed in every way that no plan can be: each is an error.
 #[test]
 fn operands_that_do_not_fit() {
-    let lists = [
-        decoder::rows(),
-        decoder::linear(),
-        decoder::attention(),
-        sampler::sampling_probs(),
-        sampler::tokens(),
-        sampler::slots(),
-    ];
     let mut seen = vec![];
-    for case in lists.concat() {
+    for case in common::all() {
         let kind = std::mem::discriminant(&case.kernel);
         if seen.contains(&kind) {
             continue;
@@ -128,7 +144,7 @@ fn operands_that_do_not_fit() {
         seen.push(kind);
         refuse_changes(&case);
     }
-    assert_eq!(seen.len(), 24, "one case of every kernel");
+    assert_eq!(seen.len(), 33, "one case of every kernel");
 }
 
 fn refuse_changes(case: &Case) {
@@ -145,6 +161,8 @@ fn refuse_changes(case: &Case) {
             // Dimensions that nothing else hangs on: the results do not have them.
             let free = match case.kernel {
                 Kernel::Slice { .. } | Kernel::DrawToken | Kernel::Confidence(_) => i == 0 && axis == 2,
+                Kernel::TakeRows => i == 0 && axis == 1,
+                Kernel::Splice => i == 2 && axis + 1 < shape.dims().len(),
                 Kernel::Embed => i == 1 && axis == 0,
                 Kernel::TransferCount { .. } => i == 0 && axis == 1,
                 _ => false,

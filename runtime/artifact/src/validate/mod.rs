@@ -16,6 +16,9 @@
 //!   Kernels with a schedule that read the loop's index have at least as many steps as the loop.
 
 mod kernel;
+mod operands;
+mod sampler;
+mod shapes;
 
 use crate::plan::{ARENA_ALIGN, Denoise, Dispatch, Place, Plan, Port, Program, Step, Value, ValueId};
 use crate::poly::{FACTOR_COUNT_MAX, TERM_COUNT_MAX, constant, same_dims};
@@ -23,6 +26,7 @@ use crate::{At, PlanError, Rule, WeightInfo};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use dreamc_num::DType;
+use shapes::ensure;
 
 /// Most programs of a plan.
 pub const PROGRAM_COUNT_MAX: usize = 64;
@@ -42,6 +46,10 @@ pub const OPERAND_COUNT_MAX: usize = 16;
 pub const STEPS_MAX: u32 = 1 << 16;
 /// Most dimensions of a value.
 pub const RANK_MAX: usize = 4;
+/// Most sections of a rotary table: planes of positions.
+pub const ROPE_SECTION_COUNT_MAX: usize = 4;
+/// Most parts that are joined into one.
+pub const PART_COUNT_MAX: usize = 8;
 /// Most elements of a value at the maxima.
 pub const ELEMENTS_MAX: u64 = 1 << 40;
 /// Largest arena.
@@ -69,10 +77,6 @@ pub fn validate(plan: &Plan, weights: &[WeightInfo]) -> Result<(), PlanError> {
 }
 
 type Fault = (At, Rule);
-
-fn ensure(holds: bool, rule: Rule) -> Result<(), Rule> {
-    if holds { Ok(()) } else { Err(rule) }
-}
 
 fn check_program(program: &Program, weights: &[WeightInfo]) -> Result<(), Fault> {
     let whole = |rule| (At::Program, rule);
@@ -212,11 +216,9 @@ impl<'a> Checker<'a> {
         ensure(index.dims.is_empty(), Rule::Shape)?;
         if let Some((from, history)) = denoise.history {
             let (source, target) = (self.arena(from)?, self.arena(history)?);
-            ensure(source.dtype == DType::I32 && target.dtype == DType::I32, Rule::DType)?;
+            ensure(source.dtype == target.dtype, Rule::DType)?;
             let [steps, slot @ ..] = target.dims.as_slice() else { return Err(Rule::Shape) };
-            let fits =
-                constant(steps) == Some(denoise.steps) && same_dims(slot, &source.dims) && slot.len() == 2;
-            ensure(fits, Rule::Shape)?;
+            ensure(constant(steps) == Some(denoise.steps) && same_dims(slot, &source.dims), Rule::Shape)?;
             let clear = !self.overlap(from, history)
                 && !self.overlap(denoise.index, history)
                 && !self.overlap(denoise.index, from);

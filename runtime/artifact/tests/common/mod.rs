@@ -41,7 +41,7 @@ pub(crate) fn plan() -> Plan {
     let linear = Linear { norm_eps: None, weights: 1, bias: false, residual: true, swiglu: false };
     let body = vec![
         run(Kernel::Embed, &[0, 1], &[2]),
-        run(Kernel::Silu, &[2], &[7]),
+        run(Kernel::Activate(Activation::Silu), &[2], &[7]),
         run(Kernel::Linear(linear), &[7, 3, 2], &[4]),
         run(Kernel::IsToken { token: 7 }, &[0], &[8]),
         run(Kernel::Commit, &[8, 10, 9], &[9]),

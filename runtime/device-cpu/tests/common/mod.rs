@@ -2,6 +2,7 @@
 
 pub(crate) mod decoder;
 pub(crate) mod sampler;
+pub(crate) mod vision;
 
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Dim, Dispatch, Kernel, Place, Program, Step, Value, ValueId};
@@ -133,6 +134,22 @@ pub(crate) fn elements(tensor: &Tensor) -> interp::Data {
     }
 }
 
+/// Every case.
+pub(crate) fn all() -> Vec<Case> {
+    [
+        decoder::rows(),
+        decoder::linear(),
+        decoder::attention(),
+        vision::layers(),
+        vision::moves(),
+        vision::actions(),
+        sampler::sampling_probs(),
+        sampler::tokens(),
+        sampler::slots(),
+    ]
+    .concat()
+}
+
 /// A device with the operands of a case in place.
 pub(crate) struct Bench<'a> {
     pub(crate) device: CpuDevice<'a>,
@@ -208,7 +225,11 @@ impl Bench<'_> {
 /// The op of a kernel in the IR's text.
 fn spelling(case: &Case) -> String {
     match &case.kernel {
-        Kernel::RopeTable { theta, head_dim } => format!("rope_table/theta={theta:?}, head_dim={head_dim}"),
+        Kernel::RopeTable { theta, sections, axial } => {
+            let axial = if *axial { ", axial=1" } else { "" };
+            format!("rope_table/theta={theta:?}, sections={sections:?}{axial}")
+        }
+        Kernel::LayerNorm { eps } => format!("layer_norm/eps={eps:?}"),
         Kernel::RmsNorm { eps } => format!("rms_norm/eps={eps:?}"),
         Kernel::Linear(l) => {
             let norm = l.norm_eps.map(|eps| format!(", norm_eps={eps:?}")).unwrap_or_default();
@@ -247,7 +268,26 @@ fn spelling(case: &Case) -> String {
         Kernel::Embed => "embed/".to_owned(),
         Kernel::Add => "add/".to_owned(),
         Kernel::Mul => "mul/".to_owned(),
-        Kernel::Silu => "silu/".to_owned(),
+        Kernel::Activate(kind) => {
+            use dreamc_artifact::plan::Activation::{Gelu, QuickGelu, Relu, Silu};
+            let name = match kind {
+                Silu => "silu",
+                Gelu => "gelu",
+                QuickGelu => "quick_gelu",
+                Relu => "relu",
+            };
+            format!("{name}/")
+        }
+        Kernel::Concat { axis } => format!("concat/axis={axis}"),
+        Kernel::DropRows { count } => format!("drop_rows/count={count}"),
+        Kernel::TakeRows => "take_rows/".to_owned(),
+        Kernel::Splice => "splice/".to_owned(),
+        Kernel::KeepTokens { first, len } => format!("keep_tokens/first={first}, len={len}"),
+        Kernel::TimestepEmbed { times } => {
+            format!("timestep_embed/times={times:?}, width={}", case.writes[0].1.last().copied().unwrap())
+        }
+        Kernel::EulerStep { dt } => format!("euler_step/dt={dt:?}"),
+        Kernel::DdimStep { alphas } => format!("ddim_step/alphas={alphas:?}"),
         Kernel::SwiGlu => "swiglu/".to_owned(),
         Kernel::ShiftRows => "shift_rows/".to_owned(),
         Kernel::SamplingProbs => "sampling_probs/".to_owned(),

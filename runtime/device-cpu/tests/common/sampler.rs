@@ -78,6 +78,11 @@ pub(crate) fn tokens() -> Vec<Case> {
                 cases.push(case(Kernel::Confidence(kind), &reads, F32, &[2, 3], 1e-5));
             }
         }
+        for (first, len) in [(0, 1), (v / 2, v - v / 2), (v - 1, 1)] {
+            let rows = ints(&[2, 3], &[-1, 0, 7, -9, i32::MIN, i32::MAX]);
+            let reads = [logits(v, 1e6), rows];
+            cases.push(case(Kernel::KeepTokens { first, len }, &reads, F32, &[2, 3, v], 0.0).over(&[0]));
+        }
         let eos = Kernel::EosPenalty { token: v / 2, steps: 4, eps: 1e-3 };
         for step in 0..4 {
             let reads = [logits(v, 1e6), scalar(2.5), ints(&[], &[step])];
@@ -108,17 +113,23 @@ pub(crate) fn slots() -> Vec<Case> {
             let (count, origin) =
                 (Kernel::TransferCount { steps: 5, eps: 1e-3 }, Kernel::OriginSlots { steps: 5, eps: 1e-3 });
             let index = ints(&[], &[step]);
-            cases.push(case(count, &[active.clone(), index.clone()], I32, &[b], 0.0));
+            for joint in [0, 1, -1] {
+                let reads = [active.clone(), index.clone(), ints(&[], &[joint])];
+                cases.push(case(count.clone(), &reads, I32, &[b], 0.0));
+            }
             let reads = [active.clone(), index, random_words(&[b, s], step as u32)];
             cases.push(case(origin, &reads, Bool, &[b, s], 0.0));
         }
         let ties: Vec<f32> = numbers(n, 3).iter().map(|x| (x * 3.0).round()).collect();
         for confidence in [random(F32, &[b, s], 2), real(F32, &[b, s], &ties)] {
             for (count, alg_temp) in [(0, 0.0), (2, 0.0), (2, 0.5), (17, -1.0), (17, 2.0), (1000, 0.1)] {
-                let counts = ints(&[b], &vec![count; b as usize]);
-                let bits = random_words(&[b, s], 5);
-                let reads = [confidence.clone(), active.clone(), counts, scalar(alg_temp), bits];
-                cases.push(case(Kernel::SelectSlots, &reads, Bool, &[b, s], 0.0));
+                for joint in [0, 1] {
+                    let counts: Vec<i32> = (0..b as i32).map(|row| (count - row).max(0)).collect();
+                    let (counts, bits) = (ints(&[b], &counts), random_words(&[b, s], 5));
+                    let (alg_temp, joint) = (scalar(alg_temp), ints(&[], &[joint]));
+                    let reads = [confidence.clone(), active.clone(), counts, alg_temp, bits, joint];
+                    cases.push(case(Kernel::SelectSlots, &reads, Bool, &[b, s], 0.0));
+                }
             }
         }
     }

@@ -1,0 +1,73 @@
+//! Sines and cosines: of positions, what they turn, and of times.
+
+use crate::context::Context;
+use crate::isa::per_isa;
+use crate::memory::Buf;
+
+/// Cosines and sines of every position.
+pub(crate) fn rope_table(
+    context: &Context<'_>,
+    positions: &Buf,
+    theta: f32,
+    sections: &[u32],
+    axial: bool,
+    cos: &Buf,
+    sin: &Buf,
+) {
+    let (rows, n) = (cos.rows(), cos.columns());
+    context.pool.run(rows, &|row, _| {
+        let mut column = 0;
+        for (plane, m) in sections.iter().enumerate() {
+            let (m, p) = (*m as usize, positions.get::<i32>(plane * rows + row) as f32);
+            for j in 0..m {
+                let (j, n) = if axial { (j, m) } else { (column, n) };
+                let inv_freq = 1.0 / libm::powf(theta, (2 * j) as f32 / (2 * n) as f32);
+                let angle = p * inv_freq;
+                cos.set(row * cos.columns() + column, libm::cosf(angle));
+                sin.set(row * cos.columns() + column, libm::sinf(angle));
+                column += 1;
+            }
+        }
+    });
+}
+
+/// Rotates every head of every row.
+pub(crate) fn rope(context: &Context<'_>, x: &Buf, cos: &Buf, sin: &Buf, out: &Buf) {
+    let (half, n) = (cos.columns(), x.columns());
+    context.pool.run(x.rows(), &|row, _| {
+        for head in (0..n).step_by(2 * half) {
+            rotate(context.isa, x, row * n + head, cos, sin, row * half, half, out);
+        }
+    });
+}
+
+per_isa! {
+    fn rotate(x: &Buf, at: usize, cos: &Buf, sin: &Buf, row: usize, half: usize, out: &Buf) {
+        const N: usize = 64;
+        let (mut a, mut b) = ([0.0_f32; N], [0.0_f32; N]);
+        let (mut c, mut s) = ([0.0_f32; N], [0.0_f32; N]);
+        for j in (0..half).step_by(N) {
+            let n = N.min(half - j);
+            x.load(at + j, &mut a[..n]);
+            x.load(at + half + j, &mut b[..n]);
+            cos.load(row + j, &mut c[..n]);
+            sin.load(row + j, &mut s[..n]);
+            for ((a, b), (c, s)) in a.iter_mut().zip(&mut b).zip(c.iter().zip(&s)) {
+                (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+            }
+            out.store(at + j, &a[..n]);
+            out.store(at + half + j, &b[..n]);
+        }
+    }
+}
+
+/// Sines, then cosines of a time at falling frequencies.
+pub(crate) fn timestep_embed(time: f32, out: &Buf) {
+    let half = out.columns() / 2;
+    let fall = (10_000.0_f64.ln() / (half as f64 - 1.0)) as f32;
+    for k in 0..half {
+        let angle = time * libm::expf(k as f32 * -fall);
+        out.set(k, libm::sinf(angle));
+        out.set(half + k, libm::cosf(angle));
+    }
+}
