@@ -8,7 +8,8 @@ use dreamc_artifact::{Manifest, Model};
 use dreamc_backend::{Constants, Contents, EmitError, WriteError, write_artifact};
 use dreamc_front::FrontError;
 use dreamc_frontend::config::CONFIG_FILE;
-use dreamc_frontend::lm::{Alg, FORWARD, GENERATE, TextOptions, text_module};
+use dreamc_frontend::module::{Architecture, FORWARD, GENERATE, Options, module};
+use dreamc_frontend::sampler::{Alg, Sampler};
 use dreamc_frontend::{ImportError, TextConfig, check_tensors, check_vocabulary};
 use dreamc_ir::{Graph, Module, VerifyErrors, verify};
 use dreamc_num::DType;
@@ -171,15 +172,16 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     check_vocabulary(dir, &config)?;
     let tokenizer = tokenizer(dir, events)?;
 
-    let text_options = TextOptions {
+    let module_options = Options {
         dtype: options.dtype,
         max_batch: options.max_batch.into(),
         max_length: u64::from(options.max_prompt) + u64::from(options.new_tokens),
-        steps: options.steps.into(),
-        eps: options.eps,
-        alg: options.alg,
+        max_image_tokens: 1,
+        sampler: Sampler { steps: options.steps.into(), eps: options.eps, alg: options.alg },
+        act: None,
     };
-    let mut module = text_module(&config, &layout, &text_options);
+    let architecture = Architecture { text: &config, vision: None, mrope_section: None, layout: &layout };
+    let mut module = module(&architecture, &module_options);
     let kept: Vec<&str> = options.entries.iter().map(|e| e.name()).collect();
     module.graphs.retain(|g| {
         kept.contains(&g.name.as_str()) || kept.iter().any(|e| g.name.starts_with(&format!("{e}.")))

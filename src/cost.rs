@@ -276,7 +276,8 @@ const SWIGLU: u64 = 5;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dreamc_frontend::lm::{Alg, TextOptions, text_module};
+    use dreamc_frontend::module::{Architecture, Options, module};
+    use dreamc_frontend::sampler::{Alg, Sampler};
     use dreamc_frontend::{Layout, Size};
     use dreamc_num::DType;
 
@@ -315,16 +316,17 @@ mod tests {
     #[test]
     fn passes_and_loops() {
         let config = Size::Tiny.config();
-        let options = TextOptions {
+        let options = Options {
             dtype: DType::BF16,
             max_batch: 2,
             max_length: 32,
-            steps: 7,
-            eps: 1e-3,
-            alg: Alg::Entropy,
+            max_image_tokens: 1,
+            sampler: Sampler { steps: 7, eps: 1e-3, alg: Alg::Entropy },
+            act: None,
         };
         let layout = Layout { lm_head: dreamc_frontend::LM_HEAD };
-        let mut module = text_module(&config, &layout, &options);
+        let of_text = Architecture { text: &config, vision: None, mrope_section: None, layout: &layout };
+        let mut module = module(&of_text, &options);
         let before = of(dreamc_ir::verify(&module).unwrap()).unwrap();
         let named = |list: &[GraphCost], name: &str| list.iter().find(|c| c.graph == name).unwrap().total;
         assert_eq!(named(&before, "generate"), named(&before, "generate.step").times(7));

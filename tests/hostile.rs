@@ -8,7 +8,7 @@ mod common;
 use common::{fails, files, fixture, has, ok, text};
 use dreamc::compile::{BuildError, BuildOptions, Entry, Events, build};
 use dreamc_backend::WriteError;
-use dreamc_frontend::lm::Alg;
+use dreamc_frontend::sampler::Alg;
 use dreamc_num::DType;
 use serde_json::{Value, json};
 use std::cell::Cell;

@@ -13,6 +13,16 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::Cursor;
 
+/// Tensors in the order of the parameters of graph `entry`, found by their names.
+pub fn ordered(module: &Module, entry: &str, named: &[(&str, Tensor)]) -> Vec<Tensor> {
+    let graph = module.graph(entry).unwrap_or_else(|| panic!("there is no entry `{entry}`"));
+    let find = |name: &str| named.iter().find(|(n, _)| *n == name).map(|(_, tensor)| tensor.clone());
+    let tensor = |port: &dreamc_ir::Port| {
+        find(&port.name).unwrap_or_else(|| panic!("nothing is given for `{}`", port.name))
+    };
+    graph.params.iter().map(tensor).collect()
+}
+
 /// Results of graph `entry` in the interpreter, with reproducible weights.
 pub fn interpret(module: &Module, entry: &str, inputs: &[Tensor]) -> Vec<Tensor> {
     interpret_with(module, entry, inputs, &mut ())

@@ -1,10 +1,12 @@
 //! Who computes the cases of the text model.
 
+use crate::graph::ordered;
 use crate::text::{Job, Replay, TextRunner};
 use dream::{Forward, Generate, Isa, Model, OpenOptions, Sampling};
 use dreamc::compile::{BuildOptions, Entry, build};
 use dreamc_artifact::plan::Dispatch;
-use dreamc_frontend::lm::{FORWARD, GENERATE, TextOptions, text_module};
+use dreamc_frontend::module::{Architecture, FORWARD, GENERATE, Options, module};
+use dreamc_frontend::sampler::Sampler;
 use dreamc_frontend::{TextConfig, check_tensors};
 use dreamc_interp::{Data, Event, Tensor, Weights};
 use dreamc_ir::{Module, Type, verify};
@@ -30,15 +32,16 @@ impl Interpreter {
         let config = TextConfig::read(job.checkpoint).expect("config.json is sound");
         let checkpoint = Checkpoint::open(job.checkpoint).expect("the weights are sound");
         let layout = check_tensors(&checkpoint, &config).expect("the tensors fit the config");
-        let options = TextOptions {
+        let options = Options {
             dtype: DType::F32,
             max_batch: job.max_batch.into(),
             max_length: (job.max_prompt + job.new_tokens).into(),
-            steps: job.steps.into(),
-            eps: job.eps,
-            alg: job.alg,
+            max_image_tokens: 1,
+            sampler: Sampler { steps: job.steps.into(), eps: job.eps, alg: job.alg },
+            act: None,
         };
-        let mut module = text_module(&config, &layout, &options);
+        let of = Architecture { text: &config, vision: None, mrope_section: None, layout: &layout };
+        let mut module = module(&of, &options);
         if optimized {
             dreamc_passes::optimize(&mut module, &mut |_, _, _| ());
         }
@@ -64,15 +67,20 @@ impl TextRunner for Interpreter {
     fn generate(&mut self, canvas: &Canvas, sampling: &Sampling, replay: &mut Replay<'_>) -> [Tensor; 2] {
         let stream = StreamState { seed: sampling.seed, first_row: 0, step: 0 };
         let scalar = |x: f32| Tensor::f32(&[], vec![x]);
-        let mut inputs = canvas_inputs(canvas).to_vec();
-        inputs.extend([
-            Tensor::u32(&[4], stream.words().to_vec()),
-            scalar(sampling.temperature),
-            scalar(sampling.top_p.unwrap_or(1.0)),
-            Tensor::i32(&[], vec![sampling.top_k.unwrap_or(0) as i32]),
-            scalar(sampling.alg_temp.unwrap_or(0.0)),
-            scalar(sampling.eos_penalty),
-        ]);
+        let [tokens, mask, positions] = canvas_inputs(canvas);
+        let named = [
+            ("canvas", tokens),
+            ("attention_mask", mask),
+            ("position_ids", positions),
+            ("stream", Tensor::u32(&[4], stream.words().to_vec())),
+            ("temperature", scalar(sampling.temperature)),
+            ("top_p", scalar(sampling.top_p.unwrap_or(1.0))),
+            ("top_k", Tensor::i32(&[], vec![sampling.top_k.unwrap_or(0) as i32])),
+            ("alg_temp", scalar(sampling.alg_temp.unwrap_or(0.0))),
+            ("eos_penalty", scalar(sampling.eos_penalty)),
+            ("joint", Tensor::i32(&[], vec![sampling.joint.into()])),
+        ];
+        let inputs = ordered(&self.module, GENERATE, &named);
         self.run(GENERATE, &inputs, replay).try_into().expect("generate has two results")
     }
 }

@@ -3,7 +3,7 @@
 use crate::Fixture;
 use crate::fixture::{max_difference, rows};
 use dream::Sampling;
-use dreamc_frontend::lm::Alg;
+use dreamc_frontend::sampler::Alg;
 use dreamc_interp::{Data, Tensor};
 use dreamc_runtime::Canvas;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use dreamc_device_cpu::{CpuDevice, CpuOptions, WeightView};
-use dreamc_frontend::lm::Alg;
+use dreamc_frontend::sampler::Alg;
 use dreamc_golden::Fixture;
 use dreamc_golden::runners::Built;
 use dreamc_golden::text::Job;

@@ -4,7 +4,7 @@
 use dream::{Generate, Generated, Model, OpenOptions};
 use dreamc::compile::{BuildOptions, Entry, build};
 use dreamc_artifact::{Artifact, Kind, assemble, table_hash};
-use dreamc_frontend::lm::Alg;
+use dreamc_frontend::sampler::Alg;
 use dreamc_golden::Fixture;
 use dreamc_num::DType;
 use proptest::prelude::*;

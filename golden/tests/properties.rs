@@ -35,6 +35,7 @@ struct Builder {
     mask: Value,
     stream: Value,
     step: Value,
+    joint: Value,
     tables: [Value; 2],
 }
 
@@ -47,8 +48,19 @@ impl Builder {
         let x = graph.param("x", Type::new(DType::F32, [Dim::symbol("B"), Dim::symbol("S"), HIDDEN.into()]));
         let stream = graph.param("stream", Type::new(DType::U32, [4.into()]));
         let step = graph.param("step", Type::scalar(DType::I32));
-        let mut builder =
-            Builder { graph, dtype, hidden: vec![x], exact: vec![], ids, mask, stream, step, tables: [x; 2] };
+        let joint = graph.param("joint", Type::scalar(DType::I32));
+        let mut builder = Builder {
+            graph,
+            dtype,
+            hidden: vec![x],
+            exact: vec![],
+            ids,
+            mask,
+            stream,
+            step,
+            joint,
+            tables: [x; 2],
+        };
         let tables = builder.ops(
             Op::RopeTable(RopeTable { theta: 100.0, sections: vec![2], axial: false }),
             &[ids],
@@ -137,7 +149,7 @@ impl Builder {
         let (x, other) = (pick(at), pick(at >> 4));
         let flag = |bit: u8| at >> bit & 1 == 1;
         let t = self.dtype;
-        let made = match choice % 11 {
+        let made = match choice % 16 {
             0 => self.norm(x, DType::F32),
             1 => self.linear(x, &[HIDDEN], at & 3, flag(3).then_some(other), DType::F32),
             2 => self.wide(Op::Add, &[x, other]),
@@ -182,6 +194,40 @@ impl Builder {
                 let embedded = self.wide(Op::Embed, &[self.ids, table]);
                 self.wide(Op::Add, &[x, embedded])
             }
+            10 => {
+                let activation = [Activation::Gelu, Activation::QuickGelu, Activation::Relu];
+                self.wide(Op::Activate(activation[usize::from(at) % 3]), &[x])
+            }
+            11 => {
+                let [gain, bias] = [(); 2].map(|()| self.weight(DType::F32, &[HIDDEN]));
+                let normed = self.ops(Op::LayerNorm { eps: 1e-5 }, &[x, gain, bias], t)[0];
+                self.linear(normed, &[HIDDEN], 2, flag(3).then_some(x), DType::F32)
+            }
+            12 => {
+                // Rows put before others, and left out again.
+                let both = self.wide(Op::Concat { axis: 1 }, &[other, x, x]);
+                let rows = self.wide(Op::ShiftRows, &[both]);
+                let table = self.weight(DType::F32, &[4, HIDDEN]);
+                let spliced = self.wide(Op::Splice, &[x, self.ids, table]);
+                let longer = self.wide(Op::Concat { axis: 1 }, &[spliced, rows]);
+                self.wide(Op::TakeRows, &[longer, self.ids])
+            }
+            13 => {
+                let merged = self.wide(Op::SplitRows { count: 4 }, &[x]);
+                let silu = self.wide(Op::Activate(Activation::Silu), &[merged]);
+                let back = self.wide(Op::MergeRows { count: 4 }, &[silu]);
+                if flag(3) { self.wide(Op::Add, &[back, x]) } else { back }
+            }
+            14 => {
+                // q, k and v as parts of one projection, as the vision tower has them.
+                let qkv = self.linear(x, &[48], 2, None, t);
+                let [q, k, v] = [0, 16, 32].map(|start| self.op(Op::Slice { start, len: 16 }, &[qkv]));
+                let [cos, sin] = self.tables;
+                let [q, k] = [q, k].map(|part| self.op(Op::Rope { head_dim: 4 }, &[part, cos, sin]));
+                let op = Attention { heads: 4, kv_heads: 4, head_dim: 4, packed: false, rope: false };
+                let heads = self.op(Op::Attention(op), &[q, k, v, self.mask]);
+                self.linear(heads, &[HIDDEN], 2, Some(x), DType::F32)
+            }
             _ => {
                 // A weight that is stored as two.
                 let parts = [4, HIDDEN - 4].map(|n| self.weight(t, &[n, HIDDEN]));
@@ -195,13 +241,13 @@ impl Builder {
 
     /// Ops without floats: nothing may differ.
     fn integers(&mut self, choice: u8) {
-        let (ids, step, stream) = (self.ids, self.step, self.stream);
+        let (ids, step, stream, joint) = (self.ids, self.step, self.stream, self.joint);
         let token = u64::from(choice & 3);
         let active = self.op(Op::IsToken { token }, &[ids]);
         let lane = if choice & 4 == 0 { Lane::Token } else { Lane::Slot };
         let bits = self.op(Op::RandomBits { lane }, &[ids, stream]);
         let (steps, eps) = (6, 1e-3);
-        let count = self.op(Op::TransferCount { steps, eps }, &[active, step]);
+        let count = self.op(Op::TransferCount { steps, eps }, &[active, step, joint]);
         let select = self.op(Op::OriginSlots { steps, eps }, &[active, step, bits]);
         let commit = self.op(Op::Commit, &[select, self.mask, ids]);
         let next = self.op(Op::AdvanceStream, &[stream]);

@@ -3,7 +3,7 @@
 
 use dream::{Error, Forward, Generate, Generated, Model, Sampling};
 use dreamc_artifact::plan::Dispatch;
-use dreamc_frontend::lm::Alg;
+use dreamc_frontend::sampler::Alg;
 use dreamc_golden::Fixture;
 use dreamc_golden::runners::Built;
 use dreamc_golden::text::Job;

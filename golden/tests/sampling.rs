@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use dreamc_device_cpu::Isa;
-use dreamc_frontend::lm::{Alg, GENERATE, TextOptions, text_module};
+use dreamc_frontend::module::{Architecture, GENERATE, Options, module};
+use dreamc_frontend::sampler::{Alg, Sampler};
 use dreamc_frontend::{LM_HEAD, Layout, TextConfig};
 use dreamc_golden::fixture::max_difference;
-use dreamc_golden::graph::{execute, interpret, interpret_with};
+use dreamc_golden::graph::{execute, interpret, interpret_with, ordered};
 use dreamc_interp::{Data, Event, Tensor};
 use dreamc_ir::{Confidence, Dim, Graph, Module, Op, Origin, Port, Type, parse};
 use dreamc_num::stream::{StreamState, philox4x32_10};
@@ -107,15 +108,16 @@ impl Request {
             eos_token_id: pad,
         };
         let layout = Layout { lm_head: LM_HEAD };
-        let options = TextOptions {
+        let options = Options {
             dtype: DType::F32,
             max_batch: 3,
             max_length: 16,
-            steps: self.steps.into(),
-            eps: self.eps,
-            alg: self.alg,
+            max_image_tokens: 1,
+            sampler: Sampler { steps: self.steps.into(), eps: self.eps, alg: self.alg },
+            act: None,
         };
-        text_module(&config, &layout, &options)
+        let of = Architecture { text: &config, vision: None, mrope_section: None, layout: &layout };
+        module(&of, &options)
     }
 
     /// The canvas before the first step.
@@ -139,17 +141,19 @@ impl Request {
         let ints = |v: &Vec<i32>| Tensor::i32(&dims, v.clone());
         let scalar = |x: f32| Tensor::f32(&[], vec![x]);
         let stream = StreamState { seed: self.seed, first_row: 2, step: 0 };
-        vec![
-            ints(&canvas.tokens),
-            ints(&canvas.attention_mask),
-            ints(&canvas.position_ids),
-            Tensor::u32(&[4], stream.words().to_vec()),
-            scalar(self.temperature),
-            scalar(self.top_p),
-            Tensor::i32(&[], vec![self.top_k]),
-            scalar(self.alg_temp),
-            scalar(self.eos_penalty),
-        ]
+        let named = [
+            ("canvas", ints(&canvas.tokens)),
+            ("attention_mask", ints(&canvas.attention_mask)),
+            ("position_ids", ints(&canvas.position_ids)),
+            ("stream", Tensor::u32(&[4], stream.words().to_vec())),
+            ("temperature", scalar(self.temperature)),
+            ("top_p", scalar(self.top_p)),
+            ("top_k", Tensor::i32(&[], vec![self.top_k])),
+            ("alg_temp", scalar(self.alg_temp)),
+            ("eos_penalty", scalar(self.eos_penalty)),
+            ("joint", Tensor::i32(&[], vec![0])),
+        ];
+        ordered(&self.module(), GENERATE, &named)
     }
 }
 

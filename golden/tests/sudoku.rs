@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use dream::Generate;
-use dreamc_frontend::lm::Alg;
+use dreamc_frontend::sampler::Alg;
 use dreamc_golden::Fixture;
 use dreamc_golden::runners::Compiled;
 use dreamc_golden::text::Job;

@@ -10,7 +10,7 @@ use clap::builder::PossibleValuesParser;
 use dreamc::compile::{BuildError, BuildOptions, Entry, Events, build};
 use dreamc_backend::WriteError;
 use dreamc_frontend::TextConfig;
-use dreamc_frontend::lm::Alg;
+use dreamc_frontend::sampler::Alg;
 use dreamc_ir::Graph;
 use dreamc_num::DType;
 use dreamc_passes::{Pass, Stats};

@@ -48,7 +48,6 @@ const LATER: &[Later] = &[
     later("run", "image", true, NO_IMAGES),
     later("run", "canvas", true, "put mask tokens into the prompt, with --raw or --ids: they are filled in"),
     later("run", "expect", true, "check the answer behind `dreamc run`"),
-    later("run", "rank", true, "leave it out: each row is ranked by itself"),
     later(
         "inspect",
         "kernels",

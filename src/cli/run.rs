@@ -75,6 +75,18 @@ struct SamplingArgs {
     /// Above 0, makes early ends of the answer less likely
     #[arg(long, value_name = "E", default_value_t = 0.0, allow_hyphen_values = true)]
     eos_penalty: f32,
+    /// Whether each row's slots are ranked by themselves, or those of all rows together
+    #[arg(long, value_enum, default_value_t)]
+    rank: Rank,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Rank {
+    /// Each row by itself.
+    #[default]
+    Row,
+    /// All rows of the request together, as the reference's vision-language sampler does.
+    Joint,
 }
 
 /// What `--ids` reads.
@@ -167,6 +179,7 @@ impl SamplingArgs {
             top_k: self.top_k,
             alg_temp: self.alg_temp,
             eos_penalty: self.eos_penalty,
+            joint: self.rank == Rank::Joint,
         }
     }
 }

@@ -56,7 +56,7 @@ const LAYER: &str = r#"symbol B <= 2
 symbol S <= 16
 
 graph @layer(%0: f32[B, S, 8] "hidden", %1: i32[B, S] "mask", %2: i32[B, S] "positions") {
-  %3, %4 = rope_table %2 {theta=1000000.0, head_dim=4} : f32[B, S, 2], f32[B, S, 2] loc "rope"
+  %3, %4 = rope_table %2 {theta=1000000.0, sections=[2]} : f32[B, S, 2], f32[B, S, 2] loc "rope"
   %5 = weight {name="input_norm"} : f32[8]
   %6 = weight {name="q_proj"} : bf16[8, 8]
   %7 = weight {name="kv_proj"} : bf16[8, 8]
@@ -91,14 +91,14 @@ fn generate(steps: u32, results: &str) -> String {
 symbol S <= 4
 
 graph @generate(%0: i32[B, S] "canvas", %1: u32[4] "stream", %2: f32[] "temperature", %3: f32[] "top_p", %4: i32[] "top_k",
-    %5: f32[] "alg_temp", %6: f32[] "eos_penalty", %7: i32[B, S] "positions") {{
-  %8, %9 = rope_table %7 {{theta=10000.0, head_dim=4}} : f32[B, S, 2], f32[B, S, 2] loc "rope"
-  %10, %11, %12 = denoise %0, %1, %2, %3, %4, %5, %6, %8, %9 {{steps={steps}, body="generate.step"}} : i32[B, S], u32[4], i32[{steps}, B, S] loc "sampler"
+    %5: f32[] "alg_temp", %6: f32[] "eos_penalty", %7: i32[B, S] "positions", %13: i32[] "joint") {{
+  %8, %9 = rope_table %7 {{theta=10000.0, sections=[2]}} : f32[B, S, 2], f32[B, S, 2] loc "rope"
+  %10, %11, %12 = denoise %0, %1, %2, %3, %4, %5, %6, %8, %9, %13 {{steps={steps}, state=2, body="generate.step"}} : i32[B, S], u32[4], i32[{steps}, B, S] loc "sampler"
   return {results}
 }}
 
 graph @generate.step(%0: i32[], %1: i32[B, S], %2: u32[4], %3: f32[], %4: f32[], %5: i32[], %6: f32[], %7: f32[],
-    %8: f32[B, S, 2], %9: f32[B, S, 2]) {{
+    %8: f32[B, S, 2], %9: f32[B, S, 2], %26: i32[]) {{
   %10 = weight {{name="embedding"}} : f32[32, 8]
   %11 = embed %1, %10 : f32[B, S, 8] loc "embed"
   %12 = rope %11, %8, %9 {{head_dim=4}} : f32[B, S, 8] loc "rotated"
@@ -110,9 +110,9 @@ graph @generate.step(%0: i32[], %1: i32[B, S], %2: u32[4], %3: f32[], %4: f32[],
   %18 = random_bits %1, %2 {{lane=token}} : u32[B, S] loc "token_bits"
   %19 = draw_token %17, %14, %3, %18 : i32[B, S] loc "token"
   %20 = confidence %17, %14, %19 {{kind=negative_entropy}} : f32[B, S] loc "confidence"
-  %21 = transfer_count %14, %0 {{steps={steps}, eps=1e-3}} : i32[B] loc "count"
+  %21 = transfer_count %14, %0, %26 {{steps={steps}, eps=1e-3}} : i32[B] loc "count"
   %22 = random_bits %1, %2 {{lane=slot}} : u32[B, S] loc "slot_bits"
-  %23 = select_slots %20, %14, %21, %6, %22 : bool[B, S] loc "select"
+  %23 = select_slots %20, %14, %21, %6, %22, %26 : bool[B, S] loc "select"
   %24 = commit %23, %19, %1 : i32[B, S] loc "commit"
   %25 = advance_stream %2 : u32[4] loc "advance"
   return %24, %25
@@ -283,12 +283,6 @@ fn what_no_kernel_does_is_refused() {
         "  %9 = shift_rows %0 : i32[1, 4, 8] loc \"model.x\"",
         "integers",
         "floats only",
-    );
-    refused(
-        "%0: f32[4, 8] \"x\", %1: f32[4, 8] \"y\"",
-        "  %9 = concat %0, %1 : f32[8, 8] loc \"model.x\"",
-        "concat",
-        "only weights can be put together",
     );
 }
 

@@ -52,7 +52,7 @@ pub struct Options {
 /// The graphs of a checkpoint.
 ///
 /// - `forward(input_ids, attention_mask: i32[B, S], position_ids, ..) -> logits f32[B, S, V]`, not shifted.
-/// - `generate(canvas, attention_mask: i32[B, S], position_ids, stream u32[4], temperature, top_p f32[], top_k i32[],
+/// - `generate(canvas i32[B, S], stream u32[4], attention_mask i32[B, S], position_ids, temperature, top_p f32[], top_k i32[],
 ///   alg_temp, eos_penalty f32[], joint i32[], ..) -> canvas i32[B, S], history i32[steps, B, S]`.
 /// - `encode_image(..) -> image_features f32[1, M, H]`.
 /// - `act`: see [`vla`].

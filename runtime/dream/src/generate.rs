@@ -23,6 +23,8 @@ pub struct Sampling {
     pub alg_temp: Option<f32>,
     /// Above 0 makes early ends of the answer less likely.
     pub eos_penalty: f32,
+    /// Counts and ranks the slots of all rows together, as the reference's vision-language sampler does.
+    pub joint: bool,
 }
 
 /// A request.
@@ -97,8 +99,8 @@ impl Model {
                 let range = first * canvas.length..(first + rows) * canvas.length;
                 let stream = StreamState { seed: request.sampling.seed, first_row: first as u32, step: 0 };
                 let words: Vec<u8> = stream.words().iter().flat_map(|w| w.to_le_bytes()).collect();
-                let [temperature, top_p, top_k, alg_temp, eos_penalty] = request.sampling.words();
-                let inputs: [(&str, &[u8]); 9] = [
+                let [temperature, top_p, top_k, alg_temp, eos_penalty, joint] = request.sampling.words();
+                let inputs: [(&str, &[u8]); 10] = [
                     ("canvas", &bytes_of(&canvas.tokens[range.clone()])),
                     ("attention_mask", &bytes_of(&canvas.attention_mask[range.clone()])),
                     ("position_ids", &bytes_of(&canvas.position_ids[range])),
@@ -108,6 +110,7 @@ impl Model {
                     ("top_k", &top_k),
                     ("alg_temp", &alg_temp),
                     ("eos_penalty", &eos_penalty),
+                    ("joint", &joint),
                 ];
                 let mut outputs = [("canvas", Vec::new()), ("history", Vec::new())];
                 let lengths = [("B", rows as u32), ("S", canvas.length as u32)];
@@ -168,8 +171,8 @@ impl Sampling {
         Ok(())
     }
 
-    /// As the program takes them: temperature, top_p, top_k, alg_temp, eos_penalty.
-    fn words(&self) -> [[u8; 4]; 5] {
+    /// As the program takes them: temperature, top_p, top_k, alg_temp, eos_penalty, joint.
+    fn words(&self) -> [[u8; 4]; 6] {
         // More than any vocabulary keeps every token, as no filter does.
         let top_k = i32::try_from(self.top_k.unwrap_or(0)).unwrap_or(i32::MAX);
         [
@@ -178,6 +181,7 @@ impl Sampling {
             top_k.to_le_bytes(),
             self.alg_temp.unwrap_or(0.0).to_le_bytes(),
             self.eos_penalty.to_le_bytes(),
+            i32::from(self.joint).to_le_bytes(),
         ]
     }
 }
