@@ -9,7 +9,7 @@
 //!
 //! Sums stop at the largest `u64`.
 
-use dreamc_ir::{Confidence, Dim, Graph, Module, NodeData, Op, Type, Value, Verified};
+use dreamc_ir::{Activation, Confidence, Dim, Graph, Module, NodeData, Op, Type, Value, Verified};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -120,7 +120,7 @@ impl<'a> Counter<'a> {
         };
         for node in self.graph.order() {
             let data = self.graph.node(*node);
-            if let Op::Denoise { steps, body } = &data.op {
+            if let Op::Denoise { steps, body, .. } = &data.op {
                 // A verified loop names a graph that holds no loop itself.
                 let Some(graph) = self.module.graph(body) else { continue };
                 for (op, (runs, cost)) in (Counter { module: self.module, graph }).tally()? {
@@ -171,7 +171,9 @@ impl<'a> Counter<'a> {
                     .saturating_mul(self.graph.ty(*table).dtype.bytes() as u64);
                 Ok(self.bytes(*ids)?.saturating_add(read).saturating_add(results))
             }
-            (Op::Slice { .. }, _, _) => Ok(results.saturating_mul(2)),
+            (Op::Slice { .. } | Op::DropRows { .. } | Op::TakeRows, _, _) => Ok(results.saturating_mul(2)),
+            // The same bytes in other dimensions.
+            (Op::MergeRows { .. } | Op::SplitRows { .. }, _, _) => Ok(0),
             _ => Ok(sum(&data.inputs)?.saturating_add(results)),
         }
     }
@@ -211,12 +213,21 @@ impl<'a> Counter<'a> {
                 Ok(scores.saturating_add(rotated))
             }
             Op::RmsNorm { .. } => each(first_input()?, RMS_NORM),
+            // Mean, difference, square, sum, product, gain, bias.
+            Op::LayerNorm { .. } => each(first_input()?, 7),
             Op::Rope { .. } => each(first_input()?, ROPE),
             // The angle, its cosine and its sine.
-            Op::RopeTable { .. } => each(result()?, 3),
+            Op::RopeTable(_) => each(result()?, 3),
             Op::Add | Op::Mul => result(),
-            // Negation, exponential, sum, quotient.
-            Op::Silu => each(result()?, 4),
+            // Negation or scale, exponential, sum, quotient; or error function, sum, two products.
+            Op::Activate(Activation::Silu | Activation::Gelu) => each(result()?, 4),
+            Op::Activate(Activation::QuickGelu) => each(result()?, 5),
+            Op::Activate(Activation::Relu) => result(),
+            // The angle, its sine or cosine.
+            Op::TimestepEmbed { .. } => each(result()?, 2),
+            Op::EulerStep { .. } => each(result()?, 2),
+            // Three products, a difference, a quotient, a sum; the square roots are of the step.
+            Op::DdimStep { .. } => each(result()?, 6),
             Op::SwiGlu => each(result()?, SWIGLU),
             // Division by the temperature, maximum, difference, exponential, sum, quotient.
             Op::SamplingProbs => each(result()?, 6),
@@ -235,7 +246,13 @@ impl<'a> Counter<'a> {
             | Op::Const(_)
             | Op::Embed
             | Op::Slice { .. }
-            | Op::Concat
+            | Op::Concat { .. }
+            | Op::MergeRows { .. }
+            | Op::SplitRows { .. }
+            | Op::DropRows { .. }
+            | Op::TakeRows
+            | Op::Splice
+            | Op::KeepTokens { .. }
             | Op::ShiftRows
             | Op::IsToken { .. }
             | Op::RandomBits { .. }

@@ -178,13 +178,25 @@ impl Lowering<'_> {
                 Op::Const(literal) => {
                     self.bind_constant(graph, data, Source::Literal(literal.clone()), scope)
                 }
-                Op::Concat if data.inputs.iter().all(|v| checkpoint_names(scope, *v).is_some()) => {
+                Op::Concat { axis: 0 }
+                    if data.inputs.iter().all(|v| checkpoint_names(scope, *v).is_some()) =>
+                {
                     let names = data.inputs.iter().filter_map(|v| checkpoint_names(scope, *v)).flatten();
                     let source = Source::Checkpoint(names.cloned().collect());
                     self.bind_constant(graph, data, source, scope);
                 }
-                Op::Denoise { steps: count, body } => {
-                    let results = self.denoise(*count as u32, body, data, graph, scope, &mut steps)?;
+                Op::MergeRows { .. } | Op::SplitRows { .. }
+                    if last_uses.get(&data.inputs[0]) == Some(&at)
+                        && let Binding::Value(id) = scope[&data.inputs[0]] =>
+                {
+                    // The same bytes in other dimensions; nobody looks at them in the old ones any more.
+                    let (value, slot) = (data.outputs[0], self.slot_of(id));
+                    let alias = self.add_value(graph.ty(value), slot, &data.origin.0.join(", "))?;
+                    scope.insert(value, Binding::Value(alias));
+                }
+                Op::Denoise { steps: count, state, body } => {
+                    let count = (*count as u32, *state as usize);
+                    let results = self.denoise(count, body, data, graph, scope, &mut steps)?;
                     for (value, result) in data.outputs.iter().zip(results) {
                         scope.insert(*value, Binding::Value(result));
                     }
@@ -267,13 +279,13 @@ impl Lowering<'_> {
     /// Inlines the loop: state is copied in, the body works on it, the new state is copied over the old.
     fn denoise(
         &mut self,
-        count: u32,
+        (count, states): (u32, usize),
         body: &str,
         data: &NodeData,
         graph: &Graph,
         scope: &Scope,
         steps: &mut Vec<Step>,
-    ) -> Result<[ValueId; 3], EmitError> {
+    ) -> Result<Vec<ValueId>, EmitError> {
         let inner = self.module.graph(body).ok_or_else(|| EmitError::NoEntry(body.to_owned()))?;
         let origin = data.origin.0.clone();
         let name = origin.join(", ");
@@ -286,7 +298,7 @@ impl Lowering<'_> {
             })
         };
         let mut state = Vec::new();
-        for value in &data.inputs[..2] {
+        for value in &data.inputs[..states] {
             let initial = self.operand(scope, *value, &name)?;
             self.keep(initial, self.time);
             let kept = self.new_value(graph.ty(*value), &name)?;
@@ -294,20 +306,20 @@ impl Lowering<'_> {
             state.push(kept);
             self.time += 1;
         }
-        let history = self.new_value(graph.ty(data.outputs[2]), &name)?;
+        let history = self.new_value(graph.ty(data.outputs[states]), &name)?;
         let index = self.new_value(&Type::scalar(DType::I32), &name)?;
         self.time += 1;
 
         let born = self.time;
-        let mut bound = vec![Binding::Value(index), Binding::Value(state[0]), Binding::Value(state[1])];
-        bound.extend(data.inputs[2..].iter().map(|v| scope[v].clone()));
+        let mut bound: Vec<Binding> = [index].iter().chain(&state).map(|id| Binding::Value(*id)).collect();
+        bound.extend(data.inputs[states..].iter().map(|v| scope[v].clone()));
         let mut inner_scope: Scope = inner.params.iter().map(|p| p.value).zip(bound).collect();
         let mut body = self.steps(inner, &mut inner_scope, born)?;
         // Results may depend on each other's old state: all are computed before any is copied.
         for (kept, result) in state.iter().zip(&inner.results) {
             let new = self.operand(&inner_scope, result.value, &name)?;
             self.keep(new, self.time);
-            if new != *kept {
+            if self.slot_of(new) != self.slot_of(*kept) {
                 body.push(copy(new, *kept));
             }
         }
@@ -320,10 +332,11 @@ impl Lowering<'_> {
                 self.keep(id, self.time);
             }
         }
-        [state[0], state[1], history, index].iter().for_each(|id| self.keep(*id, self.time));
+        state.iter().chain([&history, &index]).for_each(|id| self.keep(*id, self.time));
         self.time += 1;
         steps.push(Step::Denoise(Denoise { steps: count, index, body, history: Some((state[0], history)) }));
-        Ok([state[0], state[1], history])
+        state.push(history);
+        Ok(state)
     }
 
     /// The program's value for a result or a state, which must not be a constant.

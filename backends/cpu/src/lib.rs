@@ -1,13 +1,12 @@
 //! Lowers verified graphs for the CPU device.
 //!
 //! What this target cannot do: weights and activations of f16 (bf16 and f32 only), matmuls whose weights are computed or
-//! have several types, `concat` of computed values, and moving columns or rows of anything but floats. No model of the
-//! family needs these.
+//! have several types, and moving columns or rows of anything but floats. No model of the family needs these.
 
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{self, Kernel, Program};
 use dreamc_backend::{Constants, EmitError, Target, lower};
-use dreamc_ir::{Confidence, Graph, NodeData, Op, Type, Verified};
+use dreamc_ir::{Activation, Confidence, Graph, NodeData, Op, Type, Verified};
 use dreamc_num::DType;
 
 /// The program of graph `entry`, named `name`. What it stores is added to `constants`.
@@ -45,7 +44,9 @@ impl Target for Cpu {
             Op::Linear(linear) if !uniform(linear) => {
                 Err("its weights must all have the same type".to_owned())
             }
-            Op::Slice { .. } | Op::ShiftRows if types().any(|dtype| !dtype.is_float()) => {
+            Op::Slice { .. } | Op::ShiftRows | Op::DropRows { .. } | Op::TakeRows
+                if !graph.ty(node.outputs[0]).dtype.is_float() =>
+            {
                 Err("it moves floats only".to_owned())
             }
             op => kernel(op),
@@ -55,20 +56,32 @@ impl Target for Cpu {
     fn in_place(&self, node: &NodeData) -> Vec<usize> {
         match &node.op {
             Op::Add | Op::Mul | Op::SwiGlu => vec![0, 1],
-            Op::Rope { .. } | Op::Silu | Op::EosPenalty { .. } | Op::SamplingProbs | Op::AdvanceStream => {
-                vec![0]
-            }
+            Op::Rope { .. }
+            | Op::Activate(_)
+            | Op::Splice
+            | Op::EosPenalty { .. }
+            | Op::KeepTokens { .. }
+            | Op::SamplingProbs
+            | Op::EulerStep { .. }
+            | Op::DdimStep { .. }
+            | Op::AdvanceStream => vec![0],
             Op::Commit => vec![2],
             Op::Linear(linear) if linear.residual => vec![node.inputs.len() - 1],
             Op::Linear(_)
             | Op::Weight { .. }
             | Op::Const(_)
             | Op::Embed
-            | Op::RopeTable { .. }
+            | Op::RopeTable(_)
             | Op::RmsNorm { .. }
+            | Op::LayerNorm { .. }
             | Op::Attention(_)
             | Op::Slice { .. }
-            | Op::Concat
+            | Op::Concat { .. }
+            | Op::MergeRows { .. }
+            | Op::SplitRows { .. }
+            | Op::DropRows { .. }
+            | Op::TakeRows
+            | Op::TimestepEmbed { .. }
             | Op::ShiftRows
             | Op::IsToken { .. }
             | Op::RandomBits { .. }
@@ -102,8 +115,13 @@ fn kernel(op: &Op) -> Result<Kernel, String> {
     let small = |n: u64| u32::try_from(n).map_err(|_| format!("{n} is too large"));
     Ok(match op {
         Op::Embed => Kernel::Embed,
-        Op::RopeTable { theta, head_dim } => Kernel::RopeTable { theta: *theta, head_dim: small(*head_dim)? },
+        Op::RopeTable(t) => Kernel::RopeTable {
+            theta: t.theta,
+            sections: t.sections.iter().map(|n| small(*n)).collect::<Result<_, _>>()?,
+            axial: t.axial,
+        },
         Op::RmsNorm { eps } => Kernel::RmsNorm { eps: *eps },
+        Op::LayerNorm { eps } => Kernel::LayerNorm { eps: *eps },
         Op::Linear(l) => Kernel::Linear(plan::Linear {
             norm_eps: l.norm_eps,
             weights: small(l.weights)?,
@@ -121,14 +139,25 @@ fn kernel(op: &Op) -> Result<Kernel, String> {
         }),
         Op::Add => Kernel::Add,
         Op::Mul => Kernel::Mul,
-        Op::Silu => Kernel::Silu,
+        Op::Activate(activation) => Kernel::Activate(match activation {
+            Activation::Silu => plan::Activation::Silu,
+            Activation::Gelu => plan::Activation::Gelu,
+            Activation::QuickGelu => plan::Activation::QuickGelu,
+            Activation::Relu => plan::Activation::Relu,
+        }),
         Op::SwiGlu => Kernel::SwiGlu,
         Op::Slice { start, .. } => Kernel::Slice { start: small(*start)? },
+        Op::Concat { axis } => Kernel::Concat { axis: small(*axis)? },
+        Op::MergeRows { .. } | Op::SplitRows { .. } => Kernel::Copy,
+        Op::DropRows { count } => Kernel::DropRows { count: small(*count)? },
+        Op::TakeRows => Kernel::TakeRows,
+        Op::Splice => Kernel::Splice,
         Op::ShiftRows => Kernel::ShiftRows,
         Op::IsToken { token } => Kernel::IsToken { token: small(*token)? },
         Op::EosPenalty { token, steps, eps } => {
             Kernel::EosPenalty { token: small(*token)?, steps: small(*steps)?, eps: *eps }
         }
+        Op::KeepTokens { first, len } => Kernel::KeepTokens { first: small(*first)?, len: small(*len)? },
         Op::SamplingProbs => Kernel::SamplingProbs,
         Op::RandomBits { lane } => Kernel::RandomBits { lane: *lane },
         Op::DrawToken => Kernel::DrawToken,
@@ -142,7 +171,9 @@ fn kernel(op: &Op) -> Result<Kernel, String> {
         Op::OriginSlots { steps, eps } => Kernel::OriginSlots { steps: small(*steps)?, eps: *eps },
         Op::Commit => Kernel::Commit,
         Op::AdvanceStream => Kernel::AdvanceStream,
-        Op::Concat => return Err("only weights can be put together".to_owned()),
+        Op::TimestepEmbed { times, .. } => Kernel::TimestepEmbed { times: times.clone() },
+        Op::EulerStep { dt } => Kernel::EulerStep { dt: *dt },
+        Op::DdimStep { alphas } => Kernel::DdimStep { alphas: alphas.clone() },
         Op::Weight { .. } | Op::Const(_) | Op::Denoise { .. } => {
             return Err("bug: this is no kernel; please report it".to_owned());
         }
