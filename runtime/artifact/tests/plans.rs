@@ -318,7 +318,7 @@ proptest! {
         let plans = [
             plan(),
             single(Kernel::Concat { axis: 1 }, &[part.clone(), part.clone()], &[joined]),
-            single(Kernel::Copy, &[part.clone()], &[part]),
+            single(Kernel::Copy, std::slice::from_ref(&part), std::slice::from_ref(&part)),
             single(table, &[positions], &[angles.clone(), angles]),
         ];
         let mut bytes = encode_plan(&plans[which]).unwrap();
