@@ -75,6 +75,217 @@ fn each_rule_is_checked() {
     assert_eq!(broken(|p| p.values[7].dims[1] = Dim::constant(16)), Some(Rule::Shape));
 }
 
+type Typed = (DType, Vec<Dim>);
+
+/// A plan of one kernel on values of these types and shapes, each in a place of its own. Of the symbols, `B` is 0 and
+/// `S` is 1.
+fn single(kernel: Kernel, reads: &[Typed], writes: &[Typed]) -> Plan {
+    let mut plan = plan();
+    let program = &mut plan.programs[0];
+    program.arena_bytes = 1 << 20;
+    let value =
+        |(i, (dtype, dims)): (usize, Typed)| Value { dtype, dims, place: Place::Arena(i as u64 * (1 << 16)) };
+    program.values = reads.iter().chain(writes).cloned().enumerate().map(value).collect();
+    program.inputs.clear();
+    program.outputs.clear();
+    let ids = |from: usize, n: usize| (from..from + n).map(|i| ValueId(i as u32)).collect();
+    let (reads, writes) = (ids(0, reads.len()), ids(reads.len(), writes.len()));
+    program.steps = vec![Step::Dispatch(Dispatch { kernel, reads, writes, origin: vec![] })];
+    plan
+}
+
+/// The rule that this kernel breaks.
+fn alone(kernel: Kernel, reads: &[Typed], write: Typed) -> Option<Rule> {
+    validate(&single(kernel, reads, &[write]), &weights().0).err().map(|e| e.rule)
+}
+
+/// `n + coefficient * symbol`.
+fn linear(n: u32, terms: &[(u32, u32)]) -> Dim {
+    let term =
+        |(coefficient, symbol): &(u32, u32)| Term { coefficient: *coefficient, symbols: vec![*symbol] };
+    let mut dim = Dim::constant(n);
+    dim.terms.extend(terms.iter().map(term));
+    dim
+}
+
+#[test]
+fn shapes_that_add_up() {
+    let (b, s, n) = (linear(0, &[(1, 0)]), linear(0, &[(1, 1)]), Dim::constant);
+    let f32 = |dims: &[&Dim]| (DType::F32, dims.iter().map(|d| (*d).clone()).collect::<Vec<_>>());
+    let i32 = |dims: &[&Dim]| (DType::I32, f32(dims).1);
+    // Sums.
+    let parts = [f32(&[&b, &s, &n(4)]), f32(&[&b, &n(3), &n(4)]), f32(&[&b, &s, &n(4)])];
+    let joined = |dim: Dim| alone(Kernel::Concat { axis: 1 }, &parts, f32(&[&b, &dim, &n(4)]));
+    assert_eq!(joined(linear(3, &[(2, 1)])), None);
+    assert_eq!(joined(linear(1, &[(1, 1), (1, 1), (0, 0)])), Some(Rule::Shape));
+    assert_eq!(joined(linear(4, &[(2, 1)])), Some(Rule::Shape));
+    assert_eq!(joined(n(35)), Some(Rule::Shape));
+    let wide = |axis| alone(Kernel::Concat { axis }, &parts[..1], parts[0].clone());
+    assert_eq!((wide(2), wide(3), wide(u32::MAX)), (None, Some(Rule::Setting), Some(Rule::Setting)));
+    let many = vec![parts[0].clone(); 9];
+    let nine = f32(&[&b, &linear(0, &[(9, 1)]), &n(4)]);
+    assert_eq!(alone(Kernel::Concat { axis: 1 }, &many, nine), Some(Rule::OperandCount));
+    assert_eq!(alone(Kernel::Concat { axis: 0 }, &[], f32(&[&n(1)])), Some(Rule::OperandCount));
+    // What is left out.
+    let dropped = |count, dim: Dim| {
+        alone(Kernel::DropRows { count }, &[f32(&[&b, &dim, &n(4)])], f32(&[&b, &s, &n(4)]))
+    };
+    assert_eq!(dropped(3, linear(3, &[(1, 1)])), None);
+    assert_eq!(dropped(2, linear(3, &[(1, 1)])), Some(Rule::Shape));
+    assert_eq!(dropped(u32::MAX, linear(3, &[(1, 1)])), Some(Rule::Shape));
+    // Products.
+    let copied = |from: &[&Dim], to: &[&Dim]| alone(Kernel::Copy, &[f32(from)], f32(to));
+    assert_eq!(copied(&[&b, &linear(0, &[(4, 1)]), &n(6)], &[&b, &s, &n(24)]), None);
+    assert_eq!(
+        copied(
+            &[&linear(1, &[(1, 1)]), &b],
+            &[&Dim {
+                terms: vec![
+                    Term { coefficient: 1, symbols: vec![1, 0] },
+                    Term { coefficient: 1, symbols: vec![0] },
+                ]
+            }]
+        ),
+        None
+    );
+    assert_eq!(copied(&[&b, &s], &[&s]), Some(Rule::Shape));
+    assert_eq!(copied(&[&b, &s], &[&n(32)]), Some(Rule::Shape));
+    assert_eq!(alone(Kernel::Copy, &[f32(&[&b])], i32(&[&b])), Some(Rule::DType));
+    // Rows.
+    let x = f32(&[&b, &s, &n(4)]);
+    let taken =
+        |index: (DType, Vec<Dim>)| alone(Kernel::TakeRows, &[x.clone(), index], f32(&[&b, &n(2), &n(4)]));
+    assert_eq!(taken(i32(&[&b, &n(2)])), None);
+    assert_eq!(taken(i32(&[&b, &n(3)])), Some(Rule::Shape));
+    assert_eq!(taken(f32(&[&b, &n(2)])), Some(Rule::DType));
+    let spliced = |rows| alone(Kernel::Splice, &[x.clone(), i32(&[&b, &s]), rows], x.clone());
+    assert_eq!((spliced(f32(&[&n(9), &n(4)])), spliced(f32(&[&n(4)]))), (None, None));
+    assert_eq!((spliced(f32(&[&n(9), &n(5)])), spliced(f32(&[]))), (Some(Rule::Shape), Some(Rule::Shape)));
+}
+
+#[test]
+fn settings_are_checked() {
+    let (b, s, n) = (linear(0, &[(1, 0)]), linear(0, &[(1, 1)]), Dim::constant);
+    let f32 = |dims: &[&Dim]| (DType::F32, dims.iter().map(|d| (*d).clone()).collect::<Vec<_>>());
+    let i32 = |dims: &[&Dim]| (DType::I32, f32(dims).1);
+    let setting = Some(Rule::Setting);
+    let embed = |times, w| alone(Kernel::TimestepEmbed { times }, &[i32(&[])], f32(&[&n(1), &n(w)]));
+    assert_eq!((embed(vec![0.5], 4), embed(vec![0.0; STEPS_MAX as usize], 6)), (None, None));
+    assert_eq!((embed(vec![], 4), embed(vec![0.0; STEPS_MAX as usize + 1], 4)), (setting, setting));
+    assert_eq!((embed(vec![f32::NAN], 4), embed(vec![f32::INFINITY], 4)), (setting, setting));
+    assert_eq!((embed(vec![0.5], 2), embed(vec![0.5], 5)), (Some(Rule::Shape), Some(Rule::Shape)));
+    let (x, index) = (f32(&[&b, &n(4)]), i32(&[]));
+    let ddim = |alphas| alone(Kernel::DdimStep { alphas }, &[x.clone(), x.clone(), index.clone()], x.clone());
+    assert_eq!(ddim(vec![0.5, 1.0]), None);
+    for alphas in [vec![], vec![1.0], vec![0.0, 1.0], vec![0.5, 1.1], vec![f32::NAN; 2]] {
+        assert_eq!(ddim(alphas), setting);
+    }
+    let euler = |dt| alone(Kernel::EulerStep { dt }, &[x.clone(), x.clone()], x.clone());
+    assert_eq!((euler(-0.1), euler(f32::NAN)), (None, setting));
+    let logits = f32(&[&b, &s, &n(10)]);
+    let keep = |first, len| {
+        alone(Kernel::KeepTokens { first, len }, &[logits.clone(), i32(&[&b, &s])], logits.clone())
+    };
+    assert_eq!((keep(0, 10), keep(9, 1)), (None, None));
+    assert_eq!((keep(1, 10), keep(0, 0), keep(u32::MAX, 2)), (setting, setting, setting));
+    let norm = |eps| {
+        let row = f32(&[&n(10)]);
+        alone(Kernel::LayerNorm { eps }, &[logits.clone(), row.clone(), row], logits.clone())
+    };
+    assert_eq!((norm(0.0), norm(-1.0), norm(f32::NAN)), (None, setting, setting));
+    let table = |sections: Vec<u32>, planes: u32| {
+        let total = sections.iter().fold(0, |sum: u32, n| sum.saturating_add(*n));
+        let positions = if planes <= 1 { i32(&[&b, &s]) } else { i32(&[&n(planes), &b, &s]) };
+        let angles = f32(&[&b, &s, &n(total.clamp(1, 64))]);
+        let kernel = Kernel::RopeTable { theta: 1e4, sections, axial: true };
+        let plan = single(kernel, &[positions], &[angles.clone(), angles]);
+        validate(&plan, &weights().0).err().map(|e| e.rule)
+    };
+    assert_eq!((table(vec![64], 1), table(vec![16, 24, 24], 3), table(vec![1; 4], 4)), (None, None, None));
+    for sections in [vec![], vec![0], vec![3, 0], vec![1; 5], vec![u32::MAX, 2]] {
+        assert_eq!(table(sections.clone(), sections.len() as u32), setting, "{sections:?}");
+    }
+    assert_eq!((table(vec![2, 2], 3), table(vec![2, 2], 1)), (Some(Rule::Shape), Some(Rule::Shape)));
+}
+
+/// A loop does not run past the schedule of what it holds.
+#[test]
+fn schedules_cover_the_loop() {
+    let timed = |steps: usize| {
+        broken(|p| {
+            p.values[7] = Value {
+                dtype: DType::F32,
+                dims: vec![Dim::constant(1), Dim::constant(4)],
+                ..p.values[7].clone()
+            };
+            let embed = Dispatch {
+                kernel: Kernel::TimestepEmbed { times: vec![0.0; steps] },
+                reads: vec![ValueId(5)],
+                writes: vec![ValueId(7)],
+                origin: vec![],
+            };
+            denoise(p).body = vec![Step::Dispatch(embed)];
+        })
+    };
+    assert_eq!((timed(2), timed(3), timed(4)), (Some(Rule::Setting), None, None));
+    let denoised = |alphas: usize| {
+        broken(|p| {
+            let ddim = Dispatch {
+                kernel: Kernel::DdimStep { alphas: vec![0.5; alphas] },
+                reads: vec![ValueId(2), ValueId(7), ValueId(5)],
+                writes: vec![ValueId(2)],
+                origin: vec![],
+            };
+            denoise(p).body = vec![Step::Dispatch(ddim)];
+        })
+    };
+    assert_eq!((denoised(3), denoised(4)), (Some(Rule::Setting), None));
+}
+
+/// The history holds whatever is copied into it.
+#[test]
+fn history_of_any_type() {
+    let history = |from: (DType, Vec<Dim>), into: (DType, Vec<Dim>)| {
+        broken(|p| {
+            p.arena_bytes = 1 << 20;
+            let place = |at: u64| Place::Arena((1 << 18) + at * (1 << 16));
+            p.values.push(Value { dtype: from.0, dims: from.1, place: place(0) });
+            p.values.push(Value { dtype: into.0, dims: into.1, place: place(1) });
+            denoise(p).history = Some((ValueId(11), ValueId(12)));
+        })
+    };
+    let n = Dim::constant;
+    for dtype in [DType::F32, DType::BF16, DType::Bool, DType::I32] {
+        assert_eq!(history((dtype, vec![]), (dtype, vec![n(3)])), None);
+        assert_eq!(history((dtype, vec![n(2), n(4), n(5)]), (dtype, vec![n(3), n(2), n(4), n(5)])), None);
+        assert_eq!(history((dtype, vec![n(2)]), (dtype, vec![n(3), n(1), n(2)])), Some(Rule::Shape));
+        assert_eq!(history((dtype, vec![n(2)]), (dtype, vec![n(4), n(2)])), Some(Rule::Shape));
+    }
+    assert_eq!(history((DType::F32, vec![n(2)]), (DType::I32, vec![n(3), n(2)])), Some(Rule::DType));
+    let deep = vec![n(3), n(1), n(1), n(1), n(1)];
+    assert_eq!(history((DType::F32, vec![n(1); 4]), (DType::F32, deep)), Some(Rule::Limit));
+}
+
+/// Lists inside a kernel are bounded while they are read.
+#[test]
+fn long_lists_are_refused() {
+    let read = |kernel: Kernel| {
+        let mut plan = plan();
+        plan.programs[0].steps =
+            vec![Step::Dispatch(Dispatch { kernel, reads: vec![], writes: vec![], origin: vec![] })];
+        let back = decode_plan(&encode_plan(&plan).unwrap());
+        assert!(back == Ok(plan) || back == Err(OpenError::PlanBytes));
+        back.is_ok()
+    };
+    let steps = STEPS_MAX as usize;
+    let times = |n| read(Kernel::TimestepEmbed { times: vec![0.5; n] });
+    assert!(times(0) && times(steps) && !times(steps + 1));
+    let alphas = |n| read(Kernel::DdimStep { alphas: vec![0.5; n] });
+    assert!(alphas(steps + 1) && !alphas(steps + 2));
+    let table = |n| read(Kernel::RopeTable { theta: 1e4, sections: vec![1; n], axial: false });
+    assert!(table(ROPE_SECTION_COUNT_MAX) && !table(ROPE_SECTION_COUNT_MAX + 1));
+}
+
 /// A loop in a loop in a loop .. is refused while it is read, before it could exhaust the stack.
 #[test]
 fn deep_nesting_is_refused() {
@@ -94,8 +305,23 @@ fn deep_nesting_is_refused() {
 proptest! {
     /// Damaged bytes that still read as a plan are the most natural source of odd plans.
     #[test]
-    fn mutations_do_not_panic(places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
-        let mut bytes = encode_plan(&plan()).unwrap();
+    fn mutations_do_not_panic(
+        which in 0..4_usize,
+        places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let (b, s, f32) = (linear(0, &[(1, 0)]), linear(0, &[(1, 1)]), |dims: Vec<Dim>| (DType::F32, dims));
+        let part = f32(vec![b.clone(), linear(2, &[(1, 1)])]);
+        let joined = f32(vec![b.clone(), linear(4, &[(2, 1)])]);
+        let positions = (DType::I32, vec![Dim::constant(2), b.clone(), s.clone()]);
+        let angles = f32(vec![b, s, Dim::constant(5)]);
+        let table = Kernel::RopeTable { theta: 1e4, sections: vec![2, 3], axial: true };
+        let plans = [
+            plan(),
+            single(Kernel::Concat { axis: 1 }, &[part.clone(), part.clone()], &[joined]),
+            single(Kernel::Copy, std::slice::from_ref(&part), std::slice::from_ref(&part)),
+            single(table, &[positions], &[angles.clone(), angles]),
+        ];
+        let mut bytes = encode_plan(&plans[which]).unwrap();
         for (at, byte) in places {
             let at = at.index(bytes.len());
             bytes[at] = byte;

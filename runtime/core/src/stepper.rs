@@ -259,6 +259,76 @@ mod tests {
     use alloc::vec;
     use dreamc_artifact::plan::{Dim, Port, Symbol, Term, Value};
 
+    /// An arena that adds the loop's index to the first value in each iteration.
+    struct Adding(Vec<u8>);
+
+    impl Device for Adding {
+        fn prepare(&mut self, _: &Program) -> Result<(), DeviceError> {
+            Ok(())
+        }
+
+        fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+            self.0[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+            Ok(())
+        }
+
+        fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+            bytes.copy_from_slice(&self.0[offset as usize..][..bytes.len()]);
+            Ok(())
+        }
+
+        fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), DeviceError> {
+            self.0.copy_within(from as usize..(from + bytes) as usize, to as usize);
+            Ok(())
+        }
+
+        fn dispatch(&mut self, _: &Dispatch, _: &[Operand]) -> Result<(), DeviceError> {
+            self.0[0] += 1 + self.0[64];
+            Ok(())
+        }
+    }
+
+    /// The history takes values of every size of element.
+    #[test]
+    fn history_of_any_type() {
+        for dtype in [DType::Bool, DType::BF16, DType::F32] {
+            let n = Dim::constant;
+            let value = |dtype, dims: Vec<Dim>, offset| Value { dtype, dims, place: Place::Arena(offset) };
+            let dispatch = Dispatch {
+                kernel: dreamc_artifact::plan::Kernel::Copy,
+                reads: vec![],
+                writes: vec![],
+                origin: vec![],
+            };
+            let denoise = Denoise {
+                steps: 3,
+                index: ValueId(1),
+                body: vec![Step::Dispatch(dispatch)],
+                history: Some((ValueId(0), ValueId(2))),
+            };
+            let program = Program {
+                name: "f".to_string(),
+                symbols: vec![],
+                values: vec![
+                    value(dtype, vec![n(2), n(1), n(3)], 0),
+                    value(DType::I32, vec![], 64),
+                    value(dtype, vec![n(3), n(2), n(1), n(3)], 128),
+                ],
+                inputs: vec![],
+                outputs: vec![Port { name: "history".to_string(), value: ValueId(2) }],
+                steps: vec![Step::Denoise(denoise)],
+                arena_bytes: 256,
+            };
+            let (mut device, slot) = (Adding(vec![0; 256]), 6 * dtype.bytes());
+            let stepper = Stepper::new(&program).unwrap();
+            assert_eq!(stepper.run(&mut device, &mut ()), Ok(3));
+            let mut history = vec![0; 3 * slot];
+            stepper.read(&mut device, "history", &mut history).unwrap();
+            let firsts: Vec<u8> = history.iter().step_by(slot).copied().collect();
+            assert_eq!(firsts, [1, 3, 6], "{dtype:?}");
+        }
+    }
+
     /// A refused length changes none of the others.
     #[test]
     fn resize_is_all_or_nothing() {

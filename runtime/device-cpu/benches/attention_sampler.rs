@@ -1,4 +1,5 @@
-//! `dream7b_attention` at 2048 positions and the sampler's kernels on 64 rows of Dream 7B's vocabulary.
+//! `dream7b_attention` at 2048 positions, attention and activations of a vision tower, and the sampler's kernels
+//! on 64 rows of Dream 7B's vocabulary.
 #![allow(missing_docs, reason = "criterion's macro makes a public function")]
 
 #[allow(dead_code, reason = "not every bench uses all of it")]
@@ -6,7 +7,7 @@ mod common;
 
 use common::{Tensor, bytes, prepare, random};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dreamc_artifact::plan::{Attention, Confidence, Kernel};
+use dreamc_artifact::plan::{Activation, Attention, Confidence, Kernel};
 use dreamc_num::DType;
 use std::time::Duration;
 
@@ -47,6 +48,49 @@ fn attention(c: &mut Criterion) {
     }
 }
 
+/// Images of 1024 patches: one by itself, eight in one row, and as many patches as one image. Width and heads are those
+/// of Qwen2-VL's vision tower.
+fn vision(c: &mut Criterion) {
+    const PATCHES: u32 = 1024;
+    let mut group = c.benchmark_group("vision_attention");
+    group.sample_size(10).measurement_time(Duration::from_secs(3));
+    let (heads, head_dim) = (16, 80);
+    for (name, images, patches) in
+        [("1x1024", 1, PATCHES), ("8x1024", 8, PATCHES), ("1x8192", 1, 8 * PATCHES)]
+    {
+        let s = images * patches;
+        group.throughput(Throughput::Elements(
+            4 * u64::from(s) * u64::from(patches) * u64::from(heads * head_dim),
+        ));
+        let mask = (0..s).flat_map(|i| (1 + i / patches).to_le_bytes()).collect();
+        let tensors = [
+            random(DType::BF16, &[1, s, 3 * heads * head_dim], 1, None),
+            bytes(DType::I32, &[1, s], mask),
+            random(DType::F32, &[1, s, head_dim / 2], 2, None),
+            random(DType::F32, &[1, s, head_dim / 2], 3, None),
+            random(DType::BF16, &[1, s, heads * head_dim], 4, None),
+        ];
+        let attention = Attention { heads, kv_heads: heads, head_dim, packed: true, rope: true };
+        let mut prepared = prepare(Kernel::Attention(attention), &tensors, 0);
+        group.bench_function(name, |b| b.iter(|| prepared.run()));
+    }
+}
+
+/// 1024 patches of 5120 features.
+fn activations(c: &mut Criterion) {
+    let mut group = c.benchmark_group("vision_activation");
+    let dims = [1, 1024, 5120];
+    group.throughput(Throughput::Elements(1024 * 5120));
+    group.sample_size(10).measurement_time(Duration::from_secs(2));
+    for kind in [Activation::Silu, Activation::Gelu, Activation::QuickGelu, Activation::Relu] {
+        for dtype in [DType::F32, DType::BF16] {
+            let tensors = [random(dtype, &dims, 1, None), random(dtype, &dims, 2, None)];
+            let mut prepared = prepare(Kernel::Activate(kind), &tensors, 0);
+            group.bench_function(format!("{kind:?}_{}", dtype.name()), |b| b.iter(|| prepared.run()));
+        }
+    }
+}
+
 fn sampler(c: &mut Criterion) {
     let mut group = c.benchmark_group("dream7b_sampler_64_rows");
     group.throughput(Throughput::Elements(u64::from(ROWS * VOCABULARY)));
@@ -84,5 +128,5 @@ fn sampler(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, attention, sampler);
+criterion_group!(benches, attention, vision, activations, sampler);
 criterion_main!(benches);

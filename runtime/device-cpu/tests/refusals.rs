@@ -88,7 +88,7 @@ fn step_outside_the_schedule() {
         let reads = [random(DType::F32, &[1, 2, 3], 1), scalar(1.0), index.clone()];
         let eos = case(Kernel::EosPenalty { token: 0, steps, eps }, &reads, DType::F32, &[1, 2, 3], 0.0);
         let times = Kernel::TimestepEmbed { times: vec![0.5; 4] };
-        let embed = case(times, &[index.clone()], DType::F32, &[1, 4], 0.0);
+        let embed = case(times, std::slice::from_ref(&index), DType::F32, &[1, 4], 0.0);
         let reads = [random(DType::F32, &[3], 1), random(DType::F32, &[3], 2), index];
         let ddim = case(Kernel::DdimStep { alphas: vec![0.5; 5] }, &reads, DType::F32, &[3], 0.0);
         for case in [origin, count, eos, embed, ddim] {
