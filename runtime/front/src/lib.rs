@@ -1,8 +1,9 @@
-//! What surrounds the tensors: tokenizer and chat template.
+//! What surrounds the tensors: text, images, positions, robot actions.
 
 pub mod chat;
 mod error;
 mod files;
+pub mod image;
 mod tokenizer;
 
 pub use error::FrontError;
