@@ -1,5 +1,6 @@
 //! What surrounds the tensors: text, images, positions, robot actions.
 
+pub mod camera;
 pub mod chat;
 mod error;
 mod files;
