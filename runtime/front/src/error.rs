@@ -1,6 +1,7 @@
 //! What can be wrong with the files around the weights.
 
 use crate::image::ImageError;
+use crate::{ActionError, PromptError};
 use std::path::PathBuf;
 
 /// Why something that surrounds the tensors cannot be had or used.
@@ -97,4 +98,12 @@ pub enum FrontError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Image(#[from] ImageError),
+    /// A prompt that does not fit its images.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Prompt(#[from] PromptError),
+    /// Actions, their statistics, or the robot's state.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Action(#[from] ActionError),
 }

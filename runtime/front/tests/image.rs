@@ -56,8 +56,7 @@ fn raw_pixels() {
 /// As Pillow 11.3.0 converts the same files, measured.
 #[test]
 fn deep_colours() {
-    let deep: [u16; 13] =
-        [0, 1, 127, 128, 255, 256, 257, 383, 384, 0x7fff, 0x80ff, 0xfe80, 0xffff];
+    let deep: [u16; 13] = [0, 1, 127, 128, 255, 256, 257, 383, 384, 0x7fff, 0x80ff, 0xfe80, 0xffff];
     let red = |color, samples: usize| -> Vec<u8> {
         let bytes: Vec<u8> = deep.iter().flat_map(|v| v.to_ne_bytes().repeat(samples)).collect();
         let image = Image::decode(&png(13, 1, color, &bytes), "deep.png").unwrap();
@@ -106,10 +105,7 @@ fn files() {
     let path = dir.path().join("hole.png");
     std::fs::File::create(&path).unwrap().set_len((256 << 20) + 1).unwrap();
     let error = Image::open(&path).unwrap_err();
-    assert!(
-        matches!(error, ImageError::FileTooLarge { found_bytes: 268_435_457, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, ImageError::FileTooLarge { found_bytes: 268_435_457, .. }), "{error}");
     named(&error, "hole.png");
 
     for (name, bytes) in [("empty.png", &b""[..]), ("text.png", b"not an image"), ("a.gif", b"GIF89a")] {

@@ -75,14 +75,52 @@ fn camera_frames_of_robots() {
         found.extend(processor("tiny-vla").preprocess(&[image]).unwrap().values);
     }
     assert!(distance(&found, &expected) <= 2e-6);
+}
 
-    let expected = Golden::of("tabletop-vla").f32("pixel_values");
-    for (seed, expected) in expected.chunks_exact(64 * PATCH_FEATURES).enumerate() {
-        let image = Image::open(&fixture(&format!("tabletop-vla/frames/seed_{seed}.png"))).unwrap();
-        let patches = processor("tabletop-vla").preprocess(&[image]).unwrap();
-        assert_eq!(patches.grid, Grid { t: 1, h: 8, w: 8 });
-        let distance = distance(&patches.values, expected);
-        assert!(distance <= 2e-6, "seed {seed}: {distance:e}");
+/// A frame of the tabletop task, drawn as `tabletop.md` says.
+fn tabletop(scene: &Value) -> Image {
+    let place = |v: &Value| [v[0].as_i64().unwrap(), v[1].as_i64().unwrap()];
+    let blocks: Vec<[i64; 2]> = scene["blocks"].as_array().unwrap().iter().map(place).collect();
+    let grip = place(&scene["grip"]);
+    let colors = [[216, 40, 40], [40, 184, 56], [48, 80, 232]];
+    let mut pixels = Vec::new();
+    for y in 0..112_i64 {
+        for x in 0..112_i64 {
+            let within = |[cx, cy]: [i64; 2], dx: i64, dy: i64| (x - cx).abs() <= dx && (y - cy).abs() <= dy;
+            let shade = if (x / 16 + y / 16) % 2 == 1 { 8 } else { 0 };
+            let mut color = [96 + x / 2 - shade, 96 + y / 2 - shade, 120 - shade];
+            for (block, own) in blocks.iter().zip(colors) {
+                if within(*block, 7, 7) {
+                    color = if within(*block, 6, 6) { own } else { [30; 3] };
+                }
+            }
+            if within(grip, 2, 2) {
+                color = [250, 220, 0];
+            } else if within(grip, 1, 9) || within(grip, 9, 1) {
+                color = [250; 3];
+            }
+            pixels.extend(color.map(|v| v as u8));
+        }
+    }
+    Image::from_rgb8(112, 112, pixels).unwrap()
+}
+
+#[test]
+fn frames_of_the_tabletop_task() {
+    for (seed, scene) in json("tabletop-vla/frames/scenes.json").as_array().unwrap().iter().enumerate() {
+        let file = Image::open(&fixture(&format!("tabletop-vla/frames/seed_{seed}.png"))).unwrap();
+        assert!(file == tabletop(scene), "seed {seed}");
+    }
+    for name in ["tabletop-vla", "tabletop-vla-flow", "tabletop-vla-l1"] {
+        let expected = Golden::of(name).f32("pixel_values");
+        let scenes = &json(&format!("{name}/golden.json"))["observations"];
+        let frames = expected.chunks_exact(64 * PATCH_FEATURES);
+        for (expected, scene) in frames.zip(scenes.as_array().unwrap()) {
+            let patches = processor(name).preprocess(&[tabletop(scene)]).unwrap();
+            assert_eq!(patches.grid, Grid { t: 1, h: 8, w: 8 });
+            let distance = distance(&patches.values, expected);
+            assert!(distance <= 2e-6, "{name}: {distance:e}");
+        }
     }
 }
 
@@ -214,7 +252,9 @@ fn coordinates_are_those_of_the_rope() {
     let expected = golden.f32("vision/rotary_freqs");
     let found: Vec<f32> = coordinates(&grids)
         .into_iter()
-        .flat_map(|place| place.map(|p| [0, 1, 2, 3].map(|j| p as f32 * 10000_f32.powf(-2.0 * j as f32 / 8.0))))
+        .flat_map(|place| {
+            place.map(|p| [0, 1, 2, 3].map(|j| p as f32 * 10000_f32.powf(-2.0 * j as f32 / 8.0)))
+        })
         .flatten()
         .collect();
     assert!(distance(&found, &expected) <= 1e-5);
@@ -253,7 +293,9 @@ fn settings_that_are_refused() {
     let error = ImageProcessor::from_dir(dir.path()).unwrap_err().to_string();
     assert!(error.contains("preprocessor_config.json") && error.contains("patch_size"), "{error}");
     std::fs::write(dir.path().join("preprocessor_config.json"), "[]").unwrap();
-    assert!(ImageProcessor::from_dir(dir.path()).unwrap_err().to_string().contains("preprocessor_config.json"));
+    assert!(
+        ImageProcessor::from_dir(dir.path()).unwrap_err().to_string().contains("preprocessor_config.json")
+    );
 }
 
 #[test]

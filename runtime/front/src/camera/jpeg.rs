@@ -39,10 +39,8 @@ pub fn jpeg_round_trip(image: &Image) -> Image {
 fn components(image: &Image) -> [Plane; 3] {
     let (width, height) = (image.width() as usize, image.height() as usize);
     let (padded_width, padded_height) = (width.next_multiple_of(16), height.next_multiple_of(16));
-    let mut planes = [(); 3].map(|()| Plane {
-        width: padded_width,
-        samples: Vec::with_capacity(padded_width * padded_height),
-    });
+    let mut planes = [(); 3]
+        .map(|()| Plane { width: padded_width, samples: Vec::with_capacity(padded_width * padded_height) });
     for y in 0..padded_height {
         let row = &image.pixels()[3 * width * y.min(height - 1)..][..3 * width];
         for x in 0..padded_width {

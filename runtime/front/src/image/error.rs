@@ -118,6 +118,18 @@ pub enum ImageError {
         /// Most patches accepted.
         limit: usize,
     },
+    /// A row of `image_grid_thw` that no image has.
+    #[error(
+        "`image_grid_thw` has the row {thw:?}: it must be at least 1 slice of an even number of rows and columns"
+    )]
+    #[diagnostic(
+        code(image::grid),
+        help("give t, h, w in patches of 14x14 pixels, as the image processor does")
+    )]
+    Grid {
+        /// The row.
+        thw: [i64; 3],
+    },
     /// The processor's settings are not usable.
     #[error("`{place}`: {reason}")]
     #[diagnostic(

@@ -3,6 +3,7 @@
 //! Rows of patches lie image after image; within one, slice after slice, and four in a row are the 2x2 patches of one
 //! cell that the tower's merger joins.
 
+use super::ImageError;
 use super::processor::MERGE;
 use serde::{Deserialize, Serialize};
 
@@ -18,28 +19,49 @@ pub struct Grid {
 }
 
 impl Grid {
+    /// A grid that comes from outside: a row `t, h, w` of `image_grid_thw`.
+    ///
+    /// # Errors
+    ///
+    /// Where a number is not at least 1, or rows or columns are odd.
+    pub fn from_thw(thw: [i64; 3]) -> Result<Grid, ImageError> {
+        let [t, h, w] = thw.map(|n| u32::try_from(n).unwrap_or(0));
+        let even = |n: u32| n > 0 && n.is_multiple_of(MERGE);
+        if t == 0 || !even(h) || !even(w) {
+            return Err(ImageError::Grid { thw });
+        }
+        Ok(Grid { t, h, w })
+    }
+
     /// Number of patches, which is the number of its rows of `pixel_values`.
     pub fn patches(self) -> usize {
-        self.t as usize * self.h as usize * self.w as usize
+        product([self.t, self.h, self.w])
     }
 
     /// Number of merged tokens, each of which takes one place of the prompt.
     pub fn tokens(self) -> usize {
-        self.t as usize * (self.h / MERGE) as usize * (self.w / MERGE) as usize
+        product([self.t, self.h / MERGE, self.w / MERGE])
     }
+}
+
+/// Grids may come from outside, and what they claim is only compared with what is there.
+fn product(factors: [u32; 3]) -> usize {
+    factors.into_iter().fold(1, |product, n| product.saturating_mul(n as usize))
 }
 
 /// Number of patches of all images.
 pub fn patch_rows(grids: &[Grid]) -> usize {
-    grids.iter().map(|g| g.patches()).sum()
+    grids.iter().fold(0, |sum, g| sum.saturating_add(g.patches()))
 }
 
 /// Number of merged tokens of all images.
 pub fn merged_tokens(grids: &[Grid]) -> usize {
-    grids.iter().map(|g| g.tokens()).sum()
+    grids.iter().fold(0, |sum, g| sum.saturating_add(g.tokens()))
 }
 
 /// The segment of every patch row, `[patches]`: a number for each temporal slice of each image, from 1.
+///
+/// As [`coordinates`], it takes memory for [`patch_rows`] of them: compare that with the rows of `pixel_values` first.
 ///
 /// This is the tower's attention mask: rows see each other if and only if their numbers are equal. 0 is left for
 /// padding.

@@ -50,7 +50,9 @@ fn from_config(config: &Map<String, Value>) -> Result<ImageProcessor, String> {
         Some(v) => v.as_u64().ok_or_else(|| format!("`{key}` is {v}, not a whole number")),
     };
     let fixed = [("patch_size", PATCH), ("merge_size", MERGE), ("temporal_patch_size", TEMPORAL)];
-    for (key, only) in fixed.map(|(key, only)| (key, u64::from(only))).into_iter().chain([("resample", BICUBIC)]) {
+    for (key, only) in
+        fixed.map(|(key, only)| (key, u64::from(only))).into_iter().chain([("resample", BICUBIC)])
+    {
         let found = whole(key, only)?;
         if found != only {
             return Err(format!("`{key}` is {found}; only {only} is supported"));
