@@ -127,6 +127,11 @@ fn claims_are_checked_before_memory_is_taken() {
         assert!(error.to_string().contains("bomb.png"), "{error}");
         assert!(matches!(error, ImageError::TooLarge { .. }), "{error}");
     }
+    let mut bomb = jpeg(8, 8);
+    let frame = bomb.windows(2).position(|b| b == [0xff, 0xc0]).unwrap();
+    bomb[frame + 5..frame + 9].fill(0xff);
+    let error = Image::decode(&bomb, "bomb.jpg").unwrap_err();
+    assert!(matches!(error, ImageError::TooLarge { width: 65_535, height: 65_535, .. }), "{error}");
     for (width, height) in [(0, 5), (5, 0)] {
         let error = Image::decode(&claiming(width, height), "empty.png").unwrap_err();
         assert!(error.to_string().contains("empty.png"), "{error}");

@@ -55,14 +55,7 @@ impl Quantiser {
     }
 }
 
-/// Applies `line` to every row, then to every column.
-fn rows_then_columns(block: &mut [i32; 64], row: fn(&mut [i32; 8]), column: fn(&mut [i32; 8])) {
-    for values in block.as_chunks_mut().0 {
-        row(values);
-    }
-    columns(block, column);
-}
-
+/// Applies `column` to every column.
 fn columns(block: &mut [i32; 64], column: fn(&mut [i32; 8])) {
     for x in 0..8 {
         let mut values = std::array::from_fn(|y| block[8 * y + x]);
@@ -75,7 +68,10 @@ fn columns(block: &mut [i32; 64], column: fn(&mut [i32; 8])) {
 
 /// Samples around 0 to coefficients, 8 times too large.
 pub(super) fn forward(block: &mut [i32; 64]) {
-    rows_then_columns(block, |v| forward_line::<2, 0>(v), |v| forward_line::<0, 2>(v));
+    for values in block.as_chunks_mut().0 {
+        forward_line::<2, 0>(values);
+    }
+    columns(block, forward_line::<0, 2>);
 }
 
 /// One row (which keeps `UP` bits more) or one column (which gives up `DOWN` bits).

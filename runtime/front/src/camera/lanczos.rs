@@ -8,7 +8,7 @@ const RADIUS: f32 = 3.0;
 /// The image at another size: Lanczos with radius 3, widened when shrinking, rows first and then columns, rounded half
 /// to even and cut to 8 bit at the end.
 ///
-/// Takes memory for one f32 image of the new height and the old width. A side of 0 counts as 1.
+/// A side of 0 counts as 1.
 pub fn resize_lanczos3(image: &Image, width: u32, height: u32) -> Image {
     let (width, height) = (width.max(1), height.max(1));
     let row_len = 3 * image.width() as usize;

@@ -95,8 +95,11 @@ fn pixels(decoder: ImageResult<impl ImageDecoder>, name: &str) -> Result<Image, 
     Ok(Image::made(width, height, rgb))
 }
 
-/// How a pixel of this kind becomes RGB. Samples of 16 bit are in the host's order.
-fn pixel(color: ColorType) -> Option<fn(&[u8]) -> [u8; 3]> {
+/// From the bytes of a pixel to RGB. Samples of 16 bit are in the host's order.
+type Convert = fn(&[u8]) -> [u8; 3];
+
+/// How a pixel of this kind becomes RGB.
+fn pixel(color: ColorType) -> Option<Convert> {
     fn at(bytes: &[u8], sample: usize) -> u16 {
         u16::from_ne_bytes([bytes[2 * sample], bytes[2 * sample + 1]])
     }

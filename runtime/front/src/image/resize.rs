@@ -12,7 +12,7 @@ const HALF: i32 = 1 << (FRACTION_BITS - 1);
 /// Half the filter's width, in pixels of the output.
 const RADIUS: f64 = 2.0;
 
-/// The image at another size. Asked for its own size, it is returned unfiltered.
+/// The image at another size. Asked for its own size, it is returned unfiltered; a side of 0 counts as 1.
 ///
 /// Takes memory for one image of `width` x the old height besides the result.
 pub fn resize_bicubic(image: &Image, width: u32, height: u32) -> Image {
