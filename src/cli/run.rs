@@ -139,8 +139,7 @@ fn generate(args: &Args) -> Result<(), Failure> {
     let (prompt, attention_mask) = match (ids, &args.prompt.prompt, &args.prompt.raw) {
         (Some(ids), _, _) => (ids.input_ids, ids.attention_mask),
         (None, prompt, raw) => {
-            let user =
-                |text: &String| render(&[Message { role: "user".to_owned(), content: text.clone() }], true);
+            let user = |text: &String| render(&[Message::text("user", text)], true);
             let text = prompt.as_ref().map(user).or_else(|| raw.clone()).unwrap_or_default();
             (vec![model.encode(&text).map_err(failure)?], None)
         }

@@ -6,36 +6,100 @@ use std::path::Path;
 
 /// The system message where a conversation does not begin with one.
 const SYSTEM: &str = "You are a helpful assistant.";
+const TURN_END: &str = "<|im_end|>\n";
 /// Ends an answer.
 const END: &str = "<|endoftext|>";
+
+/// A piece of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Text as it stands.
+    Text(String),
+    /// The place of an image: one `<|image_pad|>`, which [`expand`](crate::expand) repeats.
+    Image,
+    /// The place of a video: one `<|video_pad|>`.
+    Video,
+}
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// `system`, `user`, `assistant`.
     pub role: String,
-    /// What is said.
-    pub content: String,
+    /// What is said and shown, in order, with nothing between.
+    pub parts: Vec<Part>,
+}
+
+impl Message {
+    /// A message of text alone.
+    pub fn text(role: &str, text: &str) -> Message {
+        Message { role: role.to_owned(), parts: vec![Part::Text(text.to_owned())] }
+    }
+
+    /// What a user shows, then says.
+    pub fn about_images(images: usize, text: &str) -> Message {
+        let mut parts = vec![Part::Image; images];
+        parts.push(Part::Text(text.to_owned()));
+        Message { role: "user".to_owned(), parts }
+    }
+
+    /// What a robot's policy is asked (spec/actions.md, section 1): its views, third-person first, then the task as it
+    /// is given.
+    pub fn action(views: usize, task: &str) -> Message {
+        Message::about_images(views, &format!("What action should the robot take to {task}?"))
+    }
+}
+
+/// How a conversation is rendered, besides what is in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RenderOptions {
+    /// End where the assistant's answer begins.
+    pub add_generation_prompt: bool,
+    /// `Picture 1: ` before the first image, and so on through the conversation; `Video 1: ` likewise.
+    pub add_vision_id: bool,
 }
 
 /// The text of a conversation, as the model was trained on it. With `add_generation_prompt` it ends where the
 /// assistant's answer begins.
 pub fn render(messages: &[Message], add_generation_prompt: bool) -> String {
+    render_with(messages, RenderOptions { add_generation_prompt, ..RenderOptions::default() })
+}
+
+/// The text of a conversation (spec/vision.md, section 5).
+pub fn render_with(messages: &[Message], options: RenderOptions) -> String {
     let mut text = String::new();
+    let (mut images, mut videos) = (0, 0);
+    let vision = |text: &mut String, kind: &str, count: &mut usize, pad: &str| {
+        *count += 1;
+        if options.add_vision_id {
+            text.push_str(&format!("{kind} {count}: "));
+        }
+        text.push_str(pad);
+    };
     if messages.first().is_some_and(|m| m.role != "system") {
-        turn(&mut text, "system", SYSTEM);
+        begin(&mut text, "system");
+        text.push_str(SYSTEM);
+        text.push_str(TURN_END);
     }
     for message in messages {
-        turn(&mut text, &message.role, &message.content);
+        begin(&mut text, &message.role);
+        for part in &message.parts {
+            match part {
+                Part::Text(part) => text.push_str(part),
+                Part::Image => vision(&mut text, "Picture", &mut images, "<|image_pad|>"),
+                Part::Video => vision(&mut text, "Video", &mut videos, "<|video_pad|>"),
+            }
+        }
+        text.push_str(TURN_END);
     }
-    if add_generation_prompt {
-        text.push_str("<|im_start|>assistant\n");
+    if options.add_generation_prompt {
+        begin(&mut text, "assistant");
     }
     text
 }
 
-fn turn(text: &mut String, role: &str, content: &str) {
-    for part in ["<|im_start|>", role, "\n", content, "<|im_end|>\n"] {
+fn begin(text: &mut String, role: &str) {
+    for part in ["<|im_start|>", role, "\n"] {
         text.push_str(part);
     }
 }
@@ -45,10 +109,12 @@ pub fn answer(text: &str) -> &str {
     text.split_once(END).map_or(text, |(answer, _)| answer)
 }
 
-/// Templates that say for text what [`render`] writes: the one with images, and the one for text alone.
+/// Templates that say what [`render`] writes: the one with images, and one that knows text alone.
 const KNOWN: [&str; 2] = [include_str!("templates/vision.jinja"), include_str!("templates/text.jinja")];
 
 /// A warning for the user if one of the checkpoint's own chat templates is not known to say what [`render`] writes.
+///
+/// Where such a template wraps images in `<|vision_start|>`, the warning says so: positions would be 3-D then.
 ///
 /// # Errors
 ///
@@ -61,16 +127,20 @@ pub fn template_warning(dir: &Path) -> Result<Option<String>, FrontError> {
         } else {
             files::object(&path)?.and_then(|o| default_template(o.get("chat_template")?))
         };
-        if template.is_some_and(|t| !is_known(&t)) {
+        if let Some(template) = template.filter(|t| !is_known(t)) {
+            let images = if template.contains("<|vision_start|>") { VISION_START_NOTE } else { "" };
             return Ok(Some(format!(
                 "the chat template in `{}` is not one that this program knows: prompts are rendered with Dream's own; \
-                 to use another, render the prompt yourself and pass it with --raw",
+                 to use another, render the prompt yourself and pass it with --raw{images}",
                 path.display()
             )));
         }
     }
     Ok(None)
 }
+
+const VISION_START_NOTE: &str = "; that template puts `<|vision_start|>` before images, with which their positions count in 3-D; \
+     Dream's own does not";
 
 /// A template stands as a text, or as a list of named ones.
 fn default_template(value: &Value) -> Option<String> {

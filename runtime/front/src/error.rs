@@ -1,8 +1,10 @@
 //! What can be wrong with the files around the weights.
 
+use crate::image::ImageError;
+use crate::{ActionError, PromptError};
 use std::path::PathBuf;
 
-/// Why the tokenizer cannot be had or used.
+/// Why something that surrounds the tensors cannot be had or used.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 #[non_exhaustive]
 pub enum FrontError {
@@ -92,4 +94,16 @@ pub enum FrontError {
         /// What it says.
         reason: String,
     },
+    /// An image, or the settings of its processor.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Image(#[from] ImageError),
+    /// A prompt that does not fit its images.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Prompt(#[from] PromptError),
+    /// Actions, their statistics, or the robot's state.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Action(#[from] ActionError),
 }

@@ -83,10 +83,7 @@ fn chat() {
             .as_array()
             .unwrap()
             .iter()
-            .map(|m| {
-                let content = m["content"].as_str()?.to_owned();
-                Some(Message { role: m["role"].as_str()?.to_owned(), content })
-            })
+            .map(|m| Some(Message::text(m["role"].as_str()?, m["content"].as_str()?)))
             .collect();
         let Some(messages) = messages else { continue };
         let text = render(&messages, case["add_generation_prompt"].as_bool().unwrap());
@@ -104,7 +101,16 @@ fn templates_are_recognised() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(template_warning(dir.path()).unwrap(), None);
     fs::write(dir.path().join("chat_template.jinja"), "{{ messages }}").unwrap();
-    assert!(template_warning(dir.path()).unwrap().unwrap().contains("chat_template.jinja"));
+    let warning = template_warning(dir.path()).unwrap().unwrap();
+    assert!(warning.contains("chat_template.jinja") && !warning.contains("3-D"), "{warning}");
+    fs::write(dir.path().join("chat_template.jinja"), "<|vision_start|><|image_pad|><|vision_end|>").unwrap();
+    let warning = template_warning(dir.path()).unwrap().unwrap();
+    assert!(warning.contains("chat_template.jinja") && warning.contains("3-D"), "{warning}");
+    let checkpoints = ["tiny-vla", "tabletop-vla", "tabletop-vla-flow", "tabletop-vla-l1"];
+    for name in checkpoints {
+        let dir = fixtures().join("..").join(name).join("checkpoint");
+        assert_eq!(template_warning(&dir).unwrap(), None, "{name}");
+    }
 }
 
 #[test]
