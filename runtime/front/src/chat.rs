@@ -128,7 +128,7 @@ pub fn template_warning(dir: &Path) -> Result<Option<String>, FrontError> {
             files::object(&path)?.and_then(|o| default_template(o.get("chat_template")?))
         };
         if let Some(template) = template.filter(|t| !is_known(t)) {
-            let images = if template.contains("<|vision_start|>") { VISION_START_NOTE } else { "" };
+            let images = if template.contains(VISION_START) { VISION_START_NOTE } else { "" };
             return Ok(Some(format!(
                 "the chat template in `{}` is not one that this program knows: prompts are rendered with Dream's own; \
                  to use another, render the prompt yourself and pass it with --raw{images}",
@@ -139,6 +139,8 @@ pub fn template_warning(dir: &Path) -> Result<Option<String>, FrontError> {
     Ok(None)
 }
 
+/// Where it stands before an image, the positions of that image count in 3-D.
+const VISION_START: &str = "<|vision_start|>";
 const VISION_START_NOTE: &str = "; that template puts `<|vision_start|>` before images, with which their positions count in 3-D; \
      Dream's own does not";
 
@@ -160,6 +162,7 @@ fn is_known(template: &str) -> bool {
 /// the same if these are their parts.
 fn is_tool_template(template: &str) -> bool {
     template.starts_with("{%- if tools %}")
+        && !template.contains(VISION_START)
         && template.contains(r"'<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n'")
         && template.contains(r"'<|im_start|>assistant\n'")
 }

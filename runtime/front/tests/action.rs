@@ -262,4 +262,8 @@ fn in_a_manifest() {
     let tokens = ActionTokens::new(353, 609).unwrap();
     let text = serde_json::to_string(&tokens).unwrap();
     assert_eq!(serde_json::from_str::<ActionTokens>(&text).unwrap(), tokens);
+    for first in [-1, i32::MIN, i32::MAX, i32::MAX - 255] {
+        let text = text.replace("353", &first.to_string());
+        assert!(serde_json::from_str::<ActionTokens>(&text).is_err(), "{first}");
+    }
 }

@@ -103,7 +103,13 @@ fn templates_are_recognised() {
     fs::write(dir.path().join("chat_template.jinja"), "{{ messages }}").unwrap();
     let warning = template_warning(dir.path()).unwrap().unwrap();
     assert!(warning.contains("chat_template.jinja") && !warning.contains("3-D"), "{warning}");
-    fs::write(dir.path().join("chat_template.jinja"), "<|vision_start|><|image_pad|><|vision_end|>").unwrap();
+    let tools = concat!(
+        r"{%- if tools %}'<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n'",
+        r"'<|im_start|>assistant\n'"
+    );
+    fs::write(dir.path().join("chat_template.jinja"), tools).unwrap();
+    assert_eq!(template_warning(dir.path()).unwrap(), None);
+    fs::write(dir.path().join("chat_template.jinja"), format!("{tools}<|vision_start|>")).unwrap();
     let warning = template_warning(dir.path()).unwrap().unwrap();
     assert!(warning.contains("chat_template.jinja") && warning.contains("3-D"), "{warning}");
     let checkpoints = ["tiny-vla", "tabletop-vla", "tabletop-vla-flow", "tabletop-vla-l1"];

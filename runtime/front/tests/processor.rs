@@ -182,7 +182,25 @@ fn long_images() {
     assert_eq!((h, w), (4088, 4088));
 }
 
-/// What a whole pass costs in odd shapes, and that their pixels stay theirs.
+/// Any size ends in multiples of 28 within the limits, or in an error.
+#[test]
+fn every_size() {
+    let random = noise(8 * 20_000, 5);
+    for bytes in random.as_chunks::<8>().0 {
+        let number = |at: usize, bits: u8| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) >> bits;
+        let (height, width) = (number(0, 16 + bytes[0] % 16).max(1), number(4, 16 + bytes[1] % 16).max(1));
+        let p = limits(3136, if bytes[2] < 128 { 3_211_264 } else { 12_845_056 });
+        let Ok((h, w)) = p.smart_resize(height, width) else {
+            assert!(height.max(width) / height.min(width) >= 200, "{height}x{width}");
+            continue;
+        };
+        assert!(h > 0 && w > 0 && h % 28 == 0 && w % 28 == 0, "{height}x{width}");
+        let pixels = u64::from(h) * u64::from(w);
+        assert!((p.min_pixels()..=p.max_pixels()).contains(&pixels), "{height}x{width} to {h}x{w}");
+    }
+}
+
+/// Odd shapes all the way, and that their pixels stay theirs.
 #[test]
 fn odd_shapes() {
     let p = limits(3136, 3_211_264);

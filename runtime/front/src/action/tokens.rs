@@ -12,9 +12,24 @@ const FIRST_ID: i32 = 151_667;
 
 /// Which ids are actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Stored")]
 pub struct ActionTokens {
     /// Id of `<|action_0|>`, which stands for 1.
     first: i32,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    first: i32,
+}
+
+impl TryFrom<Stored> for ActionTokens {
+    type Error = ActionError;
+
+    fn try_from(Stored { first }: Stored) -> Result<ActionTokens, ActionError> {
+        let vocabulary_len = i64::from(first) + ACTION_TOKENS as i64;
+        ActionTokens::new(first, usize::try_from(vocabulary_len).unwrap_or(0))
+    }
 }
 
 /// What action tokens say.
