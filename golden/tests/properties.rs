@@ -213,9 +213,9 @@ impl Builder {
                 self.wide(Op::TakeRows, &[longer, self.ids])
             }
             13 => {
-                let merged = self.wide(Op::SplitRows { count: 4 }, &[x]);
+                let merged = self.wide(Op::SplitRows { count: 3 }, &[x]);
                 let silu = self.wide(Op::Activate(Activation::Silu), &[merged]);
-                let back = self.wide(Op::MergeRows { count: 4 }, &[silu]);
+                let back = self.wide(Op::MergeRows { count: 3 }, &[silu]);
                 if flag(3) { self.wide(Op::Add, &[back, x]) } else { back }
             }
             14 => {

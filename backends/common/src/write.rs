@@ -20,6 +20,8 @@ pub struct Contents<'a> {
     pub ir: &'a str,
     /// The tokenizer's bytes.
     pub tokenizer: Option<&'a [u8]>,
+    /// The settings of images and actions.
+    pub front: Option<&'a [u8]>,
     /// Recorded cases.
     pub golden: Option<&'a [u8]>,
 }
@@ -85,6 +87,7 @@ pub fn write_artifact(
     small.push((Kind::WeightTable, encode_table(&table).map_err(|_| WriteError::TooLarge)?));
     small.push((Kind::Ir, contents.ir.as_bytes().to_vec()));
     small.extend(contents.tokenizer.map(|bytes| (Kind::Tokenizer, bytes.to_vec())));
+    small.extend(contents.front.map(|bytes| (Kind::Front, bytes.to_vec())));
     small.extend(contents.golden.map(|bytes| (Kind::Golden, bytes.to_vec())));
     let header = |small: &[(Kind, Vec<u8>)], weights_hash: [u8; 32]| {
         let sections = small.iter().map(|(kind, bytes)| (*kind, bytes.len() as u64, hash(bytes)));
@@ -121,7 +124,7 @@ pub fn write_artifact(
         match kind {
             Kind::Manifest => *bytes = manifest.to_bytes().ok_or(WriteError::TooLarge)?,
             Kind::WeightTable => *bytes = encode_table(&table).map_err(|_| WriteError::TooLarge)?,
-            Kind::Plan | Kind::Ir | Kind::Tokenizer | Kind::Golden | Kind::Weights => {}
+            Kind::Plan | Kind::Ir | Kind::Tokenizer | Kind::Front | Kind::Golden | Kind::Weights => {}
         }
     }
     let finished = header(&small, table_hash(&table))?;

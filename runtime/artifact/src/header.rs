@@ -34,11 +34,13 @@ pub enum Kind {
     Ir,
     /// Recorded cases.
     Golden,
+    /// What surrounds the tensors: settings of images and actions.
+    Front,
 }
 
 impl Kind {
     /// Every kind, in declaration order.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Manifest,
         Kind::Plan,
         Kind::WeightTable,
@@ -46,6 +48,7 @@ impl Kind {
         Kind::Tokenizer,
         Kind::Ir,
         Kind::Golden,
+        Kind::Front,
     ];
 
     /// The number in the file.
@@ -58,6 +61,7 @@ impl Kind {
             Kind::Tokenizer => 5,
             Kind::Ir => 6,
             Kind::Golden => 7,
+            Kind::Front => 8,
         }
     }
 
@@ -69,7 +73,7 @@ impl Kind {
     /// Longest section of this kind. The weights are bounded by the file alone.
     pub const fn bytes_max(self) -> u64 {
         match self {
-            Kind::Manifest => 16 << 20,
+            Kind::Manifest | Kind::Front => 16 << 20,
             Kind::Plan | Kind::WeightTable => 16 << 20,
             Kind::Ir => 32 << 20,
             Kind::Tokenizer => 256 << 20,
@@ -88,6 +92,7 @@ impl Kind {
             Kind::Tokenizer => "tokenizer",
             Kind::Ir => "ir",
             Kind::Golden => "golden",
+            Kind::Front => "front",
         }
     }
 }

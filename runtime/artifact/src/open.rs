@@ -31,7 +31,7 @@ impl<'a> Artifact<'a> {
                 return Err(OpenError::SectionHash { kind: section.kind });
             }
         }
-        for kind in [Kind::Tokenizer, Kind::Ir, Kind::Golden] {
+        for kind in [Kind::Tokenizer, Kind::Ir, Kind::Golden, Kind::Front] {
             if sections.iter().filter(|s| s.kind == kind).count() > 1 {
                 return Err(OpenError::SectionMissing { kind });
             }
@@ -117,6 +117,11 @@ impl<'a> Artifact<'a> {
     /// The recorded cases.
     pub fn golden(&self) -> Option<&'a [u8]> {
         self.section(Kind::Golden)
+    }
+
+    /// The settings of images and actions.
+    pub fn front(&self) -> Option<&'a [u8]> {
+        self.section(Kind::Front)
     }
 
     /// Length of the file.

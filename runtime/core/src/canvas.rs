@@ -89,6 +89,19 @@ impl Canvas {
         Ok(Canvas { rows: rows.len(), length, tokens, attention_mask, position_ids })
     }
 
+    /// Some of the rows.
+    pub fn part(&self, first: usize, rows: usize) -> Canvas {
+        let range = first * self.length..(first + rows) * self.length;
+        let of = |list: &[i32]| list[range.clone()].to_vec();
+        Canvas {
+            rows,
+            length: self.length,
+            tokens: of(&self.tokens),
+            attention_mask: of(&self.attention_mask),
+            position_ids: of(&self.position_ids),
+        }
+    }
+
     /// Prompt rows followed by `new_tokens` slots. Mask tokens inside a prompt are slots too, and every row must
     /// have as many.
     pub fn for_generation(

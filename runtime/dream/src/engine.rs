@@ -19,6 +19,9 @@ pub(crate) struct Engine<'a> {
     checked: Vec<bool>,
 }
 
+/// Values by the names of a program's inputs.
+pub(crate) type Inputs = Vec<(&'static str, Vec<u8>)>;
+
 /// The one target of this runtime.
 const TARGET: &str = "cpu";
 
@@ -105,15 +108,17 @@ impl<'a> Engine<'a> {
     pub(crate) fn run(
         &mut self,
         lengths: &[(&str, u32)],
-        inputs: &[(&str, &[u8])],
+        inputs: &Inputs,
         observer: &mut dyn Observer,
         outputs: &mut [(&str, Vec<u8>)],
     ) -> Result<u32, Error> {
         let Engine { device, ready, .. } = self;
         let stepper = ready.as_mut().ok_or(dreamc_runtime::StepError::Unsound)?;
         stepper.resize(lengths)?;
-        for (name, bytes) in inputs {
-            stepper.write(device, name, bytes)?;
+        for port in &stepper.program().inputs.clone() {
+            let given = inputs.iter().find(|(name, _)| *name == port.name);
+            let (_, bytes) = given.ok_or_else(|| dreamc_runtime::StepError::NoPort(port.name.clone()))?;
+            stepper.write(device, &port.name, bytes)?;
         }
         let iterations = stepper.run(device, observer)?;
         for (name, bytes) in outputs {
@@ -142,11 +147,12 @@ fn contradiction(artifact: &Artifact<'_>) -> Option<&'static str> {
         if max("S") != length {
             return Some("the length of a row");
         }
+        // The loop of `act` may be longer or shorter than its schedule: see `--flow-clock`.
         let mut loops = program.steps.iter().filter_map(|step| match step {
             Step::Denoise(denoise) => Some(denoise.steps),
             Step::Dispatch(_) => None,
         });
-        if loops.any(|steps| steps != model.steps) {
+        if program.name == crate::generate::ENTRY && loops.any(|steps| steps != model.steps) {
             return Some("the number of steps");
         }
     }
@@ -156,6 +162,16 @@ fn contradiction(artifact: &Artifact<'_>) -> Option<&'static str> {
 /// Elements as the device takes them.
 pub(crate) fn bytes_of(ints: &[i32]) -> Vec<u8> {
     ints.iter().flat_map(|n| n.to_le_bytes()).collect()
+}
+
+/// The same of floats.
+pub(crate) fn bytes_of_floats(floats: &[f32]) -> Vec<u8> {
+    floats.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// Inverse of [`bytes_of_floats`].
+pub(crate) fn floats_of(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
 /// Inverse of [`bytes_of`].

@@ -61,12 +61,107 @@ pub enum Error {
     #[error(transparent)]
     Canvas(#[from] CanvasError),
     /// Positions of another shape than the tokens.
-    #[error("`position_ids` has {found:?} rows and columns; it must have those of `input_ids`, {expected:?}")]
+    #[error(
+        "`position_ids` has {found:?} planes, rows and columns; it must have 1 or 3 planes, and the rows and columns of `input_ids`, {expected:?}"
+    )]
     Positions {
-        /// Rows and columns given.
-        found: [usize; 2],
+        /// Planes, rows and columns given.
+        found: [usize; 3],
         /// Those of the tokens.
         expected: [usize; 2],
+    },
+    /// Rows that cannot be ranked together.
+    #[error(
+        "{rows} rows cannot be ranked jointly, since {max} are computed at a time; build with --max-batch {rows}, or leave out --rank joint"
+    )]
+    Joint {
+        /// Rows of the request.
+        rows: usize,
+        /// Computed at a time.
+        max: usize,
+    },
+    /// A model that sees was expected.
+    #[error("the model takes no images; leave them out, or build a checkpoint of Dream-VL or Dream-VLA")]
+    NoImages,
+    /// An image of another size than the artifact was built for.
+    #[error(
+        "an image is {}x{}, but the artifact was built for {}x{}; resize it, or build without --image",
+        found[0], found[1], expected[0], expected[1]
+    )]
+    ImageSize {
+        /// Width and height.
+        found: [u32; 2],
+        /// What the artifact takes.
+        expected: [u32; 2],
+    },
+    /// More image tokens than the plan has room for.
+    #[error(
+        "the images have {found} tokens, but the artifact takes at most {max} at a time; give fewer or smaller images, or build with a larger --max-prompt"
+    )]
+    ImageTokens {
+        /// Of all images.
+        found: usize,
+        /// What was planned for.
+        max: u32,
+    },
+    /// Patches that do not fill their grid.
+    #[error("`pixel_values` has {found} numbers where its grid needs {expected}")]
+    Patches {
+        /// Numbers given.
+        found: usize,
+        /// Numbers needed.
+        expected: usize,
+    },
+    /// An image cannot be read or prepared.
+    #[error(transparent)]
+    Image(#[from] dreamc_front::image::ImageError),
+    /// Prompt and images do not fit together.
+    #[error(transparent)]
+    Prompt(#[from] dreamc_front::PromptError),
+    /// Actions or the robot's state are not what they must be.
+    #[error(transparent)]
+    Action(#[from] dreamc_front::ActionError),
+    /// The artifact does not act.
+    #[error(
+        "the artifact has no entry `act`, only {entries}; build a Dream-VLA checkpoint with --entries act"
+    )]
+    NoActions {
+        /// What the artifact has.
+        entries: String,
+    },
+    /// Another number of images than the policy takes.
+    #[error("the policy takes {expected} views, not {found}; give an image for each, third-person first")]
+    Views {
+        /// Images given.
+        found: usize,
+        /// What the policy was built for.
+        expected: u32,
+    },
+    /// The robot's state is missing, or not wanted.
+    #[error(
+        "{}",
+        match expected {
+            Some(n) => format!("the policy takes the robot's state, {n} numbers; give --proprio"),
+            None => "the policy takes no robot state; leave out --proprio".to_owned(),
+        }
+    )]
+    Proprio {
+        /// Numbers that the policy takes, if it takes any.
+        expected: Option<u32>,
+    },
+    /// Noise for a policy that starts from none, or of another size.
+    #[error(
+        "{}",
+        match expected {
+            Some([c, d]) => format!("the noise must be [1, {c}, {d}], all finite; it has {found} numbers"),
+            None => "a policy of this mode starts from no noise; leave it out".to_owned(),
+        }
+    )]
+    Noise {
+        /// Numbers given.
+        found: usize,
+        /// Actions of a chunk and numbers of an action, for policies that start from noise.
+        expected: Option<[u32; 2]>,
     },
     /// The manifest and the plan contradict each other.
     #[error(

@@ -1,8 +1,9 @@
-//! One pass over given tokens: for regression tests and probes.
+//! One pass over given tokens or images: for regression tests and probes.
 
-use crate::engine::bytes_of;
+use crate::engine::{Engine, Inputs, bytes_of, floats_of};
 use crate::generate::check_tokens;
-use crate::{Error, Model};
+use crate::visual::{Images, look, tower};
+use crate::{Error, Manifest, Model, Visual};
 use dreamc_artifact::plan::{Dispatch, Step};
 use dreamc_num::DType;
 use dreamc_runtime::{Canvas, Observer, Shown};
@@ -12,6 +13,9 @@ use globset::{Glob, GlobMatcher};
 const FUSED: &str = "forward";
 /// Name of its program that keeps every value of the model.
 const PROBED: &str = "forward.probe";
+/// The same of the entry for images.
+const ENCODE_FUSED: &str = "encode_image";
+const ENCODE_PROBED: &str = "encode_image.probe";
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,8 +24,10 @@ pub struct Forward {
     pub input_ids: Vec<Vec<i32>>,
     /// 0 for padding, 1 elsewhere; none means no padding.
     pub attention_mask: Option<Vec<Vec<i32>>>,
-    /// Positions; none means those that the model computes itself.
-    pub position_ids: Option<Vec<Vec<i32>>>,
+    /// Positions, one plane of rows, or three: time, row and column. None means those that the model computes itself.
+    pub position_ids: Option<Vec<Vec<Vec<i32>>>>,
+    /// Images and videos, in the order of the rows and of the placeholders in each.
+    pub visuals: Vec<Visual>,
 }
 
 /// A named tensor.
@@ -53,44 +59,82 @@ impl Model {
         if found > longest {
             return Err(Error::PromptTooLong { found, max: longest });
         }
-        let mut canvas = Canvas::new(&request.input_ids, request.attention_mask.as_deref())?;
+        let canvas = Canvas::new(&request.input_ids, request.attention_mask.as_deref())?;
         check_tokens(&canvas, model.vocab_size)?;
-        if let Some(positions) = &request.position_ids {
-            let given = Canvas::new(positions, None)?;
-            if (given.rows, given.length) != (canvas.rows, canvas.length) {
-                let found = [given.rows, given.length];
-                return Err(Error::Positions { found, expected: [canvas.rows, canvas.length] });
-            }
-            canvas.position_ids = given.tokens;
-        }
+        let mut images = Images::new(self.settings(), &request.visuals)?;
+        images.divide(&request.input_ids)?;
+        let positions = request.position_ids.as_ref().map(|planes| given(planes, &canvas)).transpose()?;
         let program = if probes.is_empty() { FUSED } else { PROBED };
         self.with_engine(|engine| {
             engine.prepare(FUSED, program)?;
-            let names =
-                engine.stepper().map(|s| names(&s.program().steps, &manifest.aliases)).unwrap_or_default();
-            let mut probe = Probe { names: matching(&names, probes)?, seen: Vec::new() };
+            let mut probe = Probe::new(engine, &manifest, probes)?;
             let mut all: Vec<Output> = Vec::new();
             for first in (0..canvas.rows).step_by(model.max_batch.max(1) as usize) {
-                let rows = (canvas.rows - first).min(model.max_batch.max(1) as usize);
-                let range = first * canvas.length..(first + rows) * canvas.length;
-                let inputs: [(&str, &[u8]); 3] = [
-                    ("input_ids", &bytes_of(&canvas.tokens[range.clone()])),
-                    ("attention_mask", &bytes_of(&canvas.attention_mask[range.clone()])),
-                    ("position_ids", &bytes_of(&canvas.position_ids[range])),
-                ];
+                let canvas = canvas.part(first, (canvas.rows - first).min(model.max_batch.max(1) as usize));
+                let mut inputs = vec![("input_ids", bytes_of(&canvas.tokens))];
+                let image_tokens = images.inputs(&canvas, first, canvas.length, &mut inputs)?;
+                if let Some(planes) = &positions {
+                    let range = first * canvas.length..(first + canvas.rows) * canvas.length;
+                    let own = inputs.iter_mut().find(|(name, _)| *name == "position_ids");
+                    let own = own.ok_or(dreamc_runtime::StepError::Unsound)?;
+                    // As many planes as the model has axes.
+                    let axes = own.1.len() / 4 / canvas.tokens.len().max(1);
+                    let plane = |i: usize| &planes[i.min(planes.len() - 1)][range.clone()];
+                    own.1 = bytes_of(&(0..axes).flat_map(plane).copied().collect::<Vec<_>>());
+                }
                 let mut outputs = [("logits", Vec::new())];
-                let lengths = [("B", rows as u32), ("S", canvas.length as u32)];
+                let lengths = [("B", canvas.rows as u32), ("S", canvas.length as u32), ("M", image_tokens)];
                 engine.run(&lengths, &inputs, &mut probe, &mut outputs)?;
-                let vocabulary = model.vocab_size as usize;
-                let dims = vec![rows, canvas.length, vocabulary];
-                let logits =
-                    Output { name: "logits".to_owned(), dims, data: floats(DType::F32, &outputs[0].1) };
+                let dims = vec![canvas.rows, canvas.length, model.vocab_size as usize];
+                let logits = Output { name: "logits".to_owned(), dims, data: floats_of(&outputs[0].1) };
                 let part = std::iter::once(logits).chain(probe.seen.drain(..));
                 join(&mut all, part.collect());
             }
             Ok(all)
         })
     }
+
+    /// The rows that stand for images in the sequence, `image_features` [1, tokens, hidden_size], and every value of the
+    /// vision tower whose name matches one of the `probes`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::forward`].
+    pub fn encode_image(&mut self, visuals: &[Visual], probes: &[&str]) -> Result<Vec<Output>, Error> {
+        let manifest = self.manifest().clone();
+        let settings = self.settings().ok_or(Error::NoImages)?.images.clone();
+        let seen = look(&settings, visuals)?;
+        let mut inputs = Inputs::new();
+        let tokens = tower(&settings, &seen, &mut inputs)?;
+        let program = if probes.is_empty() { ENCODE_FUSED } else { ENCODE_PROBED };
+        self.with_engine(|engine| {
+            engine.prepare(ENCODE_FUSED, program)?;
+            let mut probe = Probe::new(engine, &manifest, probes)?;
+            let mut outputs = [("image_features", Vec::new())];
+            engine.run(&[("M", tokens)], &inputs, &mut probe, &mut outputs)?;
+            let dims = vec![1, tokens as usize, manifest.model.hidden_size as usize];
+            let data = floats_of(&outputs[0].1);
+            let features = Output { name: "image_features".to_owned(), dims, data };
+            Ok(std::iter::once(features).chain(probe.seen).collect())
+        })
+    }
+}
+
+/// Positions that the caller gives: one plane, or three.
+fn given(planes: &[Vec<Vec<i32>>], canvas: &Canvas) -> Result<Vec<Vec<i32>>, Error> {
+    let shape = |found: [usize; 3]| Error::Positions { found, expected: [canvas.rows, canvas.length] };
+    if !matches!(planes.len(), 1 | 3) {
+        return Err(shape([planes.len(), 0, 0]));
+    }
+    let plane = |rows: &Vec<Vec<i32>>| {
+        let given = Canvas::new(rows, None)?;
+        if (given.rows, given.length) == (canvas.rows, canvas.length) {
+            Ok(given.tokens)
+        } else {
+            Err(shape([planes.len(), given.rows, given.length]))
+        }
+    };
+    planes.iter().map(plane).collect()
 }
 
 /// Appends the rows of a further batch.
@@ -150,6 +194,15 @@ struct Probe {
     seen: Vec<Output>,
 }
 
+impl Probe {
+    /// For the program that the engine is ready for.
+    fn new(engine: &Engine<'_>, manifest: &Manifest, probes: &[&str]) -> Result<Probe, Error> {
+        let steps = engine.stepper().map(|s| s.program().steps.as_slice()).unwrap_or_default();
+        let names = names(steps, &manifest.aliases);
+        Ok(Probe { names: matching(&names, probes)?, seen: Vec::new() })
+    }
+}
+
 impl Observer for Probe {
     fn wants(&self, dispatch: &Dispatch) -> bool {
         let [path] = dispatch.origin.as_slice() else { return false };
@@ -172,7 +225,7 @@ impl Observer for Probe {
 fn floats(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     let words = || bytes.as_chunks::<4>().0.iter();
     match dtype {
-        DType::F32 => words().map(|b| f32::from_le_bytes(*b)).collect(),
+        DType::F32 => floats_of(bytes),
         DType::I32 => words().map(|b| i32::from_le_bytes(*b) as f32).collect(),
         DType::U32 => words().map(|b| u32::from_le_bytes(*b) as f32).collect(),
         DType::BF16 => {

@@ -1,12 +1,13 @@
 //! Text from a prompt.
 
-use crate::engine::{bytes_of, ints_of};
-use crate::{Error, Model};
+use crate::engine::{Inputs, bytes_of, bytes_of_floats, ints_of};
+use crate::visual::Images;
+use crate::{Error, Model, Visual};
 use dreamc_num::stream::StreamState;
 use dreamc_runtime::{Canvas, Observer};
 
 /// Name of the entry.
-const ENTRY: &str = "generate";
+pub(crate) const ENTRY: &str = "generate";
 
 /// How tokens and slots are chosen. The default is the documented one: no randomness, no filter.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,10 +31,13 @@ pub struct Sampling {
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Generate {
-    /// Token ids, one list per row, all of one length. Mask tokens inside are slots too.
+    /// Token ids, one list per row, all of one length. Mask tokens inside are slots too. Where an image stands, its
+    /// placeholder is repeated as often as it has tokens: see [`Model::encode_with`].
     pub prompt: Vec<Vec<i32>>,
     /// 0 for padding, 1 elsewhere; none means no padding.
     pub attention_mask: Option<Vec<Vec<i32>>>,
+    /// Images and videos, in the order of the rows and of the placeholders in each.
+    pub visuals: Vec<Visual>,
     /// How tokens and slots are chosen.
     pub sampling: Sampling,
     /// Whether to return the canvas after every step.
@@ -89,38 +93,31 @@ impl Model {
         let mask = request.attention_mask.as_deref();
         let canvas = Canvas::for_generation(&request.prompt, mask, model.new_tokens as usize, mask_token)?;
         check_tokens(&canvas, model.vocab_size)?;
+        let at_a_time = model.max_batch.max(1) as usize;
+        if request.sampling.joint && canvas.rows > at_a_time {
+            return Err(Error::Joint { rows: canvas.rows, max: at_a_time });
+        }
+        let mut images = Images::new(self.settings(), &request.visuals)?;
+        images.divide(&request.prompt)?;
 
         let mut generated = Generated { sequences: vec![], history: None, steps: model.steps, forwards: 0 };
         let mut history = request.history.then(|| vec![Vec::new(); model.steps as usize]);
         self.with_engine(|engine| {
             engine.prepare(ENTRY, ENTRY)?;
-            for first in (0..canvas.rows).step_by(model.max_batch.max(1) as usize) {
-                let rows = (canvas.rows - first).min(model.max_batch.max(1) as usize);
-                let range = first * canvas.length..(first + rows) * canvas.length;
-                let stream = StreamState { seed: request.sampling.seed, first_row: first as u32, step: 0 };
-                let words: Vec<u8> = stream.words().iter().flat_map(|w| w.to_le_bytes()).collect();
-                let [temperature, top_p, top_k, alg_temp, eos_penalty, joint] = request.sampling.words();
-                let inputs: [(&str, &[u8]); 10] = [
-                    ("canvas", &bytes_of(&canvas.tokens[range.clone()])),
-                    ("attention_mask", &bytes_of(&canvas.attention_mask[range.clone()])),
-                    ("position_ids", &bytes_of(&canvas.position_ids[range])),
-                    ("stream", &words),
-                    ("temperature", &temperature),
-                    ("top_p", &top_p),
-                    ("top_k", &top_k),
-                    ("alg_temp", &alg_temp),
-                    ("eos_penalty", &eos_penalty),
-                    ("joint", &joint),
-                ];
+            for first in (0..canvas.rows).step_by(at_a_time) {
+                let canvas = canvas.part(first, (canvas.rows - first).min(at_a_time));
+                let mut inputs = request.sampling.inputs(first as u32);
+                inputs.push(("canvas", bytes_of(&canvas.tokens)));
+                let image_tokens = images.inputs(&canvas, first, longest, &mut inputs)?;
                 let mut outputs = [("canvas", Vec::new()), ("history", Vec::new())];
-                let lengths = [("B", rows as u32), ("S", canvas.length as u32)];
+                let lengths = [("B", canvas.rows as u32), ("S", canvas.length as u32), ("M", image_tokens)];
                 generated.forwards += engine.run(&lengths, &inputs, observer, &mut outputs)?;
                 let split = |bytes: &[u8]| -> Vec<Vec<i32>> {
                     ints_of(bytes).chunks(canvas.length).map(<[i32]>::to_vec).collect()
                 };
                 generated.sequences.extend(split(&outputs[0].1));
                 if let Some(history) = &mut history {
-                    for (step, rows) in history.iter_mut().zip(split(&outputs[1].1).chunks(rows)) {
+                    for (step, rows) in history.iter_mut().zip(split(&outputs[1].1).chunks(canvas.rows)) {
                         step.extend_from_slice(rows);
                     }
                 }
@@ -149,7 +146,7 @@ impl Model {
 }
 
 impl Sampling {
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         let at_least_0 = "a number from 0 up";
         let settings = [
             ("temperature", self.temperature, self.temperature >= 0.0, at_least_0),
@@ -171,17 +168,19 @@ impl Sampling {
         Ok(())
     }
 
-    /// As the program takes them: temperature, top_p, top_k, alg_temp, eos_penalty, joint.
-    fn words(&self) -> [[u8; 4]; 6] {
+    /// As a program takes them; `first_row` is the request's row that the batch begins with.
+    pub(crate) fn inputs(&self, first_row: u32) -> Inputs {
+        let stream = StreamState { seed: self.seed, first_row, step: 0 };
         // More than any vocabulary keeps every token, as no filter does.
         let top_k = i32::try_from(self.top_k.unwrap_or(0)).unwrap_or(i32::MAX);
-        [
-            self.temperature.to_le_bytes(),
-            self.top_p.unwrap_or(1.0).to_le_bytes(),
-            top_k.to_le_bytes(),
-            self.alg_temp.unwrap_or(0.0).to_le_bytes(),
-            self.eos_penalty.to_le_bytes(),
-            i32::from(self.joint).to_le_bytes(),
+        vec![
+            ("stream", stream.words().iter().flat_map(|w| w.to_le_bytes()).collect()),
+            ("temperature", bytes_of_floats(&[self.temperature])),
+            ("top_p", bytes_of_floats(&[self.top_p.unwrap_or(1.0)])),
+            ("top_k", bytes_of(&[top_k])),
+            ("alg_temp", bytes_of_floats(&[self.alg_temp.unwrap_or(0.0)])),
+            ("eos_penalty", bytes_of_floats(&[self.eos_penalty])),
+            ("joint", bytes_of(&[i32::from(self.joint)])),
         ]
     }
 }
@@ -199,7 +198,7 @@ pub(crate) fn check_tokens(canvas: &Canvas, vocabulary: u32) -> Result<(), Error
     }
 }
 
-struct Watch<'a>(&'a mut dyn FnMut(u32, u32) -> bool);
+pub(crate) struct Watch<'a>(pub(crate) &'a mut dyn FnMut(u32, u32) -> bool);
 
 impl Observer for Watch<'_> {
     fn step(&mut self, done: u32, steps: u32) -> bool {

@@ -16,11 +16,17 @@ mod error;
 mod forward;
 mod generate;
 mod model;
+mod policy;
+mod visual;
 
 pub use dreamc_artifact::Manifest;
 pub use dreamc_device_cpu::Isa;
-pub use dreamc_front::{Tokenizer, chat};
+pub use dreamc_front::image::{Grid, Image, ImageError, Patches};
+pub use dreamc_front::settings::ActionSettings;
+pub use dreamc_front::{Settings, Tokenizer, action, camera, chat};
 pub use error::Error;
 pub use forward::{Forward, Output};
 pub use generate::{Generate, Generated, Sampling};
 pub use model::{Model, OpenOptions, verify};
+pub use policy::{ActOptions, Actions, Observation, Policy};
+pub use visual::Visual;

@@ -1,9 +1,10 @@
 //! An open artifact.
 
 use crate::engine::Engine;
-use crate::{Error, Isa};
+use crate::visual::Images;
+use crate::{Error, Isa, Visual};
 use dreamc_artifact::{Artifact, Manifest, OpenError};
-use dreamc_front::Tokenizer;
+use dreamc_front::{Settings, Tokenizer};
 use memmap2::Mmap;
 use self_cell::self_cell;
 use std::fs::File;
@@ -34,6 +35,7 @@ self_cell!(
 pub struct Model {
     opened: Opened,
     tokenizer: Option<Tokenizer>,
+    settings: Option<Settings>,
 }
 
 impl Model {
@@ -50,7 +52,11 @@ impl Model {
         let opened = Opened::try_new(map, |map| Engine::open(path, map, options))?;
         let tokenizer =
             opened.borrow_dependent().artifact.tokenizer().map(Tokenizer::from_bytes).transpose()?;
-        Ok(Model { opened, tokenizer })
+        let settings = opened.borrow_dependent().artifact.front().map(|bytes| {
+            let what = "the settings of images and actions";
+            Settings::from_bytes(bytes).ok_or_else(|| Error::Manifest { path: path.to_owned(), what })
+        });
+        Ok(Model { opened, tokenizer, settings: settings.transpose()? })
     }
 
     /// What the artifact is.
@@ -66,6 +72,21 @@ impl Model {
     /// The tokenizer, if the checkpoint had one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref()
+    }
+
+    /// What surrounds the tensors, for a model that sees.
+    pub fn settings(&self) -> Option<&Settings> {
+        self.settings.as_ref()
+    }
+
+    /// Token ids of a text with a placeholder for each image, which is repeated as often as the image has tokens.
+    ///
+    /// # Errors
+    ///
+    /// Where the artifact has no tokenizer, or text and images do not fit together.
+    pub fn encode_with(&self, text: &str, visuals: &[Visual]) -> Result<Vec<i32>, Error> {
+        let images = Images::new(self.settings(), visuals)?;
+        images.make_room(self.encode(text)?, self.manifest().model.max_prompt as usize)
     }
 
     /// Token ids of a text, taken as it stands.
