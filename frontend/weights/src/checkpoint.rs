@@ -59,7 +59,7 @@ impl Checkpoint {
         if let Some(name) = adapter(dir) {
             checkpoint.warnings.push(format!(
                 "an adapter beside merged weights is ignored: folding it would apply it twice; remove `{name}`, or \
-                 merge it first if the weights are those of the base model"
+                 give it with `--lora` if the weights are those of the base model"
             ));
         }
         Ok(checkpoint)

@@ -35,18 +35,21 @@ fn open(bytes: &[u8]) -> Result<usize, WeightsError> {
 
 /// An archive of entries, all stored and with the right checksums.
 fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut archive = rawzip::ZipArchiveWriter::new(&mut out);
-    for (name, data) in entries {
-        let (mut entry, config) =
-            archive.new_file(name).compression_method(rawzip::CompressionMethod::STORE).start().unwrap();
-        let mut writer = config.wrap(&mut entry);
-        writer.write_all(data).unwrap();
-        let (_, descriptor) = writer.finish().unwrap();
-        entry.finish(descriptor).unwrap();
-    }
-    archive.finish().unwrap();
-    out
+    let write = || -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+        let mut out = Vec::new();
+        let mut archive = rawzip::ZipArchiveWriter::new(&mut out);
+        for (name, data) in entries {
+            let file = archive.new_file(name).compression_method(rawzip::CompressionMethod::STORE);
+            let (mut entry, config) = file.start()?;
+            let mut writer = config.wrap(&mut entry);
+            writer.write_all(data)?;
+            let (_, descriptor) = writer.finish()?;
+            entry.finish(descriptor)?;
+        }
+        archive.finish()?;
+        Ok(out)
+    };
+    write().expect("an archive in memory")
 }
 
 /// A pickle of one tensor `w`: element type, key, elements of the storage, offset, shape, strides.

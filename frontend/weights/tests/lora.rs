@@ -142,3 +142,16 @@ fn wrong_adapters() {
     let empty = tempfile::tempdir().unwrap();
     assert!(matches!(Adapter::open(empty.path(), &checkpoint), Err(WeightsError::Io { .. })));
 }
+
+/// A run that saved its adapter alone: the error says how to build it all the same.
+#[test]
+fn a_folder_with_nothing_but_an_adapter() {
+    use miette::Diagnostic;
+    let run = tempfile::tempdir().unwrap();
+    std::fs::create_dir(run.path().join("lora_adapter")).unwrap();
+    std::fs::write(run.path().join("action_head--latest_checkpoint.pt"), "").unwrap();
+    let error = Checkpoint::open(run.path()).unwrap_err();
+    assert!(matches!(error, WeightsError::AdapterOnly { .. }), "{error:?}");
+    let help = error.help().unwrap().to_string();
+    assert!(help.contains("base model") && help.contains("--lora"), "{help}");
+}

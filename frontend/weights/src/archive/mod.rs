@@ -1,6 +1,6 @@
 //! PyTorch archives (`.pt`): a zip of stored entries, one of them a pickle that says how the others are tensors.
 //!
-//! Nothing is executed: [`pickle`](crate::pickle) knows a handful of calls and refuses all others. Nothing is copied
+//! Nothing is executed: `pickle` knows a handful of calls and refuses all others. Nothing is copied
 //! either: an entry that is stored, not compressed, lies in the file as it is in memory, so its tensors are views of
 //! the mapped file. Each entry's checksum is compared when the file is opened.
 

@@ -1,6 +1,6 @@
 //! The part of pickle that a dictionary of tensors needs: a stack machine that builds descriptions and calls nothing.
 //!
-//! Allowed are the instructions of [`opcode`], protocol 2, and these calls: `collections.OrderedDict()`,
+//! Allowed are the instructions of `opcode.rs`, protocol 2, and these calls: `collections.OrderedDict()`,
 //! `torch._utils._rebuild_tensor_v2` and `torch._utils._rebuild_parameter`, on `torch.*Storage`. Whatever else a file
 //! asks for is refused by name. Values live in one list and refer to each other by number, and every instruction adds
 //! at most one: time and memory are bounded by the length of the pickle, however values share each other.
