@@ -28,7 +28,7 @@ mod usage {
         has(&fails(2, &["tokenize", ".", "--text", "a", "--decode", "1"]), &["--decode"]);
         has(&fails(2, &["tokenize", ".", "--decode", "1,x"]), &["`x`", "help:"]);
         has(&fails(2, &["synth", "--variant", "text", "--size", "huge", "-o", "x"]), &["huge", "tiny"]);
-        has(&fails(2, &["synth", "--variant", "vl", "--size", "tiny", "-o", "x"]), &["vl", "not supported"]);
+        has(&fails(2, &["synth", "--variant", "audio", "--size", "tiny", "-o", "x"]), &["audio", "vla"]);
     }
 
     #[test]

@@ -1,19 +1,18 @@
 //! `dreamc synth`: writes a synthetic checkpoint.
 
 use super::error::Failure;
-use super::later::only;
 use super::output::note;
 use super::progress::{Progress, Unit};
 use clap::ValueEnum;
-use dreamc_frontend::{Size, synth_text};
+use dreamc_frontend::{HeadKind, Size, Synth, Variant, synth};
 use indicatif::HumanBytes;
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Kind of model: text
-    #[arg(long, value_name = "V", value_parser = variant)]
-    variant: String,
+    /// Kind of model: text, vl (sees) or vla (sees and acts; with a flow head)
+    #[arg(long, value_name = "V")]
+    variant: ModelVariant,
     /// Shapes of the model: the released 7B, half a billion weights, or a few layers for tests
     #[arg(long, value_name = "S")]
     size: ModelSize,
@@ -33,8 +32,11 @@ enum ModelSize {
     Tiny,
 }
 
-fn variant(text: &str) -> Result<String, String> {
-    only(text, &["text"], &["vl", "vla"])
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ModelVariant {
+    Text,
+    Vl,
+    Vla,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -43,9 +45,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         ModelSize::Small => Size::Small,
         ModelSize::Tiny => Size::Tiny,
     };
+    let variant = match args.variant {
+        ModelVariant::Text => Variant::Text,
+        ModelVariant::Vl => Variant::Vl,
+        ModelVariant::Vla => Variant::Vla,
+    };
+    let what = Synth { variant, size, seed: args.seed, head: Some(HeadKind::Flow) };
     let mut progress = Progress::new("writing", Unit::Bytes);
     let mut total_bytes = 0;
-    synth_text(size, args.seed, &args.output, &mut |at| {
+    synth(&what, &args.output, &mut |at| {
         total_bytes = at.total_bytes;
         progress.at(at.done_bytes, at.total_bytes);
     })?;
@@ -53,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     note(&format!(
         "wrote {} of {} weights to `{}`",
         HumanBytes(total_bytes),
-        args.variant,
+        variant.name(),
         args.output.display()
     ));
     Ok(())

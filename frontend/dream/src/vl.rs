@@ -43,7 +43,7 @@ impl Patches {
     /// Appends the patches to the parameters.
     pub(crate) fn params(b: &mut Builder, config: &VisionConfig) -> Patches {
         let n = image_tokens().times(&PATCHES_PER_TOKEN.into());
-        let values = config.patch_values();
+        let values = config.patch_elements();
         Patches {
             pixels: b.param("pixel_values", DType::F32, &[1.into(), n.clone(), values.into()]),
             segments: b.param("patch_segments", DType::I32, &[1.into(), n.clone()]),
@@ -66,7 +66,7 @@ impl Vision<'_> {
     /// A row of the decoder's width for every image token: f32 [1, M, H].
     pub(crate) fn features(&self, b: &mut Builder, patches: &Patches) -> Value {
         let VisionConfig { embed_dim: e, .. } = *self.config;
-        let (t, h, values) = (b.dtype, self.hidden_size, self.config.patch_values());
+        let (t, h, values) = (b.dtype, self.hidden_size, self.config.patch_elements());
         let mut hidden = b.linear(patches.pixels, "visual.patch_embed.proj", [e, values], false, DType::F32);
         let quarter = self.config.head_dim() / 4;
         let table = RopeTable { theta: THETA, sections: vec![quarter; 2], axial: true };
@@ -76,7 +76,7 @@ impl Vision<'_> {
             let path = format!("visual.blocks.{block}");
             hidden = self.block(b, &path, hidden, patches.segments, [tables[0], tables[1]]);
         }
-        let merged = PATCHES_PER_TOKEN * e;
+        let merged = self.config.merged_size();
         let x = b.layer_norm(hidden, "visual.merger.ln_q", e, EPS);
         let x = b.op(Op::MergeRows { count: PATCHES_PER_TOKEN }, &[x], "visual.merger.cells");
         let x = b.linear(x, "visual.merger.mlp.0", [merged, merged], true, t);
@@ -95,7 +95,7 @@ impl Vision<'_> {
         segments: Value,
         [cos, sin]: [Value; 2],
     ) -> Value {
-        let (t, e, mlp) = (b.dtype, self.config.embed_dim, self.config.mlp_size());
+        let (t, e, mlp) = (b.dtype, self.config.embed_dim, self.config.mlp_size);
         let (heads, head_dim) = (self.config.num_heads, self.config.head_dim());
 
         let x = b.layer_norm(hidden, &format!("{path}.norm1"), e, EPS);

@@ -12,7 +12,7 @@
 
 use crate::builder::Builder;
 use crate::entries::{Sampling, row_params, stream_param};
-use crate::heads;
+use crate::action_head;
 use crate::lm::Decoder;
 use crate::module::{ACT, Options};
 use crate::sampler::{Settings, choose};
@@ -121,7 +121,7 @@ pub(crate) fn row_param(b: &mut Builder, name: &str, hidden_size: u64) -> Value 
 
 /// The row that stands before everything else.
 pub(crate) fn proprio_row(b: &mut Builder, hidden_size: u64, proprio: Value, dim: u64) -> Value {
-    heads::projector(b, "proprio_projector", proprio, [hidden_size, dim])
+    action_head::projector(b, "proprio_projector", proprio, [hidden_size, dim])
 }
 
 /// The graphs of the entry.
@@ -266,7 +266,7 @@ impl Acting<'_> {
     }
 
     fn head(&self, b: &mut Builder, rows: Value) -> Value {
-        heads::action_head(b, rows, self.hidden_size(), self.act.action_dim)
+        action_head::action_head(b, rows, self.hidden_size(), self.act.action_dim)
     }
 
     fn loop_entry(&self, integrator: &Integrator) -> Graph {
@@ -301,7 +301,7 @@ impl Acting<'_> {
         let proprio = self.act.proprio_dim.map(|_| row_param(&mut b, "proprio_row", h));
 
         let scalars = b.op(Op::SplitRows { count: d }, &[noisy], "noisy_action_projector.scalars");
-        let slots = heads::projector(&mut b, "noisy_action_projector", scalars, [h, 1]);
+        let slots = action_head::projector(&mut b, "noisy_action_projector", scalars, [h, 1]);
         let times = Op::TimestepEmbed { times: integrator.times().to_vec(), width: h };
         let time = b.op(times, &[step], "time_encoder");
         let before: Vec<Value> = proprio.into_iter().chain([time]).collect();

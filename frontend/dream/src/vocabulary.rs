@@ -2,20 +2,41 @@
 //!
 //! The files are read by the crate that turns text into ids, so that what is checked here is what is used there.
 
-use crate::{ImportError, TextConfig};
+use crate::config::ModelRef;
+use crate::{ImportError, TextConfig, Variant, VisionConfig, VisionError};
 use dreamc_front::TokenizerFiles;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Checks the tokenizer files of a checkpoint directory. That there are none is no error.
-pub fn check_vocabulary(dir: impl AsRef<Path>, config: &TextConfig) -> Result<(), ImportError> {
+/// The number of action tokens.
+pub const ACTION_TOKENS: u64 = 256;
+/// The number of tokens in the releases before action tokens are added.
+const RELEASED_TOKENS: u64 = 151_667;
+/// The token that stands for rows of an image.
+const IMAGE_TOKEN: &str = "<|image_pad|>";
+
+/// What [`check_vocabulary`] found out about tokenizer files that fit their config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// The number of tokens. Action tokens that an action model lacks are counted as if they were there.
+    pub tokens: u64,
+    /// The id of `<|action_0|>`: the action tokens are `first_action .. first_action + 256`, the last of all
+    /// (`spec/actions.md` section 2). Only an action model has them for sure.
+    pub first_action: Option<u32>,
+}
+
+/// Checks the tokenizer files of a checkpoint directory. That there are none is no error, and nothing is found out.
+pub fn check_vocabulary<'a>(
+    dir: impl AsRef<Path>,
+    config: impl Into<ModelRef<'a>>,
+) -> Result<Option<Vocabulary>, ImportError> {
     match TokenizerFiles::read(dir.as_ref())? {
-        Some(files) => check(&files, config),
-        None => Ok(()),
+        Some(files) => check(&files, config.into()).map(Some),
+        None => Ok(None),
     }
 }
 
-fn check(files: &TokenizerFiles, config: &TextConfig) -> Result<(), ImportError> {
+fn check(files: &TokenizerFiles, config: ModelRef<'_>) -> Result<Vocabulary, ImportError> {
     let mut tokens = by_id(files.vocabulary())?;
     let mut ids: BTreeMap<&str, u64> = files.vocabulary().iter().map(|(t, &id)| (t.as_str(), id)).collect();
     for added in files.added_tokens() {
@@ -34,18 +55,83 @@ fn check(files: &TokenizerFiles, config: &TextConfig) -> Result<(), ImportError>
         let problem = format!("no token has id {expected}; the next is `{token}` with {id}");
         return Err(ImportError::TokensNotContiguous { count, problem });
     }
-    if count > config.vocab_size {
-        return Err(ImportError::TokensBeyondVocabulary { tokens: count, vocab_size: config.vocab_size });
+    check_mask(files, &ids, config.text)?;
+    if let Some(vision) = config.vision {
+        check_vision(&ids, vision)?;
     }
-    if let Some(token) = files.mask_token() {
-        let absent = || ImportError::MaskTokenAbsent { token: token.to_owned() };
-        let tokenizer = *ids.get(token).ok_or_else(absent)?;
-        let mask = u64::from(config.mask_token_id);
-        if tokenizer != mask {
-            return Err(ImportError::MaskTokenMismatch { config: mask, token: token.to_owned(), tokenizer });
+    let mut first_action = first_action(&ids, count)?;
+    let mut all = count;
+    if first_action.is_none() && config.variant == Variant::Vla {
+        // Base models lack them; training added them where the releases end.
+        if count != RELEASED_TOKENS {
+            return Err(VisionError::ActionTokensAbsent { last: count.saturating_sub(1) }.into());
+        }
+        first_action = Some(count);
+        all = count + ACTION_TOKENS;
+    }
+    let vocab_size = config.text.vocab_size;
+    if all > vocab_size {
+        return Err(ImportError::TokensBeyondVocabulary { tokens: all, vocab_size });
+    }
+    // Below vocab_size, which has a limit.
+    Ok(Vocabulary { tokens: all, first_action: first_action.and_then(|id| u32::try_from(id).ok()) })
+}
+
+fn check_mask(
+    files: &TokenizerFiles,
+    ids: &BTreeMap<&str, u64>,
+    config: &TextConfig,
+) -> Result<(), ImportError> {
+    let Some(token) = files.mask_token() else { return Ok(()) };
+    let absent = || ImportError::MaskTokenAbsent { token: token.to_owned() };
+    let tokenizer = *ids.get(token).ok_or_else(absent)?;
+    let mask = u64::from(config.mask_token_id);
+    if tokenizer == mask {
+        Ok(())
+    } else {
+        Err(ImportError::MaskTokenMismatch { config: mask, token: token.to_owned(), tokenizer })
+    }
+}
+
+/// The tokens of images and videos have the ids that config.json gives them.
+fn check_vision(ids: &BTreeMap<&str, u64>, vision: &VisionConfig) -> Result<(), VisionError> {
+    for (key, token, config) in [
+        ("image_token_id", IMAGE_TOKEN, vision.image_token_id),
+        ("video_token_id", "<|video_pad|>", vision.video_token_id),
+        ("vision_start_token_id", "<|vision_start|>", vision.vision_start_token_id),
+    ] {
+        let config = u64::from(config);
+        match ids.get(token) {
+            Some(&tokenizer) if tokenizer != config => {
+                return Err(VisionError::TokenMismatch { key, config, token, tokenizer });
+            }
+            Some(_) => {}
+            None if token == IMAGE_TOKEN => return Err(VisionError::ImageTokenAbsent { token }),
+            None => {}
         }
     }
     Ok(())
+}
+
+/// The id of the first action token. They must be all there and the last ones, or not there at all.
+fn first_action(ids: &BTreeMap<&str, u64>, count: u64) -> Result<Option<u64>, VisionError> {
+    let name = |n: u64| format!("<|action_{n}|>");
+    if (0..ACTION_TOKENS).all(|n| !ids.contains_key(name(n).as_str())) {
+        return Ok(None);
+    }
+    let problem = |problem: String| Err(VisionError::ActionTokens { problem });
+    let Some(first) = count.checked_sub(ACTION_TOKENS) else {
+        return problem(format!("there are {count} tokens in all"));
+    };
+    for n in 0..ACTION_TOKENS {
+        let expected = first + n;
+        match ids.get(name(n).as_str()) {
+            Some(&id) if id == expected => {}
+            Some(id) => return problem(format!("`{}` is {id} instead of {expected}", name(n))),
+            None => return problem(format!("`{}` is absent", name(n))),
+        }
+    }
+    Ok(Some(first))
 }
 
 /// Turns tokens around, so that they are in the order of their ids.

@@ -2,9 +2,9 @@
 
 use crate::index::Index;
 use crate::names::check_name;
-use crate::shard::{HeaderEntry, Shard};
+use crate::shard::Shard;
+use crate::tensor::Entry;
 use crate::{INDEX_FILE, SINGLE_FILE, TensorRef, WeightsError};
-use dreamc_num::DType;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -18,17 +18,9 @@ const ADAPTERS: [&str; 3] = ["lora_adapter", "adapter_config.json", "adapter_mod
 pub struct Checkpoint {
     dir: PathBuf,
     shards: Vec<Shard>,
-    tensors: BTreeMap<String, Entry>,
+    /// Each with the number of its shard.
+    tensors: BTreeMap<String, (usize, Entry)>,
     warnings: Vec<String>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    shard: usize,
-    dtype: DType,
-    shape: Vec<u64>,
-    start: usize,
-    end: usize,
 }
 
 impl Checkpoint {
@@ -67,7 +59,7 @@ impl Checkpoint {
         if let Some(name) = adapter(dir) {
             checkpoint.warnings.push(format!(
                 "an adapter beside merged weights is ignored: folding it would apply it twice; remove `{name}`, or \
-                 merge it first if the weights are those of the base model"
+                 give it with `--lora` if the weights are those of the base model"
             ));
         }
         Ok(checkpoint)
@@ -85,7 +77,7 @@ impl Checkpoint {
 
     /// The sum of the sizes of all tensors.
     pub fn total_bytes(&self) -> u64 {
-        self.tensors.values().map(|e| (e.end - e.start) as u64).sum()
+        self.tensors.values().map(|(_, e)| e.bytes() as u64).sum()
     }
 
     /// Whether there is a tensor of that name.
@@ -95,19 +87,11 @@ impl Checkpoint {
 
     /// The tensor of that name.
     pub fn get(&self, name: &str) -> Result<TensorRef<'_>, WeightsError> {
-        let (name, entry) = self
+        let (name, (shard, entry)) = self
             .tensors
             .get_key_value(name)
             .ok_or_else(|| WeightsError::Absent { tensor: name.to_owned() })?;
-        let shard = &self.shards[entry.shard];
-        Ok(TensorRef {
-            name,
-            dtype: entry.dtype,
-            shape: &entry.shape,
-            bytes: &shard.bytes()[entry.start..entry.end],
-            shard,
-            start: entry.start,
-        })
+        Ok(entry.view(name, &self.shards[*shard]))
     }
 
     /// All tensors, sorted by name.
@@ -132,8 +116,8 @@ impl Checkpoint {
         for file in files {
             self.add_shard(file)?;
         }
-        for (tensor, entry) in &self.tensors {
-            let file = &self.shards[entry.shard].file;
+        for (tensor, (shard, _)) in &self.tensors {
+            let file = &self.shards[*shard].file;
             match index.weight_map.get(tensor) {
                 None => {
                     return Err(WeightsError::NotInIndex { tensor: tensor.clone(), file: file.clone() });
@@ -161,16 +145,15 @@ impl Checkpoint {
         self.shards.push(shard);
         for entry in entries {
             check_name(&entry.name)?;
-            if let Some(first) = self.tensors.get(&entry.name) {
+            if let Some((first, _)) = self.tensors.get(&entry.name) {
                 return Err(WeightsError::Duplicate {
                     tensor: entry.name,
-                    first: self.shards[first.shard].file.clone(),
+                    first: self.shards[*first].file.clone(),
                     second: file.to_owned(),
                 });
             }
-            let dtype = dtype_of(&entry, file)?;
-            let HeaderEntry { name, shape, start, end, .. } = entry;
-            self.tensors.insert(name, Entry { shard: number, dtype, shape, start, end });
+            let (name, entry) = Entry::new(entry, file)?;
+            self.tensors.insert(name, (number, entry));
         }
         Ok(())
     }
@@ -183,21 +166,4 @@ fn adapter(dir: &Path) -> Option<&'static str> {
 
 fn not_in_shard(tensor: &str, file: &str) -> WeightsError {
     WeightsError::NotInShard { tensor: tensor.to_owned(), file: file.to_owned() }
-}
-
-fn dtype_of(entry: &HeaderEntry, file: &str) -> Result<DType, WeightsError> {
-    // The crate's list may grow; all but these three are refused.
-    if entry.dtype == safetensors::Dtype::F32 {
-        Ok(DType::F32)
-    } else if entry.dtype == safetensors::Dtype::BF16 {
-        Ok(DType::BF16)
-    } else if entry.dtype == safetensors::Dtype::F16 {
-        Ok(DType::F16)
-    } else {
-        Err(WeightsError::UnsupportedDType {
-            tensor: entry.name.clone(),
-            file: file.to_owned(),
-            found: format!("{:?}", entry.dtype),
-        })
-    }
 }

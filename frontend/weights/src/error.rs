@@ -1,5 +1,6 @@
 //! What can be wrong with the weight files of a checkpoint.
 
+use crate::{AdapterError, ArchiveError};
 use std::io;
 use std::path::PathBuf;
 
@@ -33,7 +34,7 @@ pub enum WeightsError {
     #[error("`{}` holds only a LoRA adapter", path.display())]
     #[diagnostic(
         code(weights::adapter_only),
-        help("merge the adapter first (peft: `merge_and_unload()`), then import the merged model")
+        help("give the folder of the base model as the checkpoint, and this folder with `--lora`")
     )]
     AdapterOnly {
         /// The checkpoint directory.
@@ -153,7 +154,12 @@ pub enum WeightsError {
     },
     /// A tensor name that belongs to an unmerged LoRA adapter.
     #[error("tensor `{tensor}` is LoRA-wrapped")]
-    #[diagnostic(code(weights::lora), help("merge the adapter first (peft: `merge_and_unload()`)"))]
+    #[diagnostic(
+        code(weights::lora),
+        help(
+            "merge the adapter first (peft: `merge_and_unload()`), or give the base model as the checkpoint and the adapter with `--lora`"
+        )
+    )]
     LoraWrapped {
         /// The tensor.
         tensor: String,
@@ -221,6 +227,14 @@ pub enum WeightsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A PyTorch archive is damaged or holds what is not read.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A LoRA adapter is damaged or does not fit the model.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Adapter(#[from] AdapterError),
     /// A tensor was asked for that the checkpoint does not have.
     #[error("no tensor `{tensor}` in the checkpoint")]
     #[diagnostic(

@@ -30,8 +30,15 @@ pub(crate) struct HeaderEntry {
 }
 
 impl Shard {
-    /// Maps a file and checks its header. Entries come back in name order.
+    /// Maps a safetensors file and checks its header. Entries come back in name order.
     pub(crate) fn open(dir: &Path, file: &str) -> Result<(Shard, Vec<HeaderEntry>), WeightsError> {
+        let shard = Shard::map(dir, file)?;
+        let entries = parse_header(&shard.map, &dir.join(file))?;
+        Ok((shard, entries))
+    }
+
+    /// Maps a file of at least 8 bytes.
+    pub(crate) fn map(dir: &Path, file: &str) -> Result<Shard, WeightsError> {
         let path = dir.join(file);
         let io = |source| WeightsError::Io { path: path.clone(), source };
         let handle = File::open(&path).map_err(io)?;
@@ -47,8 +54,7 @@ impl Shard {
             });
         }
         let map = map_file(&handle).map_err(io)?;
-        let entries = parse_header(&map, &path)?;
-        Ok((Shard { file: file.to_owned(), map }, entries))
+        Ok(Shard { file: file.to_owned(), map })
     }
 
     /// The whole file.

@@ -1,8 +1,48 @@
 //! A view of one stored tensor.
 
-use crate::shard::Shard;
+use crate::WeightsError;
+use crate::shard::{HeaderEntry, Shard};
 use dreamc_num::DType;
 use std::ops::Range;
+
+/// Where a tensor lies in its file.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    dtype: DType,
+    shape: Vec<u64>,
+    start: usize,
+    end: usize,
+}
+
+impl Entry {
+    /// Refuses all but the three float types. Gives the tensor's name back.
+    pub(crate) fn new(entry: HeaderEntry, file: &str) -> Result<(String, Entry), WeightsError> {
+        let HeaderEntry { name, dtype, shape, start, end } = entry;
+        // The crate's list may grow; all but these three are refused.
+        let dtype = if dtype == safetensors::Dtype::F32 {
+            DType::F32
+        } else if dtype == safetensors::Dtype::BF16 {
+            DType::BF16
+        } else if dtype == safetensors::Dtype::F16 {
+            DType::F16
+        } else {
+            let (file, found) = (file.to_owned(), format!("{dtype:?}"));
+            return Err(WeightsError::UnsupportedDType { tensor: name, file, found });
+        };
+        Ok((name, Entry { dtype, shape, start, end }))
+    }
+
+    /// The tensor, given the file that the entry is of.
+    pub(crate) fn view<'a>(&'a self, name: &'a str, shard: &'a Shard) -> TensorRef<'a> {
+        let bytes = &shard.bytes()[self.start..self.end];
+        TensorRef { name, dtype: self.dtype, shape: &self.shape, bytes, shard, start: self.start }
+    }
+
+    /// The number of bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.end - self.start
+    }
+}
 
 /// A tensor of a [`Checkpoint`](crate::Checkpoint): its type and its bytes as they lie in the file.
 #[derive(Clone, Copy, Debug)]

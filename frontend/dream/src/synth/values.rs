@@ -6,6 +6,17 @@ const TABLE_ENTRIES: usize = 1 << 16;
 const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 const MIX: [u64; 2] = [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb];
 
+/// Ends of the names of gains, which lie around 1: of the decoder, the vision tower and the heads.
+const GAINS: [&str; 7] = [
+    "norm.weight",
+    ".norm1.weight",
+    ".norm2.weight",
+    ".ln_q.weight",
+    "layer_norm1.weight",
+    "layer_norm2.weight",
+    ".ffn.0.weight",
+];
+
 /// Normal quantiles, scaled for each kind of tensor and rounded to bf16.
 pub(super) struct Tables {
     weight: Vec<[u8; 2]>,
@@ -28,7 +39,7 @@ impl Tables {
     pub(super) fn of(&self, name: &str) -> &[[u8; 2]] {
         if name.ends_with(".bias") {
             &self.bias
-        } else if name.ends_with("norm.weight") {
+        } else if GAINS.iter().any(|end| name.ends_with(end)) {
             &self.gain
         } else {
             &self.weight

@@ -1,8 +1,14 @@
 //! Why a checkpoint cannot be imported.
 
+mod problems;
+mod vision;
+
+pub use problems::{Misshapen, TensorProblems};
+pub use vision::VisionError;
+
+use crate::HeadError;
 use dreamc_front::FrontError;
 use dreamc_weights::WeightsError;
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -18,6 +24,14 @@ pub enum ImportError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Tokenizer(#[from] FrontError),
+    /// What lets the model see or act is wrong.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Vision(#[from] VisionError),
+    /// The heads beside the checkpoint are wrong.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Head(#[from] HeadError),
     /// A file cannot be read or written.
     #[error("cannot access `{}`", path.display())]
     #[diagnostic(code(import::io), help("check that the file exists and its permissions allow access"))]
@@ -62,9 +76,9 @@ pub enum ImportError {
         /// The model_type.
         found: String,
     },
-    /// The model is of the Dream family but cannot be imported yet.
-    #[error("model_type `{found}` is not supported by this version yet")]
-    #[diagnostic(code(config::variant), help("this version imports text models, model_type `Dream`"))]
+    /// A text model is needed and the model is another of the family.
+    #[error("model_type `{found}` is not a text model")]
+    #[diagnostic(code(config::variant), help("give a checkpoint of model_type `Dream`"))]
     UnsupportedVariant {
         /// The model_type.
         found: String,
@@ -322,59 +336,4 @@ pub enum ImportError {
         /// What is needed.
         needed_bytes: u64,
     },
-}
-
-/// How the stored tensors differ from what config.json implies. Each list is complete and sorted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TensorProblems {
-    /// Implied but not stored.
-    pub missing: Vec<String>,
-    /// Stored but not implied.
-    pub extra: Vec<String>,
-    /// Stored in another shape.
-    pub misshapen: Vec<Misshapen>,
-}
-
-/// A tensor stored in another shape than the config implies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Misshapen {
-    /// Its name.
-    pub tensor: String,
-    /// The stored shape.
-    pub found: Vec<u64>,
-    /// The implied shape.
-    pub expected: Vec<u64>,
-}
-
-impl TensorProblems {
-    /// Whether nothing is wrong.
-    pub fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.extra.is_empty() && self.misshapen.is_empty()
-    }
-}
-
-/// The message names this many of each kind.
-const LISTED_MAX: usize = 3;
-
-impl fmt::Display for TensorProblems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = |list: &[String]| list.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>();
-        let shapes = self
-            .misshapen
-            .iter()
-            .map(|m| format!("`{}` is {:?} instead of {:?}", m.tensor, m.found, m.expected))
-            .collect::<Vec<_>>();
-        let kinds = [("missing", names(&self.missing)), ("extra", names(&self.extra)), ("misshapen", shapes)];
-        let mut separator = "";
-        for (kind, list) in kinds.iter().filter(|(_, list)| !list.is_empty()) {
-            let first = list[..list.len().min(LISTED_MAX)].join(", ");
-            write!(f, "{separator}{} {kind} ({first}", list.len())?;
-            if list.len() > LISTED_MAX {
-                write!(f, " and {} more", list.len() - LISTED_MAX)?;
-            }
-            f.write_str(")")?;
-            separator = "; ";
-        }
-        Ok(())
-    }
 }
