@@ -1,79 +1,67 @@
 //! Checkpoint to artifact.
 
+mod acting;
+mod manifest;
+mod options;
 mod reader;
 
+use acting::{Acting, acting};
 use dream::{Tokenizer, chat};
 use dreamc_artifact::plan::{Plan, Program};
-use dreamc_artifact::{Manifest, Model};
 use dreamc_backend::{Constants, Contents, EmitError, WriteError, write_artifact};
-use dreamc_front::FrontError;
+use dreamc_front::image::{ImageProcessor, PREPROCESSOR_FILE};
+use dreamc_front::settings::{ImageSettings, Positions, Settings};
+use dreamc_front::{ActionError, FrontError, VisionTokens};
 use dreamc_frontend::config::CONFIG_FILE;
-use dreamc_frontend::module::{Architecture, FORWARD, GENERATE, Options, module};
-use dreamc_frontend::sampler::{Alg, Sampler};
-use dreamc_frontend::{ImportError, TextConfig, check_tensors, check_vocabulary};
+use dreamc_frontend::module::{ACT, Architecture, ENCODE_IMAGE, FORWARD, GENERATE, Options, module};
+use dreamc_frontend::sampler::Sampler;
+use dreamc_frontend::{ImportError, ModelConfig, Variant, check_tensors, check_vocabulary};
 use dreamc_ir::{Graph, Module, VerifyErrors, verify};
-use dreamc_num::DType;
 use dreamc_passes::{PIPELINE, Pass, Stats, probe_pipeline, run_passes};
-use dreamc_weights::{Checkpoint, WeightsError};
+use dreamc_weights::{Adapter, Checkpoint, Sources, WeightsError};
+use manifest::manifest;
 use reader::CheckpointReader;
-use std::collections::BTreeMap;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
+pub use options::{ActOptions, BuildOptions};
 pub use reader::NonFinite;
 
-/// Name of the program that keeps every value of the model, for probes.
-const FORWARD_PROBE: &str = "forward.probe";
 /// Files that tell that a checkpoint has a tokenizer.
 const TOKENIZER_FILES: [&str; 2] = ["vocab.json", "tokenizer.json"];
-
-/// What to build. `entries` and everything numeric is checked by [`build`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct BuildOptions {
-    /// Directory of the checkpoint.
-    pub checkpoint: PathBuf,
-    /// File to write.
-    pub output: PathBuf,
-    /// Type of weights and activations: bf16 or f32.
-    pub dtype: DType,
-    /// Denoising steps.
-    pub steps: u32,
-    /// End of the schedule.
-    pub eps: f32,
-    /// How slots are chosen.
-    pub alg: Alg,
-    /// Tokens that `generate` appends.
-    pub new_tokens: u32,
-    /// Longest prompt.
-    pub max_prompt: u32,
-    /// Most rows computed at a time.
-    pub max_batch: u32,
-    /// What the artifact can do.
-    pub entries: Vec<Entry>,
-    /// Take NaN and infinite weights as they are.
-    pub allow_non_finite: bool,
-    /// Verify the graph after every pass.
-    pub verify_each: bool,
-}
 
 /// What an artifact can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Entry {
     /// Ids to logits, with probes: for regression.
     Forward,
+    /// Images to the rows that stand for them, with probes.
+    EncodeImage,
     /// Prompt to text.
     Generate,
+    /// Observation to actions.
+    Act,
 }
 
 impl Entry {
     /// Every entry.
-    pub const ALL: [Entry; 2] = [Entry::Forward, Entry::Generate];
+    pub const ALL: [Entry; 4] = [Entry::Forward, Entry::EncodeImage, Entry::Generate, Entry::Act];
 
     /// As on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Entry::Forward => FORWARD,
+            Entry::EncodeImage => ENCODE_IMAGE,
             Entry::Generate => GENERATE,
+            Entry::Act => ACT,
+        }
+    }
+
+    /// Name of its program that keeps every value of the model, for entries whose values can be probed.
+    fn probe(self) -> Option<String> {
+        match self {
+            Entry::Forward | Entry::EncodeImage => Some(format!("{}.probe", self.name())),
+            Entry::Generate | Entry::Act => None,
         }
     }
 }
@@ -118,6 +106,42 @@ pub enum BuildError {
     /// Its tokenizer cannot be read.
     #[error(transparent)]
     Tokenizer(#[from] FrontError),
+    /// Images, actions or statistics of the checkpoint are not usable.
+    #[error(transparent)]
+    Action(#[from] ActionError),
+    /// `act` without words to ask with.
+    #[error(
+        "the checkpoint has no tokenizer files, which `act` needs for the task; put vocab.json and merges.txt, or tokenizer.json, beside it"
+    )]
+    ActWithoutTokenizer,
+    /// The end of a sequence is not two tokens.
+    #[error(
+        "the tokenizer makes {found} tokens of `<|im_end|>` and a line break, not 2; use the files of a Dream-VLA checkpoint"
+    )]
+    Suffix {
+        /// How many.
+        found: usize,
+    },
+    /// `act` without ranges of actions.
+    #[error("there are no statistics at {}, which `act` needs to give actions in the robot's units; give --stats FILE", place.display())]
+    NoStatistics {
+        /// Where they were looked for.
+        place: PathBuf,
+    },
+    /// A state without ranges.
+    #[error(
+        "the statistics `{key}` have no `proprio`, which `--proprio on` needs; give others with --stats, or --proprio off"
+    )]
+    NoProprioStatistics {
+        /// The data set.
+        key: String,
+    },
+    /// Images without sizes and normalisation.
+    #[error("{} is missing: it says how images are resized and normalised; copy it from the released checkpoint", path.display())]
+    NoProcessor {
+        /// The file.
+        path: PathBuf,
+    },
     /// An option outside its range.
     #[error("{option} is {found}; it must be {expected}")]
     Option {
@@ -164,24 +188,41 @@ pub enum BuildError {
 /// See [`BuildError`].
 pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, BuildError> {
     let dir = options.checkpoint.as_path();
-    let config = TextConfig::read(dir)?;
-    check_options(options, &config)?;
+    let config = ModelConfig::read(dir)?;
+    options::check(options, &config)?;
     let checkpoint = Checkpoint::open(dir)?;
     checkpoint.warnings().iter().for_each(|text| events.warning(text));
     let layout = check_tensors(&checkpoint, &config)?;
     check_vocabulary(dir, &config)?;
     let tokenizer = tokenizer(dir, events)?;
+    let acts = options.entries.contains(&Entry::Act);
+    let acting = acts.then(|| acting(options, &config, tokenizer.as_ref())).transpose()?;
+    let adapter = options.lora.as_ref().map(|lora| Adapter::open(lora, &checkpoint)).transpose()?;
+    let front = front(options, &config, acting.as_ref())?;
 
+    let new_tokens = match &acting {
+        Some(acting) if options.entries == [Entry::Act] => acting.new_tokens() as u32,
+        Some(_) | None => options.new_tokens,
+    };
+    let appended = acting.as_ref().map_or(0, Acting::new_tokens).max(new_tokens.into());
+    let max_length = u64::from(options.max_prompt) + appended;
+    let longest = config.text.max_position_embeddings;
+    if max_length > longest {
+        return Err(BuildError::Option {
+            option: "--max-prompt plus --new-tokens or the tokens of actions",
+            found: max_length.to_string(),
+            expected: format!("at most {longest} (max_position_embeddings of config.json)"),
+        });
+    }
     let module_options = Options {
         dtype: options.dtype,
         max_batch: options.max_batch.into(),
-        max_length: u64::from(options.max_prompt) + u64::from(options.new_tokens),
-        max_image_tokens: 1,
+        max_length,
+        max_image_tokens: image_tokens_max(options).into(),
         sampler: Sampler { steps: options.steps.into(), eps: options.eps, alg: options.alg },
-        act: None,
+        act: acting.as_ref().map(|a| a.graph.clone()),
     };
-    let architecture = Architecture { text: &config, vision: None, mrope_section: None, layout: &layout };
-    let mut module = module(&architecture, &module_options);
+    let mut module = module(&Architecture::new(&config, &layout), &module_options);
     let kept: Vec<&str> = options.entries.iter().map(|e| e.name()).collect();
     module.graphs.retain(|g| {
         kept.contains(&g.name.as_str()) || kept.iter().any(|e| g.name.starts_with(&format!("{e}.")))
@@ -194,65 +235,71 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     let mut programs = Vec::new();
     for entry in &options.entries {
         programs.push(emit(&module, entry.name(), entry.name(), &mut constants)?);
-        if *entry == Entry::Forward {
-            programs.push(emit(&probed, FORWARD, FORWARD_PROBE, &mut constants)?);
+        if let Some(probe) = entry.probe() {
+            programs.push(emit(&probed, entry.name(), &probe, &mut constants)?);
         }
     }
     programs.sort_by(|a, b| a.name.cmp(&b.name));
     let plan = Plan { programs };
     let ir = module.to_string();
+    let tokenizer = tokenizer.map(|t| t.to_bytes()).transpose()?;
     let contents = Contents {
-        manifest: manifest_of(options, &config),
+        manifest: manifest(options, &config, new_tokens),
         plans: std::slice::from_ref(&plan),
         constants: &constants,
         ir: &ir,
         tokenizer: tokenizer.as_deref(),
+        front: front.as_deref(),
         golden: None,
     };
     let config_path = dir.join(CONFIG_FILE);
     let config_bytes =
         std::fs::read(&config_path).map_err(|source| BuildError::File { path: config_path, source })?;
-    let mut reader = CheckpointReader::new(&checkpoint, &config_bytes, options.allow_non_finite);
+    let mut sources = Sources::new(&checkpoint);
+    if let Some(acting) = &acting {
+        sources = sources.with(&acting.heads);
+    }
+    if let Some(adapter) = &adapter {
+        sources = sources.with_adapter(adapter);
+    }
+    let mut reader = CheckpointReader::new(sources, &config_bytes, options.allow_non_finite);
     let file_bytes = write(&options.output, &contents, &mut reader, events)?;
     let programs = plan.programs.into_iter().map(|p| (p.name, p.arena_bytes)).collect();
     Ok(Report { file_bytes, tensors: constants.list().len(), programs })
 }
 
-fn check_options(options: &BuildOptions, config: &TextConfig) -> Result<(), BuildError> {
-    let fail = |option: &'static str, found: String, expected: &str| {
-        Err(BuildError::Option { option, found, expected: expected.to_owned() })
-    };
-    if !matches!(options.dtype, DType::F32 | DType::BF16) {
-        return fail("--dtype", options.dtype.to_string(), "bf16 or f32 for the CPU");
-    }
-    let counts = [
-        ("--steps", options.steps, 1 << 16),
-        ("--new-tokens", options.new_tokens, 1 << 20),
-        ("--max-prompt", options.max_prompt, 1 << 20),
-        ("--max-batch", options.max_batch, 1 << 12),
-    ];
-    for (option, found, max) in counts {
-        if !(1..=max).contains(&found) {
-            return fail(option, found.to_string(), &format!("from 1 to {max}"));
-        }
-    }
-    if !(options.eps > 0.0 && options.eps < 1.0) {
-        return fail("--eps", options.eps.to_string(), "above 0 and below 1");
-    }
-    let length = u64::from(options.max_prompt) + u64::from(options.new_tokens);
-    if length > config.max_position_embeddings {
-        let expected =
-            format!("at most {} (max_position_embeddings of config.json)", config.max_position_embeddings);
-        return fail("--max-prompt plus --new-tokens", length.to_string(), &expected);
-    }
-    if options.entries.is_empty() {
-        return fail("--entries", "empty".to_owned(), "at least one of forward, generate");
-    }
-    Ok(())
+/// Image tokens that all rows computed at a time can hold: the prompts have no room for more.
+fn image_tokens_max(options: &BuildOptions) -> u32 {
+    options.max_batch.saturating_mul(options.max_prompt)
 }
 
-/// The tokenizer's bytes, if the checkpoint has one.
-fn tokenizer(dir: &Path, events: &mut dyn Events) -> Result<Option<Vec<u8>>, BuildError> {
+/// The settings of images and actions as the artifact stores them; nothing for a model that does not see.
+fn front(
+    options: &BuildOptions,
+    config: &ModelConfig,
+    acting: Option<&Acting>,
+) -> Result<Option<Vec<u8>>, BuildError> {
+    let Some(vision) = &config.vision else { return Ok(None) };
+    let dir = options.checkpoint.as_path();
+    let processor = ImageProcessor::from_dir(dir)?
+        .ok_or_else(|| BuildError::NoProcessor { path: dir.join(PREPROCESSOR_FILE) })?;
+    let images = ImageSettings {
+        processor,
+        tokens: VisionTokens {
+            image: vision.image_token_id as i32,
+            video: vision.video_token_id as i32,
+            vision_start: vision.vision_start_token_id as i32,
+        },
+        positions: if config.variant == Variant::Vla { Positions::Vla } else { Positions::Vl },
+        tokens_max: image_tokens_max(options),
+        size: options.image,
+    };
+    let settings = Settings { images, actions: acting.map(|a| a.settings.clone()) };
+    Ok(Some(settings.to_bytes()))
+}
+
+/// The tokenizer, if the checkpoint has one.
+fn tokenizer(dir: &Path, events: &mut dyn Events) -> Result<Option<Tokenizer>, BuildError> {
     if !TOKENIZER_FILES.iter().any(|file| dir.join(file).exists()) {
         events.warning(
             "the checkpoint has no tokenizer files: the artifact takes token ids only (`run --ids`)",
@@ -262,7 +309,7 @@ fn tokenizer(dir: &Path, events: &mut dyn Events) -> Result<Option<Vec<u8>>, Bui
     if let Some(text) = chat::template_warning(dir)? {
         events.warning(&text);
     }
-    Ok(Some(Tokenizer::from_dir(dir)?.to_bytes()?))
+    Ok(Some(Tokenizer::from_dir(dir)?))
 }
 
 fn optimize(
@@ -289,53 +336,6 @@ fn emit(module: &Module, entry: &str, name: &str, constants: &mut Constants) -> 
     let verified =
         verify(module).map_err(|source| BuildError::Unsound { after: "the last pass".to_owned(), source })?;
     Ok(dreamc_backend_cpu::emit(verified, entry, name, constants)?)
-}
-
-fn manifest_of(options: &BuildOptions, config: &TextConfig) -> Manifest {
-    // Checked to be small: shapes of a 7B model and its like.
-    let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-    let layers = config.num_hidden_layers;
-    let mut aliases = vec![("hidden.0".to_owned(), "model.embed_tokens".to_owned())];
-    aliases.extend((1..layers).map(|i| (format!("hidden.{i}"), format!("model.layers.{}", i - 1))));
-    aliases.push((format!("hidden.{layers}"), "model.norm".to_owned()));
-    let settings = [
-        ("alg", options.alg.name().to_owned()),
-        ("dtype", options.dtype.to_string()),
-        ("eps", options.eps.to_string()),
-        ("max-batch", options.max_batch.to_string()),
-        ("max-prompt", options.max_prompt.to_string()),
-        ("new-tokens", options.new_tokens.to_string()),
-        ("steps", options.steps.to_string()),
-    ];
-    let mut settings: BTreeMap<String, String> =
-        settings.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-    if options.allow_non_finite {
-        settings.insert("allow-non-finite".to_owned(), "true".to_owned());
-    }
-    Manifest {
-        compiler_version: env!("CARGO_PKG_VERSION").to_owned(),
-        targets: vec!["cpu".to_owned()],
-        source_hash: String::new(),
-        options: settings,
-        model: Model {
-            variant: "text".to_owned(),
-            dtype: options.dtype.to_string(),
-            vocab_size: small(config.vocab_size),
-            hidden_size: small(config.hidden_size),
-            layers: small(layers),
-            mask_token_id: config.mask_token_id,
-            pad_token_id: config.pad_token_id,
-            eos_token_id: config.eos_token_id,
-            max_prompt: options.max_prompt,
-            new_tokens: options.new_tokens,
-            max_batch: options.max_batch,
-            steps: options.steps,
-            alg: options.alg.name().to_owned(),
-            eps: options.eps,
-        },
-        entries: options.entries.iter().map(|e| e.name().to_owned()).collect(),
-        aliases,
-    }
 }
 
 /// Writes under a temporary name beside the output, and renames at the end.

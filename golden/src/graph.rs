@@ -51,6 +51,7 @@ pub fn execute(module: &Module, entry: &str, inputs: &[Tensor], isa: Option<Isa>
         constants: &constants,
         ir: &module.to_string(),
         tokenizer: None,
+        front: None,
         golden: None,
     };
     let mut file = Cursor::new(Vec::new());

@@ -3,7 +3,7 @@
 use crate::graph::ordered;
 use crate::text::{Job, Replay, TextRunner};
 use dream::{Forward, Generate, Isa, Model, OpenOptions, Sampling};
-use dreamc::compile::{BuildOptions, Entry, build};
+use dreamc::compile::{ActOptions, BuildOptions, Entry, build};
 use dreamc_artifact::plan::Dispatch;
 use dreamc_frontend::module::{Architecture, FORWARD, GENERATE, Options, module};
 use dreamc_frontend::sampler::Sampler;
@@ -156,7 +156,10 @@ impl Built {
             new_tokens: job.new_tokens,
             max_prompt: job.max_prompt,
             max_batch: job.max_batch,
-            entries: Entry::ALL.to_vec(),
+            entries: vec![Entry::Forward, Entry::Generate],
+            image: None,
+            act: ActOptions::default(),
+            lora: None,
             allow_non_finite: false,
             verify_each: true,
         };
@@ -202,7 +205,8 @@ impl TextRunner for Compiled {
         let request = Forward {
             input_ids: rows(&canvas.tokens),
             attention_mask: Some(rows(&canvas.attention_mask)),
-            position_ids: Some(rows(&canvas.position_ids)),
+            position_ids: Some(vec![rows(&canvas.position_ids)]),
+            visuals: Vec::new(),
         };
         // Without probes the fused program runs, with probes the one that keeps every value: both are judged.
         let mut outputs = self.model.forward(&request, &[]).unwrap_or_else(|e| panic!("{e}"));
@@ -218,6 +222,8 @@ impl TextRunner for Compiled {
         let request = Generate {
             prompt: rows(&canvas.tokens),
             attention_mask: Some(rows(&canvas.attention_mask)),
+            visuals: Vec::new(),
+            canvas: None,
             sampling: sampling.clone(),
             history: true,
         };

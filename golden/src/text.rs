@@ -132,7 +132,8 @@ pub fn judge_sampling(make: Make<'_>) {
         let golden = |name: &str| fixture.find(&format!("sampling/{case}/{name}"));
         let prompt = rows(&fixture.tensor(&format!("sampling/{case}/input_ids")));
         let mask = golden("attention_mask").map(|m| rows(&m));
-        let canvas = Canvas::for_generation(&prompt, mask.as_deref(), job.new_tokens as usize, 502);
+        let canvas =
+            Canvas::for_generation(&prompt, mask.as_deref(), &vec![502; job.new_tokens as usize], 502);
         let canvas = canvas.expect("the case is sound");
         let mut replay = Replay {
             fixture: &fixture,

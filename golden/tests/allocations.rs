@@ -83,7 +83,7 @@ fn generate_allocates_nothing() {
         {
             let prompt: Vec<Vec<i32>> =
                 (0..rows).map(|row| (0..length).map(|i| 15 + (row + i) % 5).collect()).collect();
-            let canvas = Canvas::for_generation(&prompt, None, 16, 307).unwrap();
+            let canvas = Canvas::for_generation(&prompt, None, &[307; 16], 307).unwrap();
             let bytes = |v: &[i32]| v.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
             let (tokens, mask, positions) =
                 (bytes(&canvas.tokens), bytes(&canvas.attention_mask), bytes(&canvas.position_ids));

@@ -55,8 +55,12 @@ fn random(seed: u64) -> Sampling {
 }
 
 fn generate(model: &mut Model, prompt: &[Vec<i32>], sampling: &Sampling) -> Generated {
-    let request =
-        Generate { prompt: prompt.to_vec(), sampling: sampling.clone(), history: true, attention_mask: None };
+    let request = Generate {
+        prompt: prompt.to_vec(),
+        sampling: sampling.clone(),
+        history: true,
+        ..Generate::default()
+    };
     let generated = model.generate(&request, &mut |_, _| true).unwrap();
     check(prompt, &generated);
     generated
@@ -204,7 +208,7 @@ fn padding_does_not_change_logits() {
     let prompt = prompts(4);
     let mut model = built(Alg::Entropy, 4).open(2, None);
     let mut run = |rows: &[Vec<i32>], mask: Option<Vec<Vec<i32>>>| {
-        let request = Forward { input_ids: rows.to_vec(), attention_mask: mask, position_ids: None };
+        let request = Forward { input_ids: rows.to_vec(), attention_mask: mask, ..Forward::default() };
         model.forward(&request, &[]).unwrap().remove(0)
     };
     let plain = run(&prompt, None);
@@ -397,7 +401,7 @@ fn extreme_settings_run() {
         assert_eq!(generate(&mut model, &prompt, &sampling), plain, "{sampling:?}");
     }
     let mut run = |sampling: Sampling| {
-        let request = Generate { prompt: prompt.clone(), sampling, history: true, attention_mask: None };
+        let request = Generate { prompt: prompt.clone(), sampling, history: true, ..Generate::default() };
         model.generate(&request, &mut |_, _| true).unwrap();
     };
     for temperature in [tiny, 1e-30, 1e30, f32::MAX] {

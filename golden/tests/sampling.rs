@@ -132,7 +132,8 @@ impl Request {
         let prompt: Vec<Vec<i32>> = self.pads.iter().enumerate().map(row).collect();
         let mask: Vec<Vec<i32>> =
             self.pads.iter().map(|n| (0..self.prompt).map(|p| i32::from(p >= *n)).collect()).collect();
-        Canvas::for_generation(&prompt, Some(&mask), self.new_tokens, self.mask()).unwrap()
+        Canvas::for_generation(&prompt, Some(&mask), &vec![self.mask(); self.new_tokens], self.mask())
+            .unwrap()
     }
 
     fn inputs(&self) -> Vec<Tensor> {

@@ -46,7 +46,7 @@ fn sampling_on_the_cpu() {
 fn uneven_masks_are_refused() {
     let fixture = Fixture::open("tiny-text");
     let prompt = rows(&fixture.tensor("sampling/quirk_uneven_masks/input_ids"));
-    let canvas = Canvas::for_generation(&prompt, None, 4, 502);
+    let canvas = Canvas::for_generation(&prompt, None, &[502; 4], 502);
     assert!(matches!(canvas, Err(CanvasError::UnevenMasks { .. })), "{canvas:?}");
 }
 

@@ -1,5 +1,6 @@
 //! `dreamc build`: a checkpoint to an artifact.
 
+use super::defaults;
 use super::error::Failure;
 use super::later::only;
 use super::opt::pass;
@@ -7,75 +8,123 @@ use super::output::{counted, note};
 use super::progress::{Progress, Unit};
 use super::targets::LATER;
 use clap::builder::PossibleValuesParser;
-use dreamc::compile::{BuildError, BuildOptions, Entry, Events, build};
+use dreamc::compile::{BuildError, Entry, Events, build};
 use dreamc_backend::WriteError;
-use dreamc_frontend::TextConfig;
+use dreamc_frontend::clock::FlowClock;
 use dreamc_frontend::sampler::Alg;
+use dreamc_frontend::vla::Mode;
 use dreamc_ir::Graph;
 use dreamc_num::DType;
 use dreamc_passes::{Pass, Stats};
 use indicatif::HumanBytes;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// `steps` of `spec/sampling.md`.
-const STEPS_DEFAULT: u32 = 512;
-/// `alg` of `spec/sampling.md`.
-const ALG_DEFAULT: Alg = Alg::Origin;
-/// The reference has none: it goes by the prompt's length.
-const NEW_TOKENS_DEFAULT: u32 = 128;
-const MAX_PROMPT_DEFAULT: u32 = 2048;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Folder of the checkpoint
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// File to write; it appears under this name only when it is complete
     #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    pub(super) output: PathBuf,
     /// What to build for: cpu
     #[arg(long, value_name = "T,..", default_value = "cpu", value_delimiter = ',', value_parser = target)]
-    target: Vec<String>,
-    /// Denoising steps [default: 512]
+    pub(super) target: Vec<String>,
+    /// Denoising steps [default: 512; of `act` 1, or 4 with mode flow and 50 with ddim]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    steps: Option<u32>,
-    /// How slots are chosen [default: origin]
+    pub(super) steps: Option<u32>,
+    /// How slots are chosen [default: origin; of `act` maskgit_plus]
     #[arg(long, value_name = "A", value_parser = PossibleValuesParser::new(Alg::ALL.map(Alg::name)))]
-    alg: Option<String>,
+    pub(super) alg: Option<String>,
     /// End of the schedule
     #[arg(long, value_name = "E", default_value_t = 1e-3, allow_hyphen_values = true)]
-    eps: f32,
+    pub(super) eps: f32,
     /// Tokens that `run` appends to a prompt [default: 128]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    new_tokens: Option<u32>,
-    /// Longest prompt in tokens [default: 2048, or what the model has room for]
+    pub(super) new_tokens: Option<u32>,
+    /// Longest prompt in tokens, those of images included [default: 2048, or what the model has room for; of `act` what its
+    /// images and a long task need]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    max_prompt: Option<u32>,
-    /// Most rows computed at a time
-    #[arg(long, value_name = "N", default_value_t = 8, allow_hyphen_values = true)]
-    max_batch: u32,
+    pub(super) max_prompt: Option<u32>,
+    /// Most rows computed at a time [default: 8; 1 for `act`]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(super) max_batch: Option<u32>,
+    /// Width and height of all images, in pixels [default: any]
+    #[arg(long, value_name = "WxH", value_parser = size)]
+    pub(super) image: Option<[u32; 2]>,
+    #[command(flatten)]
+    pub(super) act: ActArgs,
+    /// Folder of a LoRA adapter to fold into the weights
+    #[arg(long, value_name = "DIR")]
+    pub(super) lora: Option<PathBuf>,
     /// Type of weights and activations: bf16 or f32
     #[arg(long, value_name = "T", default_value = "bf16", value_parser = dtype)]
-    dtype: DType,
+    pub(super) dtype: DType,
     /// Quantisation of the weights: none
     #[arg(long, value_name = "Q", default_value = "none", value_parser = quant)]
-    quant: String,
-    /// What the artifact can be asked for: forward, generate
-    #[arg(long, value_name = "E,..", default_value = "forward,generate", value_delimiter = ',', value_parser = entry)]
-    entries: Vec<Entry>,
+    pub(super) quant: String,
+    /// What the artifact can be asked for: forward, encode_image, generate, act [default: forward,generate, or act for
+    /// checkpoints of Dream-VLA]
+    #[arg(long, value_name = "E,..", value_delimiter = ',', value_parser = entry)]
+    pub(super) entries: Vec<Entry>,
     /// Take NaN and infinite weights as they are
     #[arg(long)]
-    allow_non_finite: bool,
+    pub(super) allow_non_finite: bool,
     /// Print each graph after this pass on stderr, or after `all`
     #[arg(long, value_name = "PASS|all")]
-    print_after: Option<String>,
+    pub(super) print_after: Option<String>,
     /// Verify the graphs after every pass
     #[arg(long)]
-    verify_each: bool,
+    pub(super) verify_each: bool,
     /// Say what each pass does, and what was built
     #[arg(short, long)]
-    verbose: bool,
+    pub(super) verbose: bool,
+}
+
+/// How actions are made.
+#[derive(Debug, clap::Args)]
+pub(super) struct ActArgs {
+    /// How a chunk of actions comes about [default: what the head beside the checkpoint is for, or discrete]
+    #[arg(long, value_name = "M", value_parser = PossibleValuesParser::new(Mode::ALL.map(Mode::name)))]
+    pub(super) mode: Option<String>,
+    /// Images of an observation [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(super) views: Option<u32>,
+    /// Actions of a chunk [default: 8]
+    #[arg(long, value_name = "C")]
+    pub(super) chunk: Option<u32>,
+    /// Whether the model takes the robot's state [default: on if there is a projector for it]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    pub(super) proprio: Option<bool>,
+    /// Statistics of actions and state [default: dataset_statistics.json of the checkpoint]
+    #[arg(long, value_name = "FILE")]
+    pub(super) stats: Option<PathBuf>,
+    /// Which data set of the statistics; may be left out if there is one
+    #[arg(long, value_name = "K")]
+    pub(super) unnorm_key: Option<String>,
+    /// Folder of heads and projectors [default: that of the checkpoint]
+    #[arg(long, value_name = "DIR")]
+    pub(super) heads: Option<PathBuf>,
+    /// Whether the time of a flow is counted in bf16 as the reference does, or exactly
+    #[arg(long, value_name = "C", default_value = "reference", value_parser = PossibleValuesParser::new(FlowClock::ALL.map(FlowClock::name)))]
+    pub(super) flow_clock: String,
+    /// Restrict action slots to action tokens
+    #[arg(long)]
+    pub(super) only_action_ids: bool,
+}
+
+fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("it is on or off".to_owned()),
+    }
+}
+
+fn size(text: &str) -> Result<[u32; 2], String> {
+    let sides = text.split_once('x').and_then(|(w, h)| Some([w.parse().ok()?, h.parse().ok()?]));
+    sides.filter(|[w, h]| *w > 0 && *h > 0).ok_or_else(|| "give width and height, as in 224x224".to_owned())
 }
 
 fn target(text: &str) -> Result<String, String> {
@@ -92,7 +141,7 @@ fn dtype(text: &str) -> Result<DType, String> {
 }
 
 fn entry(text: &str) -> Result<Entry, String> {
-    let name = only(text, &Entry::ALL.map(Entry::name), &["encode_image", "act"])?;
+    let name = only(text, &Entry::ALL.map(Entry::name), &[])?;
     Entry::ALL.into_iter().find(|e| e.name() == name).ok_or_else(|| "unknown".to_owned())
 }
 
@@ -100,7 +149,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if let Some(name) = args.print_after.as_deref().filter(|name| *name != "all") {
         pass(name)?;
     }
-    let options = options(args)?;
+    let options = defaults::options(args)?;
     let mut watch = Watch {
         progress: Progress::new("packing", Unit::Bytes),
         print_after: args.print_after.as_deref(),
@@ -117,58 +166,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let tensors = counted(report.tensors as u64, "tensor");
     note(&format!("wrote `{}`: {}, {tensors}", args.output.display(), HumanBytes(report.file_bytes)));
     Ok(())
-}
-
-fn options(args: &Args) -> Result<BuildOptions, Failure> {
-    let steps = args.steps.unwrap_or_else(|| {
-        note(&format!("steps {STEPS_DEFAULT} (documented default; give --steps)"));
-        STEPS_DEFAULT
-    });
-    let alg = match &args.alg {
-        Some(name) => Alg::from_name(name).unwrap_or(ALG_DEFAULT),
-        None => {
-            note(&format!("alg {} (documented default; give --alg)", ALG_DEFAULT.name()));
-            ALG_DEFAULT
-        }
-    };
-    let new_tokens = args.new_tokens.unwrap_or_else(|| {
-        note(&format!("new-tokens {NEW_TOKENS_DEFAULT} (default; give --new-tokens)"));
-        NEW_TOKENS_DEFAULT
-    });
-    let max_prompt = match args.max_prompt {
-        Some(given) => given,
-        None => max_prompt(&args.dir, new_tokens)?,
-    };
-    let mut entries = args.entries.clone();
-    entries.sort();
-    entries.dedup();
-    Ok(BuildOptions {
-        checkpoint: args.dir.clone(),
-        output: args.output.clone(),
-        dtype: args.dtype,
-        steps,
-        eps: args.eps,
-        alg,
-        new_tokens,
-        max_prompt,
-        max_batch: args.max_batch,
-        entries,
-        allow_non_finite: args.allow_non_finite,
-        verify_each: args.verify_each,
-    })
-}
-
-/// The default, or less where the model has no room for it.
-fn max_prompt(dir: &Path, new_tokens: u32) -> Result<u32, Failure> {
-    let longest = TextConfig::read(dir)?.max_position_embeddings;
-    let room = longest.saturating_sub(new_tokens.into()).max(1);
-    let max_prompt = u32::try_from(room).map_or(MAX_PROMPT_DEFAULT, |room| room.min(MAX_PROMPT_DEFAULT));
-    if max_prompt < MAX_PROMPT_DEFAULT {
-        note(&format!(
-            "max-prompt {max_prompt} (default; max_position_embeddings {longest} less {new_tokens} new tokens)"
-        ));
-    }
-    Ok(max_prompt)
 }
 
 /// What the build tells, on stderr.
@@ -217,6 +214,7 @@ fn failure(error: BuildError) -> Failure {
         BuildError::Import(error) => error.into(),
         BuildError::Weights(error) => error.into(),
         BuildError::Tokenizer(error) => error.into(),
+        BuildError::Action(error) => error.into(),
         error @ BuildError::Option { .. } => {
             Failure::of(&error).into_usage().with_help("`dreamc build --help` lists the options")
         }

@@ -19,25 +19,12 @@ const fn later(command: &'static str, flag: &'static str, takes_value: bool, ins
     Later { command, flag, takes_value, instead }
 }
 
-const NO_IMAGES: &str = "this version builds and runs text models, which take no images";
-const NO_ACTIONS: &str = "this version builds and runs text models, which have no actions";
 const UNQUANTISED: &str = "this version stores weights unquantised; choose between --dtype bf16 and f32";
 
 const LATER: &[Later] = &[
-    later("build", "views", true, NO_IMAGES),
-    later("build", "image", true, NO_IMAGES),
-    later("build", "mode", true, NO_ACTIONS),
-    later("build", "chunk", true, NO_ACTIONS),
-    later("build", "proprio", true, NO_ACTIONS),
-    later("build", "stats", true, NO_ACTIONS),
-    later("build", "unnorm-key", true, NO_ACTIONS),
-    later("build", "heads", true, NO_ACTIONS),
-    later("build", "flow-clock", true, NO_ACTIONS),
-    later("build", "only-action-ids", false, NO_ACTIONS),
     later("build", "group", true, UNQUANTISED),
     later("build", "keep", true, UNQUANTISED),
     later("build", "calib", true, UNQUANTISED),
-    later("build", "lora", true, "merge the adapter into the checkpoint and build that"),
     later("build", "golden", true, "compare outputs of `dreamc run --entry forward` instead"),
     later(
         "build",
@@ -45,9 +32,6 @@ const LATER: &[Later] = &[
         true,
         "the one target of this version, cpu, has no source to write; see `dreamc inspect --plan`",
     ),
-    later("run", "image", true, NO_IMAGES),
-    later("run", "canvas", true, "put mask tokens into the prompt, with --raw or --ids: they are filled in"),
-    later("run", "expect", true, "check the answer behind `dreamc run`"),
     later(
         "inspect",
         "kernels",

@@ -3,7 +3,9 @@
 //! Exit codes: 0 fine, 1 the request failed, 2 wrong usage, 3 a check did not hold. What the command line alone shows
 //! to be impossible, such as a target that this version does not have, is wrong usage.
 
+mod act;
 mod build;
+mod defaults;
 mod device;
 mod error;
 mod forward;
@@ -38,6 +40,8 @@ enum Command {
     Build(build::Args),
     /// Send a request to an artifact
     Run(Box<run::Args>),
+    /// Ask a policy for actions
+    Act(Box<act::Args>),
     /// Say what an artifact holds
     Inspect(inspect::Args),
     /// Check every byte of an artifact against its hashes
@@ -92,6 +96,7 @@ fn perform(command: Command) -> Result<(), Failure> {
     match command {
         Command::Build(args) => build::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Act(args) => act::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),

@@ -7,7 +7,7 @@ use super::output::{Format, note, print, print_json};
 use super::progress::{Progress, Unit};
 use clap::ValueEnum;
 use dream::chat::{Message, render};
-use dream::{Generate, Generated, Model, Sampling};
+use dream::{Generate, Generated, Image, Model, Sampling, Visual};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,16 @@ pub(crate) struct Args {
     file: PathBuf,
     #[command(flatten)]
     prompt: PromptArgs,
+    /// What follows the prompt: text in which `<|mask|>` is a slot and `<|mask:N|>` are N [default: as many slots as the
+    /// artifact appends]
+    #[arg(long, value_name = "FILE")]
+    canvas: Option<PathBuf>,
+    /// What the answer must be; with another the exit code is 3
+    #[arg(long, value_enum)]
+    expect: Option<Expect>,
+    /// Images to show before the prompt, or at the `<|image_pad|>` of --raw: PNG or JPEG
+    #[arg(long, value_name = "IMAGE")]
+    image: Vec<PathBuf>,
     /// What to ask for
     #[arg(long, value_enum, default_value_t)]
     entry: EntryArg,
@@ -53,10 +63,18 @@ enum EntryArg {
     #[default]
     Generate,
     Forward,
+    #[value(name = "encode_image")]
+    EncodeImage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Expect {
+    /// JSON text.
+    Json,
 }
 
 #[derive(Debug, clap::Args)]
-struct SamplingArgs {
+pub(super) struct SamplingArgs {
     /// Seed of the random draws
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -112,18 +130,26 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let PromptArgs { prompt, raw, ids } = &args.prompt;
     let given = prompt.is_some() || raw.is_some() || ids.is_some();
     match args.entry {
-        EntryArg::Forward if given || args.history => {
-            let help = "`--entry forward` takes --inputs and --outputs";
-            Err(Failure::usage("--prompt, --raw, --ids and --history belong to `--entry generate`", help))
+        EntryArg::Forward | EntryArg::EncodeImage
+            if given
+                || args.history
+                || args.canvas.is_some()
+                || args.expect.is_some()
+                || !args.image.is_empty() =>
+        {
+            let help = "the entries `forward` and `encode_image` take --inputs and --outputs";
+            let flags = "--prompt, --raw, --ids, --canvas, --expect, --image and --history";
+            Err(Failure::usage(format!("{flags} belong to `--entry generate`"), help))
         }
-        EntryArg::Forward => {
+        EntryArg::Forward | EntryArg::EncodeImage => {
             let files = args.forward.files()?;
             let mut model = args.device.open(&args.file)?;
-            forward::run(&mut model, &files, args.forward.probes())
+            let run = if args.entry == EntryArg::Forward { forward::run } else { forward::encode_image };
+            run(&mut model, &files, args.forward.probes())
         }
         EntryArg::Generate if args.forward.any() => {
-            let help = "add `--entry forward`";
-            Err(Failure::usage("--inputs, --outputs and --probe belong to `--entry forward`", help))
+            let help = "add `--entry forward` or `--entry encode_image`";
+            Err(Failure::usage("--inputs, --outputs and --probe belong to those entries", help))
         }
         EntryArg::Generate if !given => {
             let help = "give --prompt TEXT, --raw TEXT or --ids FILE.json";
@@ -136,16 +162,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 fn generate(args: &Args) -> Result<(), Failure> {
     let ids = args.prompt.ids.as_deref().map(read_ids).transpose()?;
     let mut model = args.device.open(&args.file)?;
+    let visuals = images(&args.image)?.into_iter().map(Visual::Image).collect::<Vec<_>>();
     let (prompt, attention_mask) = match (ids, &args.prompt.prompt, &args.prompt.raw) {
         (Some(ids), _, _) => (ids.input_ids, ids.attention_mask),
         (None, prompt, raw) => {
-            let user = |text: &String| render(&[Message::text("user", text)], true);
+            let user = |text: &String| render(&[Message::about_images(visuals.len(), text)], true);
             let text = prompt.as_ref().map(user).or_else(|| raw.clone()).unwrap_or_default();
-            (vec![model.encode(&text).map_err(failure)?], None)
+            (vec![model.encode_with(&text, &visuals).map_err(failure)?], None)
         }
     };
+    let canvas = match &args.canvas {
+        Some(path) => Some(model.encode_canvas(&read_canvas(path)?).map_err(failure)?),
+        None => None,
+    };
     let sampling = args.sampling.sampling();
-    let request = Generate { prompt, attention_mask, sampling, history: args.history };
+    let request = Generate { prompt, attention_mask, visuals, canvas, sampling, history: args.history };
     let mut progress = Progress::new("denoising", Unit::Steps);
     let mut watch = |done: u32, steps: u32| {
         progress.at(done.into(), steps.into());
@@ -157,6 +188,10 @@ fn generate(args: &Args) -> Result<(), Failure> {
         Some(_) => Some(model.answers(&generated).map_err(failure)?),
         None => None,
     };
+    let checked = match args.expect {
+        Some(Expect::Json) => expect_json(text.as_deref()),
+        None => Ok(()),
+    };
     match args.format {
         Format::Json => print_json(&Answer {
             sequences: &generated.sequences,
@@ -166,11 +201,40 @@ fn generate(args: &Args) -> Result<(), Failure> {
             forwards: generated.forwards,
         }),
         Format::Text => print_text(&model, &generated, text.as_deref()),
+    }?;
+    // The answer is shown whatever it is.
+    checked
+}
+
+/// Images from files.
+pub(super) fn images(paths: &[PathBuf]) -> Result<Vec<Image>, Failure> {
+    paths.iter().map(|path| Ok(Image::open(path)?)).collect()
+}
+
+/// A canvas from a file, without the line break that editors put at its end.
+fn read_canvas(path: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?;
+    Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
+}
+
+/// Whether every answer is JSON.
+fn expect_json(answers: Option<&[String]>) -> Result<(), Failure> {
+    let Some(answers) = answers else {
+        let help = "build a checkpoint that has its tokenizer files";
+        return Err(Failure::failed("`--expect json` needs text, and the artifact has no tokenizer", help));
+    };
+    for (row, answer) in answers.iter().enumerate() {
+        if let Err(error) = serde_json::from_str::<serde_json::Value>(answer) {
+            let message = format!("the answer of row {row} is no JSON");
+            let help = "give a canvas with the JSON around the slots (--canvas), or more steps";
+            return Err(Failure::failed(message, help).because(error).into_check());
+        }
     }
+    Ok(())
 }
 
 impl SamplingArgs {
-    fn sampling(&self) -> Sampling {
+    pub(super) fn sampling(&self) -> Sampling {
         Sampling {
             seed: self.seed,
             temperature: self.temperature,
@@ -194,8 +258,7 @@ fn read_ids(path: &Path) -> Result<Ids, Failure> {
 
 /// The answers one per row; without a tokenizer, the new tokens.
 fn print_text(model: &Model, generated: &Generated, answers: Option<&[String]>) -> Result<(), Failure> {
-    let new_tokens = model.manifest().model.new_tokens as usize;
-    let new_of = |row: &[i32]| row[row.len().saturating_sub(new_tokens)..].to_vec();
+    let new_of = |row: &[i32]| row[row.len().saturating_sub(generated.new_tokens)..].to_vec();
     let listed = |row: &[i32]| new_of(row).iter().map(i32::to_string).collect::<Vec<_>>().join(",");
     let mut text = String::new();
     for (canvas, step) in generated.history.iter().flatten().zip(1..) {

@@ -1,7 +1,7 @@
 //! Reads the checkpoint for the packer: hashes what it reads, and looks for numbers that are none.
 
 use dreamc_backend::WeightReader;
-use dreamc_weights::Checkpoint;
+use dreamc_weights::{Sources, TensorRef};
 use std::collections::BTreeMap;
 use std::error::Error;
 
@@ -23,7 +23,7 @@ pub struct NonFinite {
 }
 
 pub(super) struct CheckpointReader<'a> {
-    checkpoint: &'a Checkpoint,
+    sources: Sources<'a>,
     allow_non_finite: bool,
     /// Hash of config.json.
     config: blake3::Hash,
@@ -32,29 +32,20 @@ pub(super) struct CheckpointReader<'a> {
 }
 
 impl<'a> CheckpointReader<'a> {
-    pub(super) fn new(
-        checkpoint: &'a Checkpoint,
-        config: &[u8],
-        allow_non_finite: bool,
-    ) -> CheckpointReader<'a> {
-        CheckpointReader {
-            checkpoint,
-            allow_non_finite,
-            config: blake3::hash(config),
-            hashes: BTreeMap::new(),
-        }
+    pub(super) fn new(sources: Sources<'a>, config: &[u8], allow_non_finite: bool) -> CheckpointReader<'a> {
+        CheckpointReader { sources, allow_non_finite, config: blake3::hash(config), hashes: BTreeMap::new() }
     }
 }
 
 impl WeightReader for CheckpointReader<'_> {
     fn elements(&self, name: &str) -> Option<u64> {
-        self.checkpoint.get(name).ok().map(|t| t.len() as u64)
+        self.sources.elements(name)
     }
 
     fn read(&mut self, name: &str, start: u64, out: &mut [f32]) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let tensor = self.checkpoint.get(name)?;
+        let tensor = self.sources.get(name)?;
         let range = start as usize..start as usize + out.len();
-        tensor.to_f32(range.clone(), out);
+        self.sources.read(name, start, out)?;
         if !self.allow_non_finite
             && let Some(i) = out.iter().position(|x| !x.is_finite())
         {
@@ -80,11 +71,19 @@ impl WeightReader for CheckpointReader<'_> {
     fn source_hash(&mut self) -> String {
         let mut all = blake3::Hasher::new();
         all.update(self.config.as_bytes());
-        for (name, (hasher, elements)) in &self.hashes {
+        let mut add = |name: &str, elements: u64, hash: blake3::Hash| {
             all.update(&(name.len() as u64).to_le_bytes());
             all.update(name.as_bytes());
             all.update(&elements.to_le_bytes());
-            all.update(hasher.finalize().as_bytes());
+            all.update(hash.as_bytes());
+        };
+        for (name, (hasher, elements)) in &self.hashes {
+            add(name, *elements, hasher.finalize());
+        }
+        // An adapter is small, and its pieces are not read in any order of their own.
+        let adapted = self.sources.adapter().map(|a| a.tensors().collect::<Vec<TensorRef<'_>>>());
+        for tensor in adapted.into_iter().flatten() {
+            add(tensor.name, tensor.len() as u64, blake3::hash(tensor.bytes));
         }
         all.finalize().to_hex().to_string()
     }

@@ -1,6 +1,6 @@
 //! The module of a checkpoint: one graph per entry, one per loop.
 
-use crate::config::{TextConfig, VisionConfig};
+use crate::config::{ModelConfig, TextConfig, Variant, VisionConfig};
 use crate::entries;
 use crate::layout::Layout;
 use crate::lm::Decoder;
@@ -30,6 +30,15 @@ pub struct Architecture<'a> {
     pub mrope_section: Option<&'a [u64]>,
     /// What is known about the stored tensors.
     pub layout: &'a Layout,
+}
+
+impl<'a> Architecture<'a> {
+    /// Of a checkpoint whose tensors were checked. Positions of action models are 1-D (`spec/text-model.md` section 4).
+    pub fn new(config: &'a ModelConfig, layout: &'a Layout) -> Architecture<'a> {
+        let vision = config.vision.as_ref();
+        let axes = vision.filter(|_| config.variant == Variant::Vl).map(|v| v.mrope_section.as_slice());
+        Architecture { text: &config.text, vision, mrope_section: axes, layout }
+    }
 }
 
 /// What a build decides about the model.

@@ -10,9 +10,9 @@
 //! Results: the discrete modes give tokens (`canvas` and `history`, or `tokens` i32[1, C * D]), the others
 //! `normalized_actions` f32[1, C, D], and with a loop its `history` f32[steps, 1, C, D].
 
+use crate::action_head;
 use crate::builder::Builder;
 use crate::entries::{Sampling, row_params, stream_param};
-use crate::action_head;
 use crate::lm::Decoder;
 use crate::module::{ACT, Options};
 use crate::sampler::{Settings, choose};

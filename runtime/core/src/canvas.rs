@@ -102,26 +102,24 @@ impl Canvas {
         }
     }
 
-    /// Prompt rows followed by `new_tokens` slots. Mask tokens inside a prompt are slots too, and every row must
-    /// have as many.
+    /// Prompt rows followed by `appended`: slots, and perhaps words between them. Mask tokens inside a prompt are slots too, and
+    /// every row must have as many.
     pub fn for_generation(
         prompt: &[Vec<i32>],
         attention_mask: Option<&[Vec<i32>]>,
-        new_tokens: usize,
+        appended: &[i32],
         mask_token: i32,
     ) -> Result<Canvas, CanvasError> {
-        let extended = |list: &[Vec<i32>], value: i32| -> Vec<Vec<i32>> {
-            list.iter()
-                .map(|row| row.iter().copied().chain(core::iter::repeat_n(value, new_tokens)).collect())
-                .collect()
+        let extended = |list: &[Vec<i32>], with: &[i32]| -> Vec<Vec<i32>> {
+            list.iter().map(|row| [row, with].concat()).collect()
         };
         if prompt.iter().any(Vec::is_empty) {
             return Err(CanvasError::Empty);
         }
         // As it was given, so that errors count what the caller has.
         Canvas::new(prompt, attention_mask)?;
-        let rows = extended(prompt, mask_token);
-        let mask = attention_mask.map(|m| extended(m, 1));
+        let rows = extended(prompt, appended);
+        let mask = attention_mask.map(|m| extended(m, &alloc::vec![1; appended.len()]));
         let canvas = Canvas::new(&rows, mask.as_deref())?;
         let slots = |row: &[i32]| row.iter().filter(|t| **t == mask_token).count();
         let expected = prompt.first().map_or(0, |row| slots(row));
@@ -152,7 +150,8 @@ mod tests {
 
     #[test]
     fn pads_and_positions() {
-        let canvas = Canvas::for_generation(&[vec![0, 0, 5, 6]], Some(&[vec![0, 0, 1, 1]]), 2, 9).unwrap();
+        let canvas =
+            Canvas::for_generation(&[vec![0, 0, 5, 6]], Some(&[vec![0, 0, 1, 1]]), &[9, 9], 9).unwrap();
         assert_eq!(canvas.tokens, [0, 0, 5, 6, 9, 9]);
         assert_eq!(canvas.attention_mask, [0, 0, 1, 1, 1, 1]);
         assert_eq!(canvas.position_ids, [1, 1, 0, 1, 2, 3]);
@@ -161,16 +160,16 @@ mod tests {
     #[test]
     fn bad_requests_are_named() {
         assert_eq!(Canvas::new(&[], None), Err(CanvasError::Empty));
-        assert_eq!(Canvas::for_generation(&[vec![]], None, 4, 9), Err(CanvasError::Empty));
+        assert_eq!(Canvas::for_generation(&[vec![]], None, &[9; 4], 9), Err(CanvasError::Empty));
         let ragged = Err(CanvasError::Ragged { row: 1, found: 1, expected: 2 });
         assert_eq!(Canvas::new(&[vec![1, 2], vec![1]], None), ragged);
         assert_eq!(Canvas::new(&[vec![1]], Some(&[vec![2]])), Err(CanvasError::Mask { row: 0, value: 2 }));
         assert!(matches!(Canvas::new(&[vec![1]], Some(&[])), Err(CanvasError::Ragged { .. })));
         let uneven = Err(CanvasError::UnevenMasks { row: 1, found: 0, expected: 1 });
-        assert_eq!(Canvas::for_generation(&[vec![9, 1], vec![1, 1]], None, 2, 9), uneven);
+        assert_eq!(Canvas::for_generation(&[vec![9, 1], vec![1, 1]], None, &[9; 2], 9), uneven);
         // Counted without the slots that are appended.
-        assert_eq!(Canvas::for_generation(&[vec![1, 2], vec![1]], None, 2, 9), ragged);
-        let short_mask = Canvas::for_generation(&[vec![1, 2]], Some(&[vec![1]]), 2, 9);
+        assert_eq!(Canvas::for_generation(&[vec![1, 2], vec![1]], None, &[9; 2], 9), ragged);
+        let short_mask = Canvas::for_generation(&[vec![1, 2]], Some(&[vec![1]]), &[9; 2], 9);
         assert_eq!(short_mask, Err(CanvasError::Ragged { row: 0, found: 1, expected: 2 }));
     }
 }

@@ -70,6 +70,27 @@ pub enum Error {
         /// Those of the tokens.
         expected: [usize; 2],
     },
+    /// A canvas that the plan has no room for.
+    #[error(
+        "the canvas has {found} tokens, but the artifact takes at most {max}; shorten it, or build with --new-tokens {found}"
+    )]
+    CanvasTooLong {
+        /// Tokens of the canvas.
+        found: usize,
+        /// What was planned for.
+        max: usize,
+    },
+    /// A canvas with nothing to fill.
+    #[error("the canvas has no slot; write `<|mask|>` or `<|mask:8|>` where tokens are to be filled in")]
+    NoSlots,
+    /// A number of slots that is none.
+    #[error("`<|mask:{written}|>` stands for no number of slots; write 1 to {max}, as in `<|mask:8|>`")]
+    Slots {
+        /// What stands between `<|mask:` and `|>`.
+        written: String,
+        /// Most slots of a canvas.
+        max: usize,
+    },
     /// Rows that cannot be ranked together.
     #[error(
         "{rows} rows cannot be ranked jointly, since {max} are computed at a time; build with --max-batch {rows}, or leave out --rank joint"

@@ -38,6 +38,8 @@ pub struct Generate {
     pub attention_mask: Option<Vec<Vec<i32>>>,
     /// Images and videos, in the order of the rows and of the placeholders in each.
     pub visuals: Vec<Visual>,
+    /// What follows each prompt instead of the artifact's `new_tokens` slots, at most as long: words with slots between them.
+    pub canvas: Option<Vec<i32>>,
     /// How tokens and slots are chosen.
     pub sampling: Sampling,
     /// Whether to return the canvas after every step.
@@ -49,6 +51,8 @@ pub struct Generate {
 pub struct Generated {
     /// Prompt and new tokens of every row.
     pub sequences: Vec<Vec<i32>>,
+    /// How many tokens of each row are no prompt.
+    pub new_tokens: usize,
     /// The rows after every step, if asked for.
     pub history: Option<Vec<Vec<Vec<i32>>>>,
     /// Steps of the schedule.
@@ -91,7 +95,15 @@ impl Model {
         }
         let mask_token = model.mask_token_id as i32;
         let mask = request.attention_mask.as_deref();
-        let canvas = Canvas::for_generation(&request.prompt, mask, model.new_tokens as usize, mask_token)?;
+        let slots = || vec![mask_token; model.new_tokens as usize];
+        let appended = request.canvas.clone().unwrap_or_else(slots);
+        if appended.len() > model.new_tokens as usize {
+            return Err(Error::CanvasTooLong { found: appended.len(), max: model.new_tokens as usize });
+        }
+        if request.canvas.is_some() && !appended.contains(&mask_token) {
+            return Err(Error::NoSlots);
+        }
+        let canvas = Canvas::for_generation(&request.prompt, mask, &appended, mask_token)?;
         check_tokens(&canvas, model.vocab_size)?;
         let at_a_time = model.max_batch.max(1) as usize;
         if request.sampling.joint && canvas.rows > at_a_time {
@@ -100,7 +112,13 @@ impl Model {
         let mut images = Images::new(self.settings(), &request.visuals)?;
         images.divide(&request.prompt)?;
 
-        let mut generated = Generated { sequences: vec![], history: None, steps: model.steps, forwards: 0 };
+        let mut generated = Generated {
+            sequences: vec![],
+            new_tokens: appended.len(),
+            history: None,
+            steps: model.steps,
+            forwards: 0,
+        };
         let mut history = request.history.then(|| vec![Vec::new(); model.steps as usize]);
         self.with_engine(|engine| {
             engine.prepare(ENTRY, ENTRY)?;
@@ -137,7 +155,7 @@ impl Model {
         let tokenizer = self.tokenizer().ok_or(Error::NoTokenizer)?;
         let model = &self.manifest().model;
         let answer = |row: &Vec<i32>| {
-            let new = row[row.len().saturating_sub(model.new_tokens as usize)..].iter().map(|id| *id as u32);
+            let new = row[row.len().saturating_sub(generated.new_tokens)..].iter().map(|id| *id as u32);
             let ids: Vec<u32> = new.take_while(|id| *id != model.eos_token_id).collect();
             Ok(tokenizer.decode(&ids, true)?)
         };

@@ -89,6 +89,29 @@ impl Model {
         images.make_room(self.encode(text)?, self.manifest().model.max_prompt as usize)
     }
 
+    /// Token ids of a canvas: text in which `<|mask|>` is a slot and `<|mask:N|>` are N of them.
+    ///
+    /// # Errors
+    ///
+    /// Where the artifact has no tokenizer, or a slot is written otherwise.
+    pub fn encode_canvas(&self, text: &str) -> Result<Vec<i32>, Error> {
+        const OPEN: &str = "<|mask:";
+        const CLOSE: &str = "|>";
+        let max = self.manifest().model.new_tokens as usize;
+        let mut parts = text.split(OPEN);
+        let mut plain = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let slots = part.split_once(CLOSE).and_then(|(n, rest)| Some((n.parse::<usize>().ok()?, rest)));
+            let Some((n, rest)) = slots.filter(|(n, _)| (1..=max).contains(n)) else {
+                let written = part.split(CLOSE).next().unwrap_or_default().chars().take(20).collect();
+                return Err(Error::Slots { written, max });
+            };
+            plain.push_str(&"<|mask|>".repeat(n));
+            plain.push_str(rest);
+        }
+        self.encode(&plain)
+    }
+
     /// Token ids of a text, taken as it stands.
     ///
     /// # Errors

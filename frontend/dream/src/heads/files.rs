@@ -32,6 +32,15 @@ impl HeadPart {
         }
     }
 
+    /// Whether a folder has it.
+    ///
+    /// # Errors
+    ///
+    /// Where the folder cannot be read, or has files that are not to be used.
+    pub fn is_in(self, dir: impl AsRef<Path>) -> Result<bool, crate::ImportError> {
+        Ok(find(dir.as_ref())?.contains_key(&self))
+    }
+
     /// `action_head--TAG.pt` as training writes it, or `action_head.safetensors`. One name is the end of another, so
     /// the beginning counts.
     fn is_file(self, file: &str) -> bool {

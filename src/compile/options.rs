@@ -1,0 +1,171 @@
+//! What to build, and which of it a checkpoint allows.
+
+use super::{BuildError, Entry};
+use dreamc_frontend::clock::{DDIM_TRAIN_STEPS, FlowClock};
+use dreamc_frontend::sampler::Alg;
+use dreamc_frontend::vla::Mode;
+use dreamc_frontend::{ModelConfig, Variant};
+use dreamc_num::DType;
+use std::path::PathBuf;
+
+/// What to build. `entries` and everything numeric is checked by [`build`](super::build).
+#[derive(Clone, Debug, PartialEq)]
+pub struct BuildOptions {
+    /// Directory of the checkpoint.
+    pub checkpoint: PathBuf,
+    /// File to write.
+    pub output: PathBuf,
+    /// Type of weights and activations: bf16 or f32.
+    pub dtype: DType,
+    /// Denoising steps.
+    pub steps: u32,
+    /// End of the schedule.
+    pub eps: f32,
+    /// How slots are chosen.
+    pub alg: Alg,
+    /// Tokens that `generate` appends.
+    pub new_tokens: u32,
+    /// Longest prompt, with the tokens of its images.
+    pub max_prompt: u32,
+    /// Most rows computed at a time.
+    pub max_batch: u32,
+    /// What the artifact can do.
+    pub entries: Vec<Entry>,
+    /// Width and height of all images, if they are all of one size.
+    pub image: Option<[u32; 2]>,
+    /// How actions are made; for the entry `act`.
+    pub act: ActOptions,
+    /// Folder of a LoRA adapter to fold into the weights.
+    pub lora: Option<PathBuf>,
+    /// Take NaN and infinite weights as they are.
+    pub allow_non_finite: bool,
+    /// Verify the graph after every pass.
+    pub verify_each: bool,
+}
+
+/// How actions are made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ActOptions {
+    /// How a chunk comes about.
+    pub mode: Mode,
+    /// Actions of a chunk.
+    pub chunk: u32,
+    /// Images of an observation.
+    pub views: u32,
+    /// Whether the model takes the robot's state.
+    pub proprio: bool,
+    /// File of statistics; none means the checkpoint's own.
+    pub stats: Option<PathBuf>,
+    /// Which of several data sets the robot is.
+    pub unnorm_key: Option<String>,
+    /// Folder of heads and projectors; none means the checkpoint's own.
+    pub heads: Option<PathBuf>,
+    /// How the time of a flow advances.
+    pub flow_clock: FlowClock,
+    /// Restrict action slots to action tokens.
+    pub only_action_ids: bool,
+}
+
+impl Default for ActOptions {
+    /// One view, a chunk of 8 by discrete diffusion.
+    fn default() -> ActOptions {
+        ActOptions {
+            mode: Mode::Discrete,
+            chunk: 8,
+            views: 1,
+            proprio: false,
+            stats: None,
+            unnorm_key: None,
+            heads: None,
+            flow_clock: FlowClock::Reference,
+            only_action_ids: false,
+        }
+    }
+}
+
+/// Largest side of an image that a file is built for, in pixels.
+const IMAGE_SIDE_MAX: u32 = 1 << 14;
+
+pub(super) fn check(options: &BuildOptions, config: &ModelConfig) -> Result<(), BuildError> {
+    let fail = |option: &'static str, found: String, expected: &str| {
+        Err(BuildError::Option { option, found, expected: expected.to_owned() })
+    };
+    if !matches!(options.dtype, DType::F32 | DType::BF16) {
+        return fail("--dtype", options.dtype.to_string(), "bf16 or f32 for the CPU");
+    }
+    let mut counts = vec![
+        ("--steps", options.steps, 1 << 16),
+        ("--new-tokens", options.new_tokens, 1 << 20),
+        ("--max-prompt", options.max_prompt, 1 << 20),
+        ("--max-batch", options.max_batch, 1 << 12),
+    ];
+    if let Some([width, height]) = options.image {
+        counts.extend([("--image", width, IMAGE_SIDE_MAX), ("--image", height, IMAGE_SIDE_MAX)]);
+    }
+    if options.entries.contains(&Entry::Act) {
+        counts.push(("--chunk", options.act.chunk, dreamc_front::settings::CHUNK_MAX));
+        counts.push(("--views", options.act.views, dreamc_front::settings::VIEWS_MAX));
+    }
+    for (option, found, max) in counts {
+        if !(1..=max).contains(&found) {
+            return fail(option, found.to_string(), &format!("from 1 to {max}"));
+        }
+    }
+    if !(options.eps > 0.0 && options.eps < 1.0) {
+        return fail("--eps", options.eps.to_string(), "above 0 and below 1");
+    }
+    let length = u64::from(options.max_prompt) + u64::from(options.new_tokens);
+    let longest = config.text.max_position_embeddings;
+    if length > longest {
+        let expected = format!("at most {longest} (max_position_embeddings of config.json)");
+        return fail("--max-prompt plus --new-tokens", length.to_string(), &expected);
+    }
+    if options.entries.is_empty() {
+        let names = Entry::ALL.map(Entry::name).join(", ");
+        return fail("--entries", "empty".to_owned(), &format!("at least one of {names}"));
+    }
+    let of = |entry: Entry| options.entries.contains(&entry);
+    let variant = config.variant.name();
+    if of(Entry::EncodeImage) && !config.variant.sees() {
+        return fail("--entries", "encode_image".to_owned(), &format!("an entry of {variant} models"));
+    }
+    if of(Entry::Act) && config.variant != Variant::Vla {
+        return fail("--entries", "act".to_owned(), &format!("an entry of {variant} models"));
+    }
+    if options.image.is_some() && !config.variant.sees() {
+        return fail(
+            "--image",
+            "given".to_owned(),
+            &format!("left out for {variant} models, which see nothing"),
+        );
+    }
+    if of(Entry::Act) { check_act(options) } else { Ok(()) }
+}
+
+fn check_act(options: &BuildOptions) -> Result<(), BuildError> {
+    let fail = |option: &'static str, found: String, expected: &str| {
+        Err(BuildError::Option { option, found, expected: expected.to_owned() })
+    };
+    let (mode, steps) = (options.act.mode, options.steps);
+    if options.max_batch != 1 && options.entries == [Entry::Act] {
+        return fail(
+            "--max-batch",
+            options.max_batch.to_string(),
+            "1: `act` takes one observation at a time",
+        );
+    }
+    match mode {
+        Mode::OneStep | Mode::L1 if steps != 1 => {
+            return fail("--steps", steps.to_string(), &format!("1: mode {} has one pass", mode.name()));
+        }
+        Mode::Ddim if steps > DDIM_TRAIN_STEPS => {
+            let expected = format!("at most {DDIM_TRAIN_STEPS}, with which DDIM heads are trained");
+            return fail("--steps", steps.to_string(), &expected);
+        }
+        Mode::Discrete | Mode::OneStep | Mode::L1 | Mode::Flow | Mode::Ddim => {}
+    }
+    if options.act.only_action_ids && !matches!(mode, Mode::Discrete | Mode::OneStep) {
+        return fail("--only-action-ids", "given".to_owned(), "left out: a head gives no tokens");
+    }
+    Ok(())
+}
