@@ -24,6 +24,9 @@ fn options(checkpoint: &Path, output: &Path) -> BuildOptions {
         max_prompt: 17,
         max_batch: 2,
         entries: vec![Entry::Generate],
+        image: None,
+        act: dreamc::compile::ActOptions::default(),
+        lora: None,
         allow_non_finite: false,
         verify_each: false,
     }
