@@ -204,6 +204,9 @@ fn options(checkpoint: &Checkpoint) -> BuildOptions {
         max_prompt: 8,
         max_batch: 2,
         entries: Entry::ALL.to_vec(),
+        image: None,
+        act: dreamc::compile::ActOptions::default(),
+        lora: None,
         allow_non_finite: false,
         verify_each: false,
     }
