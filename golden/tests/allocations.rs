@@ -2,11 +2,11 @@
 //! counts what the whole process allocates.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use dreamc::compile::BuildOptions;
 use dreamc_device_cpu::{CpuDevice, CpuOptions, WeightView};
 use dreamc_frontend::sampler::Alg;
 use dreamc_golden::Fixture;
-use dreamc_golden::runners::Built;
-use dreamc_golden::text::Job;
+use dreamc_golden::runners::{Built, build_options};
 use dreamc_num::DType;
 use dreamc_runtime::{Canvas, Device, Stepper};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -50,20 +50,19 @@ fn generate_allocates_nothing() {
     assert!(counted > 0, "the allocator does not count");
 
     let fixture = Fixture::open("sudoku-text");
-    let checkpoint = fixture.path("checkpoint");
     for (alg, dtype, threads) in
         [(Alg::Entropy, DType::F32, 1), (Alg::TopkMargin, DType::BF16, 2), (Alg::Origin, DType::F32, 3)]
     {
-        let job = Job {
-            checkpoint: &checkpoint,
+        let options = BuildOptions {
             alg,
             steps: STEPS,
-            eps: 1e-3,
+            dtype,
             new_tokens: 16,
             max_prompt: 20,
             max_batch: 3,
+            ..build_options(&fixture.path("checkpoint"))
         };
-        let file = std::fs::read(Built::new(&job, dtype).path()).unwrap();
+        let file = std::fs::read(Built::new(&options).path()).unwrap();
         let artifact = dreamc_artifact::Artifact::open(&file).unwrap();
         let view = |(i, w): (u32, &dreamc_artifact::WeightInfo)| WeightView {
             bytes: artifact.weight(i),
