@@ -15,7 +15,8 @@ fn seeing() -> String {
     static BUILT: OnceLock<()> = OnceLock::new();
     let path = text(&scratch().join("seeing.dream"));
     BUILT.get_or_init(|| {
-        let checkpoint = text(&scratch().join("seeing"));
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = text(&folder.path().join("seeing"));
         ok(&["synth", "--variant", "vl", "--size", "tiny", "-o", &checkpoint]);
         let entries = "generate,forward,encode_image";
         let shape = ["--steps", "2", "--new-tokens", "24", "--max-prompt", "256", "--max-batch", "2"];
