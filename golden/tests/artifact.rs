@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use dream::{Generate, Generated, Model, OpenOptions};
-use dreamc::compile::{BuildOptions, Entry, build};
+use dreamc::compile::{ActOptions, BuildOptions, Entry, build};
 use dreamc_artifact::{Artifact, Kind, assemble, table_hash};
 use dreamc_frontend::sampler::Alg;
+use dreamc_frontend::vla::Mode;
 use dreamc_golden::Fixture;
+use dreamc_golden::vla::{HeadFiles, checkpoint};
 use dreamc_num::DType;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -25,7 +27,7 @@ fn options(checkpoint: &Path, output: &Path) -> BuildOptions {
         max_batch: 2,
         entries: vec![Entry::Generate],
         image: None,
-        act: dreamc::compile::ActOptions::default(),
+        act: ActOptions::default(),
         lora: None,
         allow_non_finite: false,
         verify_each: false,
@@ -49,11 +51,32 @@ fn same_checkpoint_same_bytes() {
         build(&options, &mut ()).unwrap();
         std::fs::read(output).unwrap()
     };
-    for entries in [&Entry::ALL[..], &[Entry::Forward], &[Entry::Generate]] {
+    let both = [Entry::Forward, Entry::Generate];
+    for entries in [&both[..], &[Entry::Forward], &[Entry::Generate]] {
         let first = make(&fixture.path("checkpoint"), "a.dream", entries);
         assert!(first == make(&fixture.path("checkpoint"), "a.dream", entries), "the second build differs");
         assert!(first == make(&copy, "b", entries), "another place, other bytes");
     }
+}
+
+/// The same with images, a head, a projector and statistics.
+#[test]
+fn same_policy_same_bytes() {
+    let fixture = Fixture::open("tiny-vla");
+    let make = || {
+        let folder = checkpoint(&fixture, &["diffusion", "proprio"], HeadFiles::Archives);
+        let output = folder.path().join("policy.dream");
+        let act = ActOptions {
+            mode: Mode::Ddim,
+            proprio: true,
+            unnorm_key: Some("other_mask".to_owned()),
+            ..ActOptions::default()
+        };
+        let entries = Entry::ALL.to_vec();
+        build(&BuildOptions { entries, act, ..options(folder.path(), &output) }, &mut ()).unwrap();
+        std::fs::read(output).unwrap()
+    };
+    assert!(make() == make(), "the second build differs");
 }
 
 fn open_and_run(path: &Path) -> Result<Generated, dream::Error> {
