@@ -1,1 +1,3 @@
+//! Placeholder until the command of the example is merged.
+
 fn main() {}
