@@ -4,7 +4,7 @@ use crate::types::Status;
 use dream_rt::Error;
 use std::any::Any;
 use std::cell::RefCell;
-use std::ffi::{CString, c_char};
+use std::ffi::c_char;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Why a call did not do what was asked.
@@ -59,21 +59,28 @@ fn status(error: &Error) -> Status {
     }
 }
 
+/// Room for a text; a longer one is cut off.
+const TEXT_BYTES_MAX: usize = 2048;
+
 thread_local! {
-    static LAST: RefCell<CString> = RefCell::default();
+    // Written over and never freed before the thread ends: a text that is read too late is a wrong one, no more.
+    static LAST: RefCell<[u8; TEXT_BYTES_MAX + 1]> = const { RefCell::new([0; TEXT_BYTES_MAX + 1]) };
 }
 
 /// Runs the body of a call: no panic leaves it, and what went wrong is kept for [`last_error`].
 pub(crate) fn call(body: impl FnOnce() -> Result<(), Failure>) -> Status {
     let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|cause| Err(Failure::panic(&*cause)));
     let Err(Failure { status, text }) = outcome else { return Status::Ok };
-    let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
-    // In a thread that is ending there is no place for the text any more.
-    let _ = LAST.try_with(|last| last.replace(text));
+    let text = text.replace('\0', " ");
+    let text = &text.as_bytes()[..text.floor_char_boundary(TEXT_BYTES_MAX)];
+    LAST.with_borrow_mut(|last| {
+        last[..text.len()].copy_from_slice(text);
+        last[text.len()] = 0;
+    });
     status
 }
 
 /// The text of this thread's last failure, empty before the first.
 pub(crate) fn last_error() -> *const c_char {
-    LAST.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
+    LAST.with_borrow(|last| last.as_ptr().cast())
 }

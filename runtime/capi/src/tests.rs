@@ -513,6 +513,11 @@ fn errors_are_those_of_the_thread() {
     .join()
     .unwrap();
     assert!(error().contains("absent-a"));
+    // A long one is cut off where a character ends.
+    let long = call(|| Err(Failure::argument("é".repeat(3000) + "!")));
+    refused(long, Status::Argument, &"é".repeat(1024));
+    assert_eq!(error().len(), 2048);
+    refused(open(Path::new("/absent-a")).0, Status::File, "absent-a");
     // What succeeds leaves the text alone.
     assert_eq!(unsafe { dream_close(null_mut()) }, Status::Ok);
     assert!(error().contains("absent-a"));
