@@ -50,17 +50,19 @@ fn c_example_does_what_rust_does() {
 
 /// What the program prints, from the crate `dream`.
 fn episodes(artifact: &Path) -> String {
-    let mut policy = Policy::open(artifact, &OpenOptions::default()).unwrap();
+    let mut policy = Policy::open(artifact, &OpenOptions::default()).expect("the artifact is sound");
     let (mut text, mut successes) = (String::new(), 0);
     for seed in FIRST_SEED..FIRST_SEED + EPISODES {
         let scene = Scene::new(seed);
         let task = scene.instruction();
         let act = |query: usize, scene: &Scene| {
-            let image = Image::from_rgb8(SIDE as u32, SIDE as u32, scene.frame()).unwrap();
+            let image =
+                Image::from_rgb8(SIDE as u32, SIDE as u32, scene.frame()).expect("a frame is an image");
             let seen = Observation { images: &[image], task: &task, proprio: None };
             let sampling = Sampling { seed: query as u64, ..Sampling::default() };
-            let made = policy.act(&seen, &ActOptions { sampling, noise: None }).unwrap();
-            Ok::<_, Infallible>(made.actions.into_iter().map(|action| action.try_into().unwrap()).collect())
+            let made = policy.act(&seen, &ActOptions { sampling, noise: None }).expect("the policy acts");
+            let action = |action: Vec<f64>| action.try_into().expect("an action has 7 numbers");
+            Ok::<_, Infallible>(made.actions.into_iter().map(action).collect())
         };
         let Ok(end) = episode::run(scene, act, |_| ());
         let word = if end.success { "success" } else { "failure" };
@@ -96,9 +98,9 @@ fn libraries() -> [PathBuf; 2] {
 
 /// Runs a command in the workspace's root and gives what it prints.
 fn succeed(command: &mut Command) -> String {
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap());
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} ended with {}:\n{stderr}", output.status);
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8(output.stdout).expect("text is printed")
 }

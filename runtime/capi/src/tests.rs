@@ -1,5 +1,9 @@
 //! The functions as C calls them, given what they must refuse.
 #![allow(unsafe_code, reason = "calls from the other side of the boundary")]
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "all are calls that keep the rules of the header but for one"
+)]
 
 use crate::calls::*;
 use crate::failure::{Failure, call};
@@ -205,7 +209,7 @@ fn noise_and_state_reach_the_policy() {
         assert_eq!(request.act(&model), Status::Ok, "{}", error());
         request.actions[..SLOTS].to_vec()
     };
-    let noise = vec![0.25_f32; SLOTS];
+    let noise = [0.25_f32; SLOTS];
     let by_seed = chunk(&|_| ());
     let other_seed = chunk(&|r| r.options.seed = 1);
     let by_noise = chunk(&|r| {

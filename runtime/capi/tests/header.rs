@@ -31,6 +31,6 @@ fn header_is_what_the_sources_say() {
         found == made,
         "dream.h is not what src/types.rs, src/calls.rs and src/header.txt say, from line {} on; write it with \
          `{BLESS}=1 cargo test -p dream-capi --test header`, look at the difference and commit it",
-        differs.map_or_else(|| found.lines().count().min(made.lines().count()), |at| at) + 1,
+        differs.unwrap_or_else(|| found.lines().count().min(made.lines().count())) + 1,
     );
 }
