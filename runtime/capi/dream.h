@@ -26,7 +26,7 @@
  * Rules
  *
  * Results. A call gives a dream_status, and where it is not DREAM_STATUS_OK, dream_last_error has the text. What a
- * failed call was to fill in is left as it was, save handles and texts, which are null. No call ends the program or
+ * failed call was to fill in is left as it was, save `*model` and `*json`, which are null. No call ends the program or
  * lets an exception out.
  *
  * Structs. Each that begins with `size` is to be zeroed and given its sizeof, as `= {.size = sizeof x}` does. Later
@@ -269,7 +269,7 @@ extern "C" {
 const char *dream_version(void);
 
 // What the last call of this thread that failed has to say: what is wrong and what to do, UTF-8, in one line. Empty
-// before the first. It stays until the next call of this thread that fails.
+// before the first. It stays until the next call of this thread that fails; at most 2048 bytes.
 const char *dream_last_error(void);
 
 // Opens an artifact by the path of its file, UTF-8. The file is mapped, not read: do not change it while it is open.

@@ -24,7 +24,7 @@ pub extern "C" fn dream_version() -> *const c_char {
 }
 
 /// What the last call of this thread that failed has to say: what is wrong and what to do, UTF-8, in one line. Empty
-/// before the first. It stays until the next call of this thread that fails.
+/// before the first. It stays until the next call of this thread that fails; at most 2048 bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn dream_last_error() -> *const c_char {
     crate::failure::last_error()
