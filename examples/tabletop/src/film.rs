@@ -33,6 +33,15 @@ impl<W: Write> Film<W> {
         Ok(Film { encoder })
     }
 
+    /// Ends the film.
+    ///
+    /// # Errors
+    ///
+    /// Those of the writer.
+    pub fn finish(self) -> Result<W, EncodingError> {
+        self.encoder.into_inner()
+    }
+
     /// Appends an episode: its frames, the last with a border that tells how it ended.
     ///
     /// # Errors
