@@ -24,7 +24,7 @@ use reader::CheckpointReader;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-pub use options::{ActOptions, BuildOptions};
+pub use options::{ActOptions, BuildOptions, entries};
 pub use reader::NonFinite;
 
 /// Files that tell that a checkpoint has a tokenizer.
@@ -54,6 +54,15 @@ impl Entry {
             Entry::EncodeImage => ENCODE_IMAGE,
             Entry::Generate => GENERATE,
             Entry::Act => ACT,
+        }
+    }
+
+    /// Those that checkpoints of a variant have.
+    pub const fn of(variant: Variant) -> &'static [Entry] {
+        match variant {
+            Variant::Text => &[Entry::Forward, Entry::Generate],
+            Variant::Vl => &[Entry::Forward, Entry::EncodeImage, Entry::Generate],
+            Variant::Vla => &Entry::ALL,
         }
     }
 
@@ -298,9 +307,14 @@ fn front(
     Ok(Some(settings.to_bytes()))
 }
 
+/// Whether a checkpoint's folder has files of a tokenizer.
+pub fn has_tokenizer(dir: &Path) -> bool {
+    TOKENIZER_FILES.iter().any(|file| dir.join(file).exists())
+}
+
 /// The tokenizer, if the checkpoint has one.
 fn tokenizer(dir: &Path, events: &mut dyn Events) -> Result<Option<Tokenizer>, BuildError> {
-    if !TOKENIZER_FILES.iter().any(|file| dir.join(file).exists()) {
+    if !has_tokenizer(dir) {
         events.warning(
             "the checkpoint has no tokenizer files: the artifact takes token ids only (`run --ids`)",
         );

@@ -110,10 +110,12 @@ mod build {
         build(2, &["--quant", "w8a8"], &["w8a8", "not supported", "none"]);
         build(2, &["--dtype", "f16"], &["f16", "not supported", "bf16, f32"]);
         build(2, &["--dtype", "f64"], &["f64", "unknown"]);
-        build(2, &["--entries", "forward,act"], &["--entries", "not supported"]);
+        build(2, &["--entries", "forward,act"], &["--entries is act", "text models: forward, generate"]);
+        build(2, &["--entries", "fly"], &["fly", "unknown"]);
         build(2, &["--alg", "greedy"], &["greedy", "topk_margin"]);
-        build(2, &["--image", "224x224"], &["--image", "not supported", "text models"]);
-        build(2, &["--only-action-ids"], &["--only-action-ids", "not supported"]);
+        build(2, &["--image", "224x224"], &["--image", "text models", "no images"]);
+        build(2, &["--image", "224"], &["--image", "224x224"]);
+        build(2, &["--only-action-ids"], &["--only-action-ids", "--entries act"]);
         build(2, &["--steps", "0"], &["--steps is 0", "from 1"]);
         build(2, &["--steps", "-1"], &["-1", "--steps"]);
         build(2, &["--eps", "1.5"], &["--eps is 1.5"]);
@@ -284,11 +286,13 @@ mod run {
         has(&fails(2, &["run", &file, "--raw", "a", "--temperature", "-1"]), &["temperature"]);
         has(&fails(2, &["run", &file, "--raw", "a", "--device", "cuda"]), &["cuda", "not supported", "cpu"]);
         has(&fails(2, &["run", &file, "--raw", "a", "--pin", "x"]), &["`x`", "0-3"]);
-        has(&fails(2, &["run", &file, "--raw", "a", "--image", "a.png"]), &["--image", "not supported"]);
+        let image = fixture("tiny-vl/images/image0.png");
+        has(&fails(1, &["run", &file, "--raw", "a", "--image", &image]), &["takes no images"]);
+        has(&fails(1, &["run", &file, "--raw", "a", "--image", "no/such.png"]), &["no/such.png"]);
         has(&fails(2, &["run", &file, "--raw", "a", "--probe", "x"]), &["--entry forward"]);
         has(&fails(2, &["run", &file, "--entry", "forward"]), &["--inputs", "--outputs"]);
         has(&fails(2, &["run", &file, "--entry", "forward", "--raw", "a"]), &["--raw"]);
-        has(&fails(2, &["run", &file, "--entry", "encode_image"]), &["encode_image"]);
+        has(&fails(2, &["run", &file, "--entry", "encode_image"]), &["--inputs", "--outputs"]);
     }
 }
 

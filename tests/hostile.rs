@@ -8,6 +8,7 @@ mod common;
 use common::{fails, files, fixture, has, ok, text};
 use dreamc::compile::{BuildError, BuildOptions, Entry, Events, build};
 use dreamc_backend::WriteError;
+use dreamc_frontend::Variant;
 use dreamc_frontend::sampler::Alg;
 use dreamc_num::DType;
 use serde_json::{Value, json};
@@ -203,7 +204,10 @@ fn options(checkpoint: &Checkpoint) -> BuildOptions {
         new_tokens: 4,
         max_prompt: 8,
         max_batch: 2,
-        entries: Entry::ALL.to_vec(),
+        entries: Entry::of(Variant::Text).to_vec(),
+        image: None,
+        act: dreamc::compile::ActOptions::default(),
+        lora: None,
         allow_non_finite: false,
         verify_each: false,
     }

@@ -65,6 +65,22 @@ impl Builder {
         self.push(Op::Attention(op), vec![q, k, v, self.mask], rows(8))
     }
 
+    /// q, k and v are parts of one projection; with `swapped` not in the order that a packed one has.
+    fn joint_attention(&mut self, x: Value, rope: bool, swapped: bool) -> Value {
+        let qkv = self.linear(x, 24, true);
+        let starts = if swapped { [8, 0, 16] } else { [0, 8, 16] };
+        let mut parts = starts.map(|start| self.push(Op::Slice { start, len: 8 }, vec![qkv], rows(8)));
+        if rope {
+            let [cos, sin] = self.tables;
+            for part in &mut parts[..2] {
+                *part = self.push(Op::Rope { head_dim: 4 }, vec![*part, cos, sin], rows(8));
+            }
+        }
+        let op = Attention { heads: 2, kv_heads: 2, head_dim: 4, packed: false, rope: false };
+        let [q, k, v] = parts;
+        self.push(Op::Attention(op), vec![q, k, v, self.mask], rows(8))
+    }
+
     fn mlp(&mut self, x: Value, apart: bool) -> Value {
         let (gate, up) = (self.linear(x, 16, false), self.linear(x, 16, false));
         let inner = if apart {
@@ -81,7 +97,7 @@ impl Builder {
         let pick = |i: u8| self.hidden[self.hidden.len() - 1 - i as usize % self.hidden.len().min(3)];
         let (x, other) = (pick(at), pick(at >> 4));
         let flag = |bit: u8| at >> bit & 1 == 1;
-        let made = match choice % 9 {
+        let made = match choice % 10 {
             0 => self.norm(x),
             1 => self.linear(x, HIDDEN, flag(3)),
             2 => self.push(Op::Add, vec![x, other], rows(HIDDEN)),
@@ -110,6 +126,10 @@ impl Builder {
                 let out = self.mlp(normed, flag(2));
                 let sum = self.push(Op::Add, vec![x, out], rows(HIDDEN));
                 self.norm(sum)
+            }
+            8 => {
+                let heads = self.joint_attention(x, flag(2), flag(3));
+                self.linear(heads, HIDDEN, true)
             }
             _ => {
                 // The last node once more.

@@ -209,7 +209,7 @@ fn on_interrupt() -> Arc<AtomicBool> {
     flag
 }
 
-fn failure(error: BuildError) -> Failure {
+pub(super) fn failure(error: BuildError) -> Failure {
     match error {
         BuildError::Import(error) => error.into(),
         BuildError::Weights(error) => error.into(),

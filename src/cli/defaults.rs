@@ -3,12 +3,16 @@
 use super::build::Args;
 use super::error::Failure;
 use super::output::note;
-use dreamc::compile::{ActOptions, BuildOptions, Entry};
+use dream::Tokenizer;
+use dream::chat::{Message, render};
+use dreamc::compile::{ActOptions, BuildOptions, Entry, has_tokenizer};
 use dreamc_front::image::ImageProcessor;
 use dreamc_frontend::clock::FlowClock;
 use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::vla::Mode;
 use dreamc_frontend::{HeadKind, HeadPart, ModelConfig, Variant, find_head_kind};
+
+use std::path::Path;
 
 /// `steps` of `spec/sampling.md`.
 const STEPS: u32 = 512;
@@ -23,8 +27,7 @@ const CHUNK: u32 = 8;
 const VIEWS: u32 = 1;
 /// Side of a robot's camera frames in pixels, where none is given.
 const FRAME_SIDE: u32 = 224;
-/// Tokens of an action prompt around images and task (`spec/actions.md` section 1), and of a long task.
-const ACT_PROMPT: u32 = 27;
+/// Tokens of a long task.
 const TASK: u32 = 64;
 
 /// Options from flags and checkpoint.
@@ -39,6 +42,7 @@ pub(super) fn options(args: &Args) -> Result<BuildOptions, Failure> {
     }
     entries.sort();
     entries.dedup();
+    dreamc::compile::entries(&entries, config.variant).map_err(super::build::failure)?;
     let acts = entries.contains(&Entry::Act);
     let act = if acts { act(args)? } else { refuse_act(args)? };
     let say = |flag: &str, value: &str, why: &str| note(&format!("{flag} {value} ({why}; give --{flag})"));
@@ -169,11 +173,22 @@ fn act_prompt(args: &Args, views: u32) -> Result<u32, Failure> {
         None => 0,
     };
     let images = u32::try_from(tokens).unwrap_or(u32::MAX).saturating_mul(views);
-    let max_prompt = images.saturating_add(ACT_PROMPT + TASK);
+    let words = words_around_task(&args.dir)?;
+    let max_prompt = images.saturating_add(words).saturating_add(TASK);
     note(&format!(
         "max-prompt {max_prompt} ({views} images of {width}x{height} and a task of {TASK} tokens; give --max-prompt)"
     ));
     Ok(max_prompt)
+}
+
+/// Tokens of an action prompt besides images and task.
+fn words_around_task(dir: &Path) -> Result<u32, Failure> {
+    if !has_tokenizer(dir) {
+        // The build says that there is none.
+        return Ok(0);
+    }
+    let text = render(&[Message::action(0, "")], true);
+    Ok(u32::try_from(Tokenizer::from_dir(dir)?.encode(&text)?.len()).unwrap_or(u32::MAX))
 }
 
 /// The default, or less where the model has no room for it.

@@ -49,6 +49,9 @@ pub(crate) fn open_to_read(file: &Path) -> Result<Model, Failure> {
 pub(crate) fn failure(error: Error) -> Failure {
     match error {
         Error::Tokenizer(error) => error.into(),
+        Error::Prompt(error) => error.into(),
+        Error::Image(error) => error.into(),
+        Error::Action(error) => error.into(),
         error @ Error::Read { .. } => {
             Failure::of(&error).with_help("check that the file exists and its permissions allow access")
         }

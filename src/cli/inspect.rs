@@ -4,7 +4,7 @@ use super::device::open_to_read;
 use super::error::Failure;
 use super::output::{Format, counted, json_value, print, print_json_pretty};
 use super::plan;
-use dream::Manifest;
+use dream::{Manifest, Settings};
 use dreamc::cost::{self, GraphCost};
 use dreamc_artifact::plan::{Plan, Program, Step};
 use dreamc_artifact::{Artifact, FORMAT_VERSION};
@@ -36,6 +36,9 @@ struct Report<'a> {
     file_bytes: u64,
     format_version: u32,
     manifest: &'a Manifest,
+    /// How images become tokens and tokens actions, for models that do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settings: Option<&'a Settings>,
     sections: Vec<Section>,
     entries: Vec<Entry<'a>>,
     weights: Weights,
@@ -88,7 +91,7 @@ struct TargetPlan<'a> {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let model = open_to_read(&args.file)?;
     let artifact = model.artifact();
-    let report = report(args, artifact)?;
+    let report = report(args, artifact, model.settings())?;
     match args.format {
         Format::Json => print_json_pretty(&report),
         Format::Text => {
@@ -104,7 +107,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn report<'a>(args: &Args, artifact: &'a Artifact<'a>) -> Result<Report<'a>, Failure> {
+fn report<'a>(
+    args: &Args,
+    artifact: &'a Artifact<'a>,
+    settings: Option<&'a Settings>,
+) -> Result<Report<'a>, Failure> {
     let ir = if args.ir || args.cost { Some(ir(artifact)?) } else { None };
     let section = |s: &dreamc_artifact::Section| Section {
         kind: s.kind.name(),
@@ -117,6 +124,7 @@ fn report<'a>(args: &Args, artifact: &'a Artifact<'a>) -> Result<Report<'a>, Fai
         file_bytes: artifact.file_len(),
         format_version: FORMAT_VERSION,
         manifest: artifact.manifest(),
+        settings,
         sections: artifact.sections().iter().map(section).collect(),
         entries: plans(artifact)
             .flat_map(|(target, plan)| plan.programs.iter().map(move |p| entry(target, p)))
@@ -174,6 +182,10 @@ fn summary(report: &Report<'_>) -> Result<String, Failure> {
     );
     fields(&mut text, 1, &json_value(report.manifest)?);
 
+    if let Some(settings) = report.settings {
+        text.push_str("\nsettings\n");
+        fields(&mut text, 1, &json_value(settings)?);
+    }
     text.push_str("\nsections\n");
     for s in &report.sections {
         text.push_str(&format!("  {:<13} at {:>12}  {:>14} bytes  {}\n", s.kind, s.offset, s.bytes, s.hash));

@@ -37,7 +37,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Compile a checkpoint to an artifact
-    Build(build::Args),
+    Build(Box<build::Args>),
     /// Send a request to an artifact
     Run(Box<run::Args>),
     /// Ask a policy for actions

@@ -55,9 +55,11 @@ fn settings(options: &BuildOptions, config: &ModelConfig) -> BTreeMap<String, St
         ("eps", options.eps.to_string()),
         ("max-batch", options.max_batch.to_string()),
         ("max-prompt", options.max_prompt.to_string()),
-        ("new-tokens", options.new_tokens.to_string()),
         ("steps", options.steps.to_string()),
     ];
+    if options.entries != [Entry::Act] {
+        settings.push(("new-tokens", options.new_tokens.to_string()));
+    }
     settings.extend(options.image.map(|[width, height]| ("image", format!("{width}x{height}"))));
     if options.entries.contains(&Entry::Act) && config.variant == Variant::Vla {
         let act = &options.act;

@@ -120,26 +120,29 @@ pub(super) fn check(options: &BuildOptions, config: &ModelConfig) -> Result<(), 
         let expected = format!("at most {longest} (max_position_embeddings of config.json)");
         return fail("--max-prompt plus --new-tokens", length.to_string(), &expected);
     }
-    if options.entries.is_empty() {
-        let names = Entry::ALL.map(Entry::name).join(", ");
-        return fail("--entries", "empty".to_owned(), &format!("at least one of {names}"));
-    }
-    let of = |entry: Entry| options.entries.contains(&entry);
-    let variant = config.variant.name();
-    if of(Entry::EncodeImage) && !config.variant.sees() {
-        return fail("--entries", "encode_image".to_owned(), &format!("an entry of {variant} models"));
-    }
-    if of(Entry::Act) && config.variant != Variant::Vla {
-        return fail("--entries", "act".to_owned(), &format!("an entry of {variant} models"));
-    }
+    entries(&options.entries, config.variant)?;
     if options.image.is_some() && !config.variant.sees() {
-        return fail(
-            "--image",
-            "given".to_owned(),
-            &format!("left out for {variant} models, which see nothing"),
-        );
+        return fail("--image", "given".to_owned(), "left out for text models, which take no images");
     }
-    if of(Entry::Act) { check_act(options) } else { Ok(()) }
+    if options.entries.contains(&Entry::Act) { check_act(options) } else { Ok(()) }
+}
+
+/// Whether there are entries, and a checkpoint of this variant has them.
+///
+/// # Errors
+///
+/// Names the first that it has not.
+pub fn entries(entries: &[Entry], variant: Variant) -> Result<(), BuildError> {
+    let names = |list: &[Entry]| list.iter().map(|e| e.name()).collect::<Vec<_>>().join(", ");
+    let (has, kind) = (names(Entry::of(variant)), variant.name());
+    match entries.iter().find(|entry| !Entry::of(variant).contains(entry)) {
+        None if !entries.is_empty() => Ok(()),
+        found => Err(BuildError::Option {
+            option: "--entries",
+            found: found.map_or("empty", |entry| entry.name()).to_owned(),
+            expected: format!("among those of {kind} models: {has}"),
+        }),
+    }
 }
 
 fn check_act(options: &BuildOptions) -> Result<(), BuildError> {

@@ -141,11 +141,11 @@ fn run(args: &Args) -> Result<usize> {
     let chunk = robot.settings().chunk as usize;
     let episodes = (args.episodes.end - args.episodes.start) as usize;
     let noise = args.noise.as_deref().map(|path| Noise::read(path, episodes, chunk)).transpose()?;
+    let mode = robot.settings().mode.clone();
     let manifest = robot.policy().manifest();
     eprintln!(
-        "{}: mode {}, chunks of {chunk}, {} steps, {}",
+        "{}: mode {mode}, chunks of {chunk}, {} steps, {}",
         args.policy.display(),
-        robot.settings().mode,
         manifest.model.steps,
         manifest.options.get("dtype").map_or("", String::as_str),
     );
