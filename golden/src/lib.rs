@@ -8,6 +8,7 @@
 pub mod fixture;
 pub mod graph;
 pub mod runners;
+pub mod tabletop;
 pub mod text;
 
 pub use fixture::Fixture;

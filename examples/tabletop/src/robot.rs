@@ -2,7 +2,7 @@
 
 use crate::episode::{self, ACTION_DIM, Outcome, QUERIES_MAX};
 use crate::scene::{SIDE, Scene};
-use dream::{ActOptions, ActionSettings, Actions, Image, Observation, Policy, Sampling};
+use dream::{ActOptions, ActionSettings, Actions, Image, Observation, Observer, Policy, Sampling};
 use std::time::{Duration, Instant};
 
 /// Numbers of the robot's state: where the gripper is.
@@ -78,6 +78,20 @@ impl Robot {
     ///
     /// Those of the policy.
     pub fn act(&mut self, scene: &Scene, options: &ActOptions) -> Result<Actions, RobotError> {
+        self.act_with(scene, options, &mut ())
+    }
+
+    /// As [`Robot::act`], with an observer that may look at values.
+    ///
+    /// # Errors
+    ///
+    /// Those of the policy.
+    pub fn act_with(
+        &mut self,
+        scene: &Scene,
+        options: &ActOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<Actions, RobotError> {
         let proprio = scene.grip.map(f64::from);
         let image = Image::from_rgb8(SIDE as u32, SIDE as u32, scene.frame()).map_err(dream::Error::from)?;
         let observation = Observation {
@@ -85,7 +99,7 @@ impl Robot {
             task: &scene.instruction(),
             proprio: self.settings().proprio_dim.map(|_| proprio.as_slice()),
         };
-        Ok(self.policy.act(&observation, options)?)
+        Ok(self.policy.act_with(&observation, options, observer)?)
     }
 
     /// Runs the scene of a seed. Flows start from `noise` [queries, chunk, action_dim], or from noise of their own: that
