@@ -144,7 +144,7 @@ fn run(args: &Args) -> Result<usize> {
     let mode = robot.settings().mode.clone();
     let manifest = robot.policy().manifest();
     eprintln!(
-        "{}: mode {mode}, chunks of {chunk}, {} steps, {}",
+        "{}: mode {mode}, chunk {chunk}, steps {}, {}",
         args.policy.display(),
         manifest.model.steps,
         manifest.options.get("dtype").map_or("", String::as_str),

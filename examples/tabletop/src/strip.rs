@@ -26,6 +26,7 @@ pub fn strip(scenes: &[Scene], outcome: &Outcome, colour: bool) -> String {
         let after = format!("after {at}");
         match (at, outcome.closed, outcome.success) {
             (0, ..) => "start".to_owned(),
+            (1, ..) if at < last => format!("{after} action"),
             _ if at < last => format!("{after} actions"),
             (_, true, true) => format!("{after}: picked up"),
             (_, true, false) => format!("{after}: missed"),
@@ -92,7 +93,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 1 + ROWS);
         let words: Vec<&str> = lines[0].split("  ").map(str::trim).filter(|w| !w.is_empty()).collect();
-        assert_eq!(words, ["start", "after 1 actions", "after 2: picked up"]);
+        assert_eq!(words, ["start", "after 1 action", "after 2: picked up"]);
         assert_eq!(text.matches('┼').count(), PICTURES);
         assert!(!text.contains('\x1b'));
         assert!(strip(&scenes, &outcome, true).contains(GRIPPER));
