@@ -274,8 +274,9 @@ impl Observer for Seen {
 }
 
 /// All episodes, closed loop: as many successes as the reference, up to some points. With `closely`, for f32, also as many
-/// within 2 pixels, and nearly every episode ends in the reference's place after as many actions.
-pub fn judge_episodes(trained: &Trained, steps: u32, robot: &mut Robot, closely: bool) {
+/// within 2 pixels, and nearly every episode ends in the reference's place after as many actions. Returns a line that says
+/// how many.
+pub fn judge_episodes(trained: &Trained, steps: u32, robot: &mut Robot, closely: bool) -> String {
     let json = &trained.fixture.json;
     let episodes = json["episodes"].as_array().expect("it has episodes");
     assert_eq!(episodes.len(), 100);
@@ -296,10 +297,6 @@ pub fn judge_episodes(trained: &Trained, steps: u32, robot: &mut Robot, closely:
     let (wanted, wanted_exact) =
         (reference("success_of_100_by_steps"), reference("within_2px_of_100_by_steps"));
     let mode = trained.mode.name();
-    println!(
-        "{mode}, {steps} steps: success {success} (reference {wanted}), within 2 px {exact} ({wanted_exact}), \
-         {same} episodes end in the same place after as many actions"
-    );
     assert!((success - wanted).abs() <= SUCCESS_POINTS, "{mode}, {steps} steps: {success}, not {wanted}");
     assert!(
         !closely || (exact - wanted_exact).abs() <= EXACT_POINTS,
@@ -309,4 +306,8 @@ pub fn judge_episodes(trained: &Trained, steps: u32, robot: &mut Robot, closely:
         !closely || same >= SAME_MIN,
         "{mode}, {steps} steps: only {same} episodes end as the reference's"
     );
+    format!(
+        "{mode}, {steps} steps: success {success} (reference {wanted}), within 2 px {exact} ({wanted_exact}), \
+         {same} episodes end as the reference's"
+    )
 }

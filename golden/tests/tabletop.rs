@@ -1,5 +1,5 @@
 //! `fixtures/tabletop-*`: the trained policies must see, choose and pick up what the reference does.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests; they print how many episodes succeed")]
 
 use dream::{ActOptions, Actions, Sampling};
 use dreamc::compile::Entry;
@@ -21,7 +21,7 @@ fn judge(name: &str, steps: &[u32]) {
     for steps in steps {
         let mut robot = trained.robot(*steps, DType::F32);
         judge_observations(&trained, *steps, &mut robot);
-        judge_episodes(&trained, *steps, &mut robot, true);
+        println!("f32, {}", judge_episodes(&trained, *steps, &mut robot, true));
     }
 }
 
@@ -29,7 +29,8 @@ fn judge(name: &str, steps: &[u32]) {
 fn judge_bf16(name: &str, steps: &[u32]) {
     let trained = Trained::open(name);
     for steps in steps {
-        judge_episodes(&trained, *steps, &mut trained.robot(*steps, DType::BF16), false);
+        let mut robot = trained.robot(*steps, DType::BF16);
+        println!("bf16, {}", judge_episodes(&trained, *steps, &mut robot, false));
     }
 }
 
