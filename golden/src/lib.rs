@@ -11,6 +11,7 @@ pub mod graph;
 pub mod replay;
 pub mod runners;
 pub mod spy;
+pub mod tabletop;
 pub mod text;
 pub mod vl;
 pub mod vla;
