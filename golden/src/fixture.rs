@@ -1,5 +1,6 @@
 //! Reads a folder of `fixtures/`.
 
+use dream::{Grid, Patches};
 use dreamc_interp::{Data, Tensor};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -54,6 +55,38 @@ impl Fixture {
         self.find(name).unwrap_or_else(|| panic!("there is no golden tensor `{name}`"))
     }
 
+    /// A golden tensor in f64.
+    pub fn doubles(&self, name: &str) -> Vec<f64> {
+        let file = SafeTensors::deserialize(&self.tensors).expect("golden.safetensors is sound");
+        let view = file.tensor(name).unwrap_or_else(|e| panic!("golden tensor `{name}`: {e}"));
+        assert_eq!(view.dtype(), Dtype::F64, "golden tensor `{name}`");
+        view.data().as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect()
+    }
+
+    /// A golden tensor of grids, `[images, 3]`.
+    pub fn grids(&self, name: &str) -> Vec<Grid> {
+        let rows = rows(&self.tensor(name)).into_iter();
+        let grid = |row: Vec<i32>| Grid::from_thw([row[0].into(), row[1].into(), row[2].into()]);
+        rows.map(|row| grid(row).expect("a recorded grid is sound")).collect()
+    }
+
+    /// Recorded patches, divided over images with the grids of another golden tensor.
+    pub fn patches(&self, name: &str, grids: &str) -> Vec<Patches> {
+        let all = self.tensor(name);
+        let mut values = all.floats();
+        let mut cut = |grid: Grid| {
+            let (own, rest) = values.split_at(grid.patches() * all.columns());
+            values = rest;
+            Patches { values: own.to_vec(), grid }
+        };
+        self.grids(grids).into_iter().map(&mut cut).collect()
+    }
+
+    /// A stated tolerance.
+    pub fn tolerance(&self, key: &str) -> f32 {
+        self.json["tolerance"][key].as_f64().expect("the fixture states its tolerances") as f32
+    }
+
     /// Names of all golden tensors.
     pub fn names(&self) -> Vec<String> {
         let file = SafeTensors::deserialize(&self.tensors).expect("golden.safetensors is sound");
@@ -80,4 +113,21 @@ pub fn max_difference(found: &Tensor, wanted: &Tensor, counts: impl Fn(usize) ->
 /// Rows of a matrix of integers.
 pub fn rows(tensor: &Tensor) -> Vec<Vec<i32>> {
     tensor.ints().chunks(tensor.columns()).map(<[i32]>::to_vec).collect()
+}
+
+/// The larger of two deviations; one that is no number stays.
+pub fn worse(a: f32, b: f32) -> f32 {
+    if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) }
+}
+
+/// The last `count` rows of each batch of `[B, S, N]`.
+pub fn last_rows(value: &Tensor, count: usize) -> Tensor {
+    let [batch, length, columns] = value.dims[..] else { panic!("{:?} are no rows of a batch", value.dims) };
+    let kept = value.floats().chunks(length * columns).flat_map(|b| &b[(length - count) * columns..]);
+    Tensor::f32(&[batch, count, columns], kept.copied().collect())
+}
+
+/// Asserts that a deviation is within its limit.
+pub fn assert_within(off: f32, limit: f32, what: &str) {
+    assert!(off <= limit, "{what} is off by {off}; the fixture allows {limit}");
 }

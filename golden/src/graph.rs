@@ -1,4 +1,4 @@
-//! Runs IR text in the interpreter and on the CPU device, through an artifact.
+//! Runs graphs in the interpreter and on the CPU device, through an artifact: IR text, and parts of imported models.
 
 use crate::runners::{bytes_of, tensor_of};
 use dreamc_artifact::plan::Plan;
@@ -6,12 +6,47 @@ use dreamc_artifact::{Artifact, Manifest, Model};
 use dreamc_backend::{Constants, Contents, WeightReader, write_artifact};
 use dreamc_device_cpu::{CpuDevice, CpuOptions, Isa, WeightView};
 use dreamc_interp::{Data, Tensor, seeded};
-use dreamc_ir::{Module, Type, verify};
+use dreamc_ir::{Graph, Module, Port, Type, Value, verify};
 use dreamc_num::DType;
 use dreamc_runtime::{Device, Stepper};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io::Cursor;
+
+/// The weight of a name and a type.
+pub type WeightsOf<'a> = &'a dyn Fn(&str, &Type) -> Tensor;
+
+/// The part of graph `entry` that leads from some values to the first result of module `to`, as a graph of the same
+/// name. A value is named as the parameter that it is, or as the module whose first result it is.
+pub fn part(module: &Module, entry: &str, from: &[&str], to: &str) -> Module {
+    let whole = module.graph(entry).unwrap_or_else(|| panic!("there is no entry `{entry}`"));
+    let value = |name: &str| {
+        let param = whole.params.iter().find(|p| p.name == name).map(|p| p.value);
+        let made = || whole.order().iter().map(|n| whole.node(*n)).find(|n| n.origin.0 == [name]);
+        param.or_else(|| Some(made()?.outputs[0])).unwrap_or_else(|| panic!("there is no value `{name}`"))
+    };
+    let mut graph = Graph::new(entry);
+    let mut taken: BTreeMap<Value, Value> = BTreeMap::new();
+    for name in from {
+        taken.insert(value(name), graph.param(*name, whole.ty(value(name)).clone()));
+    }
+    let (mut needed, mut nodes) = (BTreeSet::from([value(to)]), Vec::new());
+    for node in whole.order().iter().rev().map(|n| whole.node(*n)) {
+        if node.outputs.iter().any(|v| needed.contains(v) && !taken.contains_key(v)) {
+            needed.extend(&node.inputs);
+            nodes.push(node);
+        }
+    }
+    for node in nodes.into_iter().rev() {
+        let inputs = node.inputs.iter().map(|v| taken[v]).collect();
+        let types = node.outputs.iter().map(|v| whole.ty(*v).clone()).collect();
+        let new = graph.push(node.op.clone(), inputs, types, node.origin.clone());
+        let outputs = graph.node(new).outputs.clone();
+        taken.extend(node.outputs.iter().copied().zip(outputs));
+    }
+    graph.results.push(Port { value: taken[&value(to)], name: to.to_owned() });
+    Module { symbols: module.symbols.clone(), graphs: vec![graph] }
+}
 
 /// Tensors in the order of the parameters of graph `entry`, found by their names.
 pub fn ordered(module: &Module, entry: &str, named: &[(&str, Tensor)]) -> Vec<Tensor> {
@@ -35,13 +70,35 @@ pub fn interpret_with(
     inputs: &[Tensor],
     observer: &mut dyn dreamc_interp::Observer,
 ) -> Vec<Tensor> {
-    let mut weights = |name: &str, ty: &Type| Some(weight(name, ty));
+    interpret_given(module, entry, inputs, &weight, observer)
+}
+
+/// As [`interpret_with`], with these weights.
+pub fn interpret_given(
+    module: &Module,
+    entry: &str,
+    inputs: &[Tensor],
+    weights: WeightsOf<'_>,
+    observer: &mut dyn dreamc_interp::Observer,
+) -> Vec<Tensor> {
+    let mut weights = |name: &str, ty: &Type| Some(weights(name, ty));
     let verified = verify(module).unwrap_or_else(|e| panic!("{e}\n{module}"));
     dreamc_interp::run(verified, entry, inputs, &mut weights, observer).expect("it runs")
 }
 
 /// The same on the CPU device: lowered, packed, written, opened, run.
 pub fn execute(module: &Module, entry: &str, inputs: &[Tensor], isa: Option<Isa>) -> Vec<Tensor> {
+    execute_given(module, entry, inputs, isa, &weight)
+}
+
+/// As [`execute`], with these weights.
+pub fn execute_given(
+    module: &Module,
+    entry: &str,
+    inputs: &[Tensor],
+    isa: Option<Isa>,
+    weights: WeightsOf<'_>,
+) -> Vec<Tensor> {
     let mut constants = Constants::default();
     let program = dreamc_backend_cpu::emit(verify(module).expect("sound"), entry, entry, &mut constants);
     let plan = Plan { programs: vec![program.unwrap_or_else(|e| panic!("{e}"))] };
@@ -55,7 +112,7 @@ pub fn execute(module: &Module, entry: &str, inputs: &[Tensor], isa: Option<Isa>
         golden: None,
     };
     let mut file = Cursor::new(Vec::new());
-    let mut reader = Seeded { types: weight_types(module) };
+    let mut reader = Given { types: weight_types(module), weights };
     write_artifact(&mut file, &contents, &mut reader, &mut |_, _| true).unwrap_or_else(|e| panic!("{e:?}"));
     let bytes = file.into_inner();
     let artifact = Artifact::open(&bytes).unwrap_or_else(|e| panic!("{e}"));
@@ -91,10 +148,10 @@ pub fn execute(module: &Module, entry: &str, inputs: &[Tensor], isa: Option<Isa>
     program.outputs.iter().map(output).collect()
 }
 
-/// Symbols that stand alone in a dimension, with the sizes they have in a tensor.
+/// Symbols that stand alone in a dimension or are multiplied by a number there, with the sizes that they have in a tensor.
 fn lengths(ty: &Type, tensor: &Tensor) -> Vec<(String, u32)> {
     let named = |(dim, n): (&dreamc_ir::Dim, &usize)| match dim.terms().collect::<Vec<_>>()[..] {
-        [(1, [name])] => Some((name.clone(), *n as u32)),
+        [(count, [name])] => Some((name.clone(), (*n as u64 / count) as u32)),
         _ => None,
     };
     ty.dims.iter().zip(&tensor.dims).filter_map(named).collect()
@@ -123,17 +180,18 @@ fn weight_types(module: &Module) -> BTreeMap<String, Type> {
     types
 }
 
-struct Seeded {
+struct Given<'a> {
     types: BTreeMap<String, Type>,
+    weights: WeightsOf<'a>,
 }
 
-impl WeightReader for Seeded {
+impl WeightReader for Given<'_> {
     fn elements(&self, name: &str) -> Option<u64> {
         self.types.get(name)?.elements().as_constant()
     }
 
     fn read(&mut self, name: &str, start: u64, out: &mut [f32]) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let all = weight(name, &self.types[name]);
+        let all = (self.weights)(name, &self.types[name]);
         out.copy_from_slice(&all.floats()[start as usize..start as usize + out.len()]);
         Ok(())
     }

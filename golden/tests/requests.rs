@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use dream::{Error, Forward, Generate, Generated, Model, Sampling};
+use dreamc::compile::BuildOptions;
 use dreamc_artifact::plan::Dispatch;
 use dreamc_frontend::sampler::Alg;
 use dreamc_golden::Fixture;
-use dreamc_golden::runners::Built;
-use dreamc_golden::text::Job;
+use dreamc_golden::runners::{Built, build_options};
 use dreamc_num::{DType, schedule};
 use dreamc_runtime::{CanvasError, Observer, Shown};
 
@@ -22,17 +22,15 @@ fn built(alg: Alg, max_batch: u32) -> Built {
 
 fn built_as(dtype: DType, alg: Alg, max_batch: u32) -> Built {
     let fixture = Fixture::open("sudoku-text");
-    let checkpoint = fixture.path("checkpoint");
-    let job = Job {
-        checkpoint: &checkpoint,
+    Built::new(&BuildOptions {
+        dtype,
         alg,
         steps: STEPS,
-        eps: 1e-3,
         new_tokens: NEW_TOKENS as u32,
         max_prompt: 24,
         max_batch,
-    };
-    Built::new(&job, dtype)
+        ..build_options(&fixture.path("checkpoint"))
+    })
 }
 
 /// The first `count` puzzles that the reference answers with a clear margin.

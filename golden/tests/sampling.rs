@@ -46,6 +46,8 @@ struct Request {
     top_k: i32,
     alg_temp: f32,
     eos_penalty: f32,
+    /// Whether the slots of all rows are ranked together.
+    joint: bool,
 }
 
 fn requests() -> impl Strategy<Value = Request> {
@@ -59,10 +61,11 @@ fn requests() -> impl Strategy<Value = Request> {
         prop::sample::select(vec![0, 1, 5, 1000]),
         prop::sample::select(vec![0.0_f32, 0.0, 0.2, 2.0]),
         prop::sample::select(vec![0.0_f32, 1.0, -2.0]),
+        any::<bool>(),
     );
     (model, loops, canvas, sampling).prop_map(|(model, loops, canvas, sampling)| {
         let ((layers, heads, vocabulary), (steps, alg, eps)) = (model, loops);
-        let ((prompt, new_tokens, pads, seed), (temperature, top_p, top_k, alg_temp, eos_penalty)) =
+        let ((prompt, new_tokens, pads, seed), (temperature, top_p, top_k, alg_temp, eos_penalty, joint)) =
             (canvas, sampling);
         Request {
             layers,
@@ -80,6 +83,7 @@ fn requests() -> impl Strategy<Value = Request> {
             top_k,
             alg_temp,
             eos_penalty,
+            joint,
         }
     })
 }
@@ -136,6 +140,11 @@ impl Request {
             .unwrap()
     }
 
+    /// How many places of the canvas are counted together: a row, or all.
+    fn group(&self, canvas: &Canvas) -> usize {
+        if self.joint { canvas.tokens.len() } else { canvas.length }
+    }
+
     fn inputs(&self) -> Vec<Tensor> {
         let canvas = self.canvas();
         let dims = [canvas.rows, canvas.length];
@@ -152,7 +161,7 @@ impl Request {
             ("top_k", Tensor::i32(&[], vec![self.top_k])),
             ("alg_temp", scalar(self.alg_temp)),
             ("eos_penalty", scalar(self.eos_penalty)),
-            ("joint", Tensor::i32(&[], vec![0])),
+            ("joint", Tensor::i32(&[], vec![self.joint.into()])),
         ];
         ordered(&self.module(), GENERATE, &named)
     }
@@ -186,9 +195,10 @@ fn check_history(request: &Request, results: &[Tensor]) -> Result<(), TestCaseEr
     let canvas = request.canvas();
     let [last, history] = results else { panic!("two results") };
     prop_assert_eq!(&history.dims, &[request.steps as usize, canvas.rows, canvas.length]);
+    let group = request.group(&canvas);
     let mut before = canvas.tokens;
     for (step, after) in history.ints().chunks(before.len()).enumerate() {
-        for (old, new) in before.chunks(canvas.length).zip(after.chunks(canvas.length)) {
+        for (old, new) in before.chunks(group).zip(after.chunks(group)) {
             let masks = |row: &[i32]| row.iter().filter(|t| **t == request.mask()).count() as u32;
             prop_assert!(old.iter().zip(new).all(|(a, b)| *a == request.mask() || a == b), "step {step}");
             prop_assert!(new.iter().all(|t| (0..request.vocabulary as i32).contains(t)), "step {step}");
@@ -210,10 +220,11 @@ fn check_history(request: &Request, results: &[Tensor]) -> Result<(), TestCaseEr
 fn check_counts(request: &Request, history: &Tensor, drew_mask: &[bool]) -> Result<(), TestCaseError> {
     let canvas = request.canvas();
     let masks = |row: &[i32]| row.iter().filter(|t| **t == request.mask()).count() as u32;
-    let mut left = vec![request.new_tokens as u32; canvas.rows];
+    let group = request.group(&canvas);
+    let mut left: Vec<u32> = canvas.tokens.chunks(group).map(masks).collect();
     let steps = history.ints().chunks(canvas.tokens.len());
     for (step, (after, drew_mask)) in steps.zip(drew_mask).enumerate() {
-        for (left, row) in left.iter_mut().zip(after.chunks(canvas.length)) {
+        for (left, row) in left.iter_mut().zip(after.chunks(group)) {
             if request.alg != Alg::Origin && !drew_mask {
                 *left -= schedule::transfer_count(*left, step as u32, request.steps, request.eps);
                 prop_assert_eq!(masks(row), *left, "step {}", step);

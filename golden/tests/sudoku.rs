@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use dream::Generate;
+use dreamc::compile::BuildOptions;
 use dreamc_frontend::sampler::Alg;
 use dreamc_golden::Fixture;
-use dreamc_golden::runners::Compiled;
-use dreamc_golden::text::Job;
+use dreamc_golden::runners::{Built, build_options};
 use dreamc_num::DType;
 use serde_json::Value;
 
@@ -26,7 +26,6 @@ fn solves(puzzle: &str, answer: &str) -> bool {
 
 fn judge(dtype: DType, exact: bool) {
     let fixture = Fixture::open("sudoku-text");
-    let checkpoint = fixture.path("checkpoint");
     let puzzles = fixture.json["puzzles"].as_array().unwrap();
     let mut differing = Vec::new();
     assert_eq!(puzzles.len(), 200);
@@ -34,17 +33,16 @@ fn judge(dtype: DType, exact: bool) {
         let about = &fixture.json["settings"][&setting];
         let steps = about["steps"].as_u64().unwrap() as u32;
         let alg = Alg::from_name(about["alg"].as_str().unwrap()).unwrap();
-        let job = Job {
-            checkpoint: &checkpoint,
-            alg,
+        let built = Built::new(&BuildOptions {
+            dtype,
             steps,
-            eps: 1e-3,
+            alg,
             new_tokens: 16,
             max_prompt: 17,
             max_batch: 32,
-        };
-        let mut compiled = Compiled::new(&job, dtype, 1, None);
-        let model = compiled.model();
+            ..build_options(&fixture.path("checkpoint"))
+        });
+        let mut model = built.open(1, None);
         let encode = |p: &Value| model.encode(&format!("{}\n", p["puzzle"].as_str().unwrap())).unwrap();
         let prompt: Vec<Vec<i32>> = puzzles.iter().map(encode).collect();
         let ids =

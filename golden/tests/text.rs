@@ -1,7 +1,6 @@
 //! `fixtures/tiny-text`: every case through every runner.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use dream::Isa;
 use dreamc_golden::Fixture;
 use dreamc_golden::fixture::{max_difference, rows};
 use dreamc_golden::graph::{execute, interpret};
@@ -9,36 +8,32 @@ use dreamc_golden::runners::{Compiled, Interpreter};
 use dreamc_golden::text::{judge_forward, judge_sampling};
 use dreamc_interp::Tensor;
 use dreamc_ir::parse;
-use dreamc_num::{DType, schedule};
+use dreamc_num::schedule;
 use dreamc_runtime::{Canvas, CanvasError};
 
 #[test]
 fn forward_in_the_interpreter() {
-    judge_forward(&|job| Box::new(Interpreter::new(job, false)));
+    judge_forward(&|options| Interpreter::boxed(options, false));
 }
 
 #[test]
 fn sampling_in_the_interpreter() {
-    judge_sampling(&|job| Box::new(Interpreter::new(job, false)));
+    judge_sampling(&|options| Interpreter::boxed(options, false));
 }
 
 #[test]
 fn sampling_in_the_interpreter_after_all_passes() {
-    judge_sampling(&|job| Box::new(Interpreter::new(job, true)));
+    judge_sampling(&|options| Interpreter::boxed(options, true));
 }
 
 #[test]
 fn forward_on_the_cpu() {
-    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-        judge_forward(&move |job| Box::new(Compiled::new(job, DType::F32, 2, Some(isa))));
-    }
+    judge_forward(&Compiled::all);
 }
 
 #[test]
 fn sampling_on_the_cpu() {
-    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-        judge_sampling(&move |job| Box::new(Compiled::new(job, DType::F32, 2, Some(isa))));
-    }
+    judge_sampling(&Compiled::all);
 }
 
 /// The reference overwrites prompt tokens there; we refuse.

@@ -97,11 +97,12 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Learns symbols that stand alone in a dimension, and checks the rest.
+    /// Learns symbols that stand alone in a dimension or are multiplied by a number there, and checks the rest.
     fn bind(&mut self, tensor: &Tensor, ty: &Type) -> bool {
         for (dim, n) in ty.dims.iter().zip(&tensor.dims) {
-            if let [(1, [name])] = dim.terms().collect::<Vec<_>>()[..] {
-                self.symbols.entry(name.clone()).or_insert(*n as u64);
+            if let [(count, [name])] = dim.terms().collect::<Vec<_>>()[..] {
+                // If it does not divide, the check below fails.
+                self.symbols.entry(name.clone()).or_insert(*n as u64 / count);
             }
         }
         tensor.is_of(ty, &self.symbols)

@@ -1,0 +1,92 @@
+//! The whole product: build, file, load, device.
+
+use super::{Runner, Values};
+use crate::spy::{Spy, Spying};
+use dream::{Forward, Generate, Isa, Model, OpenOptions, Output, Visual};
+use dreamc::compile::{BuildOptions, build};
+use dreamc_interp::Tensor;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// Name of a built file in its folder.
+const ARTIFACT: &str = "model.dream";
+/// Threads of the runners; the tests of the device itself try other numbers.
+const THREADS: usize = 2;
+
+/// A built artifact; the file goes when this does.
+pub struct Built {
+    folder: tempfile::TempDir,
+}
+
+impl Built {
+    /// Builds an artifact.
+    pub fn new(options: &BuildOptions) -> Built {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let output = folder.path().join(ARTIFACT);
+        build(&BuildOptions { output, ..options.clone() }, &mut ()).unwrap_or_else(|e| panic!("{e}"));
+        Built { folder }
+    }
+
+    /// The file.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join(ARTIFACT)
+    }
+
+    /// Opens it on the CPU.
+    pub fn open(&self, threads: usize, isa: Option<Isa>) -> Model {
+        let options = OpenOptions { threads, isa, ..OpenOptions::default() };
+        Model::open(&self.path(), &options).unwrap_or_else(|e| panic!("{e}"))
+    }
+}
+
+/// Opens what was built once for every instruction set that there is.
+pub(super) fn on_every_isa<R>(options: &BuildOptions, runner: impl Fn(Model, Rc<Built>) -> R) -> Vec<R> {
+    let built = Rc::new(Built::new(options));
+    let available = Isa::ALL.into_iter().filter(|isa| isa.is_available());
+    available.map(|isa| runner(built.open(THREADS, Some(isa)), Rc::clone(&built))).collect()
+}
+
+/// An artifact for text and images.
+pub struct Compiled {
+    model: Model,
+    /// Keeps the artifact as long as it is mapped.
+    _built: Rc<Built>,
+}
+
+impl Compiled {
+    /// Builds an artifact and opens it for every instruction set.
+    pub fn all(options: &BuildOptions) -> Vec<Box<dyn Runner>> {
+        on_every_isa(options, |model, built| Box::new(Compiled { model, _built: built }) as Box<dyn Runner>)
+    }
+}
+
+fn values(outputs: Vec<Output>) -> Values {
+    outputs.into_iter().map(|o| (o.name, Tensor::f32(&o.dims, o.data))).collect()
+}
+
+impl Runner for Compiled {
+    fn forward(&mut self, request: &Forward, probes: &[&str]) -> Values {
+        // Without probes the fused program runs, with probes the one that keeps every value: both are judged.
+        let mut outputs = self.model.forward(request, &[]).unwrap_or_else(|e| panic!("{e}"));
+        outputs.extend(self.model.forward(request, probes).unwrap_or_else(|e| panic!("{e}")));
+        values(outputs)
+    }
+
+    fn encode_image(&mut self, visuals: &[Visual], probes: &[&str]) -> Values {
+        let mut outputs = self.model.encode_image(visuals, &[]).unwrap_or_else(|e| panic!("{e}"));
+        outputs.extend(self.model.encode_image(visuals, probes).unwrap_or_else(|e| panic!("{e}")));
+        values(outputs)
+    }
+
+    fn generate(&mut self, request: &Generate, spy: &mut dyn Spy) -> [Tensor; 2] {
+        let request = Generate { history: true, ..request.clone() };
+        let generated =
+            self.model.generate_with(&request, &mut Spying(spy)).unwrap_or_else(|e| panic!("{e}"));
+        let (rows, length) = (generated.sequences.len(), generated.sequences[0].len());
+        let batches = rows.div_ceil(self.model.manifest().model.max_batch as usize) as u32;
+        assert_eq!(generated.forwards, generated.steps * batches);
+        let history = generated.history.expect("asked for").concat().concat();
+        let last = Tensor::i32(&[rows, length], generated.sequences.concat());
+        [last, Tensor::i32(&[generated.steps as usize, rows, length], history)]
+    }
+}
