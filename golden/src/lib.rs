@@ -2,7 +2,7 @@
 //!
 //! `fixtures/` holds tiny checkpoints with the reference's own outputs. Cases are judged in [`text`], [`vl`] and [`vla`],
 //! whoever computes them: [`runners`] are the interpreter and the compiled artifact. [`graph`] runs any IR text both
-//! ways.
+//! ways, [`trained`] compiles checkpoints that have learnt something.
 //!
 //! A failure to read a fixture is a bug of the repository, so this crate panics instead of returning errors.
 
@@ -11,7 +11,9 @@ pub mod graph;
 pub mod replay;
 pub mod runners;
 pub mod spy;
+pub mod tabletop;
 pub mod text;
+pub mod trained;
 pub mod vl;
 pub mod vla;
 

@@ -1,6 +1,7 @@
-//! `cargo xtask demo`: builds the command, compiles the checkpoint that lies in the repository, and solves a puzzle.
+//! `cargo xtask demo`: builds the command, compiles checkpoints that lie in the repository, solves a puzzle, and drives a
+//! simulated robot.
 //!
-//! Every command is printed before it runs, in a form to repeat. The grids go to stdout, all else to stderr.
+//! Every command is printed before it runs, in a form to repeat. Grids and episodes go to stdout, all else to stderr.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use cargo_metadata::Message;
 use serde::Deserialize;
 
+use crate::CHECK_FAILED;
 use crate::layering;
 use crate::step::{CommandLine, step_command, workspace_root};
 
@@ -29,18 +31,24 @@ const MASK: char = '·';
 const FRAMES_PER_BAND: usize = 4;
 const PAUSE: Duration = Duration::from_millis(150);
 
-/// The model gave an answer that breaks the rules of the puzzle: a check did not hold.
+/// Two policies for one robot: where they lie, how they are built, and the seeds of the scenes that they are shown.
+const ROBOTS: [(&str, &str, &str); 2] = [
+    ("tabletop-vla", "--mode discrete --steps 1", "1000..1010"),
+    ("tabletop-vla-flow", "--steps 4", "3000..3010"),
+];
+const ROBOT_OPTIONS: &str = "--views 1 --chunk 5 --image 112x112";
+/// Of ten episodes; the policies do 99 of 100.
+const ROBOT_SUCCESSES: &str = "8";
+
+/// A model breaks the rules of the puzzle, or leaves the blocks where they are: a check did not hold.
 #[derive(Debug)]
-pub(crate) struct WrongAnswer {
-    answer: String,
-    fault: String,
-}
+pub(crate) struct WrongAnswer(String);
 
 impl std::error::Error for WrongAnswer {}
 
 impl fmt::Display for WrongAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` does not solve `{PUZZLE}`: {}", self.answer, self.fault)
+        f.write_str(&self.0)
     }
 }
 
@@ -52,13 +60,13 @@ struct Answer {
     history: Vec<Vec<Vec<i64>>>,
 }
 
-/// Runs the demo; the error is a [`WrongAnswer`] where the puzzle is not solved.
+/// Runs the demo; the error is a [`WrongAnswer`] where a model does not do what it should.
 pub(crate) fn run() -> Result<()> {
     let root = workspace_root()?;
-    let build = CommandLine::new("cargo build --locked");
+    let build = CommandLine::new(BUILD);
     eprintln!("$ {build}");
     step_command("build", &build)?;
-    let program = relative(&root, &built_program()?);
+    let [program, robot] = built_programs()?.map(|path| relative(&root, &path));
     let folder = layering::metadata(&root)?.target_directory.into_std_path_buf().join("demo");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
     let artifact = relative(&root, &folder.join("sudoku.dream"));
@@ -73,23 +81,50 @@ pub(crate) fn run() -> Result<()> {
     let answer = serde_json::from_str(&solve.capture()?).context("`dreamc run` printed no such JSON")?;
 
     let text = draw(&answer)?;
-    check(PUZZLE, &text).map_err(|fault| WrongAnswer { answer: text.clone(), fault })?;
+    check(PUZZLE, &text)
+        .map_err(|fault| WrongAnswer(format!("`{text}` does not solve `{PUZZLE}`: {fault}")))?;
     eprintln!("\nsolved: {PUZZLE} -> {text}");
+
+    for (fixture, options, seeds) in ROBOTS {
+        let file = |ending: &str| relative(&root, &folder.join(format!("{fixture}.{ending}")));
+        let build = dreamc("build").arg(format!("golden/fixtures/{fixture}/checkpoint")).arg("-o");
+        show(&build.arg(file("dream")).args(options).args(ROBOT_OPTIONS))?;
+        let drive = CommandLine::program(&robot).arg(file("dream")).args("--episodes").arg(seeds);
+        let drive = drive.args("--threads 1 --draw --gif").arg(file("gif"));
+        episodes(&drive.args("--at-least").arg(ROBOT_SUCCESSES))?;
+    }
     Ok(())
 }
 
-/// The command as the last `cargo build` made it.
-fn built_program() -> Result<PathBuf> {
-    let list = CommandLine::new("cargo build --locked --quiet --message-format json").capture()?;
+/// Runs episodes; the example draws them itself.
+fn episodes(drive: &CommandLine) -> Result<()> {
+    eprintln!("\n$ {drive}");
+    match drive.status()?.code() {
+        Some(0) => Ok(()),
+        Some(code) if code == i32::from(CHECK_FAILED) => {
+            Err(WrongAnswer(format!("the robot misses too often in `{drive}`")).into())
+        }
+        _ => bail!("`{drive}` did not succeed"),
+    }
+}
+
+const BUILD: &str = "cargo build --locked --package dreamc --package tabletop";
+
+/// The command and the robot as the last `cargo build` made them.
+fn built_programs() -> Result<[PathBuf; 2]> {
+    let list = CommandLine::new(BUILD).args("--quiet --message-format json").capture()?;
+    let mut programs = BTreeMap::new();
     for message in Message::parse_stream(list.as_bytes()) {
         if let Message::CompilerArtifact(artifact) = message.context("`cargo build` printed no such JSON")?
-            && artifact.target.name == "dreamc"
             && let Some(program) = artifact.executable
         {
-            return Ok(program.into_std_path_buf());
+            programs.insert(artifact.target.name, program.into_std_path_buf());
         }
     }
-    bail!("`cargo build` made no program `dreamc`")
+    match (programs.remove("dreamc"), programs.remove("tabletop")) {
+        (Some(dreamc), Some(tabletop)) => Ok([dreamc, tabletop]),
+        _ => bail!("`cargo build` made no programs `dreamc` and `tabletop`"),
+    }
 }
 
 /// `path` as seen from the workspace root, where commands run; as it is where it lies elsewhere.

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// Exit code where everything ran and the result is wrong, as in the product.
+/// Exit code where everything ran and the result is wrong, as in the product and its example.
 const CHECK_FAILED: u8 = 3;
 
 /// Repository commands of dreamc.
@@ -27,7 +27,7 @@ struct Args {
 /// One command.
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Build dreamc, compile the checkpoint in the repository and solve a puzzle with it
+    /// Build dreamc, compile checkpoints of the repository, solve a puzzle and drive a simulated robot
     Demo,
     /// Run all tests, on this machine and under emulation, installing what is missing
     Test,

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -44,9 +44,14 @@ impl CommandLine {
         self
     }
 
-    /// Runs in the workspace root, with this process's streams. An exit status other than 0 is an error.
+    /// Runs in the workspace root, with this process's streams.
+    pub(crate) fn status(&self) -> Result<ExitStatus> {
+        self.command()?.status().with_context(|| format!("cannot start `{}`", self.program))
+    }
+
+    /// The same. An exit status other than 0 is an error.
     pub(crate) fn run(&self) -> Result<()> {
-        let status = self.command()?.status().with_context(|| format!("cannot start `{}`", self.program))?;
+        let status = self.status()?;
         if !status.success() {
             bail!("`{}` ended with {status}", self.program);
         }

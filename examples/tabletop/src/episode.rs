@@ -10,6 +10,8 @@ pub const ACTION_DIM: usize = 7;
 const STEP_MAX: i32 = 10;
 /// How far from the block's centre the gripper may close, on each axis.
 const TOLERANCE: i32 = 6;
+/// The same, to count as exact.
+const EXACT: i32 = 2;
 
 /// How an episode ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,13 @@ pub struct Outcome {
     pub grip: Point,
     /// Largest distance to the block's centre on an axis, in pixels.
     pub error_px: i32,
+}
+
+impl Outcome {
+    /// Whether the gripper closed within 2 pixels of the block's centre on both axes: a finer scale than success.
+    pub fn is_exact(&self) -> bool {
+        self.closed && self.error_px <= EXACT
+    }
 }
 
 /// Runs the scene of a seed. `policy` gets the number of the query and the scene as it is, and gives a chunk of actions;

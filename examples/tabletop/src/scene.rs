@@ -3,8 +3,12 @@
 /// Pixels of a frame's side.
 pub const SIDE: usize = 112;
 /// Colours in the order in which blocks are placed and drawn.
-const COLOURS: [(&str, [u8; 3]); 3] =
+pub(crate) const COLOURS: [(&str, [u8; 3]); 3] =
     [("red", [216, 40, 40]), ("green", [40, 184, 56]), ("blue", [48, 80, 232])];
+/// Colours of their edges, and of the gripper and its centre.
+pub(crate) const EDGE: [u8; 3] = [30, 30, 30];
+pub(crate) const GRIPPER: [u8; 3] = [250, 250, 250];
+pub(crate) const CENTRE: [u8; 3] = [250, 220, 0];
 /// Blocks are at least this far apart on one axis.
 const APART: i32 = 20;
 /// Block centres and the gripper start this far from the edge, in a square of [`SPREAD`].
@@ -101,12 +105,12 @@ impl Scene {
             }
         };
         for (block, (_, colour)) in self.blocks.iter().zip(COLOURS) {
-            rectangle(*block, [7, 7], [30, 30, 30]);
+            rectangle(*block, [7, 7], EDGE);
             rectangle(*block, [6, 6], colour);
         }
-        rectangle(self.grip, [1, 9], [250, 250, 250]);
-        rectangle(self.grip, [9, 1], [250, 250, 250]);
-        rectangle(self.grip, [2, 2], [250, 220, 0]);
+        rectangle(self.grip, [1, 9], GRIPPER);
+        rectangle(self.grip, [9, 1], GRIPPER);
+        rectangle(self.grip, [2, 2], CENTRE);
         frame
     }
 }

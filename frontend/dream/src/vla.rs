@@ -2,7 +2,7 @@
 //!
 //! One observation at a time. Its parameters are, in this order and where the mode has them:
 //! `canvas` or `input_ids` i32[1, S] (prompt, slots and the two tokens that end a training sequence), the loop's first
-//! state (`stream` u32[4], `noise` f32[1, C, D]), `attention_mask` and `position_ids` i32[1, S + rows put before the
+//! state (`stream` `u32[4]`, `noise` f32[1, C, D]), `attention_mask` and `position_ids` i32[1, S + rows put before the
 //! prompt], the settings of the sampler, `image_index` i32[1, S], `slot_index` i32[1, S] (the row of the slot features that
 //! stands at each position, or -1), `action_rows` i32[1, C * D] (where the actions are read, rows before the prompt
 //! included), the patches of the images, `proprio` f32[1, 1, P], normalised.

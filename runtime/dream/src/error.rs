@@ -17,6 +17,16 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// An artifact given as bytes cannot be copied.
+    #[error(
+        "there is no memory for a copy of the artifact, {bytes} bytes; open it as a file, which copies nothing"
+    )]
+    Copy {
+        /// Its size.
+        bytes: usize,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The file is not a sound artifact.
     #[error("{path} is not a sound artifact")]
     Open {

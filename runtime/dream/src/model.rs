@@ -5,7 +5,7 @@ use crate::visual::Images;
 use crate::{Error, Isa, Visual};
 use dreamc_artifact::{Artifact, Manifest, OpenError};
 use dreamc_front::{Settings, Tokenizer};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 use self_cell::self_cell;
 use std::fs::File;
 use std::path::Path;
@@ -25,11 +25,15 @@ pub struct OpenOptions {
 
 self_cell!(
     struct Opened {
+        // A file, or a copy in memory of its own: either way it begins at a page.
         owner: Mmap,
         #[covariant]
         dependent: Engine,
     }
 );
+
+/// What errors call an artifact that was given as bytes.
+const IN_MEMORY: &str = "the artifact in memory";
 
 /// An open artifact: maps the file, runs requests one at a time.
 pub struct Model {
@@ -45,7 +49,26 @@ impl Model {
     ///
     /// Says what is wrong with the file, or that it was built for other devices.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-        let map = map(path)?;
+        Model::of_map(map(path)?, path, options)
+    }
+
+    /// Opens an artifact from the bytes of its file, which are copied to where weights can be used in place. Use
+    /// [`Model::open`] where there is a file: it copies nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::open`], and where there is no memory for the copy.
+    pub fn from_bytes(bytes: &[u8], options: &OpenOptions) -> Result<Model, Error> {
+        let copy = || {
+            let mut map = MmapMut::map_anon(bytes.len())?;
+            map.copy_from_slice(bytes);
+            map.make_read_only()
+        };
+        let map = copy().map_err(|source| Error::Copy { bytes: bytes.len(), source })?;
+        Model::of_map(map, IN_MEMORY.as_ref(), options)
+    }
+
+    fn of_map(map: Mmap, path: &Path, options: &OpenOptions) -> Result<Model, Error> {
         if options.lock_weights {
             map.lock().map_err(|source| Error::Lock { path: path.to_owned(), bytes: map.len(), source })?;
         }

@@ -106,6 +106,17 @@ impl Policy {
         self.model.manifest()
     }
 
+    /// The artifact itself.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The same for its other entries. The next chunk after a request of another entry takes longer: the device is made
+    /// ready for `act` again.
+    pub fn model_mut(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
     /// What the policy takes and gives.
     pub fn settings(&self) -> &ActionSettings {
         &self.actions
