@@ -125,6 +125,18 @@ fn tokens() {
     assert!(distance(&found.values, &expected) <= 1e-15);
 }
 
+/// What the model is trained on ends with the tokens of its actions and the suffix.
+#[test]
+fn training_sequence() {
+    let golden = Golden::of("tiny-vla");
+    let sequence = golden.i32("training_sequence/input_ids");
+    let tokens = ActionTokens::new(151_667, 151_923).unwrap();
+    let mut end = tokens.encode(&golden.f64("training_sequence/actions")).unwrap();
+    end.extend([151_645, 198]);
+    assert_eq!(sequence[sequence.len() - end.len()..], end);
+    assert_eq!(sequence[..sequence.len() - end.len()], golden.i32("inputs/images1/input_ids"));
+}
+
 #[test]
 fn tokens_of_a_tokenizer() {
     let of = |name: &str| ActionTokens::from_tokenizer(&Tokenizer::from_dir(&fixture(name)).unwrap());
