@@ -15,7 +15,9 @@ use dreamc_front::{ActionError, FrontError, VisionTokens};
 use dreamc_frontend::config::CONFIG_FILE;
 use dreamc_frontend::module::{ACT, Architecture, ENCODE_IMAGE, FORWARD, GENERATE, Options, module};
 use dreamc_frontend::sampler::Sampler;
-use dreamc_frontend::{ImportError, ModelConfig, Variant, check_tensors, check_vocabulary};
+use dreamc_frontend::{
+    EMBEDDING, ImportError, LM_HEAD, ModelConfig, Variant, check_tensors, check_vocabulary,
+};
 use dreamc_ir::{Graph, Module, VerifyErrors, verify};
 use dreamc_passes::{PIPELINE, Pass, Stats, probe_pipeline, run_passes};
 use dreamc_weights::{Adapter, Checkpoint, Sources, WeightsError};
@@ -131,6 +133,11 @@ pub enum BuildError {
         /// How many.
         found: usize,
     },
+    /// An update that no weight takes.
+    #[error(
+        "the adapter changes `lm_head`, but the checkpoint ties it to the embedding; merge the adapter into the checkpoint instead"
+    )]
+    LoraTied,
     /// `act` without ranges of actions.
     #[error("there are no statistics at {}, which `act` needs to give actions in the robot's units; give --stats FILE", place.display())]
     NoStatistics {
@@ -207,6 +214,9 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     let acts = options.entries.contains(&Entry::Act);
     let acting = acts.then(|| acting(options, &config, tokenizer.as_ref())).transpose()?;
     let adapter = options.lora.as_ref().map(|lora| Adapter::open(lora, &checkpoint)).transpose()?;
+    if adapter.as_ref().is_some_and(|a| layout.lm_head == EMBEDDING && a.changes(LM_HEAD)) {
+        return Err(BuildError::LoraTied);
+    }
     let front = front(options, &config, acting.as_ref())?;
 
     let new_tokens = match &acting {

@@ -74,6 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         images.iter_mut().for_each(|image| *image = camera::libero(image, true));
     }
     let mut policy = Policy::of(args.device.open(&args.file)?).map_err(failure)?;
+    let noise = noise.map(|given| of_shape(given, &policy)).transpose()?;
     let mut chunk = act(args, &mut policy, &images, noise)?;
     if args.gripper == GripperArg::Libero {
         let dim = policy.settings().action_dim as usize;
@@ -112,18 +113,28 @@ fn act(
     policy.act(&observation, &options).map_err(failure)
 }
 
-/// The tensor `noise` of a file. How many numbers it must have is the policy's to say.
-fn read_noise(path: &Path) -> Result<Vec<f32>, Failure> {
+/// Noise of the policy's shape. A policy that starts from none says so itself.
+fn of_shape((shape, noise): (Vec<usize>, Vec<f32>), policy: &Policy) -> Result<Vec<f32>, Failure> {
+    let settings = policy.settings();
+    let wanted = [1, settings.chunk as usize, settings.action_dim as usize];
+    if shape == wanted {
+        return Ok(noise);
+    }
+    let help = format!("write a float32 tensor `noise` {wanted:?}");
+    Err(Failure::failed(format!("the noise is {shape:?}, and the policy's is {wanted:?}"), help))
+}
+
+/// The tensor `noise` of a file, with its shape.
+fn read_noise(path: &Path) -> Result<(Vec<usize>, Vec<f32>), Failure> {
     let bytes = std::fs::read(path).map_err(|error| Failure::io("read", path, &error))?;
     let help = "write a float32 tensor `noise` [1, chunk, action_dim] with the safetensors library";
     let wrong = |what: String| Failure::failed(format!("`{}` {what}", path.display()), help);
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|error| wrong("is no safetensors file".to_owned()).because(error))?;
     let noise = file.tensor("noise").map_err(|_| wrong("has no tensor `noise`".to_owned()))?;
-    match (noise.dtype(), noise.shape()) {
-        (Dtype::F32, [1, _, _]) => {
-            Ok(noise.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
-        }
-        (dtype, shape) => Err(wrong(format!("holds `noise` as {dtype:?} {shape:?}"))),
+    if noise.dtype() != Dtype::F32 {
+        return Err(wrong(format!("holds `noise` as {:?}", noise.dtype())));
     }
+    let data = noise.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    Ok((noise.shape().to_vec(), data))
 }

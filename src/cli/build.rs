@@ -106,9 +106,9 @@ pub(super) struct ActArgs {
     /// Folder of heads and projectors [default: that of the checkpoint]
     #[arg(long, value_name = "DIR")]
     pub(super) heads: Option<PathBuf>,
-    /// Whether the time of a flow is counted in bf16 as the reference does, or exactly
-    #[arg(long, value_name = "C", default_value = "reference", value_parser = PossibleValuesParser::new(FlowClock::ALL.map(FlowClock::name)))]
-    pub(super) flow_clock: String,
+    /// Whether the time of a flow is counted in bf16 as the reference does, or exactly [default: reference]
+    #[arg(long, value_name = "C", value_parser = PossibleValuesParser::new(FlowClock::ALL.map(FlowClock::name)))]
+    pub(super) flow_clock: Option<String>,
     /// Restrict action slots to action tokens
     #[arg(long)]
     pub(super) only_action_ids: bool,

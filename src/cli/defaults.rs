@@ -44,6 +44,12 @@ pub(super) fn options(args: &Args) -> Result<BuildOptions, Failure> {
     entries.dedup();
     dreamc::compile::entries(&entries, config.variant).map_err(super::build::failure)?;
     let acts = entries.contains(&Entry::Act);
+    if acts && entries.contains(&Entry::Generate) && (args.steps.is_none() || args.alg.is_none()) {
+        return Err(Failure::usage(
+            "`generate` and `act` share --steps and --alg, and their defaults are not the same",
+            "give --steps and --alg, or build two files",
+        ));
+    }
     let act = if acts { act(args)? } else { refuse_act(args)? };
     let say = |flag: &str, value: &str, why: &str| note(&format!("{flag} {value} ({why}; give --{flag})"));
 
@@ -109,6 +115,7 @@ fn refuse_act(args: &Args) -> Result<ActOptions, Failure> {
         ("--stats", args.act.stats.is_some()),
         ("--unnorm-key", args.act.unnorm_key.is_some()),
         ("--heads", args.act.heads.is_some()),
+        ("--flow-clock", args.act.flow_clock.is_some()),
         ("--only-action-ids", args.act.only_action_ids),
     ];
     match given.into_iter().find(|(_, given)| *given) {
@@ -159,7 +166,13 @@ fn act(args: &Args) -> Result<ActOptions, Failure> {
         stats: given.stats.clone(),
         unnorm_key: given.unnorm_key.clone(),
         heads: given.heads.clone(),
-        flow_clock: FlowClock::from_name(&given.flow_clock).unwrap_or(FlowClock::Reference),
+        flow_clock: match &given.flow_clock {
+            Some(_) if mode != Mode::Flow => {
+                let message = format!("`--flow-clock` is of no effect in mode {}", mode.name());
+                return Err(Failure::usage(message, "leave it out, or build with --mode flow"));
+            }
+            given => given.as_deref().and_then(FlowClock::from_name).unwrap_or(FlowClock::Reference),
+        },
         only_action_ids: given.only_action_ids,
     })
 }

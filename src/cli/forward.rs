@@ -73,10 +73,10 @@ pub(crate) fn run(model: &mut Model, files: &Files<'_>, probes: &[String]) -> Re
 /// Images to the rows that stand for them.
 pub(crate) fn encode_image(model: &mut Model, files: &Files<'_>, probes: &[String]) -> Result<(), Failure> {
     let inputs = Inputs::read(files.inputs, &IMAGES[..2])?;
-    let visuals = inputs.patches("pixel_values", "image_grid_thw")?;
-    if visuals.is_empty() {
+    if !inputs.has("pixel_values") {
         return Err(inputs.wrong("has no tensor `pixel_values`"));
     }
+    let visuals = inputs.patches("pixel_values", "image_grid_thw")?;
     let visuals: Vec<Visual> = visuals.into_iter().map(Visual::ImagePatches).collect();
     let outputs = model.encode_image(&visuals, &names(probes)).map_err(failure)?;
     write(files.outputs, outputs)

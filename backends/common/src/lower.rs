@@ -316,13 +316,22 @@ impl Lowering<'_> {
         let mut inner_scope: Scope = inner.params.iter().map(|p| p.value).zip(bound).collect();
         let mut body = self.steps(inner, &mut inner_scope, born)?;
         // Results may depend on each other's old state: all are computed before any is copied.
+        let mut copies = Vec::new();
         for (kept, result) in state.iter().zip(&inner.results) {
-            let new = self.operand(&inner_scope, result.value, &name)?;
+            let mut new = self.operand(&inner_scope, result.value, &name)?;
             self.keep(new, self.time);
-            if self.slot_of(new) != self.slot_of(*kept) {
-                body.push(copy(new, *kept));
+            if self.slot_of(new) == self.slot_of(*kept) {
+                continue;
             }
+            if state.iter().any(|other| self.slot_of(*other) == self.slot_of(new)) {
+                // States that trade places: the old one is put aside before any is written over.
+                let aside = self.new_value(inner.ty(result.value), &name)?;
+                body.push(copy(new, aside));
+                new = aside;
+            }
+            copies.push(copy(new, *kept));
         }
+        body.append(&mut copies);
         for id in inner_scope.values().chain(scope.values()).filter_map(Binding::value) {
             // What comes from outside of the body, state included, lives through every iteration.
             if self

@@ -38,8 +38,23 @@ impl From<Error> for Failure {
             text.push_str(&format!(": {cause}"));
             next = cause.source();
         }
+        if let Some(remedy) = remedy(&error) {
+            text.push_str(&format!("; {remedy}"));
+        }
         Failure { status: status(&error), text }
     }
+}
+
+/// What to do, where an error of the front has it apart from what is wrong.
+fn remedy(error: &Error) -> Option<String> {
+    let diagnostic: &dyn miette::Diagnostic = match error {
+        Error::Tokenizer(error) => error,
+        Error::Prompt(error) => error,
+        Error::Image(error) => error,
+        Error::Action(error) => error,
+        _ => return None,
+    };
+    diagnostic.help().map(|help| help.to_string())
 }
 
 fn status(error: &Error) -> Status {

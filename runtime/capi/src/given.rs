@@ -21,26 +21,26 @@ pub(crate) unsafe trait Versioned: Copy {
 }
 
 macro_rules! versioned {
-    ($($name:ident $c:literal),*) => {$(
+    ($($name:ident $c:literal $first:literal),*) => {$(
         // SAFETY: see `types`; that `size` comes first is asserted below.
         unsafe impl Versioned for $name {
             const NAME: &'static str = $c;
-            // All are in their first version.
-            const SIZE_MIN: usize = size_of::<$name>();
+            const SIZE_MIN: usize = if size_of::<usize>() == 8 { $first } else { size_of::<$name>() };
         }
+        const _: () = assert!(<$name as Versioned>::SIZE_MIN <= size_of::<$name>());
         const _: () = assert!(std::mem::offset_of!($name, size) == 0);
     )*};
 }
 
 versioned!(
-    OpenOptions "dream_open_options",
-    Info "dream_info",
-    Observation "dream_observation",
-    ActOptions "dream_act_options",
-    Actions "dream_actions",
-    Prompt "dream_prompt",
-    Sampling "dream_sampling",
-    Generated "dream_generated"
+    OpenOptions "dream_open_options" 16,
+    Info "dream_info" 56,
+    Observation "dream_observation" 48,
+    ActOptions "dream_act_options" 32,
+    Actions "dream_actions" 48,
+    Prompt "dream_prompt" 40,
+    Sampling "dream_sampling" 40,
+    Generated "dream_generated" 32
 );
 
 /// Most bytes of a struct that a later version may have.

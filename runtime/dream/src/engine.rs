@@ -139,7 +139,13 @@ impl<'a> Engine<'a> {
 fn contradiction(artifact: &Artifact<'_>) -> Option<&'static str> {
     let model = &artifact.manifest().model;
     let length = model.max_prompt.checked_add(model.new_tokens);
-    for program in &artifact.plan(TARGET)?.programs {
+    let programs = &artifact.plan(TARGET)?.programs;
+    if programs.is_empty()
+        || artifact.manifest().entries.iter().any(|e| programs.iter().all(|p| p.name != *e))
+    {
+        return Some("the entries");
+    }
+    for program in programs {
         let max = |name: &str| program.symbols.iter().find(|s| s.name == name).map(|s| s.max);
         if max("B") != Some(model.max_batch) {
             return Some("the rows of a batch");

@@ -114,6 +114,9 @@ pub enum Error {
     /// A model that sees was expected.
     #[error("the model takes no images; leave them out, or build a checkpoint of Dream-VL or Dream-VLA")]
     NoImages,
+    /// No image where there must be one.
+    #[error("there is no image to look at; give at least one")]
+    NothingToSee,
     /// An image of another size than the artifact was built for.
     #[error(
         "an image is {}x{}, but the artifact was built for {}x{}; resize it, or build without --image",

@@ -13,6 +13,8 @@ use globset::{Glob, GlobMatcher};
 const FUSED: &str = "forward";
 /// Name of its program that keeps every value of the model.
 const PROBED: &str = "forward.probe";
+/// Paths of values that belong to the images and not to rows.
+const TOWER: [&str; 2] = ["visual.", "projector."];
 /// The same of the entry for images.
 const ENCODE_FUSED: &str = "encode_image";
 const ENCODE_PROBED: &str = "encode_image.probe";
@@ -54,7 +56,12 @@ impl Model {
     pub fn forward(&mut self, request: &Forward, probes: &[&str]) -> Result<Vec<Output>, Error> {
         let manifest = self.manifest().clone();
         let model = &manifest.model;
-        let longest = (model.max_prompt + model.new_tokens) as usize;
+        let program = if probes.is_empty() { FUSED } else { PROBED };
+        let longest = self.with_engine(|engine| {
+            engine.prepare(FUSED, program)?;
+            let symbols = engine.stepper().map(|s| s.program().symbols.as_slice()).unwrap_or_default();
+            Ok::<_, Error>(symbols.iter().find(|s| s.name == "S").map_or(0, |s| s.max as usize))
+        })?;
         let found = request.input_ids.iter().map(Vec::len).max().unwrap_or(0);
         if found > longest {
             return Err(Error::PromptTooLong { found, max: longest });
@@ -63,25 +70,20 @@ impl Model {
         check_tokens(&canvas, model.vocab_size)?;
         let mut images = Images::new(self.settings(), &request.visuals)?;
         images.divide(&request.input_ids)?;
-        let positions = request.position_ids.as_ref().map(|planes| given(planes, &canvas)).transpose()?;
-        let program = if probes.is_empty() { FUSED } else { PROBED };
+        let axes = images.axes();
+        let positions = request.position_ids.as_ref().map(|p| given(p, &canvas, axes)).transpose()?;
         self.with_engine(|engine| {
-            engine.prepare(FUSED, program)?;
             let mut probe = Probe::new(engine, &manifest, probes)?;
             let mut all: Vec<Output> = Vec::new();
             for first in (0..canvas.rows).step_by(model.max_batch.max(1) as usize) {
                 let canvas = canvas.part(first, (canvas.rows - first).min(model.max_batch.max(1) as usize));
                 let mut inputs = vec![("input_ids", bytes_of(&canvas.tokens))];
-                let image_tokens = images.inputs(&canvas, first, canvas.length, &mut inputs)?;
-                if let Some(planes) = &positions {
-                    let range = first * canvas.length..(first + canvas.rows) * canvas.length;
-                    let own = inputs.iter_mut().find(|(name, _)| *name == "position_ids");
-                    let own = own.ok_or(dreamc_runtime::StepError::Unsound)?;
-                    // As many planes as the model has axes.
-                    let axes = own.1.len() / 4 / canvas.tokens.len().max(1);
-                    let plane = |i: usize| &planes[i.min(planes.len() - 1)][range.clone()];
-                    own.1 = bytes_of(&(0..axes).flat_map(plane).copied().collect::<Vec<_>>());
-                }
+                let range = first * canvas.length..(first + canvas.rows) * canvas.length;
+                // One plane serves all axes.
+                let plane =
+                    |planes: &[Vec<i32>], i: usize| planes[i.min(planes.len() - 1)][range.clone()].to_vec();
+                let own = positions.as_ref().map(|p| (0..images.axes()).flat_map(|i| plane(p, i)).collect());
+                let image_tokens = images.inputs(&canvas, first, canvas.length, own, &mut inputs)?;
                 let mut outputs = [("logits", Vec::new())];
                 let lengths = [("B", canvas.rows as u32), ("S", canvas.length as u32), ("M", image_tokens)];
                 engine.run(&lengths, &inputs, &mut probe, &mut outputs)?;
@@ -103,6 +105,9 @@ impl Model {
     pub fn encode_image(&mut self, visuals: &[Visual], probes: &[&str]) -> Result<Vec<Output>, Error> {
         let manifest = self.manifest().clone();
         let settings = self.settings().ok_or(Error::NoImages)?.images.clone();
+        if visuals.is_empty() {
+            return Err(Error::NothingToSee);
+        }
         let seen = look(&settings, visuals)?;
         let mut inputs = Inputs::new();
         let tokens = tower(&settings, &seen, &mut inputs)?;
@@ -120,10 +125,10 @@ impl Model {
     }
 }
 
-/// Positions that the caller gives: one plane, or three.
-fn given(planes: &[Vec<Vec<i32>>], canvas: &Canvas) -> Result<Vec<Vec<i32>>, Error> {
+/// Positions that the caller gives: one plane, or three, which must be alike for a model that has one axis.
+fn given(planes: &[Vec<Vec<i32>>], canvas: &Canvas, axes: usize) -> Result<Vec<Vec<i32>>, Error> {
     let shape = |found: [usize; 3]| Error::Positions { found, expected: [canvas.rows, canvas.length] };
-    if !matches!(planes.len(), 1 | 3) {
+    if planes.len() != 1 && (planes.len() != 3 || axes == 1 && planes.iter().any(|p| *p != planes[0])) {
         return Err(shape([planes.len(), 0, 0]));
     }
     let plane = |rows: &Vec<Vec<i32>>| {
@@ -144,7 +149,9 @@ fn join(all: &mut Vec<Output>, part: Vec<Output>) {
         return;
     }
     for (whole, part) in all.iter_mut().zip(part) {
-        whole.dims[0] += part.dims[0];
+        // Rows of the batch; what belongs to the images is one row of all their patches.
+        let axis = usize::from(TOWER.iter().any(|prefix| whole.name.starts_with(prefix)));
+        whole.dims[axis] += part.dims[axis];
         whole.data.extend(part.data);
     }
 }

@@ -87,8 +87,10 @@ impl Model {
         request: &Generate,
         observer: &mut dyn Observer,
     ) -> Result<Generated, Error> {
-        let model = self.manifest().model.clone();
         request.sampling.check()?;
+        // First of all: what the manifest says is compared with a program, and memory is taken by both.
+        self.with_engine(|engine| engine.prepare(ENTRY, ENTRY))?;
+        let model = self.manifest().model.clone();
         let longest = request.prompt.iter().map(Vec::len).max().unwrap_or(0);
         if longest > model.max_prompt as usize {
             return Err(Error::PromptTooLong { found: longest, max: model.max_prompt as usize });
@@ -100,7 +102,8 @@ impl Model {
         if appended.len() > model.new_tokens as usize {
             return Err(Error::CanvasTooLong { found: appended.len(), max: model.new_tokens as usize });
         }
-        if request.canvas.is_some() && !appended.contains(&mask_token) {
+        let slots = |row: &[i32]| row.contains(&mask_token);
+        if !slots(&appended) && !request.prompt.iter().all(|row| slots(row)) {
             return Err(Error::NoSlots);
         }
         let canvas = Canvas::for_generation(&request.prompt, mask, &appended, mask_token)?;
@@ -126,7 +129,7 @@ impl Model {
                 let canvas = canvas.part(first, (canvas.rows - first).min(at_a_time));
                 let mut inputs = request.sampling.inputs(first as u32);
                 inputs.push(("canvas", bytes_of(&canvas.tokens)));
-                let image_tokens = images.inputs(&canvas, first, longest, &mut inputs)?;
+                let image_tokens = images.inputs(&canvas, first, longest, None, &mut inputs)?;
                 let mut outputs = [("canvas", Vec::new()), ("history", Vec::new())];
                 let lengths = [("B", canvas.rows as u32), ("S", canvas.length as u32), ("M", image_tokens)];
                 generated.forwards += engine.run(&lengths, &inputs, observer, &mut outputs)?;

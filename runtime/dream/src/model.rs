@@ -1,7 +1,7 @@
 //! An open artifact.
 
 use crate::engine::Engine;
-use crate::visual::Images;
+use crate::visual::make_room;
 use crate::{Error, Isa, Visual};
 use dreamc_artifact::{Artifact, Manifest, OpenError};
 use dreamc_front::{Settings, Tokenizer};
@@ -108,8 +108,15 @@ impl Model {
     ///
     /// Where the artifact has no tokenizer, or text and images do not fit together.
     pub fn encode_with(&self, text: &str, visuals: &[Visual]) -> Result<Vec<i32>, Error> {
-        let images = Images::new(self.settings(), visuals)?;
-        images.make_room(self.encode(text)?, self.manifest().model.max_prompt as usize)
+        let ids = self.encode(text)?;
+        match self.settings() {
+            Some(settings) => {
+                let max = self.manifest().model.max_prompt as usize;
+                make_room(&settings.images, &ids, visuals, max)
+            }
+            None if visuals.is_empty() => Ok(ids),
+            None => Err(Error::NoImages),
+        }
     }
 
     /// Token ids of a canvas: text in which `<|mask|>` is a slot and `<|mask:N|>` are N of them.
@@ -123,12 +130,14 @@ impl Model {
         let max = self.manifest().model.new_tokens as usize;
         let mut parts = text.split(OPEN);
         let mut plain = parts.next().unwrap_or_default().to_owned();
+        let mut left = max;
         for part in parts {
             let slots = part.split_once(CLOSE).and_then(|(n, rest)| Some((n.parse::<usize>().ok()?, rest)));
-            let Some((n, rest)) = slots.filter(|(n, _)| (1..=max).contains(n)) else {
+            let Some((n, rest)) = slots.filter(|(n, _)| (1..=left).contains(n)) else {
                 let written = part.split(CLOSE).next().unwrap_or_default().chars().take(20).collect();
                 return Err(Error::Slots { written, max });
             };
+            left -= n;
             plain.push_str(&"<|mask|>".repeat(n));
             plain.push_str(rest);
         }

@@ -2,7 +2,7 @@
 
 use crate::engine::{Inputs, bytes_of, bytes_of_floats, floats_of, ints_of};
 use crate::generate::Watch;
-use crate::visual::Images;
+use crate::visual::{Images, make_room};
 use crate::{Error, Manifest, Model, OpenOptions, Sampling, Visual};
 use dreamc_front::chat::{Message, render};
 use dreamc_front::image::Image;
@@ -164,9 +164,9 @@ impl Policy {
         }
         let text = render(&[Message::action(views, observation.task)], true);
         let visuals: Vec<Visual> = observation.images.iter().cloned().map(Visual::Image).collect();
-        let mut images = Images::new(Some(&self.settings), &visuals)?;
         let max = self.model.manifest().model.max_prompt as usize;
-        let prompt = images.make_room(self.model.encode(&text)?, max)?;
+        let prompt = make_room(&self.settings.images, &self.model.encode(&text)?, &visuals, max)?;
+        let mut images = Images::new(Some(&self.settings), &visuals)?;
         images.divide(std::slice::from_ref(&prompt))?;
         if prompt.len() > max {
             return Err(Error::PromptTooLong { found: prompt.len(), max });
@@ -189,7 +189,7 @@ impl Policy {
         let rows = [ids];
         let canvas = Canvas::new(&rows, None)?;
         let mut inputs = Inputs::new();
-        let image_tokens = images.inputs(&canvas, 0, prompt.len(), &mut inputs)?;
+        let image_tokens = images.inputs(&canvas, 0, prompt.len(), None, &mut inputs)?;
         // Rows before the prompt are seen and counted like all others.
         inputs.retain(|(name, _)| !matches!(*name, "attention_mask" | "position_ids"));
         let places = canvas.length + prefix;

@@ -51,13 +51,6 @@ impl Images {
         }
     }
 
-    /// Ids with each placeholder repeated as often as its image has tokens, at most `max` in all.
-    pub(crate) fn make_room(&self, ids: Vec<i32>, max: usize) -> Result<Vec<i32>, Error> {
-        let Some(settings) = &self.settings else { return Ok(ids) };
-        let [images, videos] = grids(&self.seen);
-        Ok(expand(&ids, &settings.tokens, &images, &videos, max)?)
-    }
-
     /// Divides the images over rows of ids: each takes as many as fill its placeholders.
     pub(crate) fn divide(&mut self, rows: &[Vec<i32>]) -> Result<(), Error> {
         let Some(settings) = &self.settings else { return Ok(()) };
@@ -85,56 +78,97 @@ impl Images {
         Ok(())
     }
 
-    /// Appends mask, positions and, for a model that sees, images of the rows from `first` on. Returns the number of image
-    /// tokens. Only the first `prompt` ids of a row stand for images: a slot that is filled with such an id is a word.
+    /// Axes of the positions.
+    pub(crate) fn axes(&self) -> usize {
+        match self.settings.as_ref().map(|s| s.positions) {
+            Some(Positions::Vl) => 3,
+            Some(Positions::Vla) | None => 1,
+        }
+    }
+
+    /// Appends mask, positions (`given`, or those that the model computes) and, for a model that sees, images of the rows
+    /// from `first` on. Returns the number of image tokens. Only the first `prompt` ids of a row stand for images: a slot that is filled with such an id is a word.
     pub(crate) fn inputs(
         &self,
         canvas: &Canvas,
         first: usize,
         prompt: usize,
+        given: Option<Vec<i32>>,
         inputs: &mut Inputs,
     ) -> Result<u32, Error> {
         inputs.push(("attention_mask", bytes_of(&canvas.attention_mask)));
         let Some(settings) = &self.settings else {
-            inputs.push(("position_ids", bytes_of(&canvas.position_ids)));
+            let positions = given.unwrap_or_else(|| canvas.position_ids.clone());
+            inputs.push(("position_ids", bytes_of(&positions)));
             return Ok(1);
         };
         let seen = &self.seen[self.before[first]..self.before[first + canvas.rows]];
-        inputs.push(("position_ids", bytes_of(&position_ids(settings, canvas, seen)?)));
+        let positions = match given {
+            Some(given) => given,
+            None => position_ids(settings, canvas, seen)?,
+        };
+        inputs.push(("position_ids", bytes_of(&positions)));
         inputs.push(("image_index", bytes_of(&image_index(settings, canvas, prompt, seen)?)));
         tower(settings, seen, inputs)
     }
 }
 
-/// All images of a request as patches.
-pub(crate) fn look(settings: &ImageSettings, visuals: &[Visual]) -> Result<Vec<Seen>, Error> {
+/// How each image will be cut, and whether it is a video: sizes are known before memory is taken for them.
+pub(crate) fn measure(settings: &ImageSettings, visuals: &[Visual]) -> Result<Vec<(Grid, bool)>, Error> {
     let sized = |image: &Image| match settings.size {
         Some([width, height]) if (width, height) != (image.width(), image.height()) => {
             Err(Error::ImageSize { found: [image.width(), image.height()], expected: [width, height] })
         }
         Some(_) | None => Ok(()),
     };
-    let frames = |frames: &[Image], video: bool| {
+    let frames = |frames: &[Image]| {
         frames.iter().try_for_each(sized)?;
-        Ok(Seen { patches: settings.processor.preprocess(frames)?, video })
+        // Without frames the processor says what is wrong.
+        let (height, width) = frames.first().map_or((1, 1), |f| (f.height(), f.width()));
+        Ok::<Grid, Error>(settings.processor.grid(height, width, frames.len())?)
     };
-    let given = |patches: &Patches, video: bool| {
+    let given = |patches: &Patches| {
         let (found, expected) = (patches.values.len(), patches.grid.patches().saturating_mul(PATCH_FEATURES));
-        if found == expected {
-            Ok(Seen { patches: patches.clone(), video })
-        } else {
-            Err(Error::Patches { found, expected })
-        }
+        if found == expected { Ok(patches.grid) } else { Err(Error::Patches { found, expected }) }
     };
-    visuals
-        .iter()
-        .map(|visual| match visual {
-            Visual::Image(image) => frames(std::slice::from_ref(image), false),
-            Visual::Video(images) => frames(images, true),
-            Visual::ImagePatches(patches) => given(patches, false),
-            Visual::VideoPatches(patches) => given(patches, true),
-        })
-        .collect()
+    let one = |visual: &Visual| {
+        let (grid, video) = match visual {
+            Visual::Image(image) => (frames(std::slice::from_ref(image))?, false),
+            Visual::Video(images) => (frames(images)?, true),
+            Visual::ImagePatches(patches) => (given(patches)?, false),
+            Visual::VideoPatches(patches) => (given(patches)?, true),
+        };
+        let (found, max) = (grid.tokens(), settings.tokens_max);
+        if found <= max as usize { Ok((grid, video)) } else { Err(Error::ImageTokens { found, max }) }
+    };
+    visuals.iter().map(one).collect()
+}
+
+/// Ids with each placeholder repeated as often as its image has tokens, at most `max` in all.
+pub(crate) fn make_room(
+    settings: &ImageSettings,
+    ids: &[i32],
+    visuals: &[Visual],
+    max: usize,
+) -> Result<Vec<i32>, Error> {
+    let measured = measure(settings, visuals)?;
+    let of = |video: bool| measured.iter().filter(|m| m.1 == video).map(|m| m.0).collect::<Vec<Grid>>();
+    Ok(expand(ids, &settings.tokens, &of(false), &of(true), max)?)
+}
+
+/// All images of a request as patches.
+pub(crate) fn look(settings: &ImageSettings, visuals: &[Visual]) -> Result<Vec<Seen>, Error> {
+    measure(settings, visuals)?;
+    let one = |visual: &Visual| {
+        let (patches, video) = match visual {
+            Visual::Image(image) => (settings.processor.preprocess(std::slice::from_ref(image))?, false),
+            Visual::Video(images) => (settings.processor.preprocess(images)?, true),
+            Visual::ImagePatches(patches) => (patches.clone(), false),
+            Visual::VideoPatches(patches) => (patches.clone(), true),
+        };
+        Ok(Seen { patches, video })
+    };
+    visuals.iter().map(one).collect()
 }
 
 /// Grids of images and of videos.

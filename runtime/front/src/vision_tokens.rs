@@ -43,7 +43,7 @@ pub fn expand(
         }
     }
     let features = merged_tokens(images).saturating_add(merged_tokens(videos));
-    let length = (ids.len() - images.len() - videos.len()).saturating_add(features);
+    let length = ids.len().saturating_sub(images.len() + videos.len()).saturating_add(features);
     if length > length_max {
         return Err(PromptError::TooLong { length, length_max });
     }

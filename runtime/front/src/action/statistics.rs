@@ -1,6 +1,7 @@
 //! One set of statistics: scaling actions and the robot's state, in f64.
 
 use super::ActionError;
+use super::statistics_file::DIMS_MAX;
 use serde::{Deserialize, Serialize};
 
 /// Added to every range, so that none is zero.
@@ -42,6 +43,9 @@ impl Bounds {
         let mask = mask.unwrap_or_else(|| vec![true; width]);
         if width == 0 {
             return Err("no values".to_owned());
+        }
+        if width > DIMS_MAX {
+            return Err(format!("{width} values; the limit is {DIMS_MAX}"));
         }
         if high.len() != width || mask.len() != width {
             return Err(format!(
