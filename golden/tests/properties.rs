@@ -411,3 +411,21 @@ fn matmuls_of_all_types() {
         }
     }
 }
+
+/// Each state becomes the other: none may be written over before it is read.
+#[test]
+fn states_that_trade_places() {
+    let text = "graph @f(%0: f32[1, 2, 3] \"x\", %1: f32[1, 2, 3] \"y\") {
+          %2, %3, %4 = denoise %0, %1 {steps=3, state=2, body=\"f.step\"} : f32[1, 2, 3], f32[1, 2, 3], f32[3, 1, 2, 3]
+          return %2 \"first\", %3 \"second\", %4 \"history\"
+        }
+        graph @f.step(%0: i32[], %1: f32[1, 2, 3], %2: f32[1, 2, 3]) {
+          return %2, %1
+        }";
+    let module = parse(text).unwrap();
+    let inputs = inputs(&module, 1, 1, 5);
+    assert_ne!(inputs[0], inputs[1]);
+    let wanted = interpret(&module, "f", &inputs);
+    assert_eq!(execute(&module, "f", &inputs, None), wanted);
+    assert_eq!(wanted[0], inputs[1]);
+}
