@@ -80,7 +80,7 @@ pub(super) fn acting(
         integrator,
     };
     let settings = ActionSettings {
-        mode: act.mode.name().to_owned(),
+        mode: act.mode,
         chunk: act.chunk,
         action_dim: action_dim as u32,
         views: act.views,

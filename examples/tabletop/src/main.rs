@@ -141,7 +141,7 @@ fn run(args: &Args) -> Result<usize> {
     let chunk = robot.settings().chunk as usize;
     let episodes = (args.episodes.end - args.episodes.start) as usize;
     let noise = args.noise.as_deref().map(|path| Noise::read(path, episodes, chunk)).transpose()?;
-    let mode = robot.settings().mode.clone();
+    let mode = robot.settings().mode.name();
     let manifest = robot.policy().manifest();
     eprintln!(
         "{}: mode {mode}, chunk {chunk}, steps {}, {}",

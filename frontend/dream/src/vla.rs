@@ -20,49 +20,10 @@ use crate::vl::{Patches, Vision, splice};
 use dreamc_ir::{Activation, Confidence, Dim, Graph, Literal, Op, Origin, Type, Value};
 use dreamc_num::DType;
 
+pub use dreamc_front::settings::Mode;
+
 /// Name of the body of the action loops.
 const STEP: &str = "act.step";
-
-/// How a chunk of actions is made (`spec/actions.md` sections 5 and 6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Discrete diffusion of action tokens.
-    Discrete,
-    /// Action tokens in one pass over empty slots.
-    OneStep,
-    /// A head that gives the actions in one pass.
-    L1,
-    /// Flow matching: a head gives the velocity of noisy actions.
-    Flow,
-    /// DDIM: a head gives the noise of noisy actions.
-    Ddim,
-}
-
-impl Mode {
-    /// Every mode.
-    pub const ALL: [Mode; 5] = [Mode::Discrete, Mode::OneStep, Mode::L1, Mode::Flow, Mode::Ddim];
-
-    /// As on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Mode::Discrete => "discrete",
-            Mode::OneStep => "one-step",
-            Mode::L1 => "l1",
-            Mode::Flow => "flow",
-            Mode::Ddim => "ddim",
-        }
-    }
-
-    /// Inverse of [`Mode::name`].
-    pub fn from_name(name: &str) -> Option<Mode> {
-        Mode::ALL.into_iter().find(|mode| mode.name() == name)
-    }
-
-    /// Whether noisy actions are refined in a loop, with a row that says the time.
-    pub const fn is_continuous_loop(self) -> bool {
-        matches!(self, Mode::Flow | Mode::Ddim)
-    }
-}
 
 /// What a build decides about acting.
 #[derive(Clone, Debug, PartialEq)]

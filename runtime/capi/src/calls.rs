@@ -262,13 +262,13 @@ fn describe(opened: &mut Opened) -> Info {
     let has = |name: &str| manifest.entries.iter().any(|entry| entry == name);
     let images = model.settings().map(|settings| &settings.images);
     let [image_width, image_height] = images.and_then(|images| images.size).unwrap_or_default();
-    let mode = match actions.as_ref().map_or("", |a| a.mode.as_str()) {
-        "discrete" => Mode::Discrete,
-        "one-step" => Mode::OneStep,
-        "l1" => Mode::L1,
-        "flow" => Mode::Flow,
-        "ddim" => Mode::Ddim,
-        _ => Mode::None,
+    let mode = match actions.as_ref().map(|a| a.mode) {
+        None => Mode::None,
+        Some(dream_rt::Mode::Discrete) => Mode::Discrete,
+        Some(dream_rt::Mode::OneStep) => Mode::OneStep,
+        Some(dream_rt::Mode::L1) => Mode::L1,
+        Some(dream_rt::Mode::Flow) => Mode::Flow,
+        Some(dream_rt::Mode::Ddim) => Mode::Ddim,
     };
     Info {
         size: size_of::<Info>(),

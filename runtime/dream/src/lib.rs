@@ -22,7 +22,7 @@ mod visual;
 pub use dreamc_artifact::Manifest;
 pub use dreamc_device_cpu::Isa;
 pub use dreamc_front::image::{Grid, Image, ImageError, Patches};
-pub use dreamc_front::settings::ActionSettings;
+pub use dreamc_front::settings::{ActionSettings, Mode};
 pub use dreamc_front::{Settings, Tokenizer, action, camera, chat};
 pub use dreamc_runtime::{Observer, Shown};
 pub use error::Error;

@@ -6,7 +6,7 @@ use crate::visual::{Images, make_room};
 use crate::{Error, Manifest, Model, OpenOptions, Sampling, Visual};
 use dreamc_front::chat::{Message, render};
 use dreamc_front::image::Image;
-use dreamc_front::settings::{ActionSettings, Settings};
+use dreamc_front::settings::{ActionSettings, Mode, Settings};
 use dreamc_num::stream::normal;
 use dreamc_runtime::{Canvas, Observer};
 use std::path::Path;
@@ -172,9 +172,9 @@ impl Policy {
             return Err(Error::PromptTooLong { found: prompt.len(), max });
         }
 
-        let mode = self.actions.mode.as_str();
-        let discrete = mode == "discrete";
-        let noisy = matches!(mode, "flow" | "ddim");
+        let mode = self.actions.mode;
+        let discrete = mode == Mode::Discrete;
+        let noisy = mode.is_continuous_loop();
         let prefix = usize::from(self.actions.proprio_dim.is_some()) + usize::from(noisy);
         let slot = if discrete {
             self.model.manifest().model.mask_token_id as i32
@@ -207,9 +207,9 @@ impl Policy {
         inputs.extend(self.proprio(observation.proprio)?);
         inputs.extend(self.noise(noisy, options)?);
         let output = match mode {
-            "discrete" => "canvas",
-            "one-step" => "tokens",
-            _ => "normalized_actions",
+            Mode::Discrete => "canvas",
+            Mode::OneStep => "tokens",
+            Mode::L1 | Mode::Flow | Mode::Ddim => "normalized_actions",
         };
         let first_slot = if discrete { prompt.len() } else { 0 };
         Ok(Request { inputs, length: canvas.length as u32, image_tokens, output, first_slot })

@@ -7,8 +7,6 @@ use std::path::Path;
 /// The system message where a conversation does not begin with one.
 const SYSTEM: &str = "You are a helpful assistant.";
 const TURN_END: &str = "<|im_end|>\n";
-/// Ends an answer.
-const END: &str = "<|endoftext|>";
 
 /// A piece of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,11 +100,6 @@ fn begin(text: &mut String, role: &str) {
     for part in ["<|im_start|>", role, "\n"] {
         text.push_str(part);
     }
-}
-
-/// The answer in a decoded text: what stands before the first `<|endoftext|>`.
-pub fn answer(text: &str) -> &str {
-    text.split_once(END).map_or(text, |(answer, _)| answer)
 }
 
 /// Templates that say what [`render`] writes: the one with images, and one that knows text alone.

@@ -39,11 +39,53 @@ pub enum Positions {
     Vla,
 }
 
+/// How a chunk of actions is made (`spec/actions.md` sections 5 and 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Discrete diffusion of action tokens.
+    Discrete,
+    /// Action tokens in one pass over empty slots.
+    OneStep,
+    /// A head that gives the actions in one pass.
+    L1,
+    /// Flow matching: a head gives the velocity of noisy actions.
+    Flow,
+    /// DDIM: a head gives the noise of noisy actions.
+    Ddim,
+}
+
+impl Mode {
+    /// Every mode.
+    pub const ALL: [Mode; 5] = [Mode::Discrete, Mode::OneStep, Mode::L1, Mode::Flow, Mode::Ddim];
+
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::Discrete => "discrete",
+            Mode::OneStep => "one-step",
+            Mode::L1 => "l1",
+            Mode::Flow => "flow",
+            Mode::Ddim => "ddim",
+        }
+    }
+
+    /// Inverse of [`Mode::name`].
+    pub fn from_name(name: &str) -> Option<Mode> {
+        Mode::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
+    /// Whether noisy actions are refined in a loop, with a row that says the time.
+    pub const fn is_continuous_loop(self) -> bool {
+        matches!(self, Mode::Flow | Mode::Ddim)
+    }
+}
+
 /// How actions are asked for and read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ActionSettings {
-    /// `discrete`, `one-step`, `l1`, `flow`, `ddim`.
-    pub mode: String,
+    /// How a chunk comes about.
+    pub mode: Mode,
     /// Actions of a chunk.
     pub chunk: u32,
     /// Numbers of an action.
