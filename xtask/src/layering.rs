@@ -32,6 +32,7 @@ const ALLOWED: &[(&str, Uses)] = &[
     ("dreamc-artifact", Uses::Only(&["dreamc-num"])),
     ("dreamc-interp", Uses::Only(&["dreamc-ir", "dreamc-num"])),
     ("dreamc-passes", Uses::Only(&["dreamc-ir", "dreamc-num"])),
+    ("dreamc-kernels", Uses::Only(&["dreamc-num"])),
     ("dreamc-frontend", Uses::Only(&["dreamc-front", "dreamc-ir", "dreamc-num", "dreamc-weights"])),
     ("dreamc-backend", Uses::Only(&["dreamc-artifact", "dreamc-ir", "dreamc-num"])),
     ("dreamc-backend-cpu", Uses::Only(&["dreamc-artifact", "dreamc-backend", "dreamc-ir", "dreamc-num"])),
