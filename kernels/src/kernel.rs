@@ -6,8 +6,10 @@ use crate::emit::{Element, EmitError, Emitted, emit};
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::record::Recorder;
-use crate::rope::{Rope, RopeTable};
+use crate::rope::{Rope, RopeTable, TimestepEmbed};
 use crate::rows::{Embed, Rows};
+use crate::sampler::Sampler;
+use crate::slots::Slots;
 use crate::target::Target;
 
 /// A kernel: which family, and what is fixed in it.
@@ -29,6 +31,12 @@ pub enum Kernel {
     Linear(Linear),
     /// Attention.
     Attention(Attention),
+    /// Logits and probabilities.
+    Sampler(Sampler),
+    /// Slots of the canvas.
+    Slots(Slots),
+    /// Angles of the action loops' times.
+    TimestepEmbed(TimestepEmbed),
 }
 
 /// A float type of activations.
@@ -74,6 +82,9 @@ impl Kernel {
             Kernel::Rows(kernel) => kernel.name(),
             Kernel::Linear(kernel) => kernel.name(),
             Kernel::Attention(kernel) => kernel.name(),
+            Kernel::Sampler(kernel) => kernel.name(),
+            Kernel::Slots(kernel) => kernel.name(),
+            Kernel::TimestepEmbed(kernel) => kernel.name(),
         }
     }
 
@@ -103,7 +114,9 @@ impl Kernel {
         match self {
             Kernel::Elementwise(kernel) => vec![kernel.float],
             Kernel::Norm(kernel) => vec![kernel.x, kernel.y],
-            Kernel::RopeTable(_) => Vec::new(),
+            Kernel::RopeTable(_) | Kernel::TimestepEmbed(_) | Kernel::Sampler(_) | Kernel::Slots(_) => {
+                Vec::new()
+            }
             Kernel::Rope(kernel) => vec![kernel.float],
             Kernel::Embed(kernel) => kernel.table.float().into_iter().chain([kernel.y]).collect(),
             Kernel::Rows(kernel) => kernel.float().into_iter().collect(),
@@ -124,7 +137,10 @@ impl Kernel {
             | Kernel::RopeTable(_)
             | Kernel::Rope(_)
             | Kernel::Embed(_)
-            | Kernel::Rows(_) => Ok(()),
+            | Kernel::Rows(_)
+            | Kernel::Sampler(_)
+            | Kernel::Slots(_)
+            | Kernel::TimestepEmbed(_) => Ok(()),
         }
     }
 
@@ -138,6 +154,9 @@ impl Kernel {
             Kernel::Rows(kernel) => kernel.launch(recorder),
             Kernel::Linear(kernel) => kernel.launch(recorder),
             Kernel::Attention(kernel) => kernel.launch(recorder),
+            Kernel::Sampler(kernel) => kernel.launch(recorder),
+            Kernel::Slots(kernel) => kernel.launch(recorder),
+            Kernel::TimestepEmbed(kernel) => kernel.launch(recorder),
         }
     }
 }

@@ -26,6 +26,8 @@ mod norm;
 mod record;
 mod rope;
 mod rows;
+mod sampler;
+mod slots;
 mod target;
 mod tidy;
 
@@ -35,6 +37,8 @@ pub use emit::{Access, Buffer, Element, EmitError, Emitted, Extent, Form, Info, 
 pub use kernel::{Float, Kernel};
 pub use linear::{Linear, Residual, Tile, Weights};
 pub use norm::{Norm, Statistic};
-pub use rope::{Rope, RopeTable};
+pub use rope::{Rope, RopeTable, TimestepEmbed};
 pub use rows::{Embed, Rows, Table};
+pub use sampler::{Confidence, Sampler};
+pub use slots::Slots;
 pub use target::{Capabilities, Target, TargetError};

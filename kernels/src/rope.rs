@@ -32,6 +32,44 @@ pub struct Rope {
     pub in_place: bool,
 }
 
+/// Sines, then cosines of a step's time: buffers `index` i32 `[1]`, `times` f32 `[steps]`, `frequencies` f32 `[half]`, `y`
+/// f32 `[2 * half]`; scalar `half`. Times and frequencies are constants of the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimestepEmbed;
+
+impl TimestepEmbed {
+    pub(crate) fn name(self) -> String {
+        "f32_timestep_embed_flat".into()
+    }
+
+    pub(crate) fn launch(self, r: &Recorder) {
+        let grid =
+            [Extent::Ceil { of: "half", per: 64, any: true }, Extent::Constant(1), Extent::Constant(1)];
+        floats!(() => timestep_embed::launch_unchecked(
+            r.client(),
+            r.grid(grid),
+            CubeDim::new_1d(64),
+            r.buffer("index", Element::I32),
+            r.buffer("times", Element::F32),
+            r.buffer("frequencies", Element::F32),
+            r.buffer("y", Element::F32),
+            r.int("half"),
+        ));
+    }
+}
+
+#[cube(launch_unchecked)]
+fn timestep_embed(index: &[i32], times: &[f32], frequencies: &[f32], y: &mut [f32], half: u32) {
+    let time = times[index[0] as usize];
+    let mut i = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
+    while i < half {
+        let angle = time * frequencies[i as usize];
+        y[i as usize] = sine(angle, 0.0f32);
+        y[(half + i) as usize] = sine(angle, 1.0f32);
+        i += CUBE_DIM_X * CUBE_COUNT_X;
+    }
+}
+
 impl RopeTable {
     pub(crate) fn name(self) -> String {
         "f32_rope_table_flat".into()

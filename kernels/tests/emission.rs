@@ -1,9 +1,11 @@
 //! Emission itself: determinism, the block of scalars, what a target cannot do, and the sources as snapshots.
 
 use dreamc_kernels::{
-    Attention, Elementwise, Embed, EmitError, Emitted, Extent, Float, Form, Kernel, Linear, Map, Norm,
-    Residual, Rope, RopeTable, Rows, Statistic, Table, Target, Tile, Word,
+    Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Extent, Float, Form, Kernel, Linear, Map,
+    Norm, Residual, Rope, RopeTable, Rows, Sampler, Slots, Statistic, Table, Target, Tile, TimestepEmbed,
+    Word,
 };
+use dreamc_num::stream::Lane;
 use std::fmt::Write as _;
 
 /// A small case of every kernel.
@@ -52,7 +54,23 @@ fn kernels() -> Vec<Kernel> {
         linear(Table::Floats(float), false, Residual::Apart, false),
         attention(false),
         attention(true),
+        Kernel::TimestepEmbed(TimestepEmbed),
     ]);
+    let confidences = [Confidence::Probability, Confidence::Margin, Confidence::NegativeEntropy];
+    all.extend(confidences.map(|kind| Kernel::Sampler(Sampler::Confidence(kind))));
+    let on_logits = [Sampler::EosPenalty, Sampler::KeepTokens, Sampler::SamplingProbs, Sampler::DrawToken];
+    all.extend(on_logits.map(Kernel::Sampler));
+    let on_slots = [
+        Slots::IsToken,
+        Slots::RandomBits(Lane::Token),
+        Slots::RandomBits(Lane::Slot),
+        Slots::AdvanceStream,
+        Slots::Commit,
+        Slots::TransferCount,
+        Slots::OriginSlots,
+        Slots::SelectSlots,
+    ];
+    all.extend(on_slots.map(Kernel::Slots));
     all
 }
 
@@ -62,7 +80,7 @@ fn half(kernel: &Kernel, half: Float) -> Kernel {
     match &mut kernel {
         Kernel::Elementwise(k) => k.float = half,
         Kernel::Norm(k) => k.y = half,
-        Kernel::RopeTable(_) => (),
+        Kernel::RopeTable(_) | Kernel::TimestepEmbed(_) | Kernel::Sampler(_) | Kernel::Slots(_) => (),
         Kernel::Rope(k) => k.float = half,
         Kernel::Embed(k) => (k.table, k.y) = (Table::Floats(half), half),
         Kernel::Rows(Rows::Copy(f) | Rows::Take(f) | Rows::Splice { float: f, .. } | Rows::Shift(f)) => {

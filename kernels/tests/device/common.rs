@@ -153,6 +153,15 @@ impl Results {
         self.0[name].clone()
     }
 
+    pub(crate) fn ints(&self, name: &str) -> Vec<i32> {
+        self.0[name].iter().map(|w| *w as i32).collect()
+    }
+
+    pub(crate) fn bools(&self, name: &str) -> Vec<bool> {
+        assert!(self.0[name].iter().all(|w| *w < 2), "not conditions: {:?}", self.0[name]);
+        self.0[name].iter().map(|w| *w == 1).collect()
+    }
+
     pub(crate) fn floats(&self, name: &str) -> Vec<f32> {
         self.0[name].iter().map(|w| f32::from_bits(*w)).collect()
     }

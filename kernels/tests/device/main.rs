@@ -7,3 +7,5 @@ mod linear;
 mod norm;
 mod rope;
 mod rows;
+mod sampler;
+mod slots;
