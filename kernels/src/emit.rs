@@ -300,9 +300,8 @@ fn compile(target: &Target, definition: KernelDefinition) -> Result<Compiled, St
         Form::Hip => cpp!(Hip),
         Form::Msl => cpp!(Metal),
         Form::Wgsl => {
-            let kernel = WgslCompiler::default()
-                .compile(definition, &target.wgsl_options())
-                .map_err(|e| e.to_string())?;
+            let kernel =
+                WgslCompiler.compile(definition, &target.wgsl_options()).map_err(|e| e.to_string())?;
             Ok(Compiled {
                 source: kernel.to_string(),
                 shared_bytes: kernel.shared_memory_size,

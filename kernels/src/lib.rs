@@ -16,6 +16,12 @@
 //! Lengths that vary from request to request are scalars of the launch; the model's constants may be constants of the
 //! kernel. No kernel assumes how many units run in step. Conditions (`bool`) are u32 words, 0 or 1.
 
+#![allow(
+    clippy::manual_div_ceil,
+    clippy::manual_is_multiple_of,
+    reason = "kernels are written in the part of the language that can be generated"
+)]
+
 mod attention;
 mod elementwise;
 mod emit;

@@ -286,7 +286,7 @@ fn fetch<W: Numeric>(
 ) {
     let pitch = comptime!(shape.columns + shape.side);
     let k = comptime!(shape.k);
-    if comptime!(shape.packed && shape.k % 2 == 0) {
+    if comptime!(shape.packed && shape.k.is_multiple_of(2)) {
         // Two steps of K are one word.
         let pairs = comptime!(shape.depth / 2);
         let mut i = UNIT_POS_X;

@@ -43,8 +43,10 @@ pub(crate) struct Launch {
 
 type Log = Arc<Mutex<Vec<Launch>>>;
 
+type Clients = BTreeMap<[u8; 32], (Client, Log)>;
+
 /// Clients by the hash of their target: a client holds a thread, and the process has few numbers for them.
-static CLIENTS: LazyLock<Mutex<BTreeMap<[u8; 32], (Client, Log)>>> = LazyLock::new(Mutex::default);
+static CLIENTS: LazyLock<Mutex<Clients>> = LazyLock::new(Mutex::default);
 
 /// Lengths of buffers while recording: `FIRST_LENGTH + i` elements for buffer `i`.
 pub(crate) const FIRST_LENGTH: u32 = 0x0010_0000;

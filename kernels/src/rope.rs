@@ -146,7 +146,7 @@ fn table(
 /// Sine of `angle + quarters * pi/2`.
 #[cube]
 pub(crate) fn sine(angle: f32, quarters: f32) -> f32 {
-    let turns = f32::floor(angle * 0.636_619_77f32 + 0.5f32);
+    let turns = f32::floor(angle * std::f32::consts::FRAC_2_PI + 0.5f32);
     // pi/2 in parts of few bits: products with up to 2^16 turns are exact.
     let r = angle - turns * 1.570_312_5f32;
     let r = r - turns * 0.000_483_751_3f32;
@@ -155,7 +155,7 @@ pub(crate) fn sine(angle: f32, quarters: f32) -> f32 {
     let s = r * r;
     let sine = r + r
         * s
-        * (-0.166_666_67f32 + s * (0.008_333_331f32 + s * (-0.000_198_412_0f32 + s * 2.752_557e-6f32)));
+        * (-0.166_666_67f32 + s * (0.008_333_334f32 + s * (-0.000_198_412_7f32 + s * 2.755_732e-6f32)));
     let cosine = 1.0f32
         + s * (-0.5f32
             + s * (0.041_666_668f32

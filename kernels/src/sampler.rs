@@ -350,7 +350,7 @@ fn sampling_probs(
         let total = fold(own, &mut scratch, Fold::Sum);
         let mut i = start + UNIT_POS_X;
         while i < end {
-            y[i as usize] = y[i as usize] / total;
+            y[i as usize] /= total;
             i += UNITS;
         }
         row += CUBE_COUNT_X;

@@ -38,7 +38,7 @@ fn renumber(text: &str) -> String {
     let (mut rest, mut before) = (text, ' ');
     while let Some(c) = rest.chars().next() {
         let digits = rest[c.len_utf8()..].bytes().take_while(u8::is_ascii_digit).count();
-        let after = rest[c.len_utf8()..].as_bytes().get(digits);
+        let after = rest.as_bytes()[c.len_utf8()..].get(digits);
         let whole = after.is_none_or(|b| !b.is_ascii_alphabetic());
         if c == 'v' && !before.is_ascii_alphanumeric() && digits > 0 && whole {
             let next = numbers.len();
