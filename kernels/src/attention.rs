@@ -6,7 +6,7 @@
 //! 0 come out as 0. Scores, maxima, sums and results in f32.
 //!
 //! A workgroup has the queries of one tile and one head, and goes through the keys in tiles; keys and values take turns
-//! in one part of shared memory. A unit has one score of a tile, and `head_dim / keys` columns of the result. Made for 28
+//! in one part of shared memory, and keys of which no query sees any are passed over. A unit has one score of a tile, and `head_dim / keys` columns of the result. Made for 28
 //! + 4 heads of 128 and 16 heads of 80.
 
 use crate::emit::{Element, Extent};
@@ -212,25 +212,36 @@ fn attend<F: Float>(
         shape,
     );
 
+    // The segments of the tile's queries lie between these two.
+    let queries = segments(mask, base, first_query, positions, shape.queries);
+    let lowest_query = queries.0;
+    let highest_query = queries.1;
+
     let key_head = head / shape.group * dim;
     let mut largest = f32::new(LOWEST);
     let mut total = 0.0f32;
     let mut first_key = 0u32;
     while first_key < positions {
-        let k_column = key_head + comptime!(shape.firsts[0]);
-        fetch(
-            k,
-            &mut tiles,
-            k_first,
-            base,
-            first_key,
-            positions,
-            k_column,
-            keys,
-            comptime!(shape.strides[1]),
-            1.0f32,
-            shape,
-        );
+        // Keys of other segments cost no more than this look at their masks: so each of several images costs what it
+        // costs alone. It is the same for all units, who meet at every exchange all the same.
+        let others = segments(mask, base, first_key, positions, keys);
+        let met = others.0 <= highest_query && others.1 >= lowest_query;
+        if met {
+            let k_column = key_head + comptime!(shape.firsts[0]);
+            fetch(
+                k,
+                &mut tiles,
+                k_first,
+                base,
+                first_key,
+                positions,
+                k_column,
+                keys,
+                comptime!(shape.strides[1]),
+                1.0f32,
+                shape,
+            );
+        }
         sync_cube();
         let mut score = f32::new(LOWEST);
         let key = first_key + own_key;
@@ -248,20 +259,22 @@ fn attend<F: Float>(
         tiles[(p_first + UNIT_POS_X) as usize] = score;
         sync_cube();
         // All have read the keys: the values take their place.
-        let v_column = key_head + comptime!(shape.firsts[1]);
-        fetch(
-            v,
-            &mut tiles,
-            k_first,
-            base,
-            first_key,
-            positions,
-            v_column,
-            keys,
-            comptime!(shape.strides[2]),
-            1.0f32,
-            shape,
-        );
+        if met {
+            let v_column = key_head + comptime!(shape.firsts[1]);
+            fetch(
+                v,
+                &mut tiles,
+                k_first,
+                base,
+                first_key,
+                positions,
+                v_column,
+                keys,
+                comptime!(shape.strides[2]),
+                1.0f32,
+                shape,
+            );
+        }
         let mut now_largest = largest;
         for j in 0..keys {
             now_largest = max(now_largest, tiles[(p_first + own_query * keys + j) as usize]);
@@ -281,13 +294,18 @@ fn attend<F: Float>(
         for c in 0..parts {
             sums[c] *= correction;
         }
-        for j in 0..keys {
-            let p = tiles[(p_first + own_query * keys + j) as usize];
-            total += p;
-            let at = (k_first + j * pitch + own_key) as usize;
-            #[unroll]
-            for c in 0..parts {
-                sums[c] += p * tiles[at + comptime!(c * keys as usize)];
+        if met {
+            for j in 0..keys {
+                let p = tiles[(p_first + own_query * keys + j) as usize];
+                // What is not seen may be anything, and no number times 0 is none either.
+                if p > 0.0f32 {
+                    total += p;
+                    let at = (k_first + j * pitch + own_key) as usize;
+                    #[unroll]
+                    for c in 0..parts {
+                        sums[c] += p * tiles[at + comptime!(c * keys as usize)];
+                    }
+                }
             }
         }
         // The next keys take the place of the values.
@@ -302,6 +320,21 @@ fn attend<F: Float>(
             y[to + comptime!(c * keys as usize)] = F::cast_from(sums[c] * inverse);
         }
     }
+}
+
+/// The lowest and the highest segment among `count` positions from `first` on; none if the lowest is above the highest.
+#[cube]
+fn segments(mask: &[i32], base: u32, first: u32, positions: u32, #[comptime] count: u32) -> (i32, i32) {
+    let mut lowest = i32::new(0x7fff_ffff);
+    let mut highest = i32::new(-0x8000_0000);
+    for i in first..min(first + count, positions) {
+        let segment = mask[(base + i) as usize];
+        if segment != 0 {
+            lowest = min(lowest, segment);
+            highest = max(highest, segment);
+        }
+    }
+    (lowest, highest)
 }
 
 /// Puts `count` positions from `first` on into `to` from `at` on, `[count, dim + 1]`; 0 behind the last.

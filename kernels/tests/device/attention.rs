@@ -71,3 +71,27 @@ fn attention() {
         }
     }
 }
+
+/// What is not seen may be anything: rows of padding hold what was there before.
+#[test]
+fn padding_is_not_looked_at() {
+    let (s, n) = (20, 16);
+    let mask: Vec<i32> = (0..s).map(|i| i32::from(i % 4 != 2)).collect();
+    let mut v = crate::common::floats(s * n, 5);
+    v.chunks_mut(n).zip(&mask).filter(|(_, m)| **m == 0).for_each(|(row, _)| row.fill(f32::NAN));
+    let x = tensor(&[s, n], 6);
+    let kernel = Attention {
+        float: Float::F32,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: n as u32,
+        packed: false,
+        queries: 8,
+        keys: 8,
+    };
+    let launch = Launch::of(&Kernel::Attention(kernel)).tensor("q", &x).tensor("k", &x).floats("v", &v);
+    let y =
+        launch.ints("mask", &mask).result("y", s * n).int("rows", 1).int("positions", s).run().floats("y");
+    assert!(y.iter().all(|y| y.is_finite()));
+    assert!(y.chunks(n).zip(&mask).all(|(row, m)| *m != 0 || row.iter().all(|y| *y == 0.0)));
+}
