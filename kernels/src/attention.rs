@@ -1,0 +1,367 @@
+//! Attention of every position to every position of its own segment, with an online softmax.
+//!
+//! `softmax(q k^T / sqrt(head_dim)) v`, query head `h` with key head `h / (heads / kv_heads)`. Buffers `q` `[B, S, heads *
+//! head_dim]`, `k` and `v` `[B, S, kv_heads * head_dim]`, or one `qkv` `[B, S, (heads + 2 kv_heads) * head_dim]`; `mask` i32
+//! `[B, S]`, `y` like `q`; scalars `rows` (B), `positions` (S). A query sees the keys whose mask is its own; rows of mask
+//! 0 come out as 0. Scores, maxima, sums and results in f32.
+//!
+//! A workgroup has the queries of one tile and one head, and goes through the keys in tiles; keys and values take turns
+//! in one part of shared memory, and keys of which no query sees any are passed over. A unit has one score of a tile, and `head_dim / keys` columns of the result. Made for 28
+//! + 4 heads of 128 and 16 heads of 80.
+
+use crate::emit::{Element, Extent};
+use crate::kernel::{Float as Dtype, floats};
+use crate::record::Recorder;
+use crate::target::Capabilities;
+use cubecl::prelude::*;
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attention {
+    /// Type of queries, keys, values and results.
+    pub float: Dtype,
+    /// Query heads.
+    pub heads: u32,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: u32,
+    /// Dimensions of a head, a multiple of `keys`, 8 to 256.
+    pub head_dim: u32,
+    /// Whether q, k and v are column ranges of one buffer.
+    pub packed: bool,
+    /// Queries of a tile.
+    pub queries: u32,
+    /// Keys of a tile.
+    pub keys: u32,
+}
+
+/// What the kernel is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Shape {
+    heads: u32,
+    group: u32,
+    dim: u32,
+    queries: u32,
+    keys: u32,
+    /// Elements between two positions of q, of k, of v.
+    strides: [u32; 3],
+    /// Where k and v begin in a position.
+    firsts: [u32; 2],
+}
+
+impl Attention {
+    pub(crate) fn name(&self) -> String {
+        let packed = if self.packed { "_packed" } else { "" };
+        format!(
+            "{}_attention{packed}_h{}kv{}d{}_tile{}x{}",
+            self.float.name(),
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+            self.queries,
+            self.keys
+        )
+    }
+
+    /// Bytes of shared memory.
+    fn shared_bytes(&self) -> u32 {
+        4 * ((self.queries + self.keys) * (self.head_dim + 1) + self.queries * self.keys)
+    }
+
+    pub(crate) fn check(&self, capabilities: &Capabilities) -> Result<(), String> {
+        let Attention { heads, kv_heads, head_dim, queries, keys, .. } = *self;
+        if kv_heads == 0 || heads == 0 || heads % kv_heads != 0 {
+            return Err(format!("{heads} query heads do not share {kv_heads} key heads"));
+        }
+        if !(8..=256).contains(&head_dim) || keys == 0 || head_dim % keys != 0 {
+            return Err(format!("{head_dim} dimensions are not 8 to 256 in parts of {keys}"));
+        }
+        if queries == 0 || queries * keys > capabilities.units_max {
+            return Err(format!("a tile of {queries}x{keys} has more than {} units", capabilities.units_max));
+        }
+        let bytes = self.shared_bytes();
+        if bytes > capabilities.shared_bytes {
+            return Err(format!(
+                "{bytes} bytes of shared memory, the target has {}",
+                capabilities.shared_bytes
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn launch(&self, r: &Recorder) {
+        let Attention { float, heads, kv_heads, head_dim, packed, queries, keys } = *self;
+        let grid = [
+            Extent::Ceil { of: "positions", per: queries, any: false },
+            Extent::Constant(heads),
+            Extent::each("rows"),
+        ];
+        let (strides, firsts) = if packed {
+            ([(heads + 2 * kv_heads) * head_dim; 3], [heads * head_dim, (heads + kv_heads) * head_dim])
+        } else {
+            ([heads * head_dim, kv_heads * head_dim, kv_heads * head_dim], [0, 0])
+        };
+        let shape = Shape { heads, group: heads / kv_heads, dim: head_dim, queries, keys, strides, firsts };
+        let units = CubeDim::new_1d(queries * keys);
+        let element = float.element();
+        if packed {
+            floats!((float => F) => attend_packed::launch_unchecked::<F>(
+                r.client(),
+                r.grid(grid),
+                units,
+                r.buffer("qkv", element),
+                r.buffer("mask", Element::I32),
+                r.buffer("y", element),
+                r.int("rows"),
+                r.int("positions"),
+                shape,
+            ));
+        } else {
+            floats!((float => F) => attend_apart::launch_unchecked::<F>(
+                r.client(),
+                r.grid(grid),
+                units,
+                r.buffer("q", element),
+                r.buffer("k", element),
+                r.buffer("v", element),
+                r.buffer("mask", Element::I32),
+                r.buffer("y", element),
+                r.int("rows"),
+                r.int("positions"),
+                shape,
+            ));
+        }
+    }
+}
+
+#[cube(launch_unchecked)]
+fn attend_apart<F: Float>(
+    q: &[F],
+    k: &[F],
+    v: &[F],
+    mask: &[i32],
+    y: &mut [F],
+    _rows: u32,
+    positions: u32,
+    #[comptime] shape: Shape,
+) {
+    attend(q, k, v, mask, y, positions, shape);
+}
+
+#[cube(launch_unchecked)]
+fn attend_packed<F: Float>(
+    qkv: &[F],
+    mask: &[i32],
+    y: &mut [F],
+    _rows: u32,
+    positions: u32,
+    #[comptime] shape: Shape,
+) {
+    attend(qkv, qkv, qkv, mask, y, positions, shape);
+}
+
+/// Below every score.
+const LOWEST: f32 = -1.0e30;
+
+#[cube]
+fn attend<F: Float>(
+    q: &[F],
+    k: &[F],
+    v: &[F],
+    mask: &[i32],
+    y: &mut [F],
+    positions: u32,
+    #[comptime] shape: Shape,
+) {
+    let dim = comptime!(shape.dim);
+    let keys = comptime!(shape.keys);
+    // One more than needed, so that neighbouring rows begin in different banks.
+    let pitch = comptime!(dim + 1);
+    // One block: the generator would put several in an order that differs from run to run.
+    let k_first = comptime!(shape.queries * pitch);
+    let p_first = comptime!(k_first + keys * pitch);
+    let mut tiles = Shared::<[f32]>::new_slice(comptime!((p_first + shape.queries * keys) as usize));
+    let parts = comptime!((dim / keys) as usize);
+    let mut sums = Array::<f32>::new(parts);
+    #[unroll]
+    for c in 0..parts {
+        sums[c] = 0.0f32;
+    }
+
+    let head = CUBE_POS_Y;
+    let base = CUBE_POS_Z * positions;
+    let first_query = CUBE_POS_X * shape.queries;
+    let own_query = UNIT_POS_X / keys;
+    let own_key = UNIT_POS_X % keys;
+    let row = first_query + own_query;
+    let mut segment = 0i32;
+    if row < positions {
+        segment = mask[(base + row) as usize];
+    }
+    let scale = comptime!(1.0f32 / (shape.dim as f32).sqrt());
+    fetch(
+        q,
+        &mut tiles,
+        0u32,
+        base,
+        first_query,
+        positions,
+        head * dim,
+        shape.queries,
+        comptime!(shape.strides[0]),
+        scale,
+        shape,
+    );
+
+    // The segments of the tile's queries lie between these two.
+    let queries = segments(mask, base, first_query, positions, shape.queries);
+    let lowest_query = queries.0;
+    let highest_query = queries.1;
+
+    let key_head = head / shape.group * dim;
+    let mut largest = f32::new(LOWEST);
+    let mut total = 0.0f32;
+    let mut first_key = 0u32;
+    while first_key < positions {
+        // Keys of other segments cost no more than this look at their masks: so each of several images costs what it
+        // costs alone. It is the same for all units, who meet at every exchange all the same.
+        let others = segments(mask, base, first_key, positions, keys);
+        let met = others.0 <= highest_query && others.1 >= lowest_query;
+        if met {
+            let k_column = key_head + comptime!(shape.firsts[0]);
+            fetch(
+                k,
+                &mut tiles,
+                k_first,
+                base,
+                first_key,
+                positions,
+                k_column,
+                keys,
+                comptime!(shape.strides[1]),
+                1.0f32,
+                shape,
+            );
+        }
+        sync_cube();
+        let mut score = f32::new(LOWEST);
+        let key = first_key + own_key;
+        let mut visible = false;
+        if key < positions {
+            visible = segment != 0 && mask[(base + key) as usize] == segment;
+        }
+        if visible {
+            score = 0.0f32;
+            for i in 0..dim {
+                score +=
+                    tiles[(own_query * pitch + i) as usize] * tiles[(k_first + own_key * pitch + i) as usize];
+            }
+        }
+        tiles[(p_first + UNIT_POS_X) as usize] = score;
+        sync_cube();
+        // All have read the keys: the values take their place.
+        if met {
+            let v_column = key_head + comptime!(shape.firsts[1]);
+            fetch(
+                v,
+                &mut tiles,
+                k_first,
+                base,
+                first_key,
+                positions,
+                v_column,
+                keys,
+                comptime!(shape.strides[2]),
+                1.0f32,
+                shape,
+            );
+        }
+        let mut now_largest = largest;
+        for j in 0..keys {
+            now_largest = max(now_largest, tiles[(p_first + own_query * keys + j) as usize]);
+        }
+        // Where nothing was visible yet, what is scaled is 0.
+        let correction = f32::exp(max(largest - now_largest, -80.0f32));
+        largest = now_largest;
+        sync_cube();
+        let mut p = 0.0f32;
+        if visible {
+            p = f32::exp(score - largest);
+        }
+        tiles[(p_first + UNIT_POS_X) as usize] = p;
+        sync_cube();
+        total *= correction;
+        #[unroll]
+        for c in 0..parts {
+            sums[c] *= correction;
+        }
+        if met {
+            for j in 0..keys {
+                let p = tiles[(p_first + own_query * keys + j) as usize];
+                // What is not seen may be anything, and no number times 0 is none either.
+                if p > 0.0f32 {
+                    total += p;
+                    let at = (k_first + j * pitch + own_key) as usize;
+                    #[unroll]
+                    for c in 0..parts {
+                        sums[c] += p * tiles[at + comptime!(c * keys as usize)];
+                    }
+                }
+            }
+        }
+        // The next keys take the place of the values.
+        sync_cube();
+        first_key += keys;
+    }
+    if row < positions {
+        let inverse = select(total > 0.0f32, 1.0f32 / total, 0.0f32);
+        let to = ((base + row) * comptime!(shape.heads * dim) + head * dim + own_key) as usize;
+        #[unroll]
+        for c in 0..parts {
+            y[to + comptime!(c * keys as usize)] = F::cast_from(sums[c] * inverse);
+        }
+    }
+}
+
+/// The lowest and the highest segment among `count` positions from `first` on; none if the lowest is above the highest.
+#[cube]
+fn segments(mask: &[i32], base: u32, first: u32, positions: u32, #[comptime] count: u32) -> (i32, i32) {
+    let mut lowest = i32::new(0x7fff_ffff);
+    let mut highest = i32::new(-0x8000_0000);
+    for i in first..min(first + count, positions) {
+        let segment = mask[(base + i) as usize];
+        if segment != 0 {
+            lowest = min(lowest, segment);
+            highest = max(highest, segment);
+        }
+    }
+    (lowest, highest)
+}
+
+/// Puts `count` positions from `first` on into `to` from `at` on, `[count, dim + 1]`; 0 behind the last.
+#[cube]
+fn fetch<F: Float>(
+    from: &[F],
+    to: &mut [f32],
+    #[comptime] at: u32,
+    base: u32,
+    first: u32,
+    positions: u32,
+    column: u32,
+    #[comptime] count: u32,
+    #[comptime] stride: u32,
+    scale: f32,
+    #[comptime] shape: Shape,
+) {
+    let dim = comptime!(shape.dim);
+    let mut i = UNIT_POS_X;
+    while i < count * dim {
+        let r = i / dim;
+        let c = i % dim;
+        let mut value = 0.0f32;
+        if first + r < positions {
+            value = f32::cast_from(from[((base + first + r) * stride + column + c) as usize]) * scale;
+        }
+        to[(at + r * (dim + 1) + c) as usize] = value;
+        i += comptime!(shape.queries * shape.keys);
+    }
+}

@@ -1,0 +1,317 @@
+//! Matmuls with a weight of the checkpoint: `y = epilogue(x W^T)`.
+//!
+//! Buffers `x` `[rows, K]`, `weight` `[N, K]` row-major, with SwiGLU `up` like it, with a bias `bias` f32, with a residual
+//! apart `residual` of the result's type, `y` `[rows, stride]`; scalars `rows`, `stride`, `first`. Feature `n` stands in
+//! column `first + n` of `y` and of the residual, and has element `first + n` of the bias: several weights side by side
+//! (queries, keys, values) are several launches.
+//!
+//! Sums in f32, along K in order. A workgroup computes a tile of `rows x columns`, in steps of `depth` along K through
+//! shared memory; a unit has `side x side` results. N and K are any numbers. Made for 3584 x 3584, 512 x 3584, 18944 x 3584,
+//! 3584 x 18944, 152064 x 3584 of the decoder and 1280 x 1280, 5120 x 1280 of the tower.
+
+use crate::emit::{Element, Extent};
+use crate::kernel::Float as Dtype;
+use crate::math::{load, silu};
+use crate::record::Recorder;
+use crate::rows::{Table, stored};
+use crate::target::Capabilities;
+use cubecl::prelude::*;
+
+/// How a weight is stored.
+pub type Weights = Table;
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Linear {
+    /// Type of `x`.
+    pub x: Dtype,
+    /// How the weights are stored.
+    pub weights: Weights,
+    /// Type of the result.
+    pub y: Dtype,
+    /// Features, rows of the weight.
+    pub n: u32,
+    /// Columns of `x` and of the weight.
+    pub k: u32,
+    /// Whether there is a bias; added first.
+    pub bias: bool,
+    /// Whether there is a second weight: `silu(x weight^T) * (x up^T)`. Not with a bias.
+    pub swiglu: bool,
+    /// What is added last.
+    pub residual: Residual,
+    /// What a workgroup computes.
+    pub tile: Tile,
+}
+
+/// What is added last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Residual {
+    /// Nothing.
+    None,
+    /// A buffer of its own.
+    Apart,
+    /// What `y` holds.
+    InPlace,
+}
+
+/// What a workgroup computes at once. Rows and columns are multiples of `side`, the depth is even.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tile {
+    /// Rows of the result.
+    pub rows: u32,
+    /// Columns of the result.
+    pub columns: u32,
+    /// Steps along K between two exchanges.
+    pub depth: u32,
+    /// Rows and columns of the results of a unit.
+    pub side: u32,
+}
+
+impl Tile {
+    /// For many rows: 256 units.
+    pub const WIDE: Tile = Tile { rows: 64, columns: 64, depth: 16, side: 4 };
+    /// For up to 16 rows: 64 units.
+    pub const FLAT: Tile = Tile { rows: 16, columns: 64, depth: 16, side: 4 };
+
+    const fn units(self) -> u32 {
+        self.rows / self.side * (self.columns / self.side)
+    }
+}
+
+/// What the kernel is made for. Hashed into its identity by CubeCL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Shape {
+    n: u32,
+    k: u32,
+    rows: u32,
+    columns: u32,
+    depth: u32,
+    side: u32,
+    units: u32,
+    packed: bool,
+    in_place: bool,
+}
+
+impl Linear {
+    pub(crate) fn name(&self) -> String {
+        let Tile { rows, columns, depth, side } = self.tile;
+        let mut name = format!("{}w_{}_linear", self.weights.name(), self.x.name());
+        for (has, part) in [
+            (self.swiglu, "_swiglu"),
+            (self.bias, "_bias"),
+            (self.residual == Residual::Apart, "_residual"),
+            (self.residual == Residual::InPlace, "_residual_inplace"),
+        ] {
+            name += if has { part } else { "" };
+        }
+        format!("{name}_to_{}_n{}k{}_tile{rows}x{columns}x{depth}by{side}", self.y.name(), self.n, self.k)
+    }
+
+    pub(crate) fn check(&self, capabilities: &Capabilities) -> Result<(), String> {
+        let Tile { rows, columns, depth, side } = self.tile;
+        if self.swiglu && self.bias {
+            return Err("swiglu takes no bias".into());
+        }
+        if self.n == 0 || self.k == 0 {
+            return Err("n and k are at least 1".into());
+        }
+        let whole = side > 0 && rows > 0 && columns > 0 && rows % side == 0 && columns % side == 0;
+        if !whole || side > 8 || depth == 0 || depth % 2 != 0 || self.tile.units() > capabilities.units_max {
+            return Err(format!("a tile of {rows}x{columns}x{depth} is not computed in squares of {side}"));
+        }
+        let bytes = 4 * depth * (rows + side + (columns + side) * if self.swiglu { 2 } else { 1 });
+        if bytes > capabilities.shared_bytes {
+            return Err(format!(
+                "{bytes} bytes of shared memory, the target has {}",
+                capabilities.shared_bytes
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn launch(&self, r: &Recorder) {
+        let Linear { x, weights, y, n, k, bias, swiglu, residual, tile } = *self;
+        let units = tile.units();
+        let grid = [
+            Extent::Constant(n.div_ceil(tile.columns)),
+            Extent::Ceil { of: "rows", per: tile.rows, any: false },
+            Extent::Constant(1),
+        ];
+        let shape = |packed| Shape {
+            n,
+            k,
+            rows: tile.rows,
+            columns: tile.columns,
+            depth: tile.depth,
+            side: tile.side,
+            units,
+            packed,
+            in_place: residual == Residual::InPlace,
+        };
+        stored!(weights => (W, packed), (x => X, y => Y) => linear::launch_unchecked::<X, W, Y>(
+            r.client(),
+            r.grid(grid),
+            CubeDim::new_1d(units),
+            r.buffer("x", x.element()),
+            r.buffer("weight", weights.element()),
+            swiglu.then(|| r.buffer("up", weights.element())).into(),
+            bias.then(|| r.buffer("bias", Element::F32)).into(),
+            (residual == Residual::Apart).then(|| r.buffer("residual", y.element())).into(),
+            r.buffer("y", y.element()),
+            r.int("rows"),
+            r.int("stride"),
+            r.int("first"),
+            shape(packed),
+        ));
+    }
+}
+
+#[cube(launch_unchecked)]
+fn linear<X: Float, W: Numeric, Y: Float>(
+    x: &[X],
+    weight: &[W],
+    up: ComptimeOption<Box<[W]>>,
+    bias: ComptimeOption<Box<[f32]>>,
+    residual: ComptimeOption<Box<[Y]>>,
+    y: &mut [Y],
+    rows: u32,
+    stride: u32,
+    first: u32,
+    #[comptime] shape: Shape,
+) {
+    let k = comptime!(shape.k);
+    let depth = comptime!(shape.depth);
+    let side = comptime!(shape.side);
+    // A few more columns than needed, so that neighbouring steps of K lie in different banks.
+    let x_pitch = comptime!(shape.rows + shape.side);
+    let w_pitch = comptime!(shape.columns + shape.side);
+    // One block: the generator would put several in an order that differs from run to run.
+    let w_first = comptime!(depth * x_pitch);
+    let u_first = comptime!(w_first + depth * w_pitch);
+    let end = comptime!(if up.is_some() { u_first + depth * w_pitch } else { u_first });
+    let mut tiles = Shared::<[f32]>::new_slice(comptime!(end as usize));
+    let results = comptime!((side * side) as usize);
+    let mut sums = Array::<f32>::new(results);
+    let mut ups = Array::<f32>::new(comptime!(if up.is_some() { results } else { 1 }));
+    #[unroll]
+    for i in 0..results {
+        sums[i] = 0.0f32;
+        if comptime!(up.is_some()) {
+            ups[i] = 0.0f32;
+        }
+    }
+    let first_row = CUBE_POS_Y * shape.rows;
+    let first_column = CUBE_POS_X * shape.columns;
+    let across = comptime!(shape.columns / side);
+    let row = UNIT_POS_X / across * side;
+    let column = UNIT_POS_X % across * side;
+    let mut start = 0u32;
+    while start < k {
+        let mut i = UNIT_POS_X;
+        while i < shape.rows * depth {
+            let r = i / depth;
+            let d = i % depth;
+            let mut value = 0.0f32;
+            if first_row + r < rows && start + d < k {
+                value = f32::cast_from(x[((first_row + r) * k + start + d) as usize]);
+            }
+            tiles[(d * x_pitch + r) as usize] = value;
+            i += shape.units;
+        }
+        fetch(weight, &mut tiles, w_first, first_column, start, shape);
+        if comptime!(up.is_some()) {
+            let up = up.as_ref().unwrap();
+            fetch(up, &mut tiles, u_first, first_column, start, shape);
+        }
+        sync_cube();
+        for d in 0..depth {
+            let x_at = (d * x_pitch + row) as usize;
+            let w_at = (w_first + d * w_pitch + column) as usize;
+            #[unroll]
+            for i in 0..side {
+                let a = tiles[x_at + comptime!(i as usize)];
+                #[unroll]
+                for j in 0..side {
+                    let at = comptime!((i * side + j) as usize);
+                    sums[at] += a * tiles[w_at + comptime!(j as usize)];
+                    if comptime!(up.is_some()) {
+                        ups[at] += a * tiles[w_at + comptime!((j + u_first - w_first) as usize)];
+                    }
+                }
+            }
+        }
+        sync_cube();
+        start += depth;
+    }
+    #[unroll]
+    for i in 0..side {
+        #[unroll]
+        for j in 0..side {
+            let at = comptime!((i * side + j) as usize);
+            let n = first_column + column + j;
+            let m = first_row + row + i;
+            if m < rows && n < shape.n {
+                let mut value = sums[at];
+                if comptime!(up.is_some()) {
+                    value = silu(value) * ups[at];
+                }
+                let to = (m * stride + first + n) as usize;
+                if comptime!(bias.is_some()) {
+                    let bias = bias.as_ref().unwrap();
+                    value += bias[(first + n) as usize];
+                }
+                if comptime!(residual.is_some()) {
+                    let residual = residual.as_ref().unwrap();
+                    value += f32::cast_from(residual[to]);
+                }
+                if comptime!(shape.in_place) {
+                    value += f32::cast_from(y[to]);
+                }
+                y[to] = Y::cast_from(value);
+            }
+        }
+    }
+}
+
+/// Puts columns `start..start + depth` of the tile's features into `to` from `at` on, `[depth, columns +
+/// side]`.
+#[cube]
+fn fetch<W: Numeric>(
+    weight: &[W],
+    to: &mut [f32],
+    #[comptime] at: u32,
+    first: u32,
+    start: u32,
+    #[comptime] shape: Shape,
+) {
+    let pitch = comptime!(shape.columns + shape.side);
+    let k = comptime!(shape.k);
+    if comptime!(shape.packed && shape.k.is_multiple_of(2)) {
+        // Two steps of K are one word.
+        let pairs = comptime!(shape.depth / 2);
+        let mut i = UNIT_POS_X;
+        while i < shape.columns * pairs {
+            let n = i / pairs;
+            let d = i % pairs * 2;
+            let mut word = 0u32;
+            if first + n < shape.n && start + d < k {
+                word = u32::cast_from(weight[(((first + n) * k + start + d) / 2) as usize]);
+            }
+            to[(at + d * pitch + n) as usize] = f32::reinterpret(word << 16u32);
+            to[(at + (d + 1) * pitch + n) as usize] = f32::reinterpret(word & 0xffff_0000u32);
+            i += shape.units;
+        }
+    } else {
+        let mut i = UNIT_POS_X;
+        while i < shape.columns * shape.depth {
+            let n = i / shape.depth;
+            let d = i % shape.depth;
+            let mut value = 0.0f32;
+            if first + n < shape.n && start + d < k {
+                value = load(weight, ((first + n) * k + start + d) as usize, shape.packed);
+            }
+            to[(at + d * pitch + n) as usize] = value;
+            i += shape.units;
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What several families compute.
+
+use cubecl::prelude::*;
+
+/// Units of the workgroups that work along rows or over a flat range. Every device has as many.
+pub(crate) const UNITS: u32 = 256;
+
+/// `x * sigmoid(x)`.
+#[cube]
+pub(crate) fn silu(x: f32) -> f32 {
+    x / (1.0f32 + f32::exp(-x))
+}
+
+/// Element `index` of a list of `W`; with `packed`, of words of two bf16 each, the first in the low half.
+#[cube]
+pub(crate) fn load<W: Numeric>(list: &[W], index: usize, #[comptime] packed: bool) -> f32 {
+    if comptime!(packed) {
+        let word = u32::cast_from(list[index / 2]);
+        let odd = (index % 2) as u32;
+        f32::reinterpret((word >> (16u32 * odd)) << 16u32)
+    } else {
+        f32::cast_from(list[index])
+    }
+}
+
+/// Sum over all units of the workgroup, the same in each. `scratch` has a place for every unit.
+#[cube]
+pub(crate) fn sum_all(value: f32, scratch: &mut [f32], #[comptime] units: u32) -> f32 {
+    let unit = UNIT_POS;
+    // The last result may still be read.
+    sync_cube();
+    scratch[unit as usize] = value;
+    sync_cube();
+    let mut width = comptime!(units / 2).runtime();
+    while width > 0 {
+        if unit < width {
+            scratch[unit as usize] += scratch[(unit + width) as usize];
+        }
+        sync_cube();
+        width /= 2;
+    }
+    scratch[0]
+}
+
+/// Largest over all units of the workgroup, as [`sum_all`].
+#[cube]
+pub(crate) fn max_all(value: f32, scratch: &mut [f32], #[comptime] units: u32) -> f32 {
+    let unit = UNIT_POS;
+    sync_cube();
+    scratch[unit as usize] = value;
+    sync_cube();
+    let mut width = comptime!(units / 2).runtime();
+    while width > 0 {
+        if unit < width {
+            scratch[unit as usize] = max(scratch[unit as usize], scratch[(unit + width) as usize]);
+        }
+        sync_cube();
+        width /= 2;
+    }
+    scratch[0]
+}
+
+/// The upper word of `a * b`, from halves: not every target multiplies to 64 bits.
+#[cube]
+pub(crate) fn mul_high(a: u32, b: u32) -> u32 {
+    let (a0, a1) = (a & 0xffffu32, a >> 16u32);
+    let (b0, b1) = (b & 0xffffu32, b >> 16u32);
+    let low = a0 * b0;
+    let cross = a1 * b0 + (low >> 16u32);
+    let other = a0 * b1 + (cross & 0xffffu32);
+    a1 * b1 + (cross >> 16u32) + (other >> 16u32)
+}
+
+/// Natural logarithm of a normal number above 0, to 1e-7 of its value: next to 1, a driver's own is off by 5e-7.
+#[cube]
+pub(crate) fn ln(x: f32) -> f32 {
+    let bits = u32::reinterpret(x);
+    // The mantissa is brought to between sqrt(1/2) and sqrt(2).
+    let shifted = bits - 0x3f35_04f3u32;
+    let exponent = f32::cast_from(i32::reinterpret(shifted) >> 23i32);
+    let mantissa = f32::reinterpret((shifted & 0x007f_ffffu32) + 0x3f35_04f3u32);
+    // ln 2 in two parts, the first of few bits.
+    let small = ln_1p(mantissa - 1.0f32) - exponent * 2.121_944_4e-4f32;
+    small + exponent * 0.693_359_4f32
+}
+
+/// `ln(1 + z)` for `z` between -0.3 and 0.42.
+#[cube]
+pub(crate) fn ln_1p(z: f32) -> f32 {
+    let mut p = 7.037_683_6e-2f32 * z - 1.151_461e-1f32;
+    p = p * z + 1.167_699_9e-1f32;
+    p = p * z - 1.242_014_1e-1f32;
+    p = p * z + 1.424_932_3e-1f32;
+    p = p * z - 1.666_805_8e-1f32;
+    p = p * z + 2.000_071_5e-1f32;
+    p = p * z - 2.499_999_4e-1f32;
+    p = p * z + 3.333_333e-1f32;
+    let s = z * z;
+    p * z * s - 0.5f32 * s + z
+}

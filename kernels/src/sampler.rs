@@ -1,0 +1,522 @@
+//! From logits to tokens: the distribution, the draw, the confidence.
+//!
+//! Logits and probabilities are f32 `[rows, columns]`, rows being all positions of all requests; a workgroup per row, and
+//! a row that is not active costs nothing but the launch. What a request may set lies in buffers of one element.
+//! Made for 152064 columns.
+
+use crate::emit::{Element, Extent};
+use crate::kernel::floats;
+use crate::math::{UNITS, ln, mul_high};
+use crate::record::Recorder;
+use crate::slots::order;
+use cubecl::prelude::*;
+
+/// A kernel on logits or probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Sampler {
+    /// Buffers `y` f32, the logits, `penalty` f32 `[1]`, `index` i32 `[1]`, `factors` f32 `[steps]`: adds `penalty *
+    /// factors[index]` to column `token`. The factors are computed at build time. Scalars `rows`, `columns`, `token`.
+    EosPenalty,
+    /// Buffers `y` f32, the logits, `marks` i32 `[rows]`: where the mark is not negative, every column but `first..first +
+    /// length` becomes the lowest finite number. Scalars `rows`, `columns`, `first`, `length`.
+    KeepTokens,
+    /// Buffers `y` f32, the logits, `active` bool `[rows]`, `temperature` f32 `[1]`, `top_p` f32 `[1]`, `top_k` i32 `[1]`: what
+    /// a token is drawn from. Rows not active stay. Scalars `rows`, `columns`.
+    ///
+    /// Thresholds are found by bisection over the bits of a number: 32 passes for each filter that is asked for, and one
+    /// for each bit of a column where equal logits lie on the edge of `top_p`. No row is sorted. Sums of probabilities are
+    /// f32 in a tree: where they come within 1e-6 of `top_p`, one more or one fewer token may be kept than by the
+    /// interpreter.
+    SamplingProbs,
+    /// Buffers `probs` f32, `active` bool, `temperature` f32 `[1]`, `bits` u32 `[rows]`, `y` i32 `[rows]`: the most probable
+    /// token, lowest id on a tie, or a draw with the integer weights of `dreamc_num::stream`, exactly; -1 where not
+    /// active. Scalars `rows`, `columns`.
+    DrawToken,
+    /// Buffers `probs` f32, `active` bool, `token` i32 `[rows]`, `y` f32 `[rows]`; 0 where not active. Scalars `rows`,
+    /// `columns`.
+    Confidence(Confidence),
+}
+
+/// How certain a drawn token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Confidence {
+    /// Its probability.
+    Probability,
+    /// Largest minus second largest probability.
+    Margin,
+    /// `sum p * ln(p + 1e-10)`.
+    NegativeEntropy,
+}
+
+impl Sampler {
+    pub(crate) fn name(self) -> String {
+        match self {
+            Sampler::EosPenalty => "f32_eos_penalty_inplace".into(),
+            Sampler::KeepTokens => "f32_keep_tokens_inplace".into(),
+            Sampler::SamplingProbs => "f32_sampling_probs_bisected".into(),
+            Sampler::DrawToken => "f32_draw_token_rowwise".into(),
+            Sampler::Confidence(Confidence::Probability) => "f32_confidence_probability".into(),
+            Sampler::Confidence(Confidence::Margin) => "f32_confidence_margin".into(),
+            Sampler::Confidence(Confidence::NegativeEntropy) => "f32_confidence_entropy".into(),
+        }
+    }
+
+    pub(crate) fn launch(self, r: &Recorder) {
+        let one = Extent::Constant(1);
+        let by_row = [Extent::Ceil { of: "rows", per: 1, any: true }, one, one];
+        let units = CubeDim::new_1d(UNITS);
+        match self {
+            Sampler::EosPenalty => floats!(() => eos_penalty::launch_unchecked(
+                r.client(),
+                r.grid([Extent::Ceil { of: "rows", per: UNITS, any: true }, one, one]),
+                units,
+                r.buffer("y", Element::F32),
+                r.buffer("penalty", Element::F32),
+                r.buffer("index", Element::I32),
+                r.buffer("factors", Element::F32),
+                r.int("rows"),
+                r.int("columns"),
+                r.int("token"),
+            )),
+            Sampler::KeepTokens => floats!(() => keep_tokens::launch_unchecked(
+                r.client(),
+                r.grid(by_row),
+                units,
+                r.buffer("y", Element::F32),
+                r.buffer("marks", Element::I32),
+                r.int("rows"),
+                r.int("columns"),
+                r.int("first"),
+                r.int("length"),
+            )),
+            Sampler::SamplingProbs => floats!(() => sampling_probs::launch_unchecked(
+                r.client(),
+                r.grid(by_row),
+                units,
+                r.buffer("y", Element::F32),
+                r.buffer("active", Element::Bool),
+                r.buffer("temperature", Element::F32),
+                r.buffer("top_p", Element::F32),
+                r.buffer("top_k", Element::I32),
+                r.int("rows"),
+                r.int("columns"),
+            )),
+            Sampler::DrawToken => floats!(() => draw_token::launch_unchecked(
+                r.client(),
+                r.grid(by_row),
+                units,
+                r.buffer("probs", Element::F32),
+                r.buffer("active", Element::Bool),
+                r.buffer("temperature", Element::F32),
+                r.buffer("bits", Element::U32),
+                r.buffer("y", Element::I32),
+                r.int("rows"),
+                r.int("columns"),
+            )),
+            Sampler::Confidence(kind) => floats!(() => certainty::launch_unchecked(
+                r.client(),
+                r.grid(by_row),
+                units,
+                r.buffer("probs", Element::F32),
+                r.buffer("active", Element::Bool),
+                r.buffer("token", Element::I32),
+                r.buffer("y", Element::F32),
+                r.int("rows"),
+                r.int("columns"),
+                kind,
+            )),
+        }
+    }
+}
+
+#[cube(launch_unchecked)]
+fn eos_penalty(
+    y: &mut [f32],
+    penalty: &[f32],
+    index: &[i32],
+    factors: &[f32],
+    rows: u32,
+    columns: u32,
+    token: u32,
+) {
+    let added = penalty[0] * factors[index[0] as usize];
+    let mut row = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
+    while row < rows {
+        y[(row * columns + token) as usize] += added;
+        row += CUBE_DIM_X * CUBE_COUNT_X;
+    }
+}
+
+#[cube(launch_unchecked)]
+fn keep_tokens(y: &mut [f32], marks: &[i32], rows: u32, columns: u32, first: u32, length: u32) {
+    let mut row = CUBE_POS_X;
+    while row < rows {
+        if marks[row as usize] >= 0 {
+            let mut i = UNIT_POS_X;
+            while i < columns {
+                if i < first || i >= first + length {
+                    y[(row * columns + i) as usize] = f32::new(-3.402_823_5e38);
+                }
+                i += UNITS;
+            }
+        }
+        row += CUBE_COUNT_X;
+    }
+}
+
+/// What a reduction does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Fold {
+    Sum,
+    Max,
+    Min,
+}
+
+/// A number of every unit becomes one, the same in each. `scratch` has a word for every unit.
+#[cube]
+fn fold(value: f32, scratch: &mut [u32], #[comptime] fold: Fold) -> f32 {
+    let unit = UNIT_POS_X;
+    // The last result may still be read.
+    sync_cube();
+    scratch[unit as usize] = u32::reinterpret(value);
+    sync_cube();
+    let mut width = comptime!(UNITS / 2).runtime();
+    while width > 0 {
+        if unit < width {
+            let a = f32::reinterpret(scratch[unit as usize]);
+            let b = f32::reinterpret(scratch[(unit + width) as usize]);
+            let both = if comptime!(fold == Fold::Sum) {
+                a + b
+            } else if comptime!(fold == Fold::Max) {
+                max(a, b)
+            } else {
+                min(a, b)
+            };
+            scratch[unit as usize] = u32::reinterpret(both);
+        }
+        sync_cube();
+        width /= 2;
+    }
+    f32::reinterpret(scratch[0])
+}
+
+/// The probability or number of the entries that stand before one with this key.
+#[cube]
+fn before(
+    y: &mut [f32],
+    start: u32,
+    end: u32,
+    temperature: f32,
+    largest: f32,
+    key: u32,
+    scratch: &mut [u32],
+    #[comptime] counted: bool,
+) -> f32 {
+    let mut own = 0.0f32;
+    let mut i = start + UNIT_POS_X;
+    while i < end {
+        let z = scaled(y[i as usize], temperature);
+        if order(z) > key {
+            if comptime!(counted) {
+                own += 1.0f32;
+            } else {
+                own += f32::exp(z - largest);
+            }
+        }
+        i += UNITS;
+    }
+    fold(own, scratch, Fold::Sum)
+}
+
+/// A logit over the temperature; -0 becomes 0.
+#[cube]
+fn scaled(x: f32, temperature: f32) -> f32 {
+    let mut z = x;
+    if temperature > 0.0f32 {
+        z = x / temperature;
+    }
+    select(z == 0.0f32, 0.0f32, z)
+}
+
+#[cube(launch_unchecked)]
+fn sampling_probs(
+    y: &mut [f32],
+    active: &[u32],
+    temperature: &[f32],
+    top_p: &[f32],
+    top_k: &[i32],
+    rows: u32,
+    columns: u32,
+) {
+    let mut scratch = Shared::<[u32]>::new_slice(UNITS as usize);
+    let temperature = temperature[0];
+    let top_p = top_p[0];
+    let top_k = top_k[0];
+    let mut row = CUBE_POS_X;
+    while row < rows {
+        // All units meet at every exchange, so what is not needed is an empty range and not a branch.
+        let start = row * columns;
+        let end = start + select(active[row as usize] != 0, columns, 0u32);
+        let p_end = select(top_p > 0.0f32 && top_p < 1.0f32, end, start);
+        let k_end = select(top_k > 0 && u32::cast_from(top_k) < columns, end, start);
+
+        let mut own = f32::new(-3.402_823_5e38);
+        let mut i = start + UNIT_POS_X;
+        while i < end {
+            own = max(own, scaled(y[i as usize], temperature));
+            i += UNITS;
+        }
+        let largest = fold(own, &mut scratch, Fold::Max);
+
+        // top-p: the lowest key before which at most `top_p` stands.
+        let total = before(y, start, p_end, temperature, largest, 0u32, &mut scratch, false);
+        let limit = top_p * total;
+        let mut p_key = 0u32;
+        let mut bit = 0x8000_0000u32.runtime();
+        while bit > 0 {
+            // The lowest key is above this one if too much stands before all keys up to it.
+            let tried = p_key + (bit - 1);
+            let mass = before(y, start, p_end, temperature, largest, tried, &mut scratch, false);
+            if mass > limit {
+                p_key += bit;
+            }
+            bit /= 2;
+        }
+        // Entries of just this key: as many as still fit, those of the lowest ids.
+        let mass = before(y, start, p_end, temperature, largest, p_key, &mut scratch, false);
+        let mut equal = 0.0f32;
+        let mut each = 0.0f32;
+        let mut i = start + UNIT_POS_X;
+        while i < p_end {
+            let z = scaled(y[i as usize], temperature);
+            if order(z) == p_key {
+                equal += 1.0f32;
+                each = f32::exp(z - largest);
+            }
+            i += UNITS;
+        }
+        let equal = fold(equal, &mut scratch, Fold::Sum);
+        let each = fold(each, &mut scratch, Fold::Max);
+        let mut fitting = equal;
+        if each > 0.0f32 {
+            fitting = min(equal, f32::floor((limit - mass) / each) + 1.0f32);
+        }
+        let t_end = select(fitting < equal, p_end, start);
+        // The end of the ids that are kept: the lowest below which `fitting` stand.
+        let mut last = 0u32;
+        let mut bit = 0x0080_0000u32.runtime();
+        while bit > 0 {
+            let tried = last + (bit - 1);
+            let mut own = 0.0f32;
+            let mut i = start + UNIT_POS_X;
+            while i < t_end {
+                if i - start <= tried && order(scaled(y[i as usize], temperature)) == p_key {
+                    own += 1.0f32;
+                }
+                i += UNITS;
+            }
+            if fold(own, &mut scratch, Fold::Sum) < fitting {
+                last += bit;
+            }
+            bit /= 2;
+        }
+        if fitting >= equal {
+            last = columns;
+        }
+
+        // top-k: the highest key from which on at least `top_k` stand; below it, nothing is kept.
+        let mut k_key = 0u32;
+        let mut bit = 0x8000_0000u32.runtime();
+        while bit > 0 {
+            let tried = k_key + bit;
+            let count = before(y, start, k_end, temperature, largest, tried - 1, &mut scratch, true);
+            if count >= f32::cast_from(top_k) && top_k > 0 {
+                k_key = tried;
+            }
+            bit /= 2;
+        }
+
+        let mut own = 0.0f32;
+        let mut i = start + UNIT_POS_X;
+        while i < end {
+            let z = scaled(y[i as usize], temperature);
+            let key = order(z);
+            let kept = key >= k_key && (key > p_key || (key == p_key && i - start <= last));
+            let weight = select(kept, f32::exp(z - largest), 0.0f32);
+            y[i as usize] = weight;
+            own += weight;
+            i += UNITS;
+        }
+        let total = fold(own, &mut scratch, Fold::Sum);
+        let mut i = start + UNIT_POS_X;
+        while i < end {
+            y[i as usize] /= total;
+            i += UNITS;
+        }
+        row += CUBE_COUNT_X;
+    }
+}
+
+/// The lowest column of the largest entry of `start..end`.
+#[cube]
+fn argmax(probs: &[f32], start: u32, end: u32, scratch: &mut [u32]) -> u32 {
+    let mut own = f32::new(-3.402_823_5e38);
+    let mut i = start + UNIT_POS_X;
+    while i < end {
+        own = max(own, probs[i as usize]);
+        i += UNITS;
+    }
+    let largest = fold(own, scratch, Fold::Max);
+    // Columns are exact as f32 below 2^24.
+    let mut own = f32::new(16_777_216.0);
+    let mut i = start + UNIT_POS_X;
+    while i < end {
+        if probs[i as usize] == largest {
+            own = min(own, f32::cast_from(i - start));
+        }
+        i += UNITS;
+    }
+    u32::cast_from(fold(own, scratch, Fold::Min))
+}
+
+#[cube(launch_unchecked)]
+fn draw_token(
+    probs: &[f32],
+    active: &[u32],
+    temperature: &[f32],
+    bits: &[u32],
+    y: &mut [i32],
+    rows: u32,
+    columns: u32,
+) {
+    // Sums of all units: low words, then high words.
+    let mut scratch = Shared::<[u32]>::new_slice(comptime!(2 * UNITS as usize));
+    let drawn = temperature[0] > 0.0f32;
+    let mut row = CUBE_POS_X;
+    while row < rows {
+        let start = row * columns;
+        let is_active = active[row as usize] != 0;
+        let end = start + select(is_active, columns, 0u32);
+        let best = argmax(probs, start, end, &mut scratch);
+
+        // A piece of neighbouring columns for every unit.
+        let piece = (columns + UNITS - 1) / UNITS;
+        let from = min(start + UNIT_POS_X * piece, end);
+        let to = select(drawn, min(from + piece, end), from);
+        let mut low = 0u32;
+        let mut high = 0u32;
+        for i in from..to {
+            let p = probs[i as usize];
+            let whole = f32::floor(p);
+            let part = u32::cast_from((p - whole) * 4_294_967_296.0f32);
+            low += part;
+            high += u32::cast_from(whole) + select(low < part, 1u32, 0u32);
+        }
+        sync_cube();
+        scratch[UNIT_POS_X as usize] = low;
+        scratch[(UNITS + UNIT_POS_X) as usize] = high;
+        sync_cube();
+        // What stands before this unit, and the total.
+        let mut before_low = 0u32;
+        let mut before_high = 0u32;
+        let mut total_low = 0u32;
+        let mut total_high = 0u32;
+        for i in 0..UNITS {
+            if i == UNIT_POS_X {
+                before_low = total_low;
+                before_high = total_high;
+            }
+            let part = scratch[i as usize];
+            total_low += part;
+            total_high += scratch[(UNITS + i) as usize] + select(total_low < part, 1u32, 0u32);
+        }
+        // (bits * total) >> 32.
+        let word = bits[row as usize];
+        let carried = mul_high(word, total_low);
+        let target_low = word * total_high + carried;
+        let target_high = mul_high(word, total_high) + select(target_low < carried, 1u32, 0u32);
+        let mut token = best;
+        let mut mine = UNIT_POS_X == 0;
+        if drawn && (total_low != 0 || total_high != 0) {
+            mine = false;
+            let mut sum_low = before_low;
+            let mut sum_high = before_high;
+            // Crossed before this unit: not this unit's.
+            let mut done = sum_high > target_high || (sum_high == target_high && sum_low > target_low);
+            for i in from..to {
+                if !done {
+                    let p = probs[i as usize];
+                    let whole = f32::floor(p);
+                    let part = u32::cast_from((p - whole) * 4_294_967_296.0f32);
+                    sum_low += part;
+                    sum_high += u32::cast_from(whole) + select(sum_low < part, 1u32, 0u32);
+                    if sum_high > target_high || (sum_high == target_high && sum_low > target_low) {
+                        done = true;
+                        mine = true;
+                        token = i - start;
+                    }
+                }
+            }
+        }
+        if is_active {
+            if mine {
+                y[row as usize] = i32::cast_from(token);
+            }
+        } else if UNIT_POS_X == 0 {
+            y[row as usize] = -1i32;
+        }
+        row += CUBE_COUNT_X;
+    }
+}
+
+#[cube(launch_unchecked)]
+fn certainty(
+    probs: &[f32],
+    active: &[u32],
+    token: &[i32],
+    y: &mut [f32],
+    rows: u32,
+    columns: u32,
+    #[comptime] kind: Confidence,
+) {
+    let mut scratch = Shared::<[u32]>::new_slice(UNITS as usize);
+    let mut row = CUBE_POS_X;
+    while row < rows {
+        let start = row * columns;
+        let end = start + select(active[row as usize] != 0, columns, 0u32);
+        let mut value = 0.0f32;
+        if comptime!(kind == Confidence::Probability) {
+            let id = u32::cast_from(token[row as usize]);
+            if start < end && id < columns {
+                value = probs[(start + id) as usize];
+            }
+        } else if comptime!(kind == Confidence::Margin) {
+            let best = argmax(probs, start, end, &mut scratch);
+            let mut own = 0.0f32;
+            let mut i = start + UNIT_POS_X;
+            while i < end {
+                if i - start != best {
+                    own = max(own, probs[i as usize]);
+                }
+                i += UNITS;
+            }
+            let second = fold(own, &mut scratch, Fold::Max);
+            if start < end {
+                value = probs[(start + best) as usize] - second;
+            }
+        } else {
+            let mut own = 0.0f32;
+            let mut i = start + UNIT_POS_X;
+            while i < end {
+                let p = probs[i as usize];
+                own += p * ln(p + 1.0e-10f32);
+                i += UNITS;
+            }
+            value = fold(own, &mut scratch, Fold::Sum);
+        }
+        if UNIT_POS_X == 0 {
+            y[row as usize] = value;
+        }
+        row += CUBE_COUNT_X;
+    }
+}

@@ -1,0 +1,97 @@
+//! Attention against the interpreter, whose sums are f64.
+
+use crate::common::{Launch, interpret, near, tensor};
+use dreamc_interp::Tensor;
+use dreamc_kernels::{Attention, Float, Kernel};
+
+struct Case {
+    rows: usize,
+    positions: usize,
+    heads: usize,
+    kv_heads: usize,
+    dim: usize,
+    mask: fn(usize) -> i32,
+}
+
+fn cases() -> Vec<Case> {
+    let case =
+        |rows, positions, heads, kv_heads, dim, mask| Case { rows, positions, heads, kv_heads, dim, mask };
+    vec![
+        case(1, 1, 1, 1, 16, |_| 1),
+        case(2, 7, 2, 1, 16, |i| i32::from(i % 7 != 0)),
+        case(1, 16, 4, 4, 32, |_| 1),
+        case(1, 37, 7, 1, 64, |_| 3),
+        // Segments, and a tile of keys that a query does not see at all.
+        case(2, 45, 2, 2, 80, |i| (i % 45 / 15) as i32),
+        case(1, 50, 4, 2, 128, |i| i32::from(i >= 20)),
+    ]
+}
+
+#[test]
+fn attention() {
+    for Case { rows: b, positions: s, heads, kv_heads, dim, mask } in cases() {
+        let (n, m) = (heads * dim, kv_heads * dim);
+        // Scores of some size, so that the softmax is not flat.
+        let scaled =
+            |tensor: Tensor| Tensor::f32(&tensor.dims, tensor.floats().iter().map(|x| x * 3.0).collect());
+        let (q, k, v) = (scaled(tensor(&[b, s, n], 1)), scaled(tensor(&[b, s, m], 2)), tensor(&[b, s, m], 3));
+        let mask = Tensor::i32(&[b, s], (0..b * s).map(mask).collect());
+        let text = format!(
+            "graph @f(%0: f32[{b}, {s}, {n}], %1: f32[{b}, {s}, {m}], %2: f32[{b}, {s}, {m}], %3: i32[{b}, {s}]) {{
+              %4 = attention %0, %1, %2, %3 {{heads={heads}, kv_heads={kv_heads}, head_dim={dim}}} : f32[{b}, {s}, {n}]
+              return %4
+            }}"
+        );
+        let wanted = interpret(&text, &[&q, &k, &v, &mask]).remove(0);
+        for (queries, keys) in [(16, 8), (8, 16)] {
+            for packed in [false, true] {
+                let kernel = Attention {
+                    float: Float::F32,
+                    heads: heads as u32,
+                    kv_heads: kv_heads as u32,
+                    head_dim: dim as u32,
+                    packed,
+                    queries,
+                    keys,
+                };
+                let launch =
+                    Launch::of(&Kernel::Attention(kernel)).tensor("mask", &mask).result("y", b * s * n);
+                let launch = launch.int("rows", b).int("positions", s);
+                let launch = if packed {
+                    let row = |r: usize| {
+                        let parts = [(&q, n), (&k, m), (&v, m)];
+                        parts.map(|(t, n)| t.floats()[r * n..(r + 1) * n].to_vec()).concat()
+                    };
+                    launch.floats("qkv", &(0..b * s).flat_map(row).collect::<Vec<_>>())
+                } else {
+                    launch.tensor("q", &q).tensor("k", &k).tensor("v", &v)
+                };
+                near(&launch.run().floats("y"), wanted.floats(), 5e-6);
+            }
+        }
+    }
+}
+
+/// What is not seen may be anything: rows of padding hold what was there before.
+#[test]
+fn padding_is_not_looked_at() {
+    let (s, n) = (20, 16);
+    let mask: Vec<i32> = (0..s).map(|i| i32::from(i % 4 != 2)).collect();
+    let mut v = crate::common::floats(s * n, 5);
+    v.chunks_mut(n).zip(&mask).filter(|(_, m)| **m == 0).for_each(|(row, _)| row.fill(f32::NAN));
+    let x = tensor(&[s, n], 6);
+    let kernel = Attention {
+        float: Float::F32,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: n as u32,
+        packed: false,
+        queries: 8,
+        keys: 8,
+    };
+    let launch = Launch::of(&Kernel::Attention(kernel)).tensor("q", &x).tensor("k", &x).floats("v", &v);
+    let y =
+        launch.ints("mask", &mask).result("y", s * n).int("rows", 1).int("positions", s).run().floats("y");
+    assert!(y.iter().all(|y| y.is_finite()));
+    assert!(y.chunks(n).zip(&mask).all(|(row, m)| *m != 0 || row.iter().all(|y| *y == 0.0)));
+}

@@ -1,0 +1,207 @@
+//! From logits to tokens, against the interpreter.
+
+use crate::common::{Launch, floats, interpret, near};
+use dreamc_interp::Tensor;
+use dreamc_kernels::{Confidence, Kernel, Sampler};
+use dreamc_num::schedule;
+
+/// Rows and columns: one column, fewer than units, more, a vocabulary.
+const SHAPES: [[usize; 2]; 4] = [[1, 1], [5, 7], [4, 300], [2, 5003]];
+
+fn of(kernel: Sampler) -> Launch {
+    Launch::of(&Kernel::Sampler(kernel))
+}
+
+fn scaled(dims: &[usize], seed: u32, scale: f32) -> Tensor {
+    let list = floats(dims.iter().product(), seed);
+    Tensor::f32(dims, list.iter().map(|x| x * scale).collect())
+}
+
+/// All but every fourth row.
+fn active(b: usize) -> Tensor {
+    Tensor::bool(&[1, b], (0..b).map(|i| i % 4 != 3).collect())
+}
+
+#[test]
+fn penalty_and_kept_tokens() {
+    for [b, v] in SHAPES {
+        let logits = scaled(&[1, b, v], 1, 4.0);
+        let marks = Tensor::i32(&[1, b], (0..b).map(|i| i as i32 % 3 - 1).collect());
+        let (penalty, index) = (Tensor::f32(&[], vec![-1.3]), Tensor::i32(&[], vec![1]));
+        let (first, len) = (v / 3, v / 2);
+        let text = format!(
+            "graph @f(%0: f32[1, {b}, {v}], %1: i32[1, {b}], %2: f32[], %3: i32[]) {{
+              %4 = eos_penalty %0, %2, %3 {{token={token}, steps=4, eps=0.001}} : f32[1, {b}, {v}]
+              %5 = keep_tokens %0, %1 {{first={first}, len={kept}}} : f32[1, {b}, {v}]
+              return %4, %5
+            }}",
+            token = v - 1,
+            kept = len.max(1),
+        );
+        let wanted = interpret(&text, &[&logits, &marks, &penalty, &index]);
+        let factors: Vec<f32> = (0..4).map(|k| schedule::eos_penalty_factor(k, 4, 0.001)).collect();
+        let launch = of(Sampler::EosPenalty).tensor("y", &logits).tensor("penalty", &penalty);
+        let launch = launch.tensor("index", &index).floats("factors", &factors);
+        let y = launch.int("rows", b).int("columns", v).int("token", v - 1).run();
+        near(&y.floats("y"), wanted[0].floats(), 1e-6);
+        let launch = of(Sampler::KeepTokens).tensor("y", &logits).tensor("marks", &marks);
+        let launch = launch.int("rows", b).int("columns", v).int("first", first).int("length", len.max(1));
+        assert_eq!(launch.run().floats("y"), wanted[1].floats());
+    }
+}
+
+/// What the interpreter computes, and the kernel; only active rows count.
+fn probs(logits: &Tensor, temperature: f32, top_p: f32, top_k: i32) -> [Vec<f32>; 2] {
+    let [_, b, v] = logits.dims[..] else { panic!("three dimensions") };
+    let active = active(b);
+    let text = format!(
+        "graph @f(%0: f32[1, {b}, {v}], %1: bool[1, {b}], %2: f32[], %3: f32[], %4: i32[]) {{
+          %5 = sampling_probs %0, %1, %2, %3, %4 : f32[1, {b}, {v}]
+          return %5
+        }}"
+    );
+    let (temperature, top_p) = (Tensor::f32(&[], vec![temperature]), Tensor::f32(&[], vec![top_p]));
+    let top_k = Tensor::i32(&[], vec![top_k]);
+    let wanted = interpret(&text, &[logits, &active, &temperature, &top_p, &top_k]).remove(0);
+    let launch = of(Sampler::SamplingProbs).tensor("y", logits).tensor("active", &active);
+    let launch = launch.tensor("temperature", &temperature).tensor("top_p", &top_p).tensor("top_k", &top_k);
+    let found = launch.int("rows", b).int("columns", v).run().floats("y");
+    let rows = |list: &[f32]| {
+        let all = list.chunks(v).zip(active.bools()).filter(|(_, active)| **active);
+        all.flat_map(|(row, _)| row.to_vec()).collect()
+    };
+    // Rows that are not active stay.
+    let kept = found.chunks(v).zip(logits.floats().chunks(v)).zip(active.bools());
+    assert!(kept.filter(|(_, active)| !**active).all(|((y, x), _)| y == x));
+    [rows(wanted.floats()), rows(&found)]
+}
+
+#[test]
+fn distributions() {
+    for [b, v] in SHAPES {
+        let logits = scaled(&[1, b, v], 2, 9.0);
+        for (temperature, top_p, top_k) in [
+            (0.0, 0.0, 0),
+            (0.7, 1.0, 0),
+            (0.7, 0.9, 0),
+            (1.5, 0.3, 0),
+            (0.0, 0.000_1, 0),
+            (1.0, 0.0, 1),
+            (1.0, 0.0, 5),
+            (1.0, 0.95, 40),
+            (1.0, 0.2, 100_000),
+        ] {
+            let [wanted, found] = probs(&logits, temperature, top_p, top_k);
+            assert_eq!(
+                wanted.iter().map(|p| *p > 0.0).collect::<Vec<_>>(),
+                found.iter().map(|p| *p > 0.0).collect::<Vec<_>>(),
+                "kept of {v} at {temperature} {top_p} {top_k}"
+            );
+            near(&found, &wanted, 2e-6);
+        }
+    }
+}
+
+/// Equal logits: the lowest ids win at the edge of top-p; those that tie with the k-th stay.
+#[test]
+fn ties() {
+    let rows: [[f32; 8]; 3] =
+        [[0.0; 8], [1.0, 1.0, 3.0, 3.0, 1.0, 3.0, 3.0, -5.0], [-0.0, 0.0, 0.0, -0.0, 0.0, 0.0, -0.0, 0.0]];
+    let logits = Tensor::f32(&[1, 3, 8], rows.concat());
+    for (top_p, top_k) in [(0.5, 0), (0.45, 0), (0.0, 3), (0.99, 6), (0.3, 2)] {
+        let [wanted, found] = probs(&logits, 1.0, top_p, top_k);
+        if top_p > 0.0 {
+            // The interpreter orders -0 after 0; here they are equal.
+            near(&found[..16], &wanted[..16], 1e-6);
+        } else {
+            near(&found, &wanted, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn draws() {
+    for [b, v] in SHAPES {
+        let logits = scaled(&[1, b, v], 3, 5.0);
+        let active = active(b);
+        let text = format!(
+            "graph @f(%0: f32[1, {b}, {v}], %1: bool[1, {b}], %2: f32[], %3: f32[], %4: i32[]) {{
+              %5 = sampling_probs %0, %1, %2, %3, %4 : f32[1, {b}, {v}]
+              return %5
+            }}"
+        );
+        let (one, zero) = (Tensor::f32(&[], vec![1.0]), Tensor::f32(&[], vec![0.0]));
+        let off = Tensor::i32(&[], vec![0]);
+        let mut probs = interpret(&text, &[&logits, &active, &one, &zero, &off]).remove(0);
+        for seed in 0..6 {
+            if seed == 5 {
+                // A sure thing: a weight of 2^32, which needs 33 bits.
+                let mut row = vec![0.0; b * v];
+                row.chunks_mut(v).for_each(|row| row[v / 2] = 1.0);
+                probs = Tensor::f32(&[1, b, v], row);
+            }
+            let words = match seed {
+                0 => vec![0; b],
+                1 => vec![u32::MAX; b],
+                _ => (0..b).map(|i| ((i + seed) as u32).wrapping_mul(0x9E37_79B9)).collect(),
+            };
+            let bits = Tensor::u32(&[1, b], words);
+            for temperature in [&zero, &one] {
+                let text = format!(
+                    "graph @f(%0: f32[1, {b}, {v}], %1: bool[1, {b}], %2: f32[], %3: u32[1, {b}]) {{
+                      %4 = draw_token %0, %1, %2, %3 : i32[1, {b}]
+                      return %4
+                    }}"
+                );
+                let wanted = interpret(&text, &[&probs, &active, temperature, &bits]).remove(0);
+                let launch = of(Sampler::DrawToken).tensor("probs", &probs).tensor("active", &active);
+                let launch = launch.tensor("temperature", temperature).tensor("bits", &bits).result("y", b);
+                assert_eq!(launch.int("rows", b).int("columns", v).run().ints("y"), wanted.ints());
+            }
+        }
+    }
+}
+
+/// Nothing to draw from: the lowest id of the largest.
+#[test]
+fn draws_of_nothing() {
+    let launch = of(Sampler::DrawToken).floats("probs", &[0.0; 5]).bools("active", &[true]);
+    let launch = launch.floats("temperature", &[1.0]).words("bits", vec![77]).result("y", 1);
+    assert_eq!(launch.int("rows", 1).int("columns", 5).run().ints("y"), [0]);
+}
+
+#[test]
+fn confidences() {
+    for [b, v] in SHAPES {
+        let raw = scaled(&[1, b, v], 4, 3.0);
+        let row = |row: &[f32]| {
+            let exps: Vec<f32> = row.iter().map(|x| x.exp()).collect();
+            let sum: f32 = exps.iter().sum();
+            exps.iter().map(|e| e / sum).collect::<Vec<_>>()
+        };
+        let mut list: Vec<f32> = raw.floats().chunks(v).flat_map(row).collect();
+        if v > 2 {
+            // Two that are equally large: a margin of 0.
+            (list[1], list[2]) = (0.75, 0.75);
+        }
+        let probs = Tensor::f32(&[1, b, v], list);
+        let active = active(b);
+        let token = Tensor::i32(&[1, b], (0..b).map(|i| (i * 3 % v) as i32).collect());
+        for (kind, name) in [
+            (Confidence::Probability, "probability"),
+            (Confidence::Margin, "margin"),
+            (Confidence::NegativeEntropy, "negative_entropy"),
+        ] {
+            let text = format!(
+                "graph @f(%0: f32[1, {b}, {v}], %1: bool[1, {b}], %2: i32[1, {b}]) {{
+                  %3 = confidence %0, %1, %2 {{kind={name}}} : f32[1, {b}]
+                  return %3
+                }}"
+            );
+            let wanted = interpret(&text, &[&probs, &active, &token]).remove(0);
+            let launch = of(Sampler::Confidence(kind)).tensor("probs", &probs).tensor("active", &active);
+            let launch = launch.tensor("token", &token).result("y", b).int("rows", b).int("columns", v);
+            near(&launch.run().floats("y"), wanted.floats(), 2e-6);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Emission itself: determinism, the block of scalars, what a target cannot do, and the sources as snapshots.
+
+use dreamc_kernels::{
+    Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Extent, Float, Form, Kernel, Linear, Map,
+    Norm, Residual, Rope, RopeTable, Rows, Sampler, Slots, Statistic, Table, Target, Tile, TimestepEmbed,
+    Word,
+};
+use dreamc_num::stream::Lane;
+use std::fmt::Write as _;
+
+/// A small case of every kernel.
+fn kernels() -> Vec<Kernel> {
+    let float = Float::F32;
+    let linear = |weights, swiglu, residual, bias| {
+        let tile = Tile { rows: 4, columns: 8, depth: 4, side: 1 };
+        Kernel::Linear(Linear { x: float, weights, y: float, n: 8, k: 16, bias, swiglu, residual, tile })
+    };
+    let attention = |packed| {
+        Kernel::Attention(Attention {
+            float,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            packed,
+            queries: 4,
+            keys: 8,
+        })
+    };
+    let maps = [
+        (Map::Add, true),
+        (Map::Mul, false),
+        (Map::SwiGlu, false),
+        (Map::Silu, true),
+        (Map::Gelu, false),
+        (Map::QuickGelu, false),
+        (Map::Relu, false),
+        (Map::Euler, true),
+        (Map::Ddim, true),
+    ];
+    let mut all: Vec<Kernel> =
+        maps.map(|(map, in_place)| Kernel::Elementwise(Elementwise { map, float, in_place })).into();
+    all.extend([
+        Kernel::Norm(Norm { statistic: Statistic::RootMeanSquare, x: float, y: float }),
+        Kernel::Norm(Norm { statistic: Statistic::Variance, x: float, y: float }),
+        Kernel::RopeTable(RopeTable),
+        Kernel::Rope(Rope { float, head_dim: 16, in_place: true }),
+        Kernel::Embed(Embed { table: Table::PackedBF16, y: float }),
+        Kernel::Rows(Rows::Copy(float)),
+        Kernel::Rows(Rows::Take(float)),
+        Kernel::Rows(Rows::Splice { float, in_place: false }),
+        Kernel::Rows(Rows::Shift(float)),
+        linear(Table::PackedBF16, false, Residual::InPlace, true),
+        linear(Table::PackedBF16, true, Residual::None, false),
+        linear(Table::Floats(float), false, Residual::Apart, false),
+        attention(false),
+        attention(true),
+        Kernel::TimestepEmbed(TimestepEmbed),
+    ]);
+    let confidences = [Confidence::Probability, Confidence::Margin, Confidence::NegativeEntropy];
+    all.extend(confidences.map(|kind| Kernel::Sampler(Sampler::Confidence(kind))));
+    let on_logits = [Sampler::EosPenalty, Sampler::KeepTokens, Sampler::SamplingProbs, Sampler::DrawToken];
+    all.extend(on_logits.map(Kernel::Sampler));
+    let on_slots = [
+        Slots::IsToken,
+        Slots::RandomBits(Lane::Token),
+        Slots::RandomBits(Lane::Slot),
+        Slots::AdvanceStream,
+        Slots::Commit,
+        Slots::TransferCount,
+        Slots::OriginSlots,
+        Slots::SelectSlots,
+    ];
+    all.extend(on_slots.map(Kernel::Slots));
+    all
+}
+
+/// The same in 16 bits, for targets that have them.
+fn half(kernel: &Kernel, half: Float) -> Kernel {
+    let mut kernel = kernel.clone();
+    match &mut kernel {
+        Kernel::Elementwise(k) => k.float = half,
+        Kernel::Norm(k) => k.y = half,
+        Kernel::RopeTable(_) | Kernel::TimestepEmbed(_) | Kernel::Sampler(_) | Kernel::Slots(_) => (),
+        Kernel::Rope(k) => k.float = half,
+        Kernel::Embed(k) => (k.table, k.y) = (Table::Floats(half), half),
+        Kernel::Rows(Rows::Copy(f) | Rows::Take(f) | Rows::Splice { float: f, .. } | Rows::Shift(f)) => {
+            *f = half
+        }
+        Kernel::Linear(k) => (k.x, k.weights) = (half, Table::Floats(half)),
+        Kernel::Attention(k) => k.float = half,
+    }
+    kernel
+}
+
+fn target(name: &str) -> Target {
+    Target::named(name).unwrap_or_else(|| panic!("no target `{name}`"))
+}
+
+/// All that a launcher is told, in words.
+fn describe(emitted: &Emitted) -> String {
+    let Emitted { workgroup, shared_bytes, buffers, scalars, grid, info, .. } = emitted;
+    let mut text = format!("workgroup {workgroup:?}, shared {shared_bytes} bytes\n");
+    for buffer in buffers {
+        let _ = writeln!(text, "buffer {}: {:?}, {:?}", buffer.name, buffer.element, buffer.access);
+    }
+    let extents: Vec<String> = grid
+        .iter()
+        .map(|extent| match extent {
+            Extent::Constant(n) => n.to_string(),
+            Extent::Ceil { of, per, any } => format!("{of} / {per}{}", if *any { " or any" } else { "" }),
+        })
+        .collect();
+    let words: Vec<String> = info
+        .words
+        .iter()
+        .map(|word| match word {
+            Word::Scalar(i) => format!("{}: {:?}", scalars[*i as usize].name, scalars[*i as usize].ty),
+            Word::Length(i) => format!("length of {}", buffers[*i as usize].name),
+            Word::Zero => "0".to_owned(),
+        })
+        .collect();
+    let _ = writeln!(text, "grid [{}]\ninfo [{}]", extents.join(", "), words.join(", "));
+    text
+}
+
+#[test]
+fn snapshots() {
+    for name in ["wgsl", "sm_80", "gfx942", "metal3"] {
+        let target = target(name);
+        for kernel in kernels() {
+            let emitted = kernel.emit(&target).unwrap_or_else(|e| panic!("{e}"));
+            let text = format!("{}\n{}", describe(&emitted), emitted.source);
+            insta::with_settings!({ snapshot_path => format!("snapshots/{name}"), prepend_module_to_snapshot => false, omit_expression => true }, {
+                insta::assert_snapshot!(emitted.name, text);
+            });
+        }
+    }
+}
+
+#[test]
+fn the_same_bytes_twice() {
+    for target in Target::all() {
+        for kernel in kernels() {
+            let [a, b] = [(); 2].map(|()| kernel.emit(&target).unwrap_or_else(|e| panic!("{e}")));
+            assert!(a == b, "{}\n{}\n{}", target.name(), a.source, b.source);
+        }
+    }
+}
+
+#[test]
+fn names_are_distinct_and_entries() {
+    let mut names: Vec<String> = Vec::new();
+    for kernel in kernels() {
+        let emitted = kernel.emit(&target("sm_80")).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(emitted.name, kernel.name());
+        assert_eq!(emitted.source.matches(&format!(" {}(", emitted.name)).count(), 1, "{}", emitted.source);
+        assert!(emitted.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+        names.push(emitted.name);
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), kernels().len());
+}
+
+/// Valid without any extension, with few enough buffers and little enough shared memory.
+#[test]
+fn wgsl_is_valid() {
+    use naga::valid::{Capabilities, ValidationFlags, Validator};
+    for (name, capabilities) in [("wgsl", Capabilities::empty()), ("wgsl-f16", Capabilities::SHADER_FLOAT16)]
+    {
+        let target = target(name);
+        for kernel in kernels() {
+            let kernel = if name == "wgsl" { kernel } else { half(&kernel, Float::F16) };
+            let emitted = kernel.emit(&target).unwrap_or_else(|e| panic!("{e}"));
+            let module = naga::front::wgsl::parse_str(&emitted.source)
+                .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&emitted.source)));
+            Validator::new(ValidationFlags::all(), capabilities)
+                .validate(&module)
+                .unwrap_or_else(|e| panic!("{}: {e:?}\n{}", emitted.name, emitted.source));
+            let limits = target.capabilities();
+            assert!(emitted.buffers.len() < limits.buffers_max as usize, "{}", emitted.name);
+            assert!(emitted.shared_bytes <= limits.shared_bytes, "{}", emitted.name);
+            assert!(emitted.workgroup.iter().product::<u32>() <= limits.units_max, "{}", emitted.name);
+        }
+    }
+}
+
+/// Every target emits every kernel, in all the types that it has.
+#[test]
+fn all_targets() {
+    for target in Target::all() {
+        for kernel in kernels() {
+            for (float, has) in
+                [(Float::F16, target.capabilities().f16), (Float::BF16, target.capabilities().bf16)]
+            {
+                let kernel = half(&kernel, float);
+                match kernel.emit(&target) {
+                    Ok(emitted) => assert_eq!(emitted.form, target.form()),
+                    Err(EmitError::Unsupported { lacks, .. }) => {
+                        assert!(!has && lacks == float.name(), "{} {lacks}", target.name());
+                    }
+                    Err(e) => panic!("{e}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn targets_are_read() {
+    let all = Target::all();
+    let names: Vec<&str> = all.iter().map(Target::name).collect();
+    assert!(names.len() == 10, "{names:?}");
+    let mut hashes: Vec<[u8; 32]> = all.iter().map(Target::hash).collect();
+    hashes.sort_unstable();
+    hashes.dedup();
+    assert_eq!(hashes.len(), all.len());
+    let text = "name = 'x'\nform = 'hip'\narch = 'sm_80'\n";
+    assert!(Target::parse(text).is_err_and(|e| e.to_string().contains("capabilities")));
+    assert_eq!(Form::Cuda.to_string(), "cuda");
+}
+
+#[test]
+fn what_cannot_be_is_said() {
+    let kernel = Kernel::Elementwise(Elementwise { map: Map::Add, float: Float::BF16, in_place: false });
+    let error = kernel.emit(&target("wgsl")).expect_err("no bf16").to_string();
+    assert_eq!(error, "kernel `bf16_add_apart`: target `wgsl` has no bf16");
+    let wide = Attention {
+        float: Float::F32,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 256,
+        packed: false,
+        queries: 16,
+        keys: 16,
+    };
+    let error = Kernel::Attention(wide).emit(&target("wgsl")).expect_err("too much").to_string();
+    assert!(error.contains("bytes of shared memory, the target has 16384"), "{error}");
+}
