@@ -7,6 +7,7 @@ mod reader;
 
 use acting::{Acting, acting};
 use dream::{Tokenizer, chat};
+use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::{Plan, Program};
 use dreamc_backend::{Constants, Contents, EmitError, WriteError, write_artifact};
 use dreamc_front::image::{ImageProcessor, PREPROCESSOR_FILE};
@@ -259,12 +260,12 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
         }
     }
     programs.sort_by(|a, b| a.name.cmp(&b.name));
-    let plan = Plan { programs };
+    let plans = [(Plan { programs }, Code::default())];
     let ir = module.to_string();
     let tokenizer = tokenizer.map(|t| t.to_bytes()).transpose()?;
     let contents = Contents {
         manifest: manifest(options, &config, new_tokens),
-        plans: std::slice::from_ref(&plan),
+        plans: &plans,
         constants: &constants,
         ir: &ir,
         tokenizer: tokenizer.as_deref(),
@@ -283,6 +284,7 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     }
     let mut reader = CheckpointReader::new(sources, &config_bytes, options.allow_non_finite);
     let file_bytes = write(&options.output, &contents, &mut reader, events)?;
+    let [(plan, _)] = plans;
     let programs = plan.programs.into_iter().map(|p| (p.name, p.arena_bytes)).collect();
     Ok(Report { file_bytes, tensors: constants.list().len(), programs })
 }

@@ -1,6 +1,7 @@
 //! Runs graphs in the interpreter and on the CPU device, through an artifact: IR text, and parts of imported models.
 
 use crate::runners::{bytes_of, tensor_of};
+use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::Plan;
 use dreamc_artifact::{Artifact, Manifest, Model};
 use dreamc_backend::{Constants, Contents, WeightReader, write_artifact};
@@ -104,7 +105,7 @@ pub fn execute_given(
     let plan = Plan { programs: vec![program.unwrap_or_else(|e| panic!("{e}"))] };
     let contents = Contents {
         manifest: manifest(entry),
-        plans: std::slice::from_ref(&plan),
+        plans: &[(plan, Code::default())],
         constants: &constants,
         ir: &module.to_string(),
         tokenizer: None,

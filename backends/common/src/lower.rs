@@ -273,7 +273,7 @@ impl Lowering<'_> {
             writes.push(id);
         }
         self.time += 1;
-        Ok(Dispatch { kernel, reads, writes, origin: data.origin.0.clone() })
+        Ok(Dispatch { kernel, reads, writes, origin: data.origin.0.clone(), launches: vec![] })
     }
 
     /// Inlines the loop: state is copied in, the body works on it, the new state is copied over the old.
@@ -295,6 +295,7 @@ impl Lowering<'_> {
                 reads: vec![reads],
                 writes: vec![writes],
                 origin: origin.clone(),
+                launches: vec![],
             })
         };
         let mut state = Vec::new();

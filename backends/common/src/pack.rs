@@ -4,7 +4,7 @@ use crate::constants::{Constant, Source};
 use dreamc_artifact::layout::{Layout, PANEL};
 use dreamc_ir::Literal;
 use dreamc_num::DType;
-use half::bf16;
+use half::{bf16, f16};
 use std::error::Error;
 
 /// Reads tensors of the checkpoint.
@@ -131,7 +131,8 @@ fn push_all(floats: &[f32], dtype: DType, bytes: &mut Vec<u8>) -> Result<(), Pac
     match dtype {
         DType::F32 => bytes.extend(floats.iter().flat_map(|x| x.to_le_bytes())),
         DType::BF16 => bytes.extend(floats.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes())),
-        DType::F16 | DType::I32 | DType::U32 | DType::Bool => return Err(PackError::DType(dtype)),
+        DType::F16 => bytes.extend(floats.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes())),
+        DType::I32 | DType::U32 | DType::Bool => return Err(PackError::DType(dtype)),
     }
     Ok(())
 }

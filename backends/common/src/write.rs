@@ -2,9 +2,11 @@
 
 use crate::constants::Constants;
 use crate::pack::{PackError, WeightReader, pack};
+use dreamc_artifact::code::{Code, encode_code};
 use dreamc_artifact::plan::Plan;
 use dreamc_artifact::{
-    Kind, Manifest, PlanError, encode_header, encode_plan, encode_table, hash, place, table_hash, validate,
+    EncodeError, Kind, Manifest, PlanError, encode_header, encode_plan, encode_table, hash, place, table_hash,
+    validate,
 };
 use std::io::{Seek, SeekFrom, Write};
 
@@ -12,8 +14,8 @@ use std::io::{Seek, SeekFrom, Write};
 pub struct Contents<'a> {
     /// Its `source_hash` is filled in while writing.
     pub manifest: Manifest,
-    /// One plan per target of the manifest.
-    pub plans: &'a [Plan],
+    /// One plan per target of the manifest, and its code, which is empty for the CPU.
+    pub plans: &'a [(Plan, Code)],
     /// What the plans refer to.
     pub constants: &'a Constants,
     /// The graphs as text.
@@ -54,6 +56,12 @@ pub enum WriteError {
     Plan(PlanError),
 }
 
+impl From<EncodeError> for WriteError {
+    fn from(_: EncodeError) -> WriteError {
+        WriteError::TooLarge
+    }
+}
+
 /// Writes the artifact to `out`, from its current start. `progress` is told the bytes of weights packed and their total,
 /// and stops the writing by returning false.
 ///
@@ -68,22 +76,21 @@ pub fn write_artifact(
 ) -> Result<(), WriteError> {
     let mut table = contents.constants.table().ok_or(WriteError::TooLarge)?;
     let weights_bytes = place(&mut table).ok_or(WriteError::TooLarge)?;
-    for plan in contents.plans {
-        validate(plan, &table).map_err(WriteError::Plan)?;
+    for (plan, code) in contents.plans {
+        validate(plan, code, &table).map_err(WriteError::Plan)?;
     }
     let mut manifest = contents.manifest.clone();
     manifest.source_hash = reader.source_hash();
-    let plans = contents
-        .plans
-        .iter()
-        .map(encode_plan)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| WriteError::TooLarge)?;
+    let mut plans = Vec::new();
+    for (plan, code) in contents.plans {
+        plans.push((Kind::Plan, encode_plan(plan)?));
+        plans.push((Kind::Code, encode_code(code)?));
+    }
 
     // Hashes have a fixed length, so places are known before any hash is.
     let mut small: Vec<(Kind, Vec<u8>)> =
         vec![(Kind::Manifest, manifest.to_bytes().ok_or(WriteError::TooLarge)?)];
-    small.extend(plans.into_iter().map(|bytes| (Kind::Plan, bytes)));
+    small.extend(plans);
     small.push((Kind::WeightTable, encode_table(&table).map_err(|_| WriteError::TooLarge)?));
     small.push((Kind::Ir, contents.ir.as_bytes().to_vec()));
     small.extend(contents.tokenizer.map(|bytes| (Kind::Tokenizer, bytes.to_vec())));
@@ -124,7 +131,7 @@ pub fn write_artifact(
         match kind {
             Kind::Manifest => *bytes = manifest.to_bytes().ok_or(WriteError::TooLarge)?,
             Kind::WeightTable => *bytes = encode_table(&table).map_err(|_| WriteError::TooLarge)?,
-            Kind::Plan | Kind::Ir | Kind::Tokenizer | Kind::Front | Kind::Golden | Kind::Weights => {}
+            Kind::Plan | Kind::Code | Kind::Ir | Kind::Tokenizer | Kind::Front | Kind::Golden | Kind::Weights => {}
         }
     }
     let finished = header(&small, table_hash(&table))?;

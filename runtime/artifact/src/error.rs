@@ -76,6 +76,9 @@ pub enum OpenError {
     /// A plan does not read.
     #[error("a plan does not read: build the file again with this version")]
     PlanBytes,
+    /// A target's code does not read.
+    #[error("the code of a target does not read: build the file again with this version")]
+    CodeBytes,
     /// A plan breaks a rule.
     #[error(
         "the plan of target {target} is not valid: {error}; build the file again, and report this if it stays"
@@ -157,6 +160,8 @@ pub enum At {
     Output(u32),
     /// Index of the step, counting a loop and the steps in its body each as one.
     Step(u32),
+    /// Index of the module in the target's code; the program's index says nothing.
+    Module(u32),
 }
 
 impl fmt::Display for At {
@@ -168,6 +173,7 @@ impl fmt::Display for At {
             At::Input(i) => write!(f, "input {i}"),
             At::Output(i) => write!(f, "output {i}"),
             At::Step(i) => write!(f, "step {i}"),
+            At::Module(i) => write!(f, "module {i}"),
         }
     }
 }
@@ -224,4 +230,7 @@ pub enum Rule {
     /// A loop stands in a loop.
     #[error("a loop stands in a loop")]
     Nesting,
+    /// A launch does not fit its module, or there is none where one is needed.
+    #[error("a launch does not fit its module")]
+    Launch,
 }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 /// First bytes of every artifact. A byte string: no endianness to get wrong.
 pub const MAGIC: [u8; 8] = *b"DREAMART";
 /// Goes up with every change after which older readers would misread a file.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// Sections start here, so weights are mapped and handed to the device as they lie.
 pub const SECTION_ALIGN: u64 = 256;
 /// Refused above this, before allocating.
@@ -36,11 +36,13 @@ pub enum Kind {
     Golden,
     /// What surrounds the tensors: settings of images and actions.
     Front,
+    /// One target's [`crate::code::Code`].
+    Code,
 }
 
 impl Kind {
     /// Every kind, in declaration order.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Manifest,
         Kind::Plan,
         Kind::WeightTable,
@@ -49,6 +51,7 @@ impl Kind {
         Kind::Ir,
         Kind::Golden,
         Kind::Front,
+        Kind::Code,
     ];
 
     /// The number in the file.
@@ -62,6 +65,7 @@ impl Kind {
             Kind::Ir => 6,
             Kind::Golden => 7,
             Kind::Front => 8,
+            Kind::Code => 9,
         }
     }
 
@@ -75,6 +79,7 @@ impl Kind {
         match self {
             Kind::Manifest | Kind::Front => 16 << 20,
             Kind::Plan | Kind::WeightTable => 16 << 20,
+            Kind::Code => 64 << 20,
             Kind::Ir => 32 << 20,
             Kind::Tokenizer => 256 << 20,
             Kind::Golden => 1 << 30,
@@ -93,6 +98,7 @@ impl Kind {
             Kind::Ir => "ir",
             Kind::Golden => "golden",
             Kind::Front => "front",
+            Kind::Code => "code",
         }
     }
 }

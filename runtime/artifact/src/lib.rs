@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  0  magic            b"DREAMART"
-//!  8  format_version   u32        2
+//!  8  format_version   u32        3
 //! 12  section_count    u32        at most 64
 //! 16  file_len         u64
 //! 24  reserved         u64        0
@@ -23,6 +23,7 @@
 //! | --- | --- | --- | --- | --- |
 //! | `Manifest` | 1 | [`Manifest`] as JSON text | compiler | everyone, `inspect` |
 //! | `Plan` | one per target | [`plan::Plan`] in postcard, in the order of [`Manifest::targets`] | backend | runtime |
+//! | `Code` | one per target | [`code::Code`] in postcard, in the same order; empty for the CPU | backend | device |
 //! | `WeightTable` | 1 | `Vec<`[`WeightInfo`]`>` in postcard | packer | runtime, device |
 //! | `Weights` | 1 | the tensors, each at the next multiple of 256; gaps are zero bytes | packer | device |
 //! | `Tokenizer` | 0 or 1 | what the front end made of the tokenizer files | front | front |
@@ -44,6 +45,7 @@
 #![no_std]
 extern crate alloc;
 
+pub mod code;
 mod error;
 mod header;
 pub mod layout;
@@ -63,7 +65,7 @@ pub use header::{
 pub use manifest::{Manifest, Model};
 pub use open::Artifact;
 pub use validate::{
-    ARENA_BYTES_MAX, ELEMENTS_MAX, OPERAND_COUNT_MAX, PART_COUNT_MAX, PORT_COUNT_MAX, PROGRAM_COUNT_MAX,
+    ARENA_BYTES_MAX, ELEMENTS_MAX, LAUNCH_COUNT_MAX, OPERAND_COUNT_MAX, PART_COUNT_MAX, PORT_COUNT_MAX, PROGRAM_COUNT_MAX,
     RANK_MAX, ROPE_SECTION_COUNT_MAX, STEP_COUNT_MAX, STEPS_MAX, SYMBOL_COUNT_MAX, SYMBOL_MAX,
     VALUE_COUNT_MAX, validate,
 };

@@ -1,6 +1,7 @@
 //! Opening an artifact: everything but the weights is checked and decoded.
 
 use crate::header::decode_header;
+use crate::code::{Code, decode_code};
 use crate::plan::Plan;
 use crate::weights::decode_table;
 use crate::{HEADER_LEN, Kind, Manifest, OpenError, Section, TABLE_ENTRY_LEN, WeightInfo};
@@ -14,6 +15,7 @@ pub struct Artifact<'a> {
     sections: Vec<Section>,
     manifest: Manifest,
     plans: Vec<Plan>,
+    codes: Vec<Code>,
     weights: Vec<WeightInfo>,
     weights_section: &'a [u8],
 }
@@ -47,17 +49,22 @@ impl<'a> Artifact<'a> {
         }
 
         let plan_sections: Vec<_> = sections.iter().filter(|s| s.kind == Kind::Plan).collect();
-        if plan_sections.len() != manifest.targets.len() {
-            return Err(OpenError::SectionMissing { kind: Kind::Plan });
+        let code_sections: Vec<_> = sections.iter().filter(|s| s.kind == Kind::Code).collect();
+        for (kind, of_kind) in [(Kind::Plan, &plan_sections), (Kind::Code, &code_sections)] {
+            if of_kind.len() != manifest.targets.len() {
+                return Err(OpenError::SectionMissing { kind });
+            }
         }
-        let mut plans = Vec::with_capacity(plan_sections.len());
-        for (section, target) in plan_sections.into_iter().zip(0_u32..) {
-            let plan = decode_plan(bytes_of(file, section))?;
-            validate(&plan, &weights).map_err(|error| OpenError::Plan { target, error })?;
+        let (mut plans, mut codes) = (Vec::new(), Vec::new());
+        for ((plan, code), target) in plan_sections.into_iter().zip(code_sections).zip(0_u32..) {
+            let plan = decode_plan(bytes_of(file, plan))?;
+            let code = decode_code(bytes_of(file, code))?;
+            validate(&plan, &code, &weights).map_err(|error| OpenError::Plan { target, error })?;
             plans.push(plan);
+            codes.push(code);
         }
         let weights_section = bytes_of(file, weights_entry);
-        Ok(Artifact { file, manifest, plans, weights, weights_section, sections })
+        Ok(Artifact { file, manifest, plans, codes, weights, weights_section, sections })
     }
 
     /// The section table.
@@ -74,6 +81,12 @@ impl<'a> Artifact<'a> {
     pub fn plan(&self, target: &str) -> Option<&Plan> {
         let index = self.manifest.targets.iter().position(|t| t == target)?;
         self.plans.get(index)
+    }
+
+    /// The code of a target, validated together with its plan; empty for the CPU.
+    pub fn code(&self, target: &str) -> Option<&Code> {
+        let index = self.manifest.targets.iter().position(|t| t == target)?;
+        self.codes.get(index)
     }
 
     /// The weight table. Plans refer to it by index.

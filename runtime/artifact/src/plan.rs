@@ -68,8 +68,8 @@ pub enum Place {
     Weight(u32),
 }
 
-/// Alignment of every value in the arena, in bytes: a cache line and an AVX-512 register.
-pub const ARENA_ALIGN: u64 = 64;
+/// Alignment of every value in the arena, in bytes: that of a storage buffer's offset on any WebGPU device.
+pub const ARENA_ALIGN: u64 = 256;
 
 /// A dimension: a polynomial of the program's symbols, the sum of its terms.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +123,7 @@ pub enum Step {
     Denoise(Denoise),
 }
 
-/// One kernel launch.
+/// One thing to compute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dispatch {
     /// What to compute.
@@ -134,6 +134,42 @@ pub struct Dispatch {
     pub writes: Vec<ValueId>,
     /// Module paths in the checkpoint, for messages and probes; more than one where ops were merged.
     pub origin: Vec<String>,
+    /// What a device with [`Code`](crate::code::Code) launches, in order, to compute it; empty for the CPU.
+    #[serde(deserialize_with = "crate::wire::launches")]
+    pub launches: Vec<Launch>,
+}
+
+/// One launch of a module.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Index into [`Code::modules`](crate::code::Code::modules).
+    pub module: u32,
+    /// One for each of the module's buffers, in order.
+    #[serde(deserialize_with = "crate::wire::bindings")]
+    pub buffers: Vec<Binding>,
+    /// One for each of the module's scalars, in order.
+    #[serde(deserialize_with = "crate::wire::scalars")]
+    pub scalars: Vec<Scalar>,
+}
+
+/// What a buffer of a launch is bound to: any value of the program. What is written lies in the arena, and overlaps no
+/// other binding of the launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// The value.
+    pub value: ValueId,
+    /// A part of the value's bytes, first and length, where a device cannot bind all of them at once; both multiples of
+    /// [`ARENA_ALIGN`] but for the end of the last part. Values in the weights only.
+    pub part: Option<(u64, u64)>,
+}
+
+/// What a scalar of a launch is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Scalar {
+    /// A length, of the type u32.
+    Count(Dim),
+    /// A constant, of the type f32.
+    Float(f32),
 }
 
 /// The denoising loop. The state lies in the arena; the body updates it in place.
@@ -150,8 +186,8 @@ pub struct Denoise {
     pub history: Option<(ValueId, ValueId)>,
 }
 
-/// What a dispatch computes. `T` stands for f32 or bf16; softmax, norms and confidences accumulate in f32
-/// whatever `T` is. The meaning of each is that of the IR op of the same name, as `dreamc-interp` computes it.
+/// What a dispatch computes. `T` stands for f32, bf16 or f16; softmax, norms and confidences accumulate in f32
+/// whatever `T` is. A `bool` is a byte, 0 or 1; in plans with launches it may be a u32 instead. The meaning of each is that of the IR op of the same name, as `dreamc-interp` computes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Kernel {
     /// `(x T[..]) -> T[..]`, bytes as they are: same type and number of elements, another shape if need be.

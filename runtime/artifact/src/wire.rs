@@ -1,8 +1,11 @@
 //! Plans in postcard. Reading goes through types that cannot nest: a plan is recursive (a loop holds steps), and a
 //! hostile one could nest so deep that reading it would exhaust the stack.
 
-use crate::plan::{Denoise, Dispatch, Plan, Port, Program, Step, Symbol, Value, ValueId};
-use crate::{OpenError, ROPE_SECTION_COUNT_MAX, STEPS_MAX};
+use crate::plan::{
+    Binding, Denoise, Dispatch, Launch, Plan, Port, Program, Scalar, Step, Symbol, Value, ValueId,
+};
+use crate::code::{BUFFER_COUNT_MAX, SCALAR_COUNT_MAX};
+use crate::{LAUNCH_COUNT_MAX, OpenError, ROPE_SECTION_COUNT_MAX, STEPS_MAX};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -51,8 +54,26 @@ pub(crate) fn alphas<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::
     at_most(from, STEPS_MAX as usize + 1)
 }
 
+/// [`Dispatch::launches`].
+pub(crate) fn launches<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Launch>, D::Error> {
+    at_most(from, LAUNCH_COUNT_MAX)
+}
+
+/// [`Launch::buffers`].
+pub(crate) fn bindings<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Binding>, D::Error> {
+    at_most(from, BUFFER_COUNT_MAX)
+}
+
+/// [`Launch::scalars`].
+pub(crate) fn scalars<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Scalar>, D::Error> {
+    at_most(from, SCALAR_COUNT_MAX)
+}
+
 /// A list of at most `max` items; the length is looked at before memory is taken.
-fn at_most<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D, max: usize) -> Result<Vec<T>, D::Error> {
+pub(crate) fn at_most<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+    max: usize,
+) -> Result<Vec<T>, D::Error> {
     struct AtMost<T>(usize, PhantomData<T>);
     impl<'de, T: Deserialize<'de>> Visitor<'de> for AtMost<T> {
         type Value = Vec<T>;

@@ -1,5 +1,6 @@
 //! What every device does: hold an arena, run one dispatch at a time.
 
+use alloc::string::String;
 use dreamc_artifact::plan::{Dispatch, Place, Program};
 use dreamc_num::DType;
 
@@ -54,7 +55,7 @@ pub struct Operand {
 }
 
 /// Why a device could not do what the plan asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
     /// The arena or the scratch memory could not be had.
@@ -87,6 +88,36 @@ pub enum DeviceError {
         /// How many rows there are.
         rows: u32,
     },
+    /// More workgroups than the device takes.
+    #[error(
+        "`{kernel}` needs {groups} workgroups at these lengths, the device takes {max}; build with a smaller --max-prompt or --max-batch"
+    )]
+    Groups {
+        /// Name of the module.
+        kernel: String,
+        /// Along the longest axis.
+        groups: u32,
+        /// What it takes.
+        max: u32,
+    },
+    /// A buffer that the device cannot bind.
+    #[error(
+        "a buffer of {bytes} bytes is needed, the device takes {max}; build with a smaller --max-prompt or --max-batch"
+    )]
+    Buffer {
+        /// Its size.
+        bytes: u64,
+        /// What it takes.
+        max: u64,
+    },
+    /// The driver refused something.
+    #[error("{what}: {error}")]
+    Driver {
+        /// What was being done, with the kernel's name.
+        what: String,
+        /// What the driver said.
+        error: String,
+    },
     /// A step outside its schedule.
     #[error("step {step} is outside the schedule of {steps} steps")]
     StepOutOfRange {
@@ -97,10 +128,33 @@ pub enum DeviceError {
     },
 }
 
-/// One driver. Memory is taken in [`Device::prepare`]; nothing else allocates.
+/// One driver. Memory is taken in [`Device::prepare`]; nothing else allocates but what [`Device::begin`] keeps.
+///
+/// Calls take effect in the order in which they are made; only [`Device::read`] waits for the device.
 pub trait Device {
     /// Takes the arena and the scratch memory that `program` needs at its maxima. The program is validated.
     fn prepare(&mut self, program: &Program) -> Result<(), DeviceError>;
+
+    /// The lengths of the requests from here on, by symbol of the program.
+    fn resize(&mut self, _symbols: &[u32]) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// Before all steps of a run between which nobody looks. Whether the device has done them all by itself, as it
+    /// recorded them in a run of the same lengths: then none follows.
+    fn begin(&mut self) -> Result<bool, DeviceError> {
+        Ok(false)
+    }
+
+    /// After the steps of a run that [`Device::begin`] began and has not done; not `complete` if one failed.
+    fn end(&mut self, _complete: bool) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// Puts a number at `offset` of the arena: the index of a loop, in recordings too.
+    fn set(&mut self, offset: u64, value: u32) -> Result<(), DeviceError> {
+        self.write(offset, &value.to_le_bytes())
+    }
 
     /// Copies `bytes` to `offset` of the arena.
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DeviceError>;
@@ -111,6 +165,8 @@ pub trait Device {
     /// Copies `bytes` bytes inside the arena.
     fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), DeviceError>;
 
-    /// Runs one kernel. `operands` is indexed by value id.
-    fn dispatch(&mut self, dispatch: &Dispatch, operands: &[Operand]) -> Result<(), DeviceError>;
+    /// Runs one dispatch. `operands` is indexed by value id; `number` counts the program's dispatches as they stand,
+    /// those of a loop's body once.
+    fn dispatch(&mut self, number: u32, dispatch: &Dispatch, operands: &[Operand])
+    -> Result<(), DeviceError>;
 }

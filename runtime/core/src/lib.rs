@@ -4,8 +4,10 @@ extern crate alloc;
 
 pub mod canvas;
 pub mod device;
+pub mod launch;
 pub mod stepper;
 
 pub use canvas::{Canvas, CanvasError};
 pub use device::{Device, DeviceError, Operand, Shape};
+pub use launch::{Grid, resolve};
 pub use stepper::{Observer, Shown, StepError, Stepper};

@@ -68,6 +68,11 @@ pub struct Shown<'a> {
 
 /// Watches a run: progress, probes, and replay of recorded random draws.
 pub trait Observer {
+    /// Whether it has a use for being called at all; if not, a device may do a whole run by itself.
+    fn watches(&self) -> bool {
+        true
+    }
+
     /// Whether to show the results of this dispatch.
     fn wants(&self, _dispatch: &Dispatch) -> bool {
         false
@@ -82,7 +87,11 @@ pub trait Observer {
     }
 }
 
-impl Observer for () {}
+impl Observer for () {
+    fn watches(&self) -> bool {
+        false
+    }
+}
 
 /// A program and the lengths of the current request.
 #[derive(Clone, Debug)]
@@ -181,10 +190,32 @@ impl Stepper {
     /// Runs all steps. Allocates nothing unless the observer wants to see values. Returns the number of iterations
     /// of loops.
     pub fn run(&self, device: &mut dyn Device, observer: &mut dyn Observer) -> Result<u32, StepError> {
+        let failed = |error| StepError::Device { origin: self.program.name.clone(), error };
+        device.resize(&self.symbols).map_err(failed)?;
+        let alone = !observer.watches();
+        if alone && device.begin().map_err(failed)? {
+            return Ok(iterations(&self.program.steps));
+        }
         let mut run = Run { stepper: self, device, observer, iterations: 0, bytes: Vec::new() };
-        run.steps(&self.program.steps, 0)?;
+        let done = run.steps(&self.program.steps, 0, &mut 0);
+        if alone {
+            let ended = run.device.end(done.is_ok()).map_err(failed);
+            // What failed first is what there is to tell.
+            done.and(ended)?;
+        } else {
+            done?;
+        }
         Ok(run.iterations)
     }
+}
+
+/// Iterations of all loops.
+fn iterations(steps: &[Step]) -> u32 {
+    let of = |step: &Step| match step {
+        Step::Dispatch(_) => 0,
+        Step::Denoise(denoise) => denoise.steps,
+    };
+    steps.iter().map(of).sum()
 }
 
 struct Run<'a> {
@@ -196,18 +227,22 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn steps(&mut self, steps: &[Step], iteration: u32) -> Result<(), StepError> {
+    /// `number`: that of the first dispatch, then that behind the last.
+    fn steps(&mut self, steps: &[Step], iteration: u32, number: &mut u32) -> Result<(), StepError> {
         for step in steps {
             match step {
-                Step::Dispatch(dispatch) => self.dispatch(dispatch, iteration)?,
-                Step::Denoise(denoise) => self.denoise(denoise)?,
+                Step::Dispatch(dispatch) => {
+                    self.dispatch(*number, dispatch, iteration)?;
+                    *number += 1;
+                }
+                Step::Denoise(denoise) => self.denoise(denoise, number)?,
             }
         }
         Ok(())
     }
 
-    fn dispatch(&mut self, dispatch: &Dispatch, step: u32) -> Result<(), StepError> {
-        let done = self.device.dispatch(dispatch, &self.stepper.operands);
+    fn dispatch(&mut self, number: u32, dispatch: &Dispatch, step: u32) -> Result<(), StepError> {
+        let done = self.device.dispatch(number, dispatch, &self.stepper.operands);
         done.map_err(|error| StepError::Device { origin: dispatch.origin.join(", "), error })?;
         if self.observer.wants(dispatch) {
             for (result, id) in dispatch.writes.iter().enumerate() {
@@ -228,7 +263,7 @@ impl Run<'_> {
         self.device.write(offset, &self.bytes).map_err(failed)
     }
 
-    fn denoise(&mut self, denoise: &Denoise) -> Result<(), StepError> {
+    fn denoise(&mut self, denoise: &Denoise, number: &mut u32) -> Result<(), StepError> {
         let arena = |id: ValueId| match self.stepper.operand(id) {
             Some(Operand { place: Place::Arena(offset), shape, dtype }) => {
                 Ok((*offset, (shape.elements() * dtype.bytes()) as u64))
@@ -238,9 +273,11 @@ impl Run<'_> {
         let (index, _) = arena(denoise.index)?;
         let history = denoise.history.map(|(from, into)| Ok((arena(from)?, arena(into)?))).transpose()?;
         let failed = |error| StepError::Device { origin: "the denoising loop".to_string(), error };
+        let first = *number;
         for step in 0..denoise.steps {
-            self.device.write(index, &step.to_le_bytes()).map_err(failed)?;
-            self.steps(&denoise.body, step)?;
+            *number = first;
+            self.device.set(index, step).map_err(failed)?;
+            self.steps(&denoise.body, step, number)?;
             if let Some(((from, bytes), (into, _))) = history {
                 self.device.copy(from, into + u64::from(step) * bytes, bytes).map_err(failed)?;
             }
@@ -282,7 +319,7 @@ mod tests {
             Ok(())
         }
 
-        fn dispatch(&mut self, _: &Dispatch, _: &[Operand]) -> Result<(), DeviceError> {
+        fn dispatch(&mut self, _: u32, _: &Dispatch, _: &[Operand]) -> Result<(), DeviceError> {
             self.0[0] += 1 + self.0[64];
             Ok(())
         }

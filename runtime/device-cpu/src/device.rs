@@ -197,19 +197,24 @@ impl Device for CpuDevice<'_> {
         Ok(())
     }
 
-    fn dispatch(&mut self, dispatch: &Dispatch, operands: &[Operand]) -> Result<(), DeviceError> {
+    fn dispatch(
+        &mut self,
+        _number: u32,
+        dispatch: &Dispatch,
+        operands: &[Operand],
+    ) -> Result<(), DeviceError> {
         let kernel = &dispatch.kernel;
-        let unsupported = DeviceError::Unsupported { kernel: name(kernel) };
-        let reads = self.bufs(&dispatch.reads, operands).ok_or(unsupported)?;
-        let writes = self.bufs(&dispatch.writes, operands).ok_or(unsupported)?;
+        let unsupported = || DeviceError::Unsupported { kernel: name(kernel) };
+        let reads = self.bufs(&dispatch.reads, operands).ok_or_else(unsupported)?;
+        let writes = self.bufs(&dispatch.writes, operands).ok_or_else(unsupported)?;
         let in_arena = |id: &ValueId| matches!(operands.get(id.0 as usize), Some(o) if is_arena(o));
         let (reads, writes) = (&reads[..dispatch.reads.len()], &writes[..dispatch.writes.len()]);
         if !dispatch.writes.iter().all(in_arena) || !fits(kernel, reads, writes) {
-            return Err(unsupported);
+            return Err(unsupported());
         }
         let need = kernel_need(self.isa, kernel, |i| reads.get(i).map(|r| (r.dtype, r.shape)));
         if !need.is_some_and(|need| need.shared <= self.have.shared && need.worker <= self.have.worker) {
-            return Err(unsupported);
+            return Err(unsupported());
         }
         let context = Context {
             isa: self.isa,

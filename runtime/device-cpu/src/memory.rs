@@ -33,16 +33,16 @@ impl Memory {
     /// Pages are zeroed by the system when they are first touched: a request pays for its own length, not for the
     /// longest.
     pub(crate) fn zeroed(bytes: u64) -> Result<Memory, DeviceError> {
-        let failed = DeviceError::OutOfMemory { bytes };
+        let failed = || DeviceError::OutOfMemory { bytes };
         if bytes == 0 {
             return Ok(Memory::empty());
         }
-        let size = usize::try_from(bytes).map_err(|_| failed)?;
+        let size = usize::try_from(bytes).map_err(|_| failed())?;
         // Asked for with a larger alignment, the allocator would write the zeros itself.
-        let padded = size.checked_add(ALIGN).ok_or(failed)?;
-        let layout = std::alloc::Layout::from_size_align(padded, 16).map_err(|_| failed)?;
+        let padded = size.checked_add(ALIGN).ok_or_else(failed)?;
+        let layout = std::alloc::Layout::from_size_align(padded, 16).map_err(|_| failed())?;
         // SAFETY: the size is not 0.
-        let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(failed)?;
+        let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(failed)?;
         let skipped = block.as_ptr().addr().wrapping_neg() % ALIGN;
         Ok(Memory { block, layout, skipped, bytes: size })
     }

@@ -20,15 +20,17 @@ pub(super) struct Facts {
     pub(super) schedule: Option<(usize, u32)>,
 }
 
-/// Checks one dispatch: here the kernels of the model, in `sampler.rs` those of the canvas and the loop.
+/// Checks one dispatch: here the kernels of the model, in `sampler.rs` those of the canvas and the loop. `packed`: whether
+/// the weights of matmuls are.
 pub(super) fn check(
     k: &Kernel,
     reads: &[&Value],
     writes: &[&Value],
     weights: &[WeightInfo],
+    packed: bool,
 ) -> Result<Facts, Rule> {
     let packed = match k {
-        Kernel::Linear(linear) => linear_weights(linear),
+        Kernel::Linear(linear) if packed => linear_weights(linear),
         _ => 0..0,
     };
     for (i, read) in reads.iter().enumerate() {
@@ -120,7 +122,7 @@ pub(super) fn check(
         }
         (Kernel::Concat { axis }, [first, ..], [y]) => {
             ensure(reads.len() <= PART_COUNT_MAX, Rule::OperandCount)?;
-            ensure(matches!(y.dtype, DType::F32 | DType::BF16 | DType::I32), Rule::DType)?;
+            ensure(y.dtype != DType::Bool && y.dtype != DType::U32, Rule::DType)?;
             let axis = *axis as usize;
             ensure(axis < first.dims.len(), Rule::Setting)?;
             let mut sum = Poly::zero();

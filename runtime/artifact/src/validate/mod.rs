@@ -8,23 +8,29 @@
 //!   polynomials without subtraction, what fits at the maxima fits for every request.
 //! - A value in the arena is aligned and ends inside it at the maxima. A value in the weights has constant dimensions
 //!   and the stored tensor's type and shape.
+//! - Modules have sound settings and unique names. Where there are modules every dispatch has launches, elsewhere none:
+//!   buffers and scalars fit the module, what is written lies in the arena and overlaps no other binding of the launch.
 //! - Operands and results of every kernel have the number, types and shapes that [`Kernel`](crate::plan::Kernel) documents,
-//!   for all values of the symbols. Settings are in range. Weights of a linear are packed, all others row-major.
+//!   for all values of the symbols. Settings are in range. f16 stands only where there is code. Weights of a linear are packed where there is no
+//!   code, all others row-major.
 //! - Everything that is written lies in the arena. A result shares bytes with an operand only where the kernel allows it,
 //!   and then lies exactly there, with the same type and shape. Results do not overlap each other.
 //! - A loop runs `1..=STEPS_MAX` times and holds no loop. No step of its body writes its index or its history.
 //!   Kernels with a schedule that read the loop's index have at least as many steps as the loop.
 
+mod code;
 mod kernel;
 mod operands;
 mod sampler;
 mod shapes;
 
-use crate::plan::{ARENA_ALIGN, Denoise, Dispatch, Place, Plan, Port, Program, Step, Value, ValueId};
+use crate::code::Code;
+use crate::plan::{ARENA_ALIGN, Denoise, Dim, Dispatch, Place, Plan, Port, Program, Step, Value, ValueId};
 use crate::poly::{FACTOR_COUNT_MAX, TERM_COUNT_MAX, constant, same_dims};
 use crate::{At, PlanError, Rule, WeightInfo};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use code::check_code;
 use dreamc_num::DType;
 use shapes::ensure;
 
@@ -42,6 +48,8 @@ pub const PORT_COUNT_MAX: usize = 1 << 10;
 pub const STEP_COUNT_MAX: u32 = 1 << 20;
 /// Most operands of a dispatch.
 pub const OPERAND_COUNT_MAX: usize = 16;
+/// Most launches of a dispatch.
+pub const LAUNCH_COUNT_MAX: usize = 256;
 /// Most iterations of a loop and most steps of a schedule.
 pub const STEPS_MAX: u32 = 1 << 16;
 /// Most dimensions of a value.
@@ -55,13 +63,14 @@ pub const ELEMENTS_MAX: u64 = 1 << 40;
 /// Largest arena.
 pub const ARENA_BYTES_MAX: u64 = 1 << 42;
 
-/// Checks a plan against every rule of the module documentation.
+/// Checks a plan and its target's code against every rule of the module documentation.
 ///
 /// # Errors
 ///
 /// The first rule that is broken, and where.
-pub fn validate(plan: &Plan, weights: &[WeightInfo]) -> Result<(), PlanError> {
+pub fn validate(plan: &Plan, code: &Code, weights: &[WeightInfo]) -> Result<(), PlanError> {
     let fail = |program: usize, at: At, rule: Rule| PlanError { program: program as u32, at, rule };
+    check_code(code).map_err(|(at, rule)| fail(0, at, rule))?;
     if plan.programs.len() > PROGRAM_COUNT_MAX {
         return Err(fail(0, At::Program, Rule::Limit));
     }
@@ -71,14 +80,14 @@ pub fn validate(plan: &Plan, weights: &[WeightInfo]) -> Result<(), PlanError> {
         }
     }
     for (index, program) in plan.programs.iter().enumerate() {
-        check_program(program, weights).map_err(|(at, rule)| fail(index, at, rule))?;
+        check_program(program, code, weights).map_err(|(at, rule)| fail(index, at, rule))?;
     }
     Ok(())
 }
 
 type Fault = (At, Rule);
 
-fn check_program(program: &Program, weights: &[WeightInfo]) -> Result<(), Fault> {
+fn check_program(program: &Program, code: &Code, weights: &[WeightInfo]) -> Result<(), Fault> {
     let whole = |rule| (At::Program, rule);
     let counts = program.symbols.len() <= SYMBOL_COUNT_MAX
         && program.values.len() <= VALUE_COUNT_MAX
@@ -94,9 +103,9 @@ fn check_program(program: &Program, weights: &[WeightInfo]) -> Result<(), Fault>
     ensure(unique, Rule::Names).map_err(whole)?;
 
     let maxima: Vec<u32> = program.symbols.iter().map(|s| s.max).collect();
-    let mut checker = Checker { program, weights, ranges: Vec::new(), step: 0, in_loop: None };
+    let mut checker = Checker { program, code, weights, maxima, ranges: Vec::new(), step: 0, in_loop: None };
     for (value, i) in program.values.iter().zip(0..) {
-        let range = checker.value(value, &maxima).map_err(|rule| (At::Value(i), rule))?;
+        let range = checker.value(value).map_err(|rule| (At::Value(i), rule))?;
         checker.ranges.push(range);
     }
     checker.ports(&program.inputs, At::Input)?;
@@ -118,7 +127,10 @@ type Range = Option<(u64, u64)>;
 
 struct Checker<'a> {
     program: &'a Program,
+    code: &'a Code,
     weights: &'a [WeightInfo],
+    /// Largest values of the symbols.
+    maxima: Vec<u32>,
     /// Per value.
     ranges: Vec<Range>,
     /// Number of the next step.
@@ -128,17 +140,13 @@ struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    fn value(&self, value: &Value, maxima: &[u32]) -> Result<Range, Rule> {
+    fn value(&self, value: &Value) -> Result<Range, Rule> {
         ensure(value.dims.len() <= RANK_MAX, Rule::Limit)?;
-        let minima: Vec<u32> = maxima.iter().map(|_| 1).collect();
+        ensure(value.dtype != DType::F16 || !self.code.modules.is_empty(), Rule::DType)?;
+        let minima: Vec<u32> = self.maxima.iter().map(|_| 1).collect();
         let mut elements = 1_u64;
         for dim in &value.dims {
-            let short = dim.terms.len() <= TERM_COUNT_MAX
-                && dim.terms.iter().all(|t| t.symbols.len() <= FACTOR_COUNT_MAX);
-            ensure(short, Rule::Limit)?;
-            let known = dim.terms.iter().flat_map(|t| &t.symbols).all(|s| (*s as usize) < maxima.len());
-            ensure(known, Rule::Index)?;
-            let max = dim.at(maxima).ok_or(Rule::Dim)?;
+            let max = polynomial(dim, &self.maxima)?;
             ensure(dim.at(&minima).is_some_and(|d| d > 0), Rule::Dim)?;
             elements =
                 elements.checked_mul(u64::from(max)).filter(|n| *n <= ELEMENTS_MAX).ok_or(Rule::Limit)?;
@@ -232,7 +240,9 @@ impl<'a> Checker<'a> {
         ensure(few, Rule::OperandCount)?;
         let reads = dispatch.reads.iter().map(|id| self.get(*id)).collect::<Result<Vec<_>, _>>()?;
         let writes = dispatch.writes.iter().map(|id| self.arena(*id)).collect::<Result<Vec<_>, _>>()?;
-        let facts = kernel::check(&dispatch.kernel, &reads, &writes, self.weights)?;
+        let packed = self.code.modules.is_empty();
+        let facts = kernel::check(&dispatch.kernel, &reads, &writes, self.weights, packed)?;
+        self.launches(dispatch)?;
         for (i, write) in dispatch.writes.iter().enumerate() {
             ensure(dispatch.writes[..i].iter().all(|w| !self.overlap(*w, *write)), Rule::Overlap)?;
             for (r, read) in dispatch.reads.iter().enumerate() {
@@ -244,10 +254,7 @@ impl<'a> Checker<'a> {
             }
         }
         if let Some(denoise) = self.in_loop {
-            for write in &dispatch.writes {
-                let kept = denoise.history.is_none_or(|(_, history)| !self.overlap(*write, history));
-                ensure(kept && !self.overlap(*write, denoise.index), Rule::Overlap)?;
-            }
+            dispatch.writes.iter().try_for_each(|write| self.kept_in_loop(denoise, *write))?;
             if let Some((operand, steps)) = facts.schedule {
                 let ours = dispatch.reads.get(operand) == Some(&denoise.index);
                 ensure(!ours || denoise.steps <= steps, Rule::Setting)?;
@@ -255,4 +262,20 @@ impl<'a> Checker<'a> {
         }
         Ok(())
     }
+
+    /// Inside a loop its index and its history are not written.
+    fn kept_in_loop(&self, denoise: &Denoise, write: ValueId) -> Result<(), Rule> {
+        let kept = denoise.history.is_none_or(|(_, history)| !self.overlap(write, history));
+        ensure(kept && !self.overlap(write, denoise.index), Rule::Overlap)
+    }
+}
+
+/// Checks that a dimension can be computed, and gives its value at the maxima.
+fn polynomial(dim: &Dim, maxima: &[u32]) -> Result<u32, Rule> {
+    let short =
+        dim.terms.len() <= TERM_COUNT_MAX && dim.terms.iter().all(|t| t.symbols.len() <= FACTOR_COUNT_MAX);
+    ensure(short, Rule::Limit)?;
+    let known = dim.terms.iter().flat_map(|t| &t.symbols).all(|s| (*s as usize) < maxima.len());
+    ensure(known, Rule::Index)?;
+    dim.at(maxima).ok_or(Rule::Dim)
 }

@@ -2,7 +2,7 @@
 
 use super::STEPS_MAX;
 use super::kernel::Facts;
-use super::shapes::{Checked, dtype, ensure, like, rows, shaped, typed, vocabulary};
+use super::shapes::{Checked, condition, dtype, ensure, like, rows, shaped, typed, vocabulary};
 use crate::Rule;
 use crate::plan::{Dim, Kernel, Value};
 use crate::poly::constant;
@@ -16,7 +16,7 @@ pub(super) fn check(k: &Kernel, reads: &[&Value], writes: &[&Value]) -> Result<F
         (Kernel::IsToken { token }, [canvas], [y]) => {
             ensure(i32::try_from(*token).is_ok(), Rule::Setting)?;
             typed(canvas, DType::I32, 2)?;
-            shaped(y, DType::Bool, &canvas.dims)?;
+            condition(y, &canvas.dims)?;
             Ok(none)
         }
         (Kernel::EosPenalty { token, steps, eps }, [logits, penalty, index], [y]) => {
@@ -30,7 +30,7 @@ pub(super) fn check(k: &Kernel, reads: &[&Value], writes: &[&Value]) -> Result<F
         }
         (Kernel::SamplingProbs, [logits, active, temperature, top_p, top_k], [y]) => {
             vocabulary(logits)?;
-            shaped(active, DType::Bool, &logits.dims[..2])?;
+            condition(active, &logits.dims[..2])?;
             shaped(temperature, DType::F32, &[])?;
             shaped(top_p, DType::F32, &[])?;
             shaped(top_k, DType::I32, &[])?;
@@ -45,7 +45,7 @@ pub(super) fn check(k: &Kernel, reads: &[&Value], writes: &[&Value]) -> Result<F
         }
         (Kernel::DrawToken, [probs, active, temperature, bits], [y]) => {
             vocabulary(probs)?;
-            shaped(active, DType::Bool, &probs.dims[..2])?;
+            condition(active, &probs.dims[..2])?;
             shaped(temperature, DType::F32, &[])?;
             shaped(bits, DType::U32, &probs.dims[..2])?;
             shaped(y, DType::I32, &probs.dims[..2])?;
@@ -53,7 +53,7 @@ pub(super) fn check(k: &Kernel, reads: &[&Value], writes: &[&Value]) -> Result<F
         }
         (Kernel::Confidence(_), [probs, active, token], [y]) => {
             vocabulary(probs)?;
-            shaped(active, DType::Bool, &probs.dims[..2])?;
+            condition(active, &probs.dims[..2])?;
             shaped(token, DType::I32, &probs.dims[..2])?;
             shaped(y, DType::F32, &probs.dims[..2])?;
             Ok(none)
@@ -67,7 +67,8 @@ pub(super) fn check(k: &Kernel, reads: &[&Value], writes: &[&Value]) -> Result<F
         }
         (Kernel::TransferCount { steps, eps }, [active, index, joint], [y]) => {
             schedule(*steps, *eps)?;
-            typed(active, DType::Bool, 2)?;
+            condition(active, &active.dims)?;
+            ensure(active.dims.len() == 2, Rule::Shape)?;
             shaped(index, DType::I32, &[])?;
             shaped(joint, DType::I32, &[])?;
             shaped(y, DType::I32, &active.dims[..1])?;
@@ -75,25 +76,26 @@ pub(super) fn check(k: &Kernel, reads: &[&Value], writes: &[&Value]) -> Result<F
         }
         (Kernel::SelectSlots, [confidence, active, count, alg_temp, bits, joint], [y]) => {
             typed(confidence, DType::F32, 2)?;
-            shaped(active, DType::Bool, &confidence.dims)?;
+            condition(active, &confidence.dims)?;
             shaped(count, DType::I32, &confidence.dims[..1])?;
             shaped(alg_temp, DType::F32, &[])?;
             shaped(bits, DType::U32, &confidence.dims)?;
             shaped(joint, DType::I32, &[])?;
-            shaped(y, DType::Bool, &confidence.dims)?;
+            condition(y, &confidence.dims)?;
             Ok(none)
         }
         (Kernel::OriginSlots { steps, eps }, [active, index, bits], [y]) => {
             schedule(*steps, *eps)?;
-            typed(active, DType::Bool, 2)?;
+            condition(active, &active.dims)?;
+            ensure(active.dims.len() == 2, Rule::Shape)?;
             shaped(index, DType::I32, &[])?;
             shaped(bits, DType::U32, &active.dims)?;
-            shaped(y, DType::Bool, &active.dims)?;
+            condition(y, &active.dims)?;
             Ok(Facts { in_place: &[], schedule: Some((1, *steps)) })
         }
         (Kernel::Commit, [select, token, canvas], [y]) => {
             typed(canvas, DType::I32, 2)?;
-            shaped(select, DType::Bool, &canvas.dims)?;
+            condition(select, &canvas.dims)?;
             like(token, canvas)?;
             like(y, canvas)?;
             Ok(over(&[2]))

@@ -17,7 +17,13 @@ pub(super) fn dtype(value: &Value, dtype: DType) -> Checked {
 
 /// The `T` of the kernels' documentation.
 pub(super) fn real(value: &Value) -> Checked {
-    ensure(matches!(value.dtype, DType::F32 | DType::BF16), Rule::DType)
+    ensure(matches!(value.dtype, DType::F32 | DType::BF16 | DType::F16), Rule::DType)
+}
+
+/// A condition for each element of `shape`.
+pub(super) fn condition(value: &Value, shape: &[Dim]) -> Checked {
+    ensure(matches!(value.dtype, DType::Bool | DType::U32), Rule::DType)?;
+    dims(&value.dims, shape)
 }
 
 pub(super) fn dims(a: &[Dim], b: &[Dim]) -> Checked {

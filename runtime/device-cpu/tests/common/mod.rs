@@ -183,7 +183,7 @@ pub(crate) fn bench<'a>(case: &'a Case, isa: Isa, threads: usize, over: Option<u
     let ids = |range: std::ops::Range<usize>| range.map(|i| ValueId(i as u32)).collect();
     let (r, all) = (case.reads.len(), values.len());
     let dispatch =
-        Dispatch { kernel: case.kernel.clone(), reads: ids(0..r), writes: ids(r..all), origin: vec![] };
+        Dispatch { kernel: case.kernel.clone(), reads: ids(0..r), writes: ids(r..all), origin: vec![], launches: vec![] };
     let program = Program {
         name: String::new(),
         symbols: vec![],
@@ -207,7 +207,7 @@ pub(crate) fn bench<'a>(case: &'a Case, isa: Isa, threads: usize, over: Option<u
 
 impl Bench<'_> {
     pub(crate) fn run(&mut self) -> Result<(), DeviceError> {
-        self.device.dispatch(&self.dispatch, &self.operands)
+        self.device.dispatch(0, &self.dispatch, &self.operands)
     }
 
     pub(crate) fn results(&mut self) -> Vec<Tensor> {

@@ -1,0 +1,105 @@
+//! The rules of modules and launches.
+
+use super::shapes::{Checked, ensure};
+use super::{Checker, Fault};
+use crate::code::{
+    BUFFER_COUNT_MAX, Code, Extent, INFO_WORD_COUNT_MAX, MODULE_BYTES_MAX, MODULE_COUNT_MAX, Module,
+    SCALAR_COUNT_MAX, SHARED_BYTES_MAX, ScalarType, WORKGROUP_UNITS_MAX, Word,
+};
+use crate::plan::{ARENA_ALIGN, Binding, Dispatch, Launch, Place, Scalar};
+use crate::{At, Rule};
+use alloc::collections::BTreeSet;
+
+/// Checks what modules say about themselves.
+pub(super) fn check_code(code: &Code) -> Result<(), Fault> {
+    let whole = |rule| (At::Program, rule);
+    ensure(code.modules.len() <= MODULE_COUNT_MAX, Rule::Limit).map_err(whole)?;
+    let mut names = BTreeSet::new();
+    for (module, i) in code.modules.iter().zip(0..) {
+        let unique = ensure(names.insert(module.name.as_str()), Rule::Names);
+        unique.and_then(|()| check_module(module)).map_err(|rule| (At::Module(i), rule))?;
+    }
+    Ok(())
+}
+
+fn check_module(module: &Module) -> Checked {
+    let Module { code, fallback, workgroup, buffers, scalars, info, .. } = module;
+    let units = workgroup.iter().try_fold(1_u32, |units, n| units.checked_mul(*n));
+    let limits = buffers.len() <= BUFFER_COUNT_MAX
+        && scalars.len() <= SCALAR_COUNT_MAX
+        && info.len() <= INFO_WORD_COUNT_MAX
+        && code.len() <= MODULE_BYTES_MAX
+        && fallback.len() <= MODULE_BYTES_MAX
+        && module.shared_bytes <= SHARED_BYTES_MAX
+        && units.is_some_and(|units| (1..=WORKGROUP_UNITS_MAX).contains(&units));
+    ensure(limits, Rule::Limit)?;
+    ensure(!module.name.is_empty() && !module.name.contains('\0'), Rule::Names)?;
+    ensure(buffers.iter().all(|b| matches!(b.element_bytes, 2 | 4)), Rule::Setting)?;
+    for extent in &module.grid {
+        let sound = match extent {
+            Extent::Constant(n) => *n > 0,
+            Extent::Ceil { of, per, any: _ } => {
+                *per > 0 && scalars.get(*of as usize) == Some(&ScalarType::U32)
+            }
+        };
+        ensure(sound, Rule::Setting)?;
+    }
+    let known = |word: &Word| match word {
+        Word::Scalar(i) => (*i as usize) < scalars.len(),
+        Word::Length(i) => (*i as usize) < buffers.len(),
+        Word::Zero => true,
+    };
+    ensure(info.iter().all(known), Rule::Index)
+}
+
+impl Checker<'_> {
+    /// The launches of a dispatch: what they write lies in the arena, apart from what else they touch and from what the
+    /// loop needs. Which elements a kernel touches inside its bindings is the kernel's own business.
+    pub(super) fn launches(&self, dispatch: &Dispatch) -> Checked {
+        // A device without code knows the kernels itself; one with code knows nothing else.
+        ensure(dispatch.launches.is_empty() == self.code.modules.is_empty(), Rule::Launch)?;
+        dispatch.launches.iter().try_for_each(|launch| self.launch(launch))
+    }
+
+    fn launch(&self, launch: &Launch) -> Checked {
+        let module = self.code.modules.get(launch.module as usize).ok_or(Rule::Index)?;
+        let fits = launch.buffers.len() == module.buffers.len()
+            && launch.scalars.len() == module.scalars.len()
+            && launch.scalars.iter().zip(&module.scalars).all(|(scalar, ty)| {
+                matches!(
+                    (scalar, ty),
+                    (Scalar::Count(_), ScalarType::U32) | (Scalar::Float(_), ScalarType::F32)
+                )
+            });
+        ensure(fits, Rule::Launch)?;
+        for scalar in &launch.scalars {
+            let Scalar::Count(dim) = scalar else { continue };
+            super::polynomial(dim, &self.maxima)?;
+        }
+        for (i, (binding, buffer)) in launch.buffers.iter().zip(&module.buffers).enumerate() {
+            self.binding(binding)?;
+            if !buffer.written {
+                continue;
+            }
+            self.arena(binding.value)?;
+            let others = launch.buffers.iter().enumerate().filter(|(j, _)| *j != i);
+            let clear = others.into_iter().all(|(_, other)| !self.overlap(other.value, binding.value));
+            ensure(clear, Rule::Overlap)?;
+            if let Some(denoise) = self.in_loop {
+                self.kept_in_loop(denoise, binding.value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn binding(&self, binding: &Binding) -> Checked {
+        let value = self.get(binding.value)?;
+        let Some((first, bytes)) = binding.part else { return Ok(()) };
+        let Place::Weight(index) = value.place else { return Err(Rule::Place) };
+        let weight = self.weights.get(index as usize).ok_or(Rule::Index)?;
+        let end = first.checked_add(bytes).filter(|end| *end <= weight.bytes).ok_or(Rule::Limit)?;
+        let aligned = first.is_multiple_of(ARENA_ALIGN)
+            && (bytes.is_multiple_of(ARENA_ALIGN) || end == weight.bytes);
+        ensure(bytes > 0 && aligned, Rule::Align)
+    }
+}
