@@ -12,7 +12,7 @@
 use crate::emit::{Element, Extent};
 use crate::kernel::{Float as Dtype, floats};
 use crate::record::Recorder;
-use crate::target::Capabilities;
+use crate::target::{Capabilities, Target};
 use cubecl::prelude::*;
 
 /// See the module.
@@ -49,6 +49,20 @@ struct Shape {
 }
 
 impl Attention {
+    /// With the largest tile that the target has room for, if any: `queries * keys` units, keys that divide `head_dim`.
+    pub fn tiled(
+        float: Dtype,
+        heads: u32,
+        kv_heads: u32,
+        head_dim: u32,
+        packed: bool,
+        target: &Target,
+    ) -> Option<Attention> {
+        let tiles = [(32, 32), (32, 16), (16, 16), (32, 8), (16, 8), (8, 8), (8, 4), (8, 2)];
+        let with = |(queries, keys)| Attention { float, heads, kv_heads, head_dim, packed, queries, keys };
+        tiles.into_iter().map(with).find(|kernel| kernel.check(target.capabilities()).is_ok())
+    }
+
     pub(crate) fn name(&self) -> String {
         let packed = if self.packed { "_packed" } else { "" };
         format!(

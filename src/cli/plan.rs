@@ -143,6 +143,7 @@ mod tests {
                 reads: reads.iter().map(|id| ValueId(*id)).collect(),
                 writes: vec![ValueId(0)],
                 origin: vec!["lm_head".to_owned()],
+                launches: vec![],
             })
         };
         let program = Program {

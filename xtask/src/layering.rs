@@ -36,6 +36,10 @@ const ALLOWED: &[(&str, Uses)] = &[
     ("dreamc-frontend", Uses::Only(&["dreamc-front", "dreamc-ir", "dreamc-num", "dreamc-weights"])),
     ("dreamc-backend", Uses::Only(&["dreamc-artifact", "dreamc-ir", "dreamc-num"])),
     ("dreamc-backend-cpu", Uses::Only(&["dreamc-artifact", "dreamc-backend", "dreamc-ir", "dreamc-num"])),
+    (
+        "dreamc-backend-gpu",
+        Uses::Only(&["dreamc-artifact", "dreamc-backend", "dreamc-ir", "dreamc-kernels", "dreamc-num"]),
+    ),
     ("dreamc-runtime", Uses::Only(&["dreamc-artifact", "dreamc-num"])),
     ("dreamc-device-cpu", Uses::Only(&["dreamc-artifact", "dreamc-num", "dreamc-runtime"])),
     ("dreamc-front", Uses::Only(&["dreamc-artifact", "dreamc-num", "dreamc-runtime"])),

@@ -6,13 +6,16 @@
 //! ```
 
 mod constants;
+mod kernel;
 mod lower;
 mod memory;
 mod pack;
+mod space;
 mod write;
 
 pub use constants::{Constant, Constants, Source};
-pub use lower::{EmitError, Target, lower};
+pub use kernel::{first_weight, in_place, kernel};
+pub use lower::{EmitError, Job, Target, lower};
 pub use memory::{Block, arrange};
 pub use pack::{PackError, WeightReader};
 pub use write::{Contents, WriteError, write_artifact};

@@ -1,13 +1,13 @@
 //! Verified graph to program: loops inlined, kernels chosen, every value given a place.
 
 use crate::constants::{Constants, Source};
-use crate::memory::{Block, arrange};
+use crate::space::Space;
+use dreamc_artifact::ARENA_BYTES_MAX;
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{
-    Denoise, Dim, Dispatch, Kernel, Place, Port, Program, Step, Symbol, Term, Value as PlanValue, ValueId,
+    Denoise, Dim, Dispatch, Kernel, Launch, Port, Program, Step, Symbol, Value as PlanValue, ValueId,
 };
-use dreamc_artifact::{ARENA_BYTES_MAX, ELEMENTS_MAX};
-use dreamc_ir::{Graph, Module, NodeData, Op, Type, Value, Verified};
+use dreamc_ir::{Graph, Literal, Module, NodeData, Op, Type, Value, Verified};
 use dreamc_num::DType;
 use std::collections::BTreeMap;
 
@@ -40,7 +40,7 @@ pub enum EmitError {
     #[error("target {target} cannot run `{op}` ({origin}): {reason}")]
     Unsupported {
         /// Name of the target.
-        target: &'static str,
+        target: String,
         /// Name of the op.
         op: &'static str,
         /// Where the node comes from.
@@ -53,7 +53,7 @@ pub enum EmitError {
 /// What a backend decides about each op.
 pub trait Target {
     /// Name for messages.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// The kernel for a node that is neither constant nor a loop, or why there is none.
     fn kernel(&self, graph: &Graph, node: &NodeData) -> Result<Kernel, String>;
@@ -63,6 +63,82 @@ pub trait Target {
 
     /// The order in which the kernel wants constant operand `operand` of this type.
     fn layout(&self, node: &NodeData, operand: usize, ty: &Type) -> Option<Layout>;
+
+    /// The element type in which values of `dtype` lie in the arena.
+    fn stored(&self, dtype: DType) -> DType {
+        dtype
+    }
+
+    /// The element type in which constant operand `operand` of this type is stored.
+    fn stored_constant(&self, _node: &NodeData, _operand: usize, ty: &Type) -> DType {
+        ty.dtype
+    }
+
+    /// What the device launches to compute a dispatch; nothing where the device knows the kernels itself. Why there is
+    /// none otherwise.
+    fn launches(&mut self, _job: &mut Job<'_, '_>) -> Result<Vec<Launch>, String> {
+        Ok(Vec::new())
+    }
+}
+
+/// A dispatch whose launches are asked for.
+pub struct Job<'a, 's> {
+    space: &'a mut Space<'s>,
+    /// What is computed.
+    pub kernel: &'a Kernel,
+    /// Operands.
+    pub reads: &'a [ValueId],
+    /// Results.
+    pub writes: &'a [ValueId],
+    spare: &'a [bool],
+}
+
+impl Job<'_, '_> {
+    /// Type, dimensions and, of weights, the place of a value.
+    pub fn value(&self, id: ValueId) -> &PlanValue {
+        self.space.value(id)
+    }
+
+    /// Whether result `write` lies where operand `read` lies.
+    pub fn in_place(&self, read: usize, write: usize) -> bool {
+        let slot = |ids: &[ValueId], i: usize| ids.get(i).and_then(|id| self.space.slot_of(*id));
+        slot(self.reads, read).is_some_and(|s| slot(self.writes, write) == Some(s))
+    }
+
+    /// Whether nobody needs operand `read` any more, so that it may be written over.
+    pub fn spare(&self, read: usize) -> bool {
+        self.spare.get(read).copied().unwrap_or(false)
+    }
+
+    /// A value that lives for this dispatch.
+    ///
+    /// # Errors
+    ///
+    /// Where it is too large.
+    pub fn scratch(&mut self, dtype: DType, dims: &[Dim]) -> Result<ValueId, String> {
+        let made = self.space.scratch(dtype, dims);
+        made.ok_or_else(|| "its scratch memory is too large; lower --max-prompt or --max-batch".to_owned())
+    }
+
+    /// A list of constants, stored in the artifact.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be stored.
+    pub fn constant(&mut self, literal: Literal) -> Result<ValueId, String> {
+        let (dtype, len) = match &literal {
+            Literal::Floats(list) => (DType::F32, list.len()),
+            Literal::Ints(list) => (DType::I32, list.len()),
+        };
+        let ty = Type::new(dtype, vec![(len as u64).into()]);
+        let source = Source::Literal(literal);
+        self.space.constant(&source, &ty, Layout::RowMajor, "constants").map_err(|e| e.to_string())
+    }
+
+    /// Largest values of the program's symbols.
+    pub fn maxima(&self) -> Vec<u32> {
+        self.space.maxima()
+    }
 }
 
 /// The program of graph `entry`, named `name`. Constants are added to `constants`.
@@ -70,7 +146,7 @@ pub fn lower(
     verified: Verified<'_>,
     entry: &str,
     name: &str,
-    target: &dyn Target,
+    target: &mut dyn Target,
     constants: &mut Constants,
 ) -> Result<Program, EmitError> {
     let module = verified.module();
@@ -79,15 +155,8 @@ pub fn lower(
         .symbols
         .iter()
         .map(|(name, max)| Symbol { name: name.clone(), max: (*max).min(u64::from(u32::MAX)) as u32 });
-    let lowering = Lowering {
-        module,
-        target,
-        constants,
-        symbols: symbols.collect(),
-        slots: Vec::new(),
-        values: Vec::new(),
-        time: 0,
-    };
+    let space = Space::new(symbols.collect(), constants);
+    let lowering = Lowering { module, target, space };
     lowering.run(graph, name)
 }
 
@@ -102,28 +171,10 @@ enum Binding {
 
 type Scope = BTreeMap<Value, Binding>;
 
-/// One piece of the arena; values that are written in place share it.
-struct Slot {
-    bytes: u64,
-    first: u32,
-    last: u32,
-}
-
-/// A value and the slot it lies in; weights lie elsewhere.
-struct Placed {
-    value: PlanValue,
-    slot: Option<usize>,
-}
-
 struct Lowering<'a> {
     module: &'a Module,
-    target: &'a dyn Target,
-    constants: &'a mut Constants,
-    symbols: Vec<Symbol>,
-    slots: Vec<Slot>,
-    values: Vec<Placed>,
-    /// Number of the next step.
-    time: u32,
+    target: &'a mut dyn Target,
+    space: Space<'a>,
 }
 
 impl Lowering<'_> {
@@ -131,36 +182,20 @@ impl Lowering<'_> {
         let mut scope = Scope::new();
         let mut inputs = Vec::new();
         for port in &graph.params {
-            let value = self.new_value(graph.ty(port.value), &port.name)?;
+            let value = self.space.new_value(&self.stored(graph.ty(port.value)), &port.name)?;
             scope.insert(port.value, Binding::Value(value));
             inputs.push(Port { name: port.name.clone(), value });
         }
-        self.time = 1;
+        self.space.time = 1;
         let steps = self.steps(graph, &mut scope, 0)?;
         let mut outputs = Vec::new();
         for port in &graph.results {
             let value = self.operand(&scope, port.value, &port.name)?;
-            self.keep(value, u32::MAX);
+            self.space.keep(value, u32::MAX);
             outputs.push(Port { name: port.name.clone(), value });
         }
-        let blocks: Vec<Block> =
-            self.slots.iter().map(|s| Block { bytes: s.bytes, first: s.first, last: s.last }).collect();
-        let arranged = arrange(&blocks).filter(|(_, bytes)| *bytes <= ARENA_BYTES_MAX);
-        let (offsets, arena_bytes) = arranged.ok_or_else(|| EmitError::Arena(name.to_owned()))?;
-        let place = |p: Placed| match p.slot {
-            Some(slot) => PlanValue { place: Place::Arena(offsets[slot]), ..p.value },
-            None => p.value,
-        };
-        let values = self.values.into_iter().map(place).collect();
-        Ok(Program {
-            name: name.to_owned(),
-            symbols: self.symbols,
-            values,
-            inputs,
-            outputs,
-            steps,
-            arena_bytes,
-        })
+        let (symbols, values, arena_bytes) = self.space.arranged(name)?;
+        Ok(Program { name: name.to_owned(), symbols, values, inputs, outputs, steps, arena_bytes })
     }
 
     /// Lowers the nodes of a graph in order. `born` is the time from which values may be overwritten: inside a loop,
@@ -190,8 +225,8 @@ impl Lowering<'_> {
                         && let Binding::Value(id) = scope[&data.inputs[0]] =>
                 {
                     // The same bytes in other dimensions; nobody looks at them in the old ones any more.
-                    let (value, slot) = (data.outputs[0], self.slot_of(id));
-                    let alias = self.add_value(graph.ty(value), slot, &data.origin.0.join(", "))?;
+                    let (value, slot) = (data.outputs[0], self.space.slot_of(id));
+                    let alias = self.space.add_value(&self.stored(graph.ty(value)), slot, &data.origin.0.join(", "))?;
                     scope.insert(value, Binding::Value(alias));
                 }
                 Op::Denoise { steps: count, state, body } => {
@@ -225,55 +260,107 @@ impl Lowering<'_> {
         dying: &dyn Fn(Value) -> bool,
     ) -> Result<Dispatch, EmitError> {
         let unsupported = |reason: String| EmitError::Unsupported {
-            target: self.target.name(),
+            target: self.target.name().to_owned(),
             op: data.op.name(),
             origin: data.origin.0.join(", "),
             reason,
         };
-        let kernel = self.target.kernel(graph, data).map_err(unsupported)?;
+        let kernel = self.target.kernel(graph, data).map_err(&unsupported)?;
+        let origin = data.origin.0.join(", ");
         let mut reads = Vec::new();
         for (operand, value) in data.inputs.iter().enumerate() {
             let ty = graph.ty(*value);
             let layout = self.target.layout(data, operand, ty);
             let layout = layout.ok_or_else(|| unsupported(format!("it has no layout for weights {ty}")))?;
             reads.push(match &scope[value] {
-                Binding::Value(id) if layout == Layout::RowMajor => *id,
+                Binding::Value(id) if !self.is_matrix(data, operand) => *id,
                 Binding::Value(_) => {
                     let reason = "its weights must come from the checkpoint, none may be computed";
                     return Err(unsupported(reason.to_owned()));
                 }
                 Binding::Constant(source, ty) => {
-                    let (source, ty) = (source.clone(), ty.clone());
-                    self.constant(&source, &ty, layout, data)?
+                    let dtype = self.target.stored_constant(data, operand, ty);
+                    let ty = Type { dtype, ..ty.clone() };
+                    self.space.constant(source, &ty, layout, &origin)?
                 }
             });
         }
-        reads.iter().for_each(|id| self.keep(*id, self.time));
-        let reusable = |operand: &usize| {
-            let (value, id) = (data.inputs[*operand], reads[*operand]);
-            let alone = reads.iter().filter(|other| self.slot_of(**other) == self.slot_of(id)).count() == 1;
-            let slot = self.slot_of(id).map(|slot| &self.slots[slot]);
-            let free = slot.is_some_and(|s| s.first >= born && s.last <= self.time);
-            let same_type = data.outputs.first().is_some_and(|out| graph.ty(*out) == graph.ty(value));
-            dying(value) && alone && free && same_type
+        let time = self.space.time;
+        reads.iter().for_each(|id| self.space.keep(*id, time));
+        let spare: Vec<bool> = (0..reads.len()).map(|i| self.is_spare(i, data, &reads, born, dying)).collect();
+        let same_type = |operand: &usize| {
+            data.outputs.first().is_some_and(|out| graph.ty(*out) == graph.ty(data.inputs[*operand]))
         };
-        let reused = self.target.in_place(data).into_iter().find(reusable);
+        let mut places = self.target.in_place(data).into_iter();
+        let reused = places.find(|operand| spare[*operand] && same_type(operand));
         let mut writes = Vec::new();
         for (result, value) in data.outputs.iter().enumerate() {
-            let ty = graph.ty(*value);
+            let ty = self.stored(graph.ty(*value));
             let id = match reused {
                 Some(operand) if result == 0 => {
-                    let slot = self.slot_of(reads[operand]);
-                    self.add_value(ty, slot, &data.origin.0.join(", "))?
+                    let slot = self.space.slot_of(reads[operand]);
+                    self.space.add_value(&ty, slot, &origin)?
                 }
-                _ => self.new_value(ty, &data.origin.0.join(", "))?,
+                _ => self.space.new_value(&ty, &origin)?,
             };
-            self.keep(id, self.time);
+            self.space.keep(id, time);
             scope.insert(*value, Binding::Value(id));
             writes.push(id);
         }
-        self.time += 1;
-        Ok(Dispatch { kernel, reads, writes, origin: data.origin.0.clone(), launches: vec![] })
+        self.finish(kernel, reads, writes, &spare, data)
+    }
+
+    /// Whether the operand is a matmul's weight.
+    fn is_matrix(&self, data: &NodeData, operand: usize) -> bool {
+        match &data.op {
+            Op::Linear(linear) => {
+                let first = crate::kernel::first_weight(linear);
+                (first..first + linear.weights as usize).contains(&operand)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether nobody needs an operand after this node. `born` and `dying`: see [`Lowering::steps`].
+    fn is_spare(
+        &self,
+        operand: usize,
+        data: &NodeData,
+        reads: &[ValueId],
+        born: u32,
+        dying: &dyn Fn(Value) -> bool,
+    ) -> bool {
+        let slot_of = |id: &ValueId| self.space.slot_of(*id);
+        let Some(index) = slot_of(&reads[operand]) else { return false };
+        let alone = reads.iter().filter(|other| slot_of(other) == Some(index)).count() == 1;
+        let slot = self.space.slot(index);
+        dying(data.inputs[operand]) && alone && slot.first >= born && slot.last <= self.space.time
+    }
+
+    /// A dispatch with its launches; time goes on.
+    fn finish(
+        &mut self,
+        kernel: Kernel,
+        reads: Vec<ValueId>,
+        writes: Vec<ValueId>,
+        spare: &[bool],
+        data: &NodeData,
+    ) -> Result<Dispatch, EmitError> {
+        let mut job =
+            Job { space: &mut self.space, kernel: &kernel, reads: &reads, writes: &writes, spare };
+        let launches = self.target.launches(&mut job).map_err(|reason| EmitError::Unsupported {
+            target: self.target.name().to_owned(),
+            op: data.op.name(),
+            origin: data.origin.0.join(", "),
+            reason,
+        })?;
+        self.space.time += 1;
+        Ok(Dispatch { kernel, reads, writes, origin: data.origin.0.clone(), launches })
+    }
+
+    /// The type as the target stores it.
+    fn stored(&self, ty: &Type) -> Type {
+        Type { dtype: self.target.stored(ty.dtype), ..ty.clone() }
     }
 
     /// Inlines the loop: state is copied in, the body works on it, the new state is copied over the old.
@@ -287,31 +374,20 @@ impl Lowering<'_> {
         steps: &mut Vec<Step>,
     ) -> Result<Vec<ValueId>, EmitError> {
         let inner = self.module.graph(body).ok_or_else(|| EmitError::NoEntry(body.to_owned()))?;
-        let origin = data.origin.0.clone();
-        let name = origin.join(", ");
-        let copy = |reads, writes| {
-            Step::Dispatch(Dispatch {
-                kernel: Kernel::Copy,
-                reads: vec![reads],
-                writes: vec![writes],
-                origin: origin.clone(),
-                launches: vec![],
-            })
-        };
+        let name = data.origin.0.join(", ");
         let mut state = Vec::new();
         for value in &data.inputs[..states] {
             let initial = self.operand(scope, *value, &name)?;
-            self.keep(initial, self.time);
-            let kept = self.new_value(graph.ty(*value), &name)?;
-            steps.push(copy(initial, kept));
+            self.space.keep(initial, self.space.time);
+            let kept = self.space.new_value(&self.stored(graph.ty(*value)), &name)?;
+            steps.push(self.copy(initial, kept, data)?);
             state.push(kept);
-            self.time += 1;
         }
-        let history = self.new_value(graph.ty(data.outputs[states]), &name)?;
-        let index = self.new_value(&Type::scalar(DType::I32), &name)?;
-        self.time += 1;
+        let history = self.space.new_value(&self.stored(graph.ty(data.outputs[states])), &name)?;
+        let index = self.space.new_value(&Type::scalar(DType::I32), &name)?;
+        self.space.time += 1;
 
-        let born = self.time;
+        let born = self.space.time;
         let mut bound: Vec<Binding> = [index].iter().chain(&state).map(|id| Binding::Value(*id)).collect();
         bound.extend(data.inputs[states..].iter().map(|v| scope[v].clone()));
         let mut inner_scope: Scope = inner.params.iter().map(|p| p.value).zip(bound).collect();
@@ -320,30 +396,31 @@ impl Lowering<'_> {
         let mut copies = Vec::new();
         for (kept, result) in state.iter().zip(&inner.results) {
             let mut new = self.operand(&inner_scope, result.value, &name)?;
-            self.keep(new, self.time);
-            if self.slot_of(new) == self.slot_of(*kept) {
+            self.space.keep(new, self.space.time);
+            if self.space.slot_of(new) == self.space.slot_of(*kept) {
                 continue;
             }
-            if state.iter().any(|other| self.slot_of(*other) == self.slot_of(new)) {
+            if state.iter().any(|other| self.space.slot_of(*other) == self.space.slot_of(new)) {
                 // States that trade places: the old one is put aside before any is written over.
-                let aside = self.new_value(inner.ty(result.value), &name)?;
-                body.push(copy(new, aside));
+                let aside = self.space.new_value(&self.stored(inner.ty(result.value)), &name)?;
+                body.push(self.copy(new, aside, data)?);
                 new = aside;
             }
-            copies.push(copy(new, *kept));
+            copies.push((new, *kept));
         }
-        body.append(&mut copies);
+        for (new, kept) in copies {
+            self.space.keep(new, self.space.time);
+            body.push(self.copy(new, kept, data)?);
+        }
         for id in inner_scope.values().chain(scope.values()).filter_map(Binding::value) {
             // What comes from outside of the body, state included, lives through every iteration.
-            if self
-                .slot_of(id)
-                .is_some_and(|slot| self.slots[slot].first < born && self.slots[slot].last >= born)
-            {
-                self.keep(id, self.time);
+            let slot = self.space.slot_of(id).map(|slot| self.space.slot(slot));
+            if slot.is_some_and(|slot| slot.first < born && slot.last >= born) {
+                self.space.keep(id, self.space.time);
             }
         }
-        state.iter().chain([&history, &index]).for_each(|id| self.keep(*id, self.time));
-        self.time += 1;
+        state.iter().chain([&history, &index]).for_each(|id| self.space.keep(*id, self.space.time));
+        self.space.time += 1;
         steps.push(Step::Denoise(Denoise { steps: count, index, body, history: Some((state[0], history)) }));
         state.push(history);
         Ok(state)
@@ -352,77 +429,19 @@ impl Lowering<'_> {
     /// The program's value for a result or a state, which must not be a constant.
     fn operand(&self, scope: &Scope, value: Value, origin: &str) -> Result<ValueId, EmitError> {
         scope[&value].value().ok_or_else(|| EmitError::Unsupported {
-            target: self.target.name(),
+            target: self.target.name().to_owned(),
             op: "return",
             origin: origin.to_owned(),
             reason: "a constant cannot be a result or the state of a loop".to_owned(),
         })
     }
 
-    fn constant(
-        &mut self,
-        source: &Source,
-        ty: &Type,
-        layout: Layout,
-        data: &NodeData,
-    ) -> Result<ValueId, EmitError> {
-        let too_large = || EmitError::TooLarge { origin: data.origin.0.join(", "), ty: ty.clone() };
-        let index = self.constants.intern(source, ty, layout).ok_or_else(too_large)?;
-        let place = Place::Weight(index);
-        if let Some(known) = self.values.iter().position(|p| p.value.place == place && p.slot.is_none()) {
-            return Ok(ValueId(known as u32));
-        }
-        let dims = self.dims(ty, &data.origin.0.join(", "))?;
-        self.values.push(Placed { value: PlanValue { dtype: ty.dtype, dims, place }, slot: None });
-        Ok(ValueId(self.values.len() as u32 - 1))
-    }
-
-    /// A value in a slot of its own.
-    fn new_value(&mut self, ty: &Type, origin: &str) -> Result<ValueId, EmitError> {
-        let max = |name: &str| self.module.symbols.get(name).copied();
-        let elements = ty.elements().at(&max).filter(|n| *n <= ELEMENTS_MAX);
-        let bytes = elements.and_then(|n| n.checked_mul(ty.dtype.bytes() as u64));
-        let bytes = bytes.ok_or_else(|| EmitError::TooLarge { origin: origin.to_owned(), ty: ty.clone() });
-        // An unknown symbol is the clearer complaint.
-        self.dims(ty, origin)?;
-        self.slots.push(Slot { bytes: bytes?, first: self.time, last: self.time });
-        self.add_value(ty, Some(self.slots.len() - 1), origin)
-    }
-
-    fn add_value(&mut self, ty: &Type, slot: Option<usize>, origin: &str) -> Result<ValueId, EmitError> {
-        let value = PlanValue { dtype: ty.dtype, dims: self.dims(ty, origin)?, place: Place::Arena(0) };
-        self.values.push(Placed { value, slot });
-        Ok(ValueId(self.values.len() as u32 - 1))
-    }
-
-    fn dims(&self, ty: &Type, origin: &str) -> Result<Vec<Dim>, EmitError> {
-        let too_large = || EmitError::TooLarge { origin: origin.to_owned(), ty: ty.clone() };
-        let mut dims = Vec::new();
-        for dim in &ty.dims {
-            let mut terms = Vec::new();
-            for (coefficient, names) in dim.terms() {
-                let index = |name: &String| {
-                    let at = self.symbols.iter().position(|s| s.name == *name);
-                    at.map(|i| i as u32).ok_or_else(|| EmitError::Unbounded(name.clone()))
-                };
-                let symbols = names.iter().map(index).collect::<Result<_, _>>()?;
-                let coefficient = u32::try_from(coefficient).map_err(|_| too_large())?;
-                terms.push(Term { coefficient, symbols });
-            }
-            dims.push(Dim { terms });
-        }
-        Ok(dims)
-    }
-
-    fn slot_of(&self, id: ValueId) -> Option<usize> {
-        self.values[id.0 as usize].slot
-    }
-
-    /// The value is needed at `time`.
-    fn keep(&mut self, id: ValueId, time: u32) {
-        if let Some(slot) = self.slot_of(id) {
-            self.slots[slot].last = self.slots[slot].last.max(time);
-        }
+    /// A copy as a step.
+    fn copy(&mut self, from: ValueId, to: ValueId, data: &NodeData) -> Result<Step, EmitError> {
+        let time = self.space.time;
+        self.space.keep(from, time);
+        self.space.keep(to, time);
+        self.finish(Kernel::Copy, vec![from], vec![to], &[false], data).map(Step::Dispatch)
     }
 }
 

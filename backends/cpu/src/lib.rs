@@ -4,9 +4,9 @@
 //! have several types, and moving columns or rows of anything but floats. No model of the family needs these.
 
 use dreamc_artifact::layout::Layout;
-use dreamc_artifact::plan::{self, Kernel, Program};
-use dreamc_backend::{Constants, EmitError, Target, lower};
-use dreamc_ir::{Activation, Confidence, Graph, NodeData, Op, Type, Verified};
+use dreamc_artifact::plan::{Kernel, Program};
+use dreamc_backend::{Constants, EmitError, Target, first_weight, in_place, kernel, lower};
+use dreamc_ir::{Graph, NodeData, Op, Type, Verified};
 use dreamc_num::DType;
 
 /// The program of graph `entry`, named `name`. What it stores is added to `constants`.
@@ -20,13 +20,13 @@ pub fn emit(
     name: &str,
     constants: &mut Constants,
 ) -> Result<Program, EmitError> {
-    lower(verified, entry, name, &Cpu, constants)
+    lower(verified, entry, name, &mut Cpu, constants)
 }
 
 struct Cpu;
 
 impl Target for Cpu {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "cpu"
     }
 
@@ -54,44 +54,7 @@ impl Target for Cpu {
     }
 
     fn in_place(&self, node: &NodeData) -> Vec<usize> {
-        match &node.op {
-            Op::Add | Op::Mul | Op::SwiGlu => vec![0, 1],
-            Op::Rope { .. }
-            | Op::Activate(_)
-            | Op::Splice
-            | Op::EosPenalty { .. }
-            | Op::KeepTokens { .. }
-            | Op::SamplingProbs
-            | Op::EulerStep { .. }
-            | Op::DdimStep { .. }
-            | Op::AdvanceStream => vec![0],
-            Op::Commit => vec![2],
-            Op::Linear(linear) if linear.residual => vec![node.inputs.len() - 1],
-            Op::Linear(_)
-            | Op::Weight { .. }
-            | Op::Const(_)
-            | Op::Embed
-            | Op::RopeTable(_)
-            | Op::RmsNorm { .. }
-            | Op::LayerNorm { .. }
-            | Op::Attention(_)
-            | Op::Slice { .. }
-            | Op::Concat { .. }
-            | Op::MergeRows { .. }
-            | Op::SplitRows { .. }
-            | Op::DropRows { .. }
-            | Op::TakeRows
-            | Op::TimestepEmbed { .. }
-            | Op::ShiftRows
-            | Op::IsToken { .. }
-            | Op::RandomBits { .. }
-            | Op::DrawToken
-            | Op::Confidence(_)
-            | Op::TransferCount { .. }
-            | Op::SelectSlots
-            | Op::OriginSlots { .. }
-            | Op::Denoise { .. } => vec![],
-        }
+        in_place(node)
     }
 
     fn layout(&self, node: &NodeData, operand: usize, ty: &Type) -> Option<Layout> {
@@ -104,78 +67,4 @@ impl Target for Cpu {
             _ => Some(Layout::RowMajor),
         }
     }
-}
-
-/// Number of the operand that is a matmul's first weight.
-fn first_weight(linear: &dreamc_ir::Linear) -> usize {
-    1 + usize::from(linear.norm_eps.is_some())
-}
-
-fn kernel(op: &Op) -> Result<Kernel, String> {
-    let small = |n: u64| u32::try_from(n).map_err(|_| format!("{n} is too large"));
-    Ok(match op {
-        Op::Embed => Kernel::Embed,
-        Op::RopeTable(t) => Kernel::RopeTable {
-            theta: t.theta,
-            sections: t.sections.iter().map(|n| small(*n)).collect::<Result<_, _>>()?,
-            axial: t.axial,
-        },
-        Op::RmsNorm { eps } => Kernel::RmsNorm { eps: *eps },
-        Op::LayerNorm { eps } => Kernel::LayerNorm { eps: *eps },
-        Op::Linear(l) => Kernel::Linear(plan::Linear {
-            norm_eps: l.norm_eps,
-            weights: small(l.weights)?,
-            bias: l.bias,
-            residual: l.residual,
-            swiglu: l.swiglu,
-        }),
-        Op::Rope { head_dim } => Kernel::Rope { head_dim: small(*head_dim)? },
-        Op::Attention(a) => Kernel::Attention(plan::Attention {
-            heads: small(a.heads)?,
-            kv_heads: small(a.kv_heads)?,
-            head_dim: small(a.head_dim)?,
-            packed: a.packed,
-            rope: a.rope,
-        }),
-        Op::Add => Kernel::Add,
-        Op::Mul => Kernel::Mul,
-        Op::Activate(activation) => Kernel::Activate(match activation {
-            Activation::Silu => plan::Activation::Silu,
-            Activation::Gelu => plan::Activation::Gelu,
-            Activation::QuickGelu => plan::Activation::QuickGelu,
-            Activation::Relu => plan::Activation::Relu,
-        }),
-        Op::SwiGlu => Kernel::SwiGlu,
-        Op::Slice { start, .. } => Kernel::Slice { start: small(*start)? },
-        Op::Concat { axis } => Kernel::Concat { axis: small(*axis)? },
-        Op::MergeRows { .. } | Op::SplitRows { .. } => Kernel::Copy,
-        Op::DropRows { count } => Kernel::DropRows { count: small(*count)? },
-        Op::TakeRows => Kernel::TakeRows,
-        Op::Splice => Kernel::Splice,
-        Op::ShiftRows => Kernel::ShiftRows,
-        Op::IsToken { token } => Kernel::IsToken { token: small(*token)? },
-        Op::EosPenalty { token, steps, eps } => {
-            Kernel::EosPenalty { token: small(*token)?, steps: small(*steps)?, eps: *eps }
-        }
-        Op::KeepTokens { first, len } => Kernel::KeepTokens { first: small(*first)?, len: small(*len)? },
-        Op::SamplingProbs => Kernel::SamplingProbs,
-        Op::RandomBits { lane } => Kernel::RandomBits { lane: *lane },
-        Op::DrawToken => Kernel::DrawToken,
-        Op::Confidence(kind) => Kernel::Confidence(match kind {
-            Confidence::Probability => plan::Confidence::Probability,
-            Confidence::Margin => plan::Confidence::Margin,
-            Confidence::NegativeEntropy => plan::Confidence::NegativeEntropy,
-        }),
-        Op::TransferCount { steps, eps } => Kernel::TransferCount { steps: small(*steps)?, eps: *eps },
-        Op::SelectSlots => Kernel::SelectSlots,
-        Op::OriginSlots { steps, eps } => Kernel::OriginSlots { steps: small(*steps)?, eps: *eps },
-        Op::Commit => Kernel::Commit,
-        Op::AdvanceStream => Kernel::AdvanceStream,
-        Op::TimestepEmbed { times, .. } => Kernel::TimestepEmbed { times: times.clone() },
-        Op::EulerStep { dt } => Kernel::EulerStep { dt: *dt },
-        Op::DdimStep { alphas } => Kernel::DdimStep { alphas: alphas.clone() },
-        Op::Weight { .. } | Op::Const(_) | Op::Denoise { .. } => {
-            return Err("bug: this is no kernel; please report it".to_owned());
-        }
-    })
 }

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{plan, weights};
+use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::*;
 use dreamc_artifact::*;
 use dreamc_num::DType;
@@ -13,7 +14,7 @@ use proptest::prelude::*;
 fn broken(edit: impl FnOnce(&mut Program)) -> Option<Rule> {
     let mut plan = plan();
     edit(&mut plan.programs[0]);
-    validate(&plan, &weights().0).err().map(|e| e.rule)
+    validate(&plan, &Code::default(), &weights().0).err().map(|e| e.rule)
 }
 
 fn denoise(program: &mut Program) -> &mut Denoise {
@@ -90,13 +91,13 @@ fn single(kernel: Kernel, reads: &[Typed], writes: &[Typed]) -> Plan {
     program.outputs.clear();
     let ids = |from: usize, n: usize| (from..from + n).map(|i| ValueId(i as u32)).collect();
     let (reads, writes) = (ids(0, reads.len()), ids(reads.len(), writes.len()));
-    program.steps = vec![Step::Dispatch(Dispatch { kernel, reads, writes, origin: vec![] })];
+    program.steps = vec![Step::Dispatch(Dispatch { kernel, reads, writes, origin: vec![], launches: vec![] })];
     plan
 }
 
 /// The rule that this kernel breaks.
 fn alone(kernel: Kernel, reads: &[Typed], write: Typed) -> Option<Rule> {
-    validate(&single(kernel, reads, &[write]), &weights().0).err().map(|e| e.rule)
+    validate(&single(kernel, reads, &[write]), &Code::default(), &weights().0).err().map(|e| e.rule)
 }
 
 /// `n + coefficient * symbol`.
@@ -199,7 +200,7 @@ fn settings_are_checked() {
         let angles = f32(&[&b, &s, &n(total.clamp(1, 64))]);
         let kernel = Kernel::RopeTable { theta: 1e4, sections, axial: true };
         let plan = single(kernel, &[positions], &[angles.clone(), angles]);
-        validate(&plan, &weights().0).err().map(|e| e.rule)
+        validate(&plan, &Code::default(), &weights().0).err().map(|e| e.rule)
     };
     assert_eq!((table(vec![64], 1), table(vec![16, 24, 24], 3), table(vec![1; 4], 4)), (None, None, None));
     for sections in [vec![], vec![0], vec![3, 0], vec![1; 5], vec![u32::MAX, 2]] {
@@ -223,6 +224,7 @@ fn schedules_cover_the_loop() {
                 reads: vec![ValueId(5)],
                 writes: vec![ValueId(7)],
                 origin: vec![],
+                launches: vec![],
             };
             denoise(p).body = vec![Step::Dispatch(embed)];
         })
@@ -235,6 +237,7 @@ fn schedules_cover_the_loop() {
                 reads: vec![ValueId(2), ValueId(7), ValueId(5)],
                 writes: vec![ValueId(2)],
                 origin: vec![],
+                launches: vec![],
             };
             denoise(p).body = vec![Step::Dispatch(ddim)];
         })
@@ -272,7 +275,7 @@ fn long_lists_are_refused() {
     let read = |kernel: Kernel| {
         let mut plan = plan();
         plan.programs[0].steps =
-            vec![Step::Dispatch(Dispatch { kernel, reads: vec![], writes: vec![], origin: vec![] })];
+            vec![Step::Dispatch(Dispatch { kernel, reads: vec![], writes: vec![], origin: vec![], launches: vec![] })];
         let back = decode_plan(&encode_plan(&plan).unwrap());
         assert!(back == Ok(plan) || back == Err(OpenError::PlanBytes));
         back.is_ok()
@@ -327,7 +330,7 @@ proptest! {
             bytes[at] = byte;
         }
         if let Ok(plan) = decode_plan(&bytes) {
-            let _ = validate(&plan, &weights().0);
+            let _ = validate(&plan, &Code::default(), &weights().0);
         }
     }
 
@@ -342,6 +345,6 @@ proptest! {
         let terms = terms.into_iter().map(|(coefficient, symbols)| Term { coefficient, symbols }).collect();
         let mut plan = plan();
         plan.programs[0].values[index] = Value { dtype, dims: vec![Dim { terms }; rank], place };
-        let _ = validate(&plan, &weights().0);
+        let _ = validate(&plan, &Code::default(), &weights().0);
     }
 }

@@ -1,5 +1,6 @@
 //! Sines and cosines: of positions, what they turn, and of times.
 
+use dreamc_num::frequency;
 use crate::context::Context;
 use crate::isa::per_isa;
 use crate::memory::Buf;
@@ -21,8 +22,7 @@ pub(crate) fn rope_table(
             let (m, p) = (*m as usize, positions.get::<i32>(plane * rows + row) as f32);
             for j in 0..m {
                 let (j, n) = if axial { (j, m) } else { (column, n) };
-                let inv_freq = 1.0 / libm::powf(theta, (2 * j) as f32 / (2 * n) as f32);
-                let angle = p * inv_freq;
+                let angle = p * frequency::rope(theta, j as u32, n as u32);
                 cos.set(row * cos.columns() + column, libm::cosf(angle));
                 sin.set(row * cos.columns() + column, libm::sinf(angle));
                 column += 1;
@@ -64,9 +64,8 @@ per_isa! {
 /// Sines, then cosines of a time at falling frequencies.
 pub(crate) fn timestep_embed(time: f32, out: &Buf) {
     let half = out.columns() / 2;
-    let fall = (10_000.0_f64.ln() / (half as f64 - 1.0)) as f32;
     for k in 0..half {
-        let angle = time * libm::expf(k as f32 * -fall);
+        let angle = time * frequency::timestep(k as u32, half as u32);
         out.set(k, libm::sinf(angle));
         out.set(half + k, libm::cosf(angle));
     }

@@ -25,7 +25,7 @@ pub(crate) struct Prepared<'a> {
 
 impl Prepared<'_> {
     pub(crate) fn run(&mut self) {
-        self.device.dispatch(&self.dispatch, &self.operands).expect("the dispatch fits");
+        self.device.dispatch(0, &self.dispatch, &self.operands).expect("the dispatch fits");
     }
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn prepare(kernel: Kernel, tensors: &[Tensor], threads: usize) -> Pre
     }
     let result = tensors.len() as u32 - 1;
     let reads = (0..result).map(ValueId).collect();
-    let dispatch = Dispatch { kernel, reads, writes: vec![ValueId(result)], origin: vec![] };
+    let dispatch = Dispatch { kernel, reads, writes: vec![ValueId(result)], origin: vec![], launches: vec![] };
     let program = Program {
         name: String::new(),
         symbols: vec![],

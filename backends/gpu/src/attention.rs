@@ -1,0 +1,81 @@
+//! Attention, and the rotation of queries and keys before it.
+
+use crate::launcher::{Launcher, count};
+use dreamc_artifact::plan::{Attention, Scalar, ValueId};
+use dreamc_kernels::{self as kernels, Rope};
+
+/// Rotates all heads of the operand.
+pub(crate) fn rope(l: &mut Launcher<'_, '_, '_>, head_dim: u32) -> Result<(), String> {
+    let (x, y) = (l.read(0), l.write(0));
+    let columns = l.constant_columns(x)?;
+    let angles = [l.read(1), l.read(2)];
+    let apart = if l.in_place(0) { None } else { Some(x) };
+    rotate(l, apart, y, columns / head_dim, head_dim, angles)
+}
+
+pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, attention: &Attention) -> Result<(), String> {
+    let Attention { heads, kv_heads, head_dim, packed, rope } = *attention;
+    let inputs = if packed { 1 } else { 3 };
+    let mask = l.read(inputs);
+    let mut operands: Vec<ValueId> = (0..inputs).map(|i| l.read(i)).collect();
+    if rope {
+        let angles = [l.read(inputs + 1), l.read(inputs + 2)];
+        // Queries and keys stand side by side in a packed row, and are turned together.
+        let turned = if packed { vec![heads + kv_heads] } else { vec![heads, kv_heads] };
+        for (i, heads) in turned.into_iter().enumerate() {
+            operands[i] = rotated(l, i, heads, head_dim, packed, angles)?;
+        }
+    }
+    let y = l.write(0);
+    let kernel = kernels::Attention::tiled(l.float(y)?, heads, kv_heads, head_dim, packed, l.target());
+    let kernel =
+        kernel.ok_or_else(|| format!("no tile of it fits heads of {head_dim} dimensions on this target"))?;
+    let names = if packed { &["qkv"][..] } else { &["q", "k", "v"] };
+    let mut buffers: Vec<_> = names.iter().zip(&operands).map(|(name, v)| (*name, (*v).into())).collect();
+    buffers.extend([("mask", mask.into()), ("y", y.into())]);
+    let mask = &l.value(mask).dims;
+    let scalars = [("rows", l.length(&mask[..1])?), ("positions", l.length(&mask[1..])?)];
+    l.launch(kernels::Kernel::Attention(kernel), &buffers, &scalars.map(|(n, d)| (n, Scalar::Count(d))))
+}
+
+/// Operand `read` with its first `heads` turned: where it lies, or if others need it in memory of its own.
+fn rotated(
+    l: &mut Launcher<'_, '_, '_>,
+    read: usize,
+    heads: u32,
+    head_dim: u32,
+    packed: bool,
+    angles: [ValueId; 2],
+) -> Result<ValueId, String> {
+    let x = l.read(read);
+    if l.spare(read) {
+        rotate(l, None, x, heads, head_dim, angles)?;
+        return Ok(x);
+    }
+    let (dtype, dims) = (l.value(x).dtype, l.value(x).dims.clone());
+    let y = l.scratch(dtype, &dims)?;
+    if packed {
+        // The values are not turned, but read there too.
+        l.copy_all(x, y)?;
+        rotate(l, None, y, heads, head_dim, angles)?;
+    } else {
+        rotate(l, Some(x), y, heads, head_dim, angles)?;
+    }
+    Ok(y)
+}
+
+/// Turns `heads` from the first column on: of `x` into `y`, or of `y` itself.
+fn rotate(
+    l: &mut Launcher<'_, '_, '_>,
+    x: Option<ValueId>,
+    y: ValueId,
+    heads: u32,
+    head_dim: u32,
+    [cos, sin]: [ValueId; 2],
+) -> Result<(), String> {
+    let kernel = Rope { float: l.float(y)?, head_dim, in_place: x.is_none() };
+    let mut buffers = vec![("cos", cos.into()), ("sin", sin.into()), ("y", y.into())];
+    buffers.extend(x.map(|x| ("x", x.into())));
+    let scalars = [("rows", l.rows(y)?), ("heads", count(heads)), ("stride", l.columns(y)?)];
+    l.launch(kernels::Kernel::Rope(kernel), &buffers, &scalars)
+}

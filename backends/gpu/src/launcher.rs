@@ -1,0 +1,256 @@
+//! Launches of one dispatch in the making: buffers and scalars by the names that the kernels give them.
+
+use crate::modules::Modules;
+use crate::{float, size};
+use dreamc_artifact::layout::Layout;
+use dreamc_artifact::plan::{ARENA_ALIGN, Binding, Dim, Kernel, Launch, Scalar, Value, ValueId};
+use dreamc_backend::Job;
+use dreamc_ir::Literal;
+use dreamc_kernels::{self as kernels, Element, Float, Rows, Table};
+use dreamc_num::DType;
+
+/// What a buffer is bound to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound(Binding);
+
+impl From<ValueId> for Bound {
+    fn from(value: ValueId) -> Bound {
+        Bound(Binding { value, part: None })
+    }
+}
+
+/// A number that is the same in every request.
+pub(crate) fn count(n: u32) -> Scalar {
+    Scalar::Count(Dim::constant(n))
+}
+
+/// Rows of a matrix that can be bound at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// The first row.
+    pub(crate) first: u32,
+    /// How many.
+    pub(crate) rows: u32,
+    /// Their bytes, first and length; nothing if they are all.
+    bytes: Option<(u64, u64)>,
+}
+
+/// See the module.
+pub(crate) struct Launcher<'l, 'a, 's> {
+    modules: &'l mut Modules,
+    job: &'l mut Job<'a, 's>,
+    maxima: Vec<u32>,
+    launches: Vec<Launch>,
+}
+
+impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
+    pub(crate) fn new(modules: &'l mut Modules, job: &'l mut Job<'a, 's>) -> Launcher<'l, 'a, 's> {
+        let maxima = job.maxima();
+        Launcher { modules, job, maxima, launches: Vec::new() }
+    }
+
+    pub(crate) fn finish(self) -> Vec<Launch> {
+        self.launches
+    }
+
+    pub(crate) fn target(&self) -> &kernels::Target {
+        self.modules.target()
+    }
+
+    pub(crate) fn kernel(&self) -> &'a Kernel {
+        self.job.kernel
+    }
+
+    /// Operand `i`; the kernel's documentation says how many there are, which the verifier has checked.
+    pub(crate) fn read(&self, i: usize) -> ValueId {
+        self.job.reads[i]
+    }
+
+    pub(crate) fn read_count(&self) -> usize {
+        self.job.reads.len()
+    }
+
+    /// Result `i`.
+    pub(crate) fn write(&self, i: usize) -> ValueId {
+        self.job.writes[i]
+    }
+
+    /// Whether the first result lies where operand `read` lies.
+    pub(crate) fn in_place(&self, read: usize) -> bool {
+        self.job.in_place(read, 0)
+    }
+
+    /// Whether operand `read` may be written over.
+    pub(crate) fn spare(&self, read: usize) -> bool {
+        self.job.spare(read)
+    }
+
+    pub(crate) fn value(&self, id: ValueId) -> &Value {
+        self.job.value(id)
+    }
+
+    pub(crate) fn scratch(&mut self, dtype: DType, dims: &[Dim]) -> Result<ValueId, String> {
+        self.job.scratch(dtype, dims)
+    }
+
+    pub(crate) fn constant(&mut self, literal: Literal) -> Result<ValueId, String> {
+        self.job.constant(literal)
+    }
+
+    /// The float type of a value.
+    pub(crate) fn float(&self, id: ValueId) -> Result<Float, String> {
+        let dtype = self.value(id).dtype;
+        float(dtype).ok_or_else(|| format!("it takes floats, not {dtype}"))
+    }
+
+    /// How a matrix of weights is read.
+    pub(crate) fn table(&self, id: ValueId) -> Result<Table, String> {
+        let capabilities = self.target().capabilities();
+        Ok(match self.float(id)? {
+            Float::BF16 if !capabilities.bf16 => Table::PackedBF16,
+            Float::F16 if !capabilities.f16 => Table::PackedF16,
+            float => Table::Floats(float),
+        })
+    }
+
+    /// A length, which must fit the 32 bits in which kernels count.
+    pub(crate) fn length(&self, dims: &[Dim]) -> Result<Dim, String> {
+        let product = size::product(dims).filter(|n| n.at(&self.maxima).is_some());
+        product.ok_or_else(|| {
+            "a tensor has more than 2^32 elements at the maxima; lower --max-prompt or --max-batch".to_owned()
+        })
+    }
+
+    /// Elements of a value.
+    pub(crate) fn elements(&self, id: ValueId) -> Result<Scalar, String> {
+        self.length(&self.value(id).dims).map(Scalar::Count)
+    }
+
+    /// Product of all dimensions but the last.
+    pub(crate) fn rows(&self, id: ValueId) -> Result<Scalar, String> {
+        let dims = &self.value(id).dims;
+        self.length(&dims[..dims.len().saturating_sub(1)]).map(Scalar::Count)
+    }
+
+    /// The last dimension.
+    pub(crate) fn columns(&self, id: ValueId) -> Result<Scalar, String> {
+        self.constant_columns(id).map(count)
+    }
+
+    /// The last dimension, which is the same in every request.
+    pub(crate) fn constant_columns(&self, id: ValueId) -> Result<u32, String> {
+        let last = self.value(id).dims.last();
+        last.and_then(size::constant).ok_or_else(|| "the length of its rows varies".to_owned())
+    }
+
+    /// The largest value of a length.
+    pub(crate) fn most(&self, dim: &Dim) -> u32 {
+        dim.at(&self.maxima).unwrap_or(u32::MAX)
+    }
+
+    /// A matrix of weights in parts that the target can bind.
+    pub(crate) fn parts(&self, id: ValueId) -> Result<Vec<Part>, String> {
+        let Value { dtype, dims, .. } = self.value(id);
+        let [Some(rows), Some(columns)] = [0, 1].map(|i| dims.get(i).and_then(size::constant)) else {
+            return Err("its weights are no matrix".to_owned());
+        };
+        let row = u64::from(columns) * dtype.bytes() as u64;
+        let stored = Layout::RowMajor.stored_bytes(*dtype, &[rows.into(), columns.into()]);
+        let all = stored.ok_or("its weights are too large")?;
+        let max = self.target().capabilities().binding_bytes_max;
+        if all <= max {
+            return Ok(vec![Part { first: 0, rows, bytes: None }]);
+        }
+        // So many rows that every part begins where a binding may.
+        let most = u32::try_from(max / row / ARENA_ALIGN * ARENA_ALIGN).unwrap_or(u32::MAX);
+        if most == 0 {
+            return Err(format!("the target binds {max} bytes, which is too little for {ARENA_ALIGN} rows"));
+        }
+        let part = |first: u32| {
+            let rows = most.min(rows - first);
+            Part { first, rows, bytes: Some((u64::from(first) * row, u64::from(rows) * row)) }
+        };
+        Ok((0..rows).step_by(most as usize).map(part).collect())
+    }
+
+    /// A part of a matrix as a buffer.
+    pub(crate) fn bound(&self, value: ValueId, part: Part) -> Bound {
+        Bound(Binding { value, part: part.bytes })
+    }
+
+    /// Adds a launch.
+    pub(crate) fn launch(
+        &mut self,
+        kernel: kernels::Kernel,
+        buffers: &[(&str, Bound)],
+        scalars: &[(&str, Scalar)],
+    ) -> Result<(), String> {
+        let module = self.modules.index(&kernel).map_err(|e| e.to_string())?;
+        let emitted = &self.modules.list()[module as usize];
+        let bug = |name: &str| format!("bug: `{}` is not given `{name}`; please report it", emitted.name);
+        if buffers.len() != emitted.buffers.len() || scalars.len() != emitted.scalars.len() {
+            return Err(bug("what it takes"));
+        }
+        let mut bindings = Vec::new();
+        for buffer in &emitted.buffers {
+            let (_, bound) = buffers.iter().find(|b| b.0 == buffer.name).ok_or_else(|| bug(buffer.name))?;
+            if !holds(buffer.element, self.job.value(bound.0.value).dtype) {
+                return Err(bug(buffer.name));
+            }
+            bindings.push(bound.0);
+        }
+        let mut ordered = Vec::new();
+        for scalar in &emitted.scalars {
+            let (_, value) = scalars.iter().find(|s| s.0 == scalar.name).ok_or_else(|| bug(scalar.name))?;
+            ordered.push(value.clone());
+        }
+        self.launches.push(Launch { module, buffers: bindings, scalars: ordered });
+        Ok(())
+    }
+
+    /// Copies all elements of a value.
+    pub(crate) fn copy_all(&mut self, from: ValueId, to: ValueId) -> Result<(), String> {
+        let length = self.elements(from)?;
+        let zero = || count(0);
+        self.copy(from, to, count(1), length, [zero(), zero()], [zero(), zero()])
+    }
+
+    /// Copies `blocks` of `length` elements; with stride and first element on either side.
+    pub(crate) fn copy(
+        &mut self,
+        from: ValueId,
+        to: ValueId,
+        blocks: Scalar,
+        length: Scalar,
+        [x_stride, x_first]: [Scalar; 2],
+        [y_stride, y_first]: [Scalar; 2],
+    ) -> Result<(), String> {
+        let kernel = kernels::Kernel::Rows(Rows::Copy(moved(self.value(from).dtype)));
+        let scalars = [
+            ("blocks", blocks),
+            ("length", length),
+            ("x_stride", x_stride),
+            ("x_first", x_first),
+            ("y_stride", y_stride),
+            ("y_first", y_first),
+        ];
+        self.launch(kernel, &[("x", from.into()), ("y", to.into())], &scalars)
+    }
+}
+
+/// The float type as large as elements that are moved as they are.
+pub(crate) fn moved(dtype: DType) -> Float {
+    float(dtype).unwrap_or(Float::F32)
+}
+
+/// Whether a buffer of such elements may hold values of this type. Moved elements are bits.
+fn holds(element: Element, dtype: DType) -> bool {
+    match element {
+        Element::F32 => dtype == DType::F32,
+        Element::F16 | Element::F16x2 => dtype == DType::F16,
+        Element::BF16 | Element::BF16x2 => dtype == DType::BF16,
+        Element::I32 => dtype == DType::I32,
+        Element::Bool => dtype == DType::U32,
+        Element::U32 => dtype.bytes() == 4,
+    }
+}

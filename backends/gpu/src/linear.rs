@@ -1,0 +1,83 @@
+//! Matmuls: the norm before them is a launch of its own, and so is each weight, and each part of a weight.
+
+use crate::launcher::{Bound, Launcher, Part, count};
+use dreamc_artifact::plan::{Linear, Scalar, ValueId};
+use dreamc_kernels::{self as kernels, Norm, Residual, Statistic, Table, Tile};
+use dreamc_num::DType;
+
+/// Up to so many rows the flat tile wastes less than the wide one.
+const FLAT_ROWS_MAX: u32 = 16;
+
+pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<(), String> {
+    let first_weight = 1 + usize::from(linear.norm_eps.is_some());
+    let weights: Vec<ValueId> = (0..linear.weights as usize).map(|i| l.read(first_weight + i)).collect();
+    let behind = first_weight + weights.len();
+    let bias = linear.bias.then(|| l.read(behind));
+    let residual = linear.residual.then(|| l.read_count() - 1);
+    let x = match linear.norm_eps {
+        Some(eps) => normed(l, eps, weights[0])?,
+        None => l.read(0),
+    };
+    let y = l.write(0);
+    let (rows, stride) = (l.rows(y)?, l.columns(y)?);
+    let most = match &rows {
+        Scalar::Count(dim) => l.most(dim),
+        Scalar::Float(_) => u32::MAX,
+    };
+    let kernel = |table: Table, n: u32, k: u32, l: &Launcher<'_, '_, '_>| -> Result<_, String> {
+        Ok(kernels::Linear {
+            x: l.float(x)?,
+            weights: table,
+            y: l.float(y)?,
+            n,
+            k,
+            bias: bias.is_some(),
+            swiglu: linear.swiglu,
+            residual: match residual {
+                None => Residual::None,
+                Some(read) if l.in_place(read) => Residual::InPlace,
+                Some(_) => Residual::Apart,
+            },
+            tile: if most <= FLAT_ROWS_MAX { Tile::FLAT } else { Tile::WIDE },
+        })
+    };
+    let k = l.constant_columns(x)?;
+    let mut column = 0;
+    let pairs = if linear.swiglu { 1 } else { weights.len() };
+    for weight in &weights[..pairs] {
+        let parts = l.parts(*weight)?;
+        for part in &parts {
+            let kernel = kernel(l.table(*weight)?, part.rows, k, l)?;
+            let mut buffers: Vec<(&str, Bound)> =
+                vec![("x", x.into()), ("weight", l.bound(*weight, *part)), ("y", y.into())];
+            if linear.swiglu {
+                buffers.push(("up", l.bound(weights[1], *part)));
+            }
+            buffers.extend(bias.map(|bias| ("bias", bias.into())));
+            if let (Residual::Apart, Some(read)) = (kernel.residual, residual) {
+                buffers.push(("residual", l.read(read).into()));
+            }
+            let first = count(column + part.first);
+            let scalars = [("rows", rows.clone()), ("stride", stride.clone()), ("first", first)];
+            l.launch(kernels::Kernel::Linear(kernel), &buffers, &scalars)?;
+        }
+        column += parts.iter().map(|p: &Part| p.rows).sum::<u32>();
+    }
+    Ok(())
+}
+
+/// The rows of `x` normed, in the weights' type where the target computes with it.
+fn normed(l: &mut Launcher<'_, '_, '_>, eps: f32, weight: ValueId) -> Result<ValueId, String> {
+    let x = l.read(0);
+    let dtype = match l.table(weight)? {
+        Table::Floats(_) => l.value(weight).dtype,
+        Table::PackedBF16 | Table::PackedF16 => DType::F32,
+    };
+    let dims = l.value(x).dims.clone();
+    let y = l.scratch(dtype, &dims)?;
+    let kernel = Norm { statistic: Statistic::RootMeanSquare, x: l.float(x)?, y: l.float(y)? };
+    let buffers = [("x", x.into()), ("gain", l.read(1).into()), ("y", y.into())];
+    let scalars = [("rows", l.rows(x)?), ("columns", l.columns(x)?), ("eps", Scalar::Float(eps))];
+    l.launch(kernels::Kernel::Norm(kernel), &buffers, &scalars)?;
+    Ok(y)
+}

@@ -1,0 +1,90 @@
+//! The kernels that a target's programs launch, each emitted once.
+
+use dreamc_artifact::code::{self, Code, Form, Module, ScalarType};
+use dreamc_kernels::{self as kernels, Access, EmitError, Emitted, Kernel, Target};
+use std::collections::BTreeMap;
+
+/// See the module.
+pub struct Modules {
+    target: Target,
+    index: BTreeMap<Kernel, u32>,
+    list: Vec<Emitted>,
+}
+
+impl Modules {
+    /// None yet, for `target`.
+    pub fn new(target: Target) -> Modules {
+        Modules { target, index: BTreeMap::new(), list: Vec::new() }
+    }
+
+    /// What they are emitted for.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// In order of their indices.
+    pub fn list(&self) -> &[Emitted] {
+        &self.list
+    }
+
+    /// The index of a kernel, which is emitted if it is new.
+    pub(crate) fn index(&mut self, kernel: &Kernel) -> Result<u32, EmitError> {
+        if let Some(index) = self.index.get(kernel) {
+            return Ok(*index);
+        }
+        let index = self.list.len() as u32;
+        self.list.push(kernel.emit(&self.target)?);
+        self.index.insert(kernel.clone(), index);
+        Ok(index)
+    }
+
+    /// As the artifact stores them: source for the driver's or the vendor's compiler.
+    pub fn to_code(&self) -> Code {
+        Code {
+            arch: self.target.arch().unwrap_or_default().to_owned(),
+            modules: self.list.iter().map(module).collect(),
+        }
+    }
+}
+
+fn module(emitted: &Emitted) -> Module {
+    let extent = |extent: &kernels::Extent| match extent {
+        kernels::Extent::Constant(n) => code::Extent::Constant(*n),
+        kernels::Extent::Ceil { of, per, any } => {
+            let at = emitted.scalars.iter().position(|s| s.name == *of);
+            // A name that is not there points behind the last scalar, which the validator refuses.
+            let of = at.unwrap_or(emitted.scalars.len()) as u32;
+            code::Extent::Ceil { of, per: *per, any: *any }
+        }
+    };
+    let word = |word: &kernels::Word| match word {
+        kernels::Word::Scalar(i) => code::Word::Scalar(*i),
+        kernels::Word::Length(i) => code::Word::Length(*i),
+        kernels::Word::Zero => code::Word::Zero,
+    };
+    let buffer = |buffer: &kernels::Buffer| code::Buffer {
+        element_bytes: buffer.element.bytes() as u8,
+        written: matches!(buffer.access, Access::Write | Access::ReadWrite),
+    };
+    let scalar = |scalar: &kernels::Scalar| match scalar.ty {
+        kernels::ScalarType::U32 => ScalarType::U32,
+        kernels::ScalarType::F32 => ScalarType::F32,
+    };
+    Module {
+        name: emitted.name.clone(),
+        form: match emitted.form {
+            kernels::Form::Wgsl => Form::Wgsl,
+            kernels::Form::Msl => Form::Msl,
+            kernels::Form::Cuda => Form::CudaSource,
+            kernels::Form::Hip => Form::HipSource,
+        },
+        code: emitted.source.clone().into_bytes(),
+        fallback: Vec::new(),
+        workgroup: emitted.workgroup,
+        shared_bytes: emitted.shared_bytes,
+        buffers: emitted.buffers.iter().map(buffer).collect(),
+        scalars: emitted.scalars.iter().map(scalar).collect(),
+        grid: [0, 1, 2].map(|axis| extent(&emitted.grid[axis])),
+        info: emitted.info.words.iter().map(word).collect(),
+    }
+}
