@@ -102,6 +102,8 @@ pub enum Element {
     BF16,
     /// Words of two bf16 each, the first in the low half.
     BF16x2,
+    /// Words of two f16 each, likewise.
+    F16x2,
     /// i32.
     I32,
     /// u32.
@@ -115,7 +117,7 @@ impl Element {
     pub const fn bytes(self) -> usize {
         match self {
             Element::F16 | Element::BF16 => 2,
-            Element::F32 | Element::BF16x2 | Element::I32 | Element::U32 | Element::Bool => 4,
+            Element::F32 | Element::BF16x2 | Element::F16x2 | Element::I32 | Element::U32 | Element::Bool => 4,
         }
     }
 }

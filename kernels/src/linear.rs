@@ -11,7 +11,7 @@
 
 use crate::emit::{Element, Extent};
 use crate::kernel::Float as Dtype;
-use crate::math::{load, silu};
+use crate::math::{Packed, load, silu, unpack};
 use crate::record::Recorder;
 use crate::rows::{Table, stored};
 use crate::target::Capabilities;
@@ -88,7 +88,7 @@ struct Shape {
     depth: u32,
     side: u32,
     units: u32,
-    packed: bool,
+    packed: Packed,
     in_place: bool,
 }
 
@@ -286,7 +286,7 @@ fn fetch<W: Numeric>(
 ) {
     let pitch = comptime!(shape.columns + shape.side);
     let k = comptime!(shape.k);
-    if comptime!(shape.packed && shape.k.is_multiple_of(2)) {
+    if comptime!(shape.packed != Packed::No && shape.k.is_multiple_of(2)) {
         // Two steps of K are one word.
         let pairs = comptime!(shape.depth / 2);
         let mut i = UNIT_POS_X;
@@ -297,8 +297,8 @@ fn fetch<W: Numeric>(
             if first + n < shape.n && start + d < k {
                 word = u32::cast_from(weight[(((first + n) * k + start + d) / 2) as usize]);
             }
-            to[(at + d * pitch + n) as usize] = f32::reinterpret(word << 16u32);
-            to[(at + (d + 1) * pitch + n) as usize] = f32::reinterpret(word & 0xffff_0000u32);
+            to[(at + d * pitch + n) as usize] = unpack(word, shape.packed);
+            to[(at + (d + 1) * pitch + n) as usize] = unpack(word >> 16u32, shape.packed);
             i += shape.units;
         }
     } else {

@@ -11,16 +11,50 @@ pub(crate) fn silu(x: f32) -> f32 {
     x / (1.0f32 + f32::exp(-x))
 }
 
-/// Element `index` of a list of `W`; with `packed`, of words of two bf16 each, the first in the low half.
+/// Whether a list is of words of two elements each, the first in the low half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Packed {
+    /// One by one.
+    No,
+    /// Two bf16.
+    BF16,
+    /// Two f16.
+    F16,
+}
+
+/// Element `index` of a list of `W`.
 #[cube]
-pub(crate) fn load<W: Numeric>(list: &[W], index: usize, #[comptime] packed: bool) -> f32 {
-    if comptime!(packed) {
+pub(crate) fn load<W: Numeric>(list: &[W], index: usize, #[comptime] packed: Packed) -> f32 {
+    if comptime!(packed == Packed::No) {
+        f32::cast_from(list[index])
+    } else {
         let word = u32::cast_from(list[index / 2]);
         let odd = (index % 2) as u32;
-        f32::reinterpret((word >> (16u32 * odd)) << 16u32)
-    } else {
-        f32::cast_from(list[index])
+        unpack(word >> (16u32 * odd), packed)
     }
+}
+
+/// The low half of `word`. The high half may hold anything.
+#[cube]
+pub(crate) fn unpack(word: u32, #[comptime] packed: Packed) -> f32 {
+    if comptime!(packed == Packed::F16) {
+        half_to_float(word)
+    } else {
+        f32::reinterpret(word << 16u32)
+    }
+}
+
+/// The f16 in the low half of `word`: to the bit, whatever it is.
+#[cube]
+fn half_to_float(word: u32) -> f32 {
+    let sign = (word & 0x8000u32) << 16u32;
+    let magnitude = word & 0x7fffu32;
+    // Another bias of the exponent; infinity and what is no number have the largest in both.
+    let bias = select(magnitude < 0x7c00u32, 0x3800_0000u32, 0x7000_0000u32) + sign;
+    let normal = (magnitude << 13u32) + bias;
+    // Below the normal ones stand multiples of 2^-24, which are normal in f32.
+    let small = u32::reinterpret(f32::cast_from(magnitude) * 5.960_464_5e-8f32) + sign;
+    f32::reinterpret(select(magnitude < 0x0400u32, small, normal))
 }
 
 /// Sum over all units of the workgroup, the same in each. `scratch` has a place for every unit.

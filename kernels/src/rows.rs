@@ -5,12 +5,16 @@
 
 use crate::emit::{Element, Extent};
 use crate::kernel::{Float as Dtype, floats};
-use crate::math::{UNITS, load};
+use crate::math::{Packed, UNITS, load};
 use crate::record::Recorder;
 use cubecl::prelude::*;
 
-/// Rows of a table: buffers `ids` i32 `[rows]`, `table` `[vocabulary, columns]`, `y` `[rows, columns]`; scalars `rows`,
-/// `columns`, `vocabulary`.
+/// Rows of a table, or of a part of it: buffers `ids` i32 `[rows]`, `table` `[vocabulary, columns]`, `y` `[rows, columns]`;
+/// scalars `rows`, `columns`, `first`, `vocabulary`.
+///
+/// The table that is bound holds the rows of ids `first..first + vocabulary`. Ids below `first` leave their row of `y`
+/// alone, ids behind the last and negative ones give zeros. So a table that is larger than a binding may be is read by
+/// a launch per part, in ascending order, and a whole one by a single launch with `first` 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Embed {
     /// How the table is stored.
@@ -26,6 +30,8 @@ pub enum Table {
     Floats(Dtype),
     /// bf16, two in a u32, the first in the low half: the bytes are those of a list of bf16. For every target.
     PackedBF16,
+    /// f16 likewise.
+    PackedF16,
 }
 
 /// Rows that move.
@@ -57,7 +63,7 @@ impl Table {
     pub(crate) const fn float(self) -> Option<Dtype> {
         match self {
             Table::Floats(float) => Some(float),
-            Table::PackedBF16 => None,
+            Table::PackedBF16 | Table::PackedF16 => None,
         }
     }
 
@@ -65,6 +71,7 @@ impl Table {
         match self {
             Table::Floats(float) => float.name(),
             Table::PackedBF16 => "bf16x2",
+            Table::PackedF16 => "f16x2",
         }
     }
 
@@ -72,16 +79,17 @@ impl Table {
         match self {
             Table::Floats(float) => float.element(),
             Table::PackedBF16 => Element::BF16x2,
+            Table::PackedF16 => Element::F16x2,
         }
     }
 }
 
-/// Calls a launch with the type of a stored matrix and whether it is packed.
+/// Calls a launch with the type of a stored matrix and how it is packed.
 macro_rules! stored {
     ($table:expr => ($name:ident, $packed:ident), $rest:tt => $launch:expr) => {
         match $table {
             $crate::rows::Table::Floats(float) => {
-                let $packed = false;
+                let $packed = $crate::math::Packed::No;
                 match float {
                     $crate::kernel::Float::F32 => {
                         type $name = f32;
@@ -98,7 +106,12 @@ macro_rules! stored {
                 }
             }
             $crate::rows::Table::PackedBF16 => {
-                let $packed = true;
+                let $packed = $crate::math::Packed::BF16;
+                type $name = u32;
+                $crate::kernel::floats!($rest => $launch)
+            }
+            $crate::rows::Table::PackedF16 => {
+                let $packed = $crate::math::Packed::F16;
                 type $name = u32;
                 $crate::kernel::floats!($rest => $launch)
             }
@@ -154,6 +167,7 @@ impl Embed {
             r.buffer("y", self.y.element()),
             r.int("rows"),
             r.int("columns"),
+            r.int("first"),
             r.int("vocabulary"),
             packed,
         ));
@@ -256,18 +270,21 @@ fn embed<W: Numeric, Y: Float>(
     y: &mut [Y],
     rows: u32,
     columns: u32,
+    first: u32,
     vocabulary: u32,
-    #[comptime] packed: bool,
+    #[comptime] packed: Packed,
 ) {
     let mut row = CUBE_POS_X;
     while row < rows {
         // A negative id is a large number.
         let id = u32::cast_from(ids[row as usize]);
+        // A row of an earlier part is there already: an empty range.
+        let end = select(id < first, 0u32, columns);
         let mut i = CUBE_POS_Y * CUBE_DIM_X + UNIT_POS_X;
-        while i < columns {
+        while i < end {
             let mut value = 0.0f32;
-            if id < vocabulary {
-                value = load(table, (id * columns + i) as usize, packed);
+            if id - first < vocabulary {
+                value = load(table, ((id - first) * columns + i) as usize, packed);
             }
             y[(row * columns + i) as usize] = Y::cast_from(value);
             i += CUBE_COUNT_Y * CUBE_DIM_X;

@@ -25,7 +25,7 @@ fn plain(n: usize, k: usize, tile: Tile) -> Linear {
 fn weight(launch: Launch, name: &'static str, stored: Weights, tensor: &Tensor, packed: &[u32]) -> Launch {
     match stored {
         Table::Floats(_) => launch.tensor(name, tensor),
-        Table::PackedBF16 => launch.words(name, packed.to_vec()),
+        Table::PackedBF16 | Table::PackedF16 => launch.words(name, packed.to_vec()),
     }
 }
 

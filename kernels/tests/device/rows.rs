@@ -17,13 +17,34 @@ fn embeddings() {
             let launch = Launch::of(&Kernel::Embed(Embed { table: stored, y: Float::F32 }));
             let launch = match stored {
                 Table::Floats(_) => launch.tensor("table", &table),
-                Table::PackedBF16 => launch.words("table", packed.clone()),
+                Table::PackedBF16 | Table::PackedF16 => launch.words("table", packed.clone()),
             };
             let launch = launch.tensor("ids", &ids).result("y", 6 * h);
-            let y = launch.int("rows", 6).int("columns", h).int("vocabulary", v).run();
+            let y = launch.int("rows", 6).int("columns", h).int("first", 0).int("vocabulary", v).run();
             assert_eq!(y.floats("y"), wanted.floats());
         }
     }
+}
+
+/// A table in three parts is read by three launches; negative ids and those behind the last part give zeros.
+#[test]
+fn parts_of_a_table() {
+    let (v, h) = (13, 5);
+    let table = tensor(&[v, h], 1);
+    let ids = [0, 12, 4, -1, 5, 13, 9, i32::MIN, 10, i32::MAX];
+    let row = |id: i32| match usize::try_from(id) {
+        Ok(id) if id < v => table.floats()[id * h..][..h].to_vec(),
+        _ => vec![0.0; h],
+    };
+    let wanted: Vec<f32> = ids.iter().flat_map(|id| row(*id)).collect();
+    let mut y = vec![u32::MAX; ids.len() * h];
+    for (first, rows) in [(0, 5), (5, 5), (10, 3)] {
+        let launch = Launch::of(&Kernel::Embed(Embed { table: Table::Floats(Float::F32), y: Float::F32 }));
+        let launch = launch.ints("ids", &ids).floats("table", &table.floats()[first * h..][..rows * h]);
+        let launch = launch.words("y", y).int("rows", ids.len()).int("columns", h);
+        y = launch.int("first", first).int("vocabulary", rows).run().words("y");
+    }
+    assert_eq!(y, wanted.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
 }
 
 /// What lies outside is 0, and no memory outside is read.
@@ -31,7 +52,7 @@ fn embeddings() {
 fn indices_outside() {
     let launch = Launch::of(&Kernel::Embed(Embed { table: Table::Floats(Float::F32), y: Float::F32 }));
     let launch = launch.ints("ids", &[-1, 1, 2]).floats("table", &[1.0, 2.0]).result("y", 3);
-    let y = launch.int("rows", 3).int("columns", 1).int("vocabulary", 2).run();
+    let y = launch.int("rows", 3).int("columns", 1).int("first", 0).int("vocabulary", 2).run();
     assert_eq!(y.floats("y"), [0.0, 2.0, 0.0]);
     let launch = Launch::of(&Kernel::Rows(Rows::Take(Float::F32)));
     let launch = launch.floats("x", &[1.0, 2.0]).ints("index", &[-1, 2, 1]).result("y", 3);
