@@ -4,12 +4,14 @@ mod acting;
 mod manifest;
 mod options;
 mod reader;
+mod target;
 
 use acting::{Acting, acting};
 use dream::{Tokenizer, chat};
 use dreamc_artifact::code::Code;
-use dreamc_artifact::plan::{Plan, Program};
+use dreamc_artifact::plan::Plan;
 use dreamc_backend::{Constants, Contents, EmitError, WriteError, write_artifact};
+use dreamc_backend_gpu::Modules;
 use dreamc_front::image::{ImageProcessor, PREPROCESSOR_FILE};
 use dreamc_front::settings::{ImageSettings, Positions, Settings};
 use dreamc_front::{ActionError, FrontError, VisionTokens};
@@ -29,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 pub use options::{ActOptions, BuildOptions, entries};
 pub use reader::NonFinite;
+pub use target::BuildTarget;
 
 /// Files that tell that a checkpoint has a tokenizer.
 const TOKENIZER_FILES: [&str; 2] = ["vocab.json", "tokenizer.json"];
@@ -101,7 +104,7 @@ pub struct Report {
     pub file_bytes: u64,
     /// Stored tensors.
     pub tensors: usize,
-    /// Name and arena size of every program.
+    /// Name, with its target, and arena size of every program.
     pub programs: Vec<(String, u64)>,
 }
 
@@ -198,7 +201,7 @@ pub enum BuildError {
     },
 }
 
-/// Builds an artifact for the CPU. The output appears under its name only when it is complete.
+/// Builds an artifact. The output appears under its name only when it is complete.
 ///
 /// # Errors
 ///
@@ -252,15 +255,10 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     optimize(&mut probed, &probe_pipeline(), options, &mut ())?;
 
     let mut constants = Constants::default();
-    let mut programs = Vec::new();
-    for entry in &options.entries {
-        programs.push(emit(&module, entry.name(), entry.name(), &mut constants)?);
-        if let Some(probe) = entry.probe() {
-            programs.push(emit(&probed, entry.name(), &probe, &mut constants)?);
-        }
+    let mut plans = Vec::new();
+    for target in &options.targets {
+        plans.push(emit(target, &module, &probed, options, &mut constants)?);
     }
-    programs.sort_by(|a, b| a.name.cmp(&b.name));
-    let plans = [(Plan { programs }, Code::default())];
     let ir = module.to_string();
     let tokenizer = tokenizer.map(|t| t.to_bytes()).transpose()?;
     let contents = Contents {
@@ -284,8 +282,12 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     }
     let mut reader = CheckpointReader::new(sources, &config_bytes, options.allow_non_finite);
     let file_bytes = write(&options.output, &contents, &mut reader, events)?;
-    let [(plan, _)] = plans;
-    let programs = plan.programs.into_iter().map(|p| (p.name, p.arena_bytes)).collect();
+    let targets = options.targets.iter().zip(&plans);
+    let programs = targets
+        .flat_map(|(target, (plan, _))| {
+            plan.programs.iter().map(move |p| (format!("{} on {target}", p.name), p.arena_bytes))
+        })
+        .collect();
     Ok(Report { file_bytes, tensors: constants.list().len(), programs })
 }
 
@@ -358,10 +360,34 @@ fn optimize(
     sound(module, "the last pass")
 }
 
-fn emit(module: &Module, entry: &str, name: &str, constants: &mut Constants) -> Result<Program, BuildError> {
-    let verified =
-        verify(module).map_err(|source| BuildError::Unsound { after: "the last pass".to_owned(), source })?;
-    Ok(dreamc_backend_cpu::emit(verified, entry, name, constants)?)
+/// The programs of one target, and the code that they launch.
+fn emit(
+    target: &BuildTarget,
+    module: &Module,
+    probed: &Module,
+    options: &BuildOptions,
+    constants: &mut Constants,
+) -> Result<(Plan, Code), BuildError> {
+    let verified = |module| {
+        verify(module).map_err(|source| BuildError::Unsound { after: "the last pass".to_owned(), source })
+    };
+    let mut modules = target.kernels().map(Modules::new);
+    let mut program = |module, entry: &str, name: &str| {
+        let verified = verified(module)?;
+        Ok::<_, BuildError>(match &mut modules {
+            Some(modules) => dreamc_backend_gpu::emit(verified, entry, name, constants, modules)?,
+            None => dreamc_backend_cpu::emit(verified, entry, name, constants)?,
+        })
+    };
+    let mut programs = Vec::new();
+    for entry in &options.entries {
+        programs.push(program(module, entry.name(), entry.name())?);
+        if let Some(probe) = entry.probe() {
+            programs.push(program(probed, entry.name(), &probe)?);
+        }
+    }
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok((Plan { programs }, modules.map_or_else(Code::default, |modules| modules.to_code())))
 }
 
 /// Writes under a temporary name beside the output, and renames at the end.

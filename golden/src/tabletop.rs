@@ -5,7 +5,7 @@ use crate::Fixture;
 use crate::fixture::max_difference;
 use dream::chat::{Message, render};
 use dream::{ActOptions, Forward, Image, Model, OpenOptions, Output, Policy, Visual};
-use dreamc::compile::{self, BuildOptions, Entry};
+use dreamc::compile::{self, BuildOptions, BuildTarget, Entry};
 use dreamc_artifact::plan::Dispatch;
 use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::vla::Mode;
@@ -64,6 +64,7 @@ impl Trained {
     pub fn build(&self, steps: u32, dtype: DType, entries: &[Entry]) -> Artifact {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let options = BuildOptions {
+            targets: vec![BuildTarget::cpu()],
             checkpoint: self.fixture.path("checkpoint"),
             output: folder.path().join(FILE),
             dtype,

@@ -1,7 +1,7 @@
 //! The trained checkpoints of the fixtures, compiled for tests of what is embedded.
 
 use crate::Fixture;
-use dreamc::compile::{ActOptions, BuildOptions, Entry, build};
+use dreamc::compile::{ActOptions, BuildOptions, BuildTarget, Entry, build};
 use dreamc_frontend::clock::FlowClock;
 use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::vla::Mode;
@@ -48,6 +48,7 @@ fn compile(
     alg: Alg,
 ) {
     let options = BuildOptions {
+        targets: vec![BuildTarget::cpu()],
         checkpoint: Fixture::open(fixture).path("checkpoint"),
         output: output.to_owned(),
         dtype: DType::F32,

@@ -6,9 +6,8 @@ use super::later::only;
 use super::opt::pass;
 use super::output::{counted, note};
 use super::progress::{Progress, Unit};
-use super::targets::LATER;
 use clap::builder::PossibleValuesParser;
-use dreamc::compile::{BuildError, Entry, Events, build};
+use dreamc::compile::{BuildError, BuildTarget, Entry, Events, build};
 use dreamc_backend::WriteError;
 use dreamc_frontend::clock::FlowClock;
 use dreamc_frontend::sampler::Alg;
@@ -28,9 +27,9 @@ pub(crate) struct Args {
     /// File to write; it appears under this name only when it is complete
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: PathBuf,
-    /// What to build for: cpu
-    #[arg(long, value_name = "T,..", default_value = "cpu", value_delimiter = ',', value_parser = target)]
-    pub(super) target: Vec<String>,
+    /// What to build for: cpu, cuda:ARCH, rocm:ARCH, metal, wgpu, wgpu:f16; `dreamc targets` lists them
+    #[arg(long, value_name = "T,..", default_value = "cpu", value_delimiter = ',')]
+    pub(super) target: Vec<BuildTarget>,
     /// Denoising steps [default: 512; of `act` 1, or 4 with mode flow and 50 with ddim]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(super) steps: Option<u32>,
@@ -58,7 +57,7 @@ pub(crate) struct Args {
     /// Folder of a LoRA adapter to fold into the weights
     #[arg(long, value_name = "DIR")]
     pub(super) lora: Option<PathBuf>,
-    /// Type of weights and activations: bf16 or f32
+    /// Type of weights and activations: bf16, f32, or f16 where a device has it
     #[arg(long, value_name = "T", default_value = "bf16", value_parser = dtype)]
     pub(super) dtype: DType,
     /// Quantisation of the weights: none
@@ -127,16 +126,12 @@ fn size(text: &str) -> Result<[u32; 2], String> {
     sides.filter(|[w, h]| *w > 0 && *h > 0).ok_or_else(|| "give width and height, as in 224x224".to_owned())
 }
 
-fn target(text: &str) -> Result<String, String> {
-    only(text, &["cpu"], &LATER)
-}
-
 fn quant(text: &str) -> Result<String, String> {
     only(text, &["none"], &["w8a8", "w4a16", "w4a8", "fp8"])
 }
 
 fn dtype(text: &str) -> Result<DType, String> {
-    let name = only(text, &["bf16", "f32"], &["f16"])?;
+    let name = only(text, &["bf16", "f32", "f16"], &[])?;
     name.parse().map_err(|_| "unknown".to_owned())
 }
 

@@ -89,6 +89,7 @@ pub(super) fn options(args: &Args) -> Result<BuildOptions, Failure> {
     Ok(BuildOptions {
         checkpoint: args.dir.clone(),
         output: args.output.clone(),
+        targets: args.target.clone(),
         dtype: args.dtype,
         steps,
         eps: args.eps,

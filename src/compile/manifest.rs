@@ -12,7 +12,7 @@ pub(super) fn manifest(options: &BuildOptions, config: &ModelConfig, new_tokens:
     let text = &config.text;
     Manifest {
         compiler_version: env!("CARGO_PKG_VERSION").to_owned(),
-        targets: vec!["cpu".to_owned()],
+        targets: options.targets.iter().map(|t| t.spelling().to_owned()).collect(),
         source_hash: String::new(),
         options: settings(options, config),
         model: Model {

@@ -1,6 +1,6 @@
 //! What to build, and which of it a checkpoint allows.
 
-use super::{BuildError, Entry};
+use super::{BuildError, BuildTarget, Entry};
 use dreamc_frontend::clock::{DDIM_TRAIN_STEPS, FlowClock};
 use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::vla::Mode;
@@ -15,7 +15,9 @@ pub struct BuildOptions {
     pub checkpoint: PathBuf,
     /// File to write.
     pub output: PathBuf,
-    /// Type of weights and activations: bf16 or f32.
+    /// Devices to build for, each once.
+    pub targets: Vec<BuildTarget>,
+    /// Type of weights and activations: bf16, f16 or f32.
     pub dtype: DType,
     /// Denoising steps.
     pub steps: u32,
@@ -90,8 +92,18 @@ pub(super) fn check(options: &BuildOptions, config: &ModelConfig) -> Result<(), 
     let fail = |option: &'static str, found: String, expected: &str| {
         Err(BuildError::Option { option, found, expected: expected.to_owned() })
     };
-    if !matches!(options.dtype, DType::F32 | DType::BF16) {
-        return fail("--dtype", options.dtype.to_string(), "bf16 or f32 for the CPU");
+    let listed = |target: &BuildTarget| options.targets.iter().filter(|t| *t == target).count();
+    if options.targets.is_empty() || options.targets.iter().any(|target| listed(target) > 1) {
+        let given: Vec<&str> = options.targets.iter().map(BuildTarget::spelling).collect();
+        return fail("--target", format!("`{}`", given.join(",")), "one or more targets, each once");
+    }
+    match options.dtype {
+        DType::F32 | DType::BF16 => {}
+        DType::F16 if options.targets.contains(&BuildTarget::cpu()) => {
+            return fail("--dtype", "f16".to_owned(), "bf16 or f32 for the CPU");
+        }
+        DType::F16 => {}
+        other => return fail("--dtype", other.to_string(), "bf16, f32 or f16"),
     }
     let mut counts = vec![
         ("--steps", options.steps, 1 << 16),

@@ -12,7 +12,7 @@ pub use values::{bytes_of, tensor_of};
 
 use crate::spy::Spy;
 use dream::{Forward, Generate, Visual};
-use dreamc::compile::{ActOptions, BuildOptions, Entry};
+use dreamc::compile::{ActOptions, BuildOptions, BuildTarget, Entry};
 use dreamc_frontend::sampler::Alg;
 use dreamc_interp::Tensor;
 use dreamc_num::DType;
@@ -41,6 +41,7 @@ pub fn build_options(checkpoint: &Path) -> BuildOptions {
     BuildOptions {
         checkpoint: checkpoint.to_owned(),
         output: PathBuf::new(),
+        targets: vec![BuildTarget::cpu()],
         dtype: DType::F32,
         steps: 1,
         eps: 1e-3,
