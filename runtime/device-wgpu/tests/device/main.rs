@@ -1,0 +1,8 @@
+//! Programs written by hand, run through the stepper on whatever adapter is here. Without one the tests fail and say
+//! what installs one.
+
+mod arena;
+mod common;
+mod errors;
+mod loops;
+mod programs;
