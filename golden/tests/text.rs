@@ -32,6 +32,16 @@ fn forward_on_the_cpu() {
 }
 
 #[test]
+fn forward_on_wgpu() {
+    judge_forward(&Compiled::wgpu);
+}
+
+#[test]
+fn sampling_on_wgpu() {
+    judge_sampling(&Compiled::wgpu);
+}
+
+#[test]
 fn sampling_on_the_cpu() {
     judge_sampling(&Compiled::all);
 }

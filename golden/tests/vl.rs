@@ -49,6 +49,21 @@ fn sampling_in_the_interpreter_after_all_passes() {
 }
 
 #[test]
+fn vision_on_wgpu() {
+    judge_vision(&Compiled::wgpu, false);
+}
+
+#[test]
+fn forward_on_wgpu() {
+    judge_forward(&Compiled::wgpu, false);
+}
+
+#[test]
+fn sampling_on_wgpu() {
+    judge_sampling(&Compiled::wgpu);
+}
+
+#[test]
 fn sampling_on_the_cpu() {
     judge_sampling(&Compiled::all);
 }

@@ -1,16 +1,14 @@
 //! Opening a model: the flags of every command that runs one, and what the runtime's errors mean here.
 
 use super::error::Failure;
-use super::later::only;
-use super::targets::LATER;
-use dream::{Error, Model, OpenOptions};
+use dream::{DeviceChoice, Error, Model, OpenOptions};
 use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DeviceArgs {
-    /// Device to run on: auto or cpu
-    #[arg(long, value_name = "D", default_value = "auto", value_parser = device)]
-    device: String,
+    /// Device to run on: auto, cpu, cuda, rocm, metal or wgpu
+    #[arg(long, value_name = "D", default_value = "auto")]
+    device: DeviceChoice,
     /// Number of threads; 0 for one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: u16,
@@ -25,12 +23,17 @@ pub(crate) struct DeviceArgs {
 impl DeviceArgs {
     /// Opens an artifact to run it.
     pub(crate) fn open(&self, file: &Path) -> Result<Model, Failure> {
-        Model::open(file, &self.options()).map_err(failure)
+        let model = Model::open(file, &self.options()).map_err(failure)?;
+        if let Some(device) = model.device() {
+            tracing::info!("{}: {device}", file.display());
+        }
+        Ok(model)
     }
 
     fn options(&self) -> OpenOptions {
         let pin = self.pin.as_ref().map(|cpus| cpus.0.clone()).unwrap_or_default();
         OpenOptions {
+            device: self.device,
             threads: self.threads.into(),
             pin,
             lock_weights: self.lock_weights,
@@ -41,8 +44,8 @@ impl DeviceArgs {
 
 /// Opens an artifact to look at it.
 pub(crate) fn open_to_read(file: &Path) -> Result<Model, Failure> {
-    // One thread: nothing is run.
-    Model::open(file, &OpenOptions { threads: 1, ..OpenOptions::default() }).map_err(failure)
+    let options = OpenOptions { device: DeviceChoice::None, ..OpenOptions::default() };
+    Model::open(file, &options).map_err(failure)
 }
 
 /// The runtime's errors say in themselves what to do, but for a few.
@@ -64,10 +67,6 @@ pub(crate) fn failure(error: Error) -> Failure {
 /// Processors by number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Cpus(Vec<usize>);
-
-fn device(text: &str) -> Result<String, String> {
-    only(text, &["auto", "cpu"], &LATER)
-}
 
 fn cpus(text: &str) -> Result<Cpus, String> {
     /// Refused above this: Linux itself has no more.

@@ -1,6 +1,6 @@
 //! Who computes the cases that act.
 
-use super::compiled::{Built, on_every_isa};
+use super::compiled::{Built, Place, everywhere};
 use super::interpreter::{Interpreter, Named, sampling, tower};
 use crate::spy::{Spy, Spying};
 use crate::vla::{Actor, Case};
@@ -20,9 +20,18 @@ pub struct CompiledPolicy {
 }
 
 impl CompiledPolicy {
-    /// Builds an artifact and opens it for every instruction set.
+    /// Builds an artifact and opens it on the CPU, for every instruction set.
     pub fn all(options: &BuildOptions) -> Vec<Box<dyn Actor>> {
-        on_every_isa(options, |model: Model, built| {
+        CompiledPolicy::of(Place::Cpu, options)
+    }
+
+    /// Builds an artifact and opens it on the WebGPU adapter.
+    pub fn wgpu(options: &BuildOptions) -> Vec<Box<dyn Actor>> {
+        CompiledPolicy::of(Place::Wgpu, options)
+    }
+
+    fn of(place: Place, options: &BuildOptions) -> Vec<Box<dyn Actor>> {
+        everywhere(place, options, |model: Model, built| {
             let policy = Policy::of(model).unwrap_or_else(|e| panic!("{e}"));
             Box::new(CompiledPolicy { policy, _built: built }) as Box<dyn Actor>
         })

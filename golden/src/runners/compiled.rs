@@ -2,9 +2,10 @@
 
 use super::{Runner, Values};
 use crate::spy::{Spy, Spying};
-use dream::{Forward, Generate, Isa, Model, OpenOptions, Output, Visual};
-use dreamc::compile::{BuildOptions, build};
+use dream::{DeviceChoice, DeviceKind, Forward, Generate, Isa, Model, OpenOptions, Output, Visual};
+use dreamc::compile::{BuildOptions, BuildTarget, build};
 use dreamc_interp::Tensor;
+use dreamc_num::DType;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -34,16 +35,60 @@ impl Built {
 
     /// Opens it on the CPU.
     pub fn open(&self, threads: usize, isa: Option<Isa>) -> Model {
-        let options = OpenOptions { threads, isa, ..OpenOptions::default() };
-        Model::open(&self.path(), &options).unwrap_or_else(|e| panic!("{e}"))
+        self.open_with(&OpenOptions { threads, isa, ..OpenOptions::default() })
+    }
+
+    /// Opens it.
+    pub fn open_with(&self, options: &OpenOptions) -> Model {
+        Model::open(&self.path(), options).unwrap_or_else(|e| panic!("{e}"))
     }
 }
 
-/// Opens what was built once for every instruction set that there is.
-pub(super) fn on_every_isa<R>(options: &BuildOptions, runner: impl Fn(Model, Rc<Built>) -> R) -> Vec<R> {
-    let built = Rc::new(Built::new(options));
-    let available = Isa::ALL.into_iter().filter(|isa| isa.is_available());
-    available.map(|isa| runner(built.open(THREADS, Some(isa)), Rc::clone(&built))).collect()
+/// Where what is built is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On the CPU, with every instruction set that there is.
+    Cpu,
+    /// On the WebGPU adapter of this machine.
+    Wgpu,
+}
+
+impl Place {
+    /// What to build for.
+    fn target(self, dtype: DType) -> BuildTarget {
+        let spelling = match self {
+            Place::Cpu => "cpu",
+            Place::Wgpu if dtype == DType::F16 => "wgpu:f16",
+            Place::Wgpu => "wgpu",
+        };
+        spelling.parse().unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Every way to open it.
+    fn options(self) -> Vec<OpenOptions> {
+        match self {
+            Place::Cpu => {
+                let available = Isa::ALL.into_iter().filter(|isa| isa.is_available());
+                let with = |isa| OpenOptions { threads: THREADS, isa: Some(isa), ..OpenOptions::default() };
+                available.map(with).collect()
+            }
+            Place::Wgpu => {
+                let device = DeviceChoice::Only(DeviceKind::Wgpu);
+                vec![OpenOptions { device, ..OpenOptions::default() }]
+            }
+        }
+    }
+}
+
+/// Builds for a place, and opens what was built in every way that there is.
+pub(super) fn everywhere<R>(
+    place: Place,
+    options: &BuildOptions,
+    runner: impl Fn(Model, Rc<Built>) -> R,
+) -> Vec<R> {
+    let targets = vec![place.target(options.dtype)];
+    let built = Rc::new(Built::new(&BuildOptions { targets, ..options.clone() }));
+    place.options().iter().map(|options| runner(built.open_with(options), Rc::clone(&built))).collect()
 }
 
 /// An artifact for text and images.
@@ -54,9 +99,18 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// Builds an artifact and opens it for every instruction set.
+    /// Builds an artifact and opens it on the CPU, for every instruction set.
     pub fn all(options: &BuildOptions) -> Vec<Box<dyn Runner>> {
-        on_every_isa(options, |model, built| Box::new(Compiled { model, _built: built }) as Box<dyn Runner>)
+        Compiled::of(Place::Cpu, options)
+    }
+
+    /// Builds an artifact and opens it on the WebGPU adapter.
+    pub fn wgpu(options: &BuildOptions) -> Vec<Box<dyn Runner>> {
+        Compiled::of(Place::Wgpu, options)
+    }
+
+    fn of(place: Place, options: &BuildOptions) -> Vec<Box<dyn Runner>> {
+        everywhere(place, options, |model, built| Box::new(Compiled { model, _built: built }) as Box<dyn Runner>)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What every device does: hold an arena, run one dispatch at a time.
 
 use alloc::string::String;
+use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Dispatch, Place, Program};
 use dreamc_num::DType;
 
@@ -41,6 +42,17 @@ impl Shape {
     pub fn rows(&self) -> usize {
         self.elements().checked_div(self.columns()).unwrap_or(0)
     }
+}
+
+/// One stored weight.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightView<'a> {
+    /// Its stored bytes.
+    pub bytes: &'a [u8],
+    /// The order of its elements.
+    pub layout: Layout,
+    /// Their type.
+    pub dtype: DType,
 }
 
 /// A value as a kernel sees it in one request.

@@ -8,6 +8,6 @@ pub mod launch;
 pub mod stepper;
 
 pub use canvas::{Canvas, CanvasError};
-pub use device::{Device, DeviceError, Operand, Shape};
+pub use device::{Device, DeviceError, Operand, Shape, WeightView};
 pub use launch::{Grid, resolve};
 pub use stepper::{Observer, Shown, StepError, Stepper};

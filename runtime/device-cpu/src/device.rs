@@ -8,19 +8,7 @@ use crate::memory::{Buf, Memory, Shared};
 use crate::pool::Pool;
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Dispatch, Place, Program, Step, ValueId};
-use dreamc_num::DType;
-use dreamc_runtime::{Device, DeviceError, Operand, Shape};
-
-/// One stored weight.
-#[derive(Clone, Copy, Debug)]
-pub struct WeightView<'a> {
-    /// Its stored bytes.
-    pub bytes: &'a [u8],
-    /// The order of its elements.
-    pub layout: Layout,
-    /// Their type.
-    pub dtype: DType,
-}
+use dreamc_runtime::{Device, DeviceError, Operand, Shape, WeightView};
 
 /// How to run.
 #[derive(Clone, Debug, Default)]

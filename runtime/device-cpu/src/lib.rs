@@ -22,5 +22,6 @@ mod rows;
 mod sampler;
 mod slots;
 
-pub use device::{CpuDevice, CpuError, CpuOptions, WeightView};
+pub use device::{CpuDevice, CpuError, CpuOptions};
+pub use dreamc_runtime::WeightView;
 pub use isa::Isa;

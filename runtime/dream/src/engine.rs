@@ -1,17 +1,18 @@
 //! A mapped artifact with a device over it: programs are made ready when they are first asked for.
 
+use crate::device::{self, Opened};
 use crate::model::damaged;
 use crate::{Error, OpenOptions};
-use dreamc_artifact::Artifact;
+use dreamc_artifact::{Artifact, Manifest};
 use dreamc_artifact::plan::{Place, Program, Step};
-use dreamc_device_cpu::{CpuDevice, CpuOptions, WeightView};
 use dreamc_runtime::{Observer, Stepper};
 use std::path::Path;
 
 /// What a mapped artifact is opened into.
 pub(crate) struct Engine<'a> {
     pub(crate) artifact: Artifact<'a>,
-    device: CpuDevice<'a>,
+    opened: Option<Opened<'a>>,
+    /// That compare weights with their hashes.
     threads: usize,
     /// The program that the device is ready for.
     ready: Option<Stepper>,
@@ -22,37 +23,27 @@ pub(crate) struct Engine<'a> {
 /// Values by the names of a program's inputs.
 pub(crate) type Inputs = Vec<(&'static str, Vec<u8>)>;
 
-/// The one target of this runtime.
-const TARGET: &str = "cpu";
-
 impl<'a> Engine<'a> {
     pub(crate) fn open(path: &Path, file: &'a [u8], options: &OpenOptions) -> Result<Engine<'a>, Error> {
         let artifact =
             Artifact::open(file).map_err(|source| Error::Open { path: path.to_owned(), source })?;
-        if artifact.plan(TARGET).is_none() {
-            let targets = artifact.manifest().targets.join(", ");
-            return Err(Error::NoTarget { device: TARGET.to_owned(), targets });
-        }
         if let Some(what) = contradiction(&artifact) {
             return Err(Error::Manifest { path: path.to_owned(), what });
         }
-        let view = |(index, w): (u32, &dreamc_artifact::WeightInfo)| WeightView {
-            bytes: artifact.weight(index),
-            layout: w.layout,
-            dtype: w.dtype,
-        };
-        let views = (0..).zip(artifact.weights()).map(view).collect();
-        let device = CpuDevice::new(
-            views,
-            CpuOptions { threads: options.threads, isa: options.isa, pin: options.pin.clone() },
-        )?;
+        let opened = device::open(&artifact, options)?;
         let checked = vec![false; artifact.weights().len()];
-        let threads = device.threads();
-        Ok(Engine { artifact, device, threads, ready: None, checked })
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = if options.threads == 0 { cores() } else { options.threads };
+        Ok(Engine { artifact, opened, threads, ready: None, checked })
+    }
+
+    /// What runs it, in words.
+    pub(crate) fn device(&self) -> Option<&str> {
+        self.opened.as_ref().map(|opened| opened.about.as_str())
     }
 
     fn program(&self, name: &str) -> Option<&Program> {
-        self.artifact.plan(TARGET)?.programs.iter().find(|p| p.name == name)
+        self.artifact.plan(&self.opened.as_ref()?.target)?.programs.iter().find(|p| p.name == name)
     }
 
     /// Makes the device ready for a program of entry `entry`: memory is taken here, and the tensors it touches are compared with
@@ -62,10 +53,14 @@ impl<'a> Engine<'a> {
             return Ok(());
         }
         let missing = || Error::NoEntry { entry, entries: self.artifact.manifest().entries.join(", ") };
+        if self.opened.is_none() {
+            return Err(Error::Unopened);
+        }
         let program = self.program(program).ok_or_else(missing)?.clone();
         self.check_weights(&program)?;
         self.ready = None;
-        dreamc_runtime::Device::prepare(&mut self.device, &program)?;
+        let opened = self.opened.as_mut().ok_or(Error::Unopened)?;
+        opened.device.prepare(&program)?;
         self.ready = Some(Stepper::new(&program)?);
         Ok(())
     }
@@ -112,7 +107,8 @@ impl<'a> Engine<'a> {
         observer: &mut dyn Observer,
         outputs: &mut [(&str, Vec<u8>)],
     ) -> Result<u32, Error> {
-        let Engine { device, ready, .. } = self;
+        let Engine { opened, ready, .. } = self;
+        let device = opened.as_mut().ok_or(Error::Unopened)?.device.as_mut();
         let stepper = ready.as_mut().ok_or(dreamc_runtime::StepError::Unsound)?;
         stepper.resize(lengths)?;
         for port in &stepper.program().inputs.clone() {
@@ -137,11 +133,15 @@ impl<'a> Engine<'a> {
 
 /// What the manifest says differently from the plan, which was checked: memory is taken by both.
 fn contradiction(artifact: &Artifact<'_>) -> Option<&'static str> {
-    let model = &artifact.manifest().model;
+    let plans = artifact.manifest().targets.iter().map(|target| artifact.plan(target));
+    plans.into_iter().find_map(|plan| contradicts(artifact.manifest(), &plan?.programs))
+}
+
+fn contradicts(manifest: &Manifest, programs: &[Program]) -> Option<&'static str> {
+    let model = &manifest.model;
     let length = model.max_prompt.checked_add(model.new_tokens);
-    let programs = &artifact.plan(TARGET)?.programs;
     if programs.is_empty()
-        || artifact.manifest().entries.iter().any(|e| programs.iter().all(|p| p.name != *e))
+        || manifest.entries.iter().any(|e| programs.iter().all(|p| p.name != *e))
     {
         return Some("the entries");
     }

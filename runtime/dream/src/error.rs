@@ -53,6 +53,15 @@ pub enum Error {
         /// What the artifact has.
         targets: String,
     },
+    /// None of the targets has a device here.
+    #[error("no device of this machine runs the artifact\n{reasons}")]
+    NoDevice {
+        /// Each target and why.
+        reasons: String,
+    },
+    /// The model was opened to be looked at.
+    #[error("the model was opened without a device; open it with another choice than `DeviceChoice::None`")]
+    Unopened,
     /// The artifact has no such entry.
     #[error("the artifact has no entry `{entry}`, only {entries}; build it again with --entries {entry}")]
     NoEntry {
@@ -265,6 +274,9 @@ pub enum Error {
     /// The processor or the system lacks what the options ask for.
     #[error(transparent)]
     Cpu(#[from] dreamc_device_cpu::CpuError),
+    /// There is no device of WebGPU that runs the artifact.
+    #[error(transparent)]
+    Wgpu(#[from] dreamc_device_wgpu::WgpuError),
     /// Running failed.
     #[error(transparent)]
     Step(#[from] StepError),

@@ -11,6 +11,7 @@
 //! # Ok::<(), dream::Error>(())
 //! ```
 
+mod device;
 mod engine;
 mod error;
 mod forward;
@@ -25,6 +26,7 @@ pub use dreamc_front::image::{Grid, Image, ImageError, Patches};
 pub use dreamc_front::settings::{ActionSettings, Mode};
 pub use dreamc_front::{Settings, Tokenizer, action, camera, chat};
 pub use dreamc_runtime::{Observer, Shown};
+pub use device::{DeviceChoice, DeviceKind};
 pub use error::Error;
 pub use forward::{Forward, Output};
 pub use generate::{Generate, Generated, Sampling};

@@ -2,7 +2,7 @@
 
 use crate::engine::Engine;
 use crate::visual::make_room;
-use crate::{Error, Isa, Visual};
+use crate::{DeviceChoice, Error, Isa, Visual};
 use dreamc_artifact::{Artifact, Manifest, OpenError};
 use dreamc_front::{Settings, Tokenizer};
 use memmap2::{Mmap, MmapMut};
@@ -13,6 +13,8 @@ use std::path::Path;
 /// How an artifact is run.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
+    /// What to run on.
+    pub device: DeviceChoice,
     /// Number of threads; 0 for one per core.
     pub threads: usize,
     /// An instruction set other than the best that the processor has.
@@ -47,7 +49,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// Says what is wrong with the file, or that it was built for other devices.
+    /// Says what is wrong with the file, or why none of the devices that it was built for can be had.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
         Model::of_map(map(path)?, path, options)
     }
@@ -80,6 +82,11 @@ impl Model {
             Settings::from_bytes(bytes).ok_or_else(|| Error::Manifest { path: path.to_owned(), what })
         });
         Ok(Model { opened, tokenizer, settings: settings.transpose()? })
+    }
+
+    /// What it is run on, in words; nothing if it is only looked at.
+    pub fn device(&self) -> Option<&str> {
+        self.opened.borrow_dependent().device()
     }
 
     /// What the artifact is.
