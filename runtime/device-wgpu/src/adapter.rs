@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 /// Names the adapter to take where the options do not.
 pub const ADAPTER_VARIABLE: &str = "DREAM_ADAPTER";
 
-/// Another crate of a build may enable others, which compute badly or not at all.
+/// Where adapters are looked for. Another crate of the build may have enabled more, such as OpenGL.
 const BACKENDS: wgpu::Backends =
     wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
 
