@@ -10,6 +10,10 @@ use std::task::{Context, Poll, Waker};
 /// Names the adapter to take where the options do not.
 pub const ADAPTER_VARIABLE: &str = "DREAM_ADAPTER";
 
+/// Where adapters are looked for. Another crate of the build may have enabled more, such as OpenGL.
+const BACKENDS: wgpu::Backends =
+    wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+
 /// Share of the memory budget, in percent, above which taking memory fails, rather than that the system starts to page.
 const BUDGET_PERCENT_MAX: u8 = 95;
 
@@ -76,10 +80,11 @@ pub(crate) fn pick(wanted: Option<&str>) -> Result<(wgpu::Adapter, Adapter), Wgp
 /// The adapters that compute, the fastest kind first, otherwise as the system lists them.
 fn found() -> Vec<wgpu::Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = BACKENDS;
     descriptor.flags = wgpu::InstanceFlags::empty();
     descriptor.memory_budget_thresholds.for_resource_creation = Some(BUDGET_PERCENT_MAX);
     let instance = wgpu::Instance::new(descriptor);
-    let mut all = block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let mut all = block_on(instance.enumerate_adapters(BACKENDS));
     let computes = wgpu::DownlevelFlags::COMPUTE_SHADERS;
     all.retain(|a| a.get_downlevel_capabilities().flags.contains(computes));
     all.sort_by_key(|a| {

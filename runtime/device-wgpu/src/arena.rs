@@ -29,7 +29,7 @@ impl Arena {
         use wgpu::BufferUsages as Usage;
         let maxima: Vec<u32> = program.symbols.iter().map(|s| s.max).collect();
         let bytes = |id: ValueId| program.values.get(id.0 as usize).and_then(|v| value_bytes(v, &maxima));
-        let detour = |bytes: u64| bytes.next_multiple_of(4).clamp(DETOUR_BYTES.0, DETOUR_BYTES.1);
+        let detour = |bytes: u64| bytes.clamp(DETOUR_BYTES.0, DETOUR_BYTES.1).next_multiple_of(4);
         let (mut steps, mut copied) = (1, 0);
         for step in &program.steps {
             if let Step::Denoise(denoise) = step {

@@ -79,6 +79,14 @@ impl<'a> WgpuDevice<'a> {
 /// No program was prepared, or preparing it failed.
 const NO_PROGRAM: DeviceError = DeviceError::Unsupported { kernel: "a step before its program" };
 
+/// What did not fit counts together with what had been taken before.
+fn beside(error: DeviceError, taken: u64) -> DeviceError {
+    match error {
+        DeviceError::OutOfMemory { bytes } => DeviceError::OutOfMemory { bytes: bytes.saturating_add(taken) },
+        other => other,
+    }
+}
+
 impl Device for WgpuDevice<'_> {
     fn prepare(&mut self, program: &Program) -> Result<(), DeviceError> {
         let WgpuDevice { program: current, recorder, kernels, weights, gpu, .. } = self;
@@ -87,8 +95,9 @@ impl Device for WgpuDevice<'_> {
         *current = None;
         ended?;
         gpu.wait(|| recorder.doing())?;
-        let arena = Arena::new(gpu, program)?;
-        let prepared = Prepared::new(gpu, kernels, weights, program, &arena.buffer)?;
+        let arena = Arena::new(gpu, program).map_err(|error| beside(error, weights.bytes()))?;
+        let prepared = Prepared::new(gpu, kernels, weights, program, &arena.buffer);
+        let prepared = prepared.map_err(|error| beside(error, program.arena_bytes + weights.bytes()))?;
         *current = Some((arena, prepared));
         Ok(())
     }

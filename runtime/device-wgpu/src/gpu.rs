@@ -82,3 +82,25 @@ impl Gpu {
 pub(crate) fn driver<T>(what: String, error: &str) -> Result<T, DeviceError> {
     Err(DeviceError::Driver { what, error: error.trim().to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::pick;
+
+    /// A refusal is kept until somebody asks, and does not end the device.
+    #[test]
+    fn faults_become_errors() {
+        let (found, about) = pick(None).unwrap_or_else(|e| panic!("{e}"));
+        let gpu = Gpu::open(&found, &about, wgpu::Features::empty()).unwrap_or_else(|e| panic!("{e}"));
+        let wrong = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::MAP_WRITE;
+        let Err(DeviceError::Driver { what, error }) = gpu.buffer("page", 8, wrong) else { panic!() };
+        assert_eq!(what, "taking 8 bytes for the page");
+        assert!(error.contains("MAP_READ"), "{error}");
+        gpu.faults.put(Fault::OutOfMemory);
+        assert_eq!(gpu.check(8, String::new), Err(DeviceError::OutOfMemory { bytes: 8 }));
+        gpu.faults.put(Fault::OutOfMemory);
+        assert!(matches!(gpu.check(0, String::new), Err(DeviceError::Driver { .. })));
+        assert_eq!(gpu.wait(String::new), Ok(()));
+    }
+}

@@ -35,6 +35,11 @@ impl<'a> Weights<'a> {
         Weights { views, placed: BTreeMap::new(), under_way: 0 }
     }
 
+    /// Bytes of what is on the device.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.placed.values().map(wgpu::Buffer::size).sum()
+    }
+
     /// The buffer of what `binding` names of weight `index`, uploaded before.
     pub(crate) fn get(&self, index: u32, binding: &Binding) -> Option<&wgpu::Buffer> {
         self.placed.get(&(index, binding.part))
