@@ -1,8 +1,8 @@
 //! Looking at values while a case is computed, whoever computes it.
 
 use crate::runners::{bytes_of, tensor_of};
-use dreamc_artifact::plan::Dispatch;
-use dreamc_interp::{Event, Tensor};
+use dreamc_artifact::plan::{Dispatch, Kernel};
+use dreamc_interp::{Data, Event, Tensor};
 use dreamc_runtime::Shown;
 
 /// Sees values by the path of the module that computes them, and may replace them.
@@ -37,6 +37,11 @@ impl dreamc_interp::Observer for Spying<'_> {
     }
 }
 
+/// Whether its result is true or false for each position.
+fn is_condition(kernel: &Kernel) -> bool {
+    matches!(kernel, Kernel::IsToken { .. } | Kernel::SelectSlots | Kernel::OriginSlots { .. })
+}
+
 impl dreamc_runtime::Observer for Spying<'_> {
     fn wants(&self, dispatch: &Dispatch) -> bool {
         dispatch.origin.last().is_some_and(|path| self.0.wants(path))
@@ -46,7 +51,15 @@ impl dreamc_runtime::Observer for Spying<'_> {
         let (Some(path), 0) = (shown.dispatch.origin.last(), shown.result) else { return };
         let dims: Vec<usize> = shown.shape.dims().iter().map(|n| *n as usize).collect();
         let mut value = tensor_of(shown.dtype, &dims, shown.bytes);
+        if is_condition(&shown.dispatch.kernel) {
+            let bytes = shown.bytes.iter().step_by(shown.dtype.bytes());
+            value.data = Data::Bool(bytes.map(|low| *low != 0).collect());
+        }
         self.0.value(path, shown.step, &mut value);
-        *shown.bytes = bytes_of(&value);
+        let bytes = bytes_of(&value);
+        // A condition is a byte on some devices and a word on others.
+        let wide = |byte: &u8| std::iter::once(*byte).chain(std::iter::repeat_n(0, shown.dtype.bytes() - 1));
+        *shown.bytes =
+            if is_condition(&shown.dispatch.kernel) { bytes.iter().flat_map(wide).collect() } else { bytes };
     }
 }

@@ -25,6 +25,11 @@ fn forward_on_the_cpu() {
 }
 
 #[test]
+fn forward_on_wgpu() {
+    judge_forward(&Compiled::wgpu, false);
+}
+
+#[test]
 fn tokens_in_the_interpreter() {
     let make = |options: &_| Interpreter::actor(options, false);
     judge_predict(&TOKENS, HeadFiles::Safetensors, &make, false);
@@ -42,6 +47,11 @@ fn tokens_on_the_cpu() {
 }
 
 #[test]
+fn tokens_on_wgpu() {
+    judge_predict(&TOKENS, HeadFiles::Safetensors, &CompiledPolicy::wgpu, true);
+}
+
+#[test]
 fn heads_in_the_interpreter() {
     let make = |options: &_| Interpreter::actor(options, false);
     judge_predict(&HEADS, HeadFiles::Safetensors, &make, false);
@@ -56,4 +66,9 @@ fn heads_in_the_interpreter_after_all_passes() {
 #[test]
 fn heads_on_the_cpu() {
     judge_predict(&HEADS, HeadFiles::Archives, &CompiledPolicy::all, true);
+}
+
+#[test]
+fn heads_on_wgpu() {
+    judge_predict(&HEADS, HeadFiles::Safetensors, &CompiledPolicy::wgpu, true);
 }

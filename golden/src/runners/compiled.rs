@@ -46,7 +46,7 @@ impl Built {
 
 /// Where what is built is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(super) enum Place {
     /// On the CPU, with every instruction set that there is.
     Cpu,
     /// On the WebGPU adapter of this machine.

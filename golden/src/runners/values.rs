@@ -2,6 +2,7 @@
 
 use dreamc_interp::{Data, Tensor};
 use dreamc_num::DType;
+use half::{bf16, f16};
 
 /// A tensor from the bytes of a device.
 pub fn tensor_of(dtype: DType, dims: &[usize], bytes: &[u8]) -> Tensor {
@@ -13,9 +14,12 @@ pub fn tensor_of(dtype: DType, dims: &[usize], bytes: &[u8]) -> Tensor {
         DType::Bool => Data::Bool(bytes.iter().map(|b| *b != 0).collect()),
         DType::BF16 => {
             let halves = bytes.as_chunks::<2>().0.iter();
-            Data::F32(halves.map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)).collect())
+            Data::F32(halves.map(|b| bf16::from_le_bytes(*b).to_f32()).collect())
         }
-        DType::F16 => panic!("no target has f16"),
+        DType::F16 => {
+            let halves = bytes.as_chunks::<2>().0.iter();
+            Data::F32(halves.map(|b| f16::from_le_bytes(*b).to_f32()).collect())
+        }
     };
     Tensor { dims: dims.to_vec(), data }
 }
