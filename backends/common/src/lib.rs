@@ -4,11 +4,14 @@
 //! Verified graph ──lower──► Program (kernels chosen by the Target, places by `memory`) + list of weights to store
 //! list of weights ──pack──► weights section, streamed panel by panel ──write──► artifact
 //! ```
+//!
+//! [`toolchain`] finds the compilers of the backends that turn a kernel's source into code of a device.
 
 mod constants;
 mod lower;
 mod memory;
 mod pack;
+pub mod toolchain;
 mod write;
 
 pub use constants::{Constant, Constants, Source};
