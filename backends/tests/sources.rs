@@ -1,4 +1,5 @@
 //! Sources of the kernels, as the snapshots of `kernels` have them: what the tests of the compilers compile.
+#![allow(clippy::unwrap_used, reason = "part of tests")]
 
 use std::path::{Path, PathBuf};
 

@@ -14,8 +14,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What it cannot do: sm_90a code runs on no other architecture, as PTX neither.
-#![allow(unsafe_code, reason = "NVRTC is a C library, loaded at run time")]
+//! What it cannot do: sm_90a code runs on no other architecture, and its PTX neither.
 
 mod library;
 mod place;
@@ -185,7 +184,11 @@ impl Nvrtc {
         if let Err(call) = program.compile(&options) {
             let log = program.log().map_err(failed)?;
             let told = !log.trim().is_empty();
-            return Err(if told { CompileError::Source { name: name.to_owned(), log } } else { failed(call) });
+            return Err(if told {
+                CompileError::Source { name: name.to_owned(), log }
+            } else {
+                failed(call)
+            });
         }
         Ok(Binary { cubin: program.cubin().map_err(failed)?, ptx: program.ptx().map_err(failed)? })
     }

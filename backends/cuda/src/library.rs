@@ -1,4 +1,5 @@
 //! NVRTC's C interface: the functions that are used, with their errors and buffers in Rust's terms.
+#![allow(unsafe_code, reason = "NVRTC is a C library, loaded at run time")]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;

@@ -26,7 +26,8 @@ pub(crate) fn places(search: &Search) -> Vec<Place> {
     }
     let mut places: Vec<Place> = roots.iter().flat_map(|root| in_toolkit(root)).collect();
     if search.system() {
-        let include: Vec<PathBuf> = roots.iter().map(|it| it.join("include")).chain(["/usr/include".into()]).collect();
+        let include: Vec<PathBuf> =
+            roots.iter().map(|it| it.join("include")).chain(["/usr/include".into()]).collect();
         let has_headers = |it: &PathBuf| it.join("cuda_fp16.h").is_file();
         let include: Vec<PathBuf> = include.into_iter().find(has_headers).into_iter().collect();
         places.extend(NAMES.map(|name| Place { library: name.into(), include: include.clone() }));

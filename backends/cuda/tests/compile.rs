@@ -69,7 +69,8 @@ fn the_same_bytes_twice() {
         let [first, second] = [&a, &b].map(|nvrtc| nvrtc.compile(name, source, "sm_80").unwrap());
         assert!(first == second, "{name}");
         for part in [&first.cubin, &first.ptx] {
-            let path = ["/toolchain/", "/usr/", "include/", ".cu\0"].into_iter().find(|it| contains(part, it));
+            let path =
+                ["/toolchain/", "/usr/", "include/", ".cu\0"].into_iter().find(|it| contains(part, it));
             assert_eq!(path, None, "{name}");
         }
     }

@@ -10,14 +10,8 @@ const LIBRARY: &str = "amdgcn/bitcode/ocml.bc";
 const ROCM: &str = "/opt/rocm";
 
 /// Where distributions have the folder of [`LIBRARY`].
-const SYSTEM: [&str; 6] = [
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/lib64",
-    "/usr/lib",
-    "/usr",
-    ROCM,
-];
+const SYSTEM: [&str; 6] =
+    ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr", ROCM];
 
 /// A compiler with all that it needs.
 #[derive(Clone, Debug)]

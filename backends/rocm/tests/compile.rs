@@ -81,7 +81,8 @@ fn the_same_bytes_twice() {
 
 #[test]
 fn broken_source_is_shown() {
-    let error = clang().compile("f32_broken", "extern \"C\" __global__ void f32_broken() { x = 1; }", "gfx942");
+    let error =
+        clang().compile("f32_broken", "extern \"C\" __global__ void f32_broken() { x = 1; }", "gfx942");
     let error = error.unwrap_err();
     assert!(matches!(error, CompileError::Source { .. }), "{error}");
     let text = error.to_string();
