@@ -128,15 +128,44 @@ fn describe(emitted: &Emitted) -> String {
 #[test]
 fn snapshots() {
     for name in ["wgsl", "sm_80", "gfx942", "metal3"] {
-        let target = target(name);
         for kernel in kernels() {
-            let emitted = kernel.emit(&target).unwrap_or_else(|e| panic!("{e}"));
-            let text = format!("{}\n{}", describe(&emitted), emitted.source);
-            insta::with_settings!({ snapshot_path => format!("snapshots/{name}"), prepend_module_to_snapshot => false, omit_expression => true }, {
-                insta::assert_snapshot!(emitted.name, text);
-            });
+            snapshot(name, &kernel);
         }
     }
+}
+
+/// In 16 bits, some that convert at every load and store, and that have most to compute between.
+#[test]
+fn snapshots_in_16_bits() {
+    let with_bf16 = ["sm_80", "gfx942", "metal3"].map(|name| (name, &[Float::F16, Float::BF16][..]));
+    for (name, floats) in with_bf16.into_iter().chain([("wgsl-f16", &[Float::F16][..])]) {
+        for kernel in kernels() {
+            let chosen = match &kernel {
+                Kernel::Elementwise(k) => k.map == Map::Gelu,
+                Kernel::Norm(k) => k.statistic == Statistic::RootMeanSquare,
+                Kernel::Linear(k) => k.swiglu,
+                Kernel::Attention(k) => !k.packed,
+                Kernel::RopeTable(_)
+                | Kernel::Rope(_)
+                | Kernel::Embed(_)
+                | Kernel::Rows(_)
+                | Kernel::TimestepEmbed(_)
+                | Kernel::Sampler(_)
+                | Kernel::Slots(_) => false,
+            };
+            for float in floats.iter().filter(|_| chosen) {
+                snapshot(name, &half(&kernel, *float));
+            }
+        }
+    }
+}
+
+fn snapshot(name: &str, kernel: &Kernel) {
+    let emitted = kernel.emit(&target(name)).unwrap_or_else(|e| panic!("{e}"));
+    let text = format!("{}\n{}", describe(&emitted), emitted.source);
+    insta::with_settings!({ snapshot_path => format!("snapshots/{name}"), prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!(emitted.name, text);
+    });
 }
 
 #[test]

@@ -1,12 +1,14 @@
-//! Repository commands: `cargo xtask demo`, `cargo xtask test` and `cargo xtask check`.
+//! Repository commands: `cargo xtask demo`, `cargo xtask toolchain`, `cargo xtask test` and `cargo xtask check`.
 //!
 //! A clean `check` and `test` here is a clean run in CI, which does nothing else (`.ci/run`).
 
+mod apt;
 mod check;
 mod demo;
 mod layering;
 mod step;
 mod test;
+mod toolchain;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,8 @@ struct Args {
 enum Task {
     /// Build dreamc, compile checkpoints of the repository, solve a puzzle and drive a simulated robot
     Demo,
+    /// Install the compilers for GPUs, whichever are missing
+    Toolchain,
     /// Run all tests, on this machine and under emulation, installing what is missing
     Test,
     /// Check formatting, lints, documentation, layering and dependencies; run no tests
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
     };
     let outcome = match args.command {
         Task::Demo => demo::run(),
+        Task::Toolchain => toolchain::run(),
         Task::Test => test::run(),
         Task::Check => check::run(),
     };
@@ -82,6 +87,6 @@ mod tests {
         let error = Args::try_parse_from(["cargo xtask", "frobnicate"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
         assert!(error.use_stderr());
-        assert_eq!(known_commands(), ["demo", "test", "check"]);
+        assert_eq!(known_commands(), ["demo", "toolchain", "test", "check"]);
     }
 }

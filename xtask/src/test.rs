@@ -1,25 +1,25 @@
 //! `cargo xtask test`: all tests, on this machine and for the other instruction set of the CPU device.
 //!
 //! The kernels for Arm are tested wherever the work is done: cross-built, and run by qemu's user-mode
-//! emulation. What that needs is installed if it is missing.
+//! emulation. What that needs is installed if it is missing, and so are the compilers for GPUs.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
-use crate::step::{CommandLine, on_path, step, step_command};
+use crate::apt::apt_install;
+use crate::step::{CommandLine, on_path, step_command};
+use crate::toolchain;
 
 const ARM: &str = "aarch64-unknown-linux-gnu";
 /// Where Debian puts the C library for Arm; the emulator looks there for the dynamic linker.
 const ARM_SYSROOT: &str = "/usr/aarch64-linux-gnu";
 
-const APT_UPDATE: &str = "apt-get update";
-const APT_INSTALL: &str =
-    "apt-get install -y --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user";
+const ARM_PACKAGES: &str = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user";
 
 /// Runs all tests; the first step that fails ends the run.
 pub(crate) fn run() -> Result<()> {
+    toolchain::run()?;
     step_command("test", &CommandLine::new("cargo test --workspace --locked"))?;
     if cfg!(target_arch = "aarch64") {
         eprintln!("xtask: test for Arm: skipped: this machine is one, the step before ran the same tests");
@@ -42,41 +42,17 @@ fn set_up_arm() -> Result<()> {
     if !targets.lines().any(|target| target == ARM) {
         step_command("install the Rust target for Arm", &CommandLine::new("rustup target add").arg(ARM))?;
     }
-    if arm_packages_missing().is_empty() {
-        return Ok(());
-    }
-    let sudo = if is_root() { "" } else { "sudo -n " };
-    let install = CommandLine::new(&format!("{sudo}{APT_INSTALL}")).env("DEBIAN_FRONTEND", "noninteractive");
-    let by_hand = format!("sudo sh -c '{APT_UPDATE} && {APT_INSTALL}'");
-    step("install the tools for Arm", &by_hand, || {
-        // Package lists that are absent or out of date are the usual reason for a first failure.
-        if install.run().is_err() {
-            CommandLine::new(&format!("{sudo}{APT_UPDATE}"))
-                .run()
-                .and_then(|()| install.run())
-                .context("the Debian packages for Arm can be installed by root or by `sudo -n` only")?;
-        }
-        let missing = arm_packages_missing();
-        if !missing.is_empty() {
-            bail!("still missing after the installation: {}", missing.join(", "));
-        }
-        Ok(())
-    })
+    apt_install("the tools for Arm", ARM_PACKAGES, arm_packages_missing)
 }
 
 /// What the packages bring and this machine has not.
-fn arm_packages_missing() -> Vec<&'static str> {
-    let mut missing = ["aarch64-linux-gnu-gcc", "qemu-aarch64"].to_vec();
+fn arm_packages_missing() -> Vec<String> {
+    let mut missing = ["aarch64-linux-gnu-gcc", "qemu-aarch64"].map(str::to_owned).to_vec();
     missing.retain(|program| !on_path(program));
     if !Path::new(ARM_SYSROOT).join("lib/libc.so.6").exists() {
-        missing.push("the C library for Arm");
+        missing.push("the C library for Arm".to_owned());
     }
     missing
-}
-
-fn is_root() -> bool {
-    // The owner of a process's own entry is its effective user.
-    Path::new("/proc/self").metadata().is_ok_and(|entry| entry.uid() == 0)
 }
 
 #[cfg(test)]

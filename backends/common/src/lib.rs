@@ -4,6 +4,8 @@
 //! Verified graph ──lower──► Program (kernels chosen by the Target, places by `memory`) + list of weights to store
 //! list of weights ──pack──► weights section, streamed panel by panel ──write──► artifact
 //! ```
+//!
+//! [`toolchain`] finds the compilers of the backends that turn a kernel's source into code of a device.
 
 mod constants;
 mod kernel;
@@ -11,6 +13,7 @@ mod lower;
 mod memory;
 mod pack;
 mod space;
+pub mod toolchain;
 mod write;
 
 pub use constants::{Constant, Constants, Source};

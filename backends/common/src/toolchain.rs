@@ -1,0 +1,190 @@
+//! Where the vendors' compilers are looked for, and what is said about them.
+//!
+//! A toolchain folder has a folder for each vendor; `cargo xtask toolchain` fills `target/toolchain` of the repository.
+//! None of the compilers needs a device.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Installs everything in a checkout of the repository.
+pub const INSTALL: &str = "cargo xtask toolchain";
+
+/// Names a toolchain folder, which is looked at first.
+pub const FOLDER_VARIABLE: &str = "DREAM_TOOLCHAIN";
+
+/// Names the clang to use.
+pub const CLANG_VARIABLE: &str = "DREAM_CLANG";
+
+/// Versions of clang in the order of preference: the tested one, then what also knows the targets.
+const CLANG_NAMES: [&str; 6] = ["clang-19", "clang-20", "clang-21", "clang-22", "clang-18", "clang"];
+
+/// The clang of AMD's own packages, which are outside the search path.
+const CLANG_OF_ROCM: &str = "/opt/rocm/llvm/bin/clang";
+
+/// What a backend can say about its compiler without using it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The compiler that will be used, with its version.
+    pub found: Option<String>,
+    /// The command that installs it, if none was found.
+    pub missing: Option<String>,
+}
+
+impl Status {
+    /// This compiler will be used.
+    pub fn found(description: impl Into<String>) -> Self {
+        Self { found: Some(description.into()), missing: None }
+    }
+
+    /// There is none; `command` installs it.
+    pub fn missing(command: impl Into<String>) -> Self {
+        Self { found: None, missing: Some(command.into()) }
+    }
+}
+
+/// A toolchain that is in none of the places it may be in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} is not installed: run `{command}`, or set {variable} (looked for: {})", listed(.looked_for))]
+pub struct Missing {
+    /// What is missing.
+    pub what: &'static str,
+    /// The command that installs it.
+    pub command: &'static str,
+    /// The environment variable that says where it is.
+    pub variable: &'static str,
+    /// Where it could have been.
+    pub looked_for: Vec<PathBuf>,
+}
+
+fn listed(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    if paths.is_empty() { "nothing".to_owned() } else { paths.join(", ") }
+}
+
+/// Where to look for compilers, in order.
+#[derive(Clone, Debug)]
+pub struct Search {
+    folders: Vec<PathBuf>,
+    system: bool,
+}
+
+impl Search {
+    /// The folder of `DREAM_TOOLCHAIN`; `target/toolchain` if the program lies below a folder `target`;
+    /// `dreamc/toolchain` in the user's data folder; and then what the system has.
+    pub fn new() -> Self {
+        let named = std::env::var_os(FOLDER_VARIABLE).filter(|it| !it.is_empty()).map(PathBuf::from);
+        let program = std::env::current_exe().unwrap_or_default();
+        let built = program.ancestors().filter(|it| it.file_name() == Some(OsStr::new("target")));
+        let data = data_folder(std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"));
+        let built = built.map(|target| target.join("toolchain"));
+        let folders = named.into_iter().chain(built).chain(data.map(|it| it.join("dreamc/toolchain")));
+        Self { folders: folders.collect(), system: true }
+    }
+
+    /// Nothing: only folders that are added.
+    pub fn nowhere() -> Self {
+        Self { folders: Vec::new(), system: false }
+    }
+
+    /// Looks at `folder` too, behind the other folders.
+    #[must_use]
+    pub fn and(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folders.push(folder.into());
+        self
+    }
+
+    /// Toolchain folders, which need not exist.
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
+    /// Whether what the system has will do.
+    pub fn system(&self) -> bool {
+        self.system
+    }
+
+    /// Programs named clang, best first: that of `DREAM_CLANG` alone if it is set; `llvm/bin/clang` of the folders; on
+    /// the search path; AMD's.
+    pub fn clangs(&self) -> Vec<PathBuf> {
+        let mut places: Vec<PathBuf> = self.folders.iter().map(|it| it.join("llvm/bin/clang")).collect();
+        if self.system {
+            if let Some(named) = std::env::var_os(CLANG_VARIABLE).filter(|it| !it.is_empty()) {
+                return vec![std::path::absolute(&named).unwrap_or_else(|_| named.into())];
+            }
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let path: Vec<PathBuf> = std::env::split_paths(&path).collect();
+            places.extend(CLANG_NAMES.iter().flat_map(|name| path.iter().map(move |it| it.join(name))));
+            places.push(CLANG_OF_ROCM.into());
+        }
+        places.retain(|place| place.is_file());
+        places
+    }
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn data_folder(xdg: Option<impl Into<PathBuf>>, home: Option<impl Into<PathBuf>>) -> Option<PathBuf> {
+    // The standard says that a relative path is to be ignored.
+    let xdg = xdg.map(Into::into).filter(|path: &PathBuf| path.is_absolute());
+    xdg.or_else(|| home.map(|home| home.into().join(".local/share")))
+}
+
+/// A clang that does the same wherever it is called: of the environment it sees only the search path and `folder`,
+/// where it runs and puts its temporary files.
+pub fn clang_command(clang: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(clang);
+    command.env_clear().current_dir(folder).env("TMPDIR", folder).arg("--no-default-config");
+    if let Some(path) = std::env::var_os("PATH") {
+        command.env("PATH", path);
+    }
+    command
+}
+
+/// What `clang` answers to `question`, such as `--version`: the first line.
+pub fn ask_clang(clang: &Path, question: &str) -> Option<String> {
+    let output = Command::new(clang).arg(question).output().ok().filter(|it| it.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_names_the_command_and_the_places() {
+        let missing = Missing {
+            what: "the compiler",
+            command: INSTALL,
+            variable: FOLDER_VARIABLE,
+            looked_for: vec!["/a".into(), "/b".into()],
+        };
+        assert_eq!(
+            missing.to_string(),
+            "the compiler is not installed: run `cargo xtask toolchain`, or set DREAM_TOOLCHAIN \
+             (looked for: /a, /b)"
+        );
+    }
+
+    #[test]
+    fn nowhere_is_nowhere() {
+        assert!(Search::nowhere().clangs().is_empty());
+        assert_eq!(Search::nowhere().and("/a").folders(), [PathBuf::from("/a")]);
+    }
+
+    #[test]
+    fn data_folder_follows_the_standard() {
+        assert_eq!(data_folder(Some("/x"), Some("/home/me")), Some("/x".into()));
+        assert_eq!(data_folder(Some("x"), Some("/home/me")), Some("/home/me/.local/share".into()));
+        assert_eq!(data_folder(None::<&str>, None::<&str>), None);
+    }
+
+    #[test]
+    fn clang_that_is_none_answers_nothing() {
+        assert_eq!(ask_clang(Path::new("no-such-program"), "--version"), None);
+    }
+}

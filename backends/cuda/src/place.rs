@@ -1,0 +1,85 @@
+//! Where NVRTC and the headers that kernels include may lie.
+
+use dreamc_backend::toolchain::{FOLDER_VARIABLE, INSTALL, Missing, Search};
+use std::path::{Path, PathBuf};
+
+/// Names of the library: those of versions first, since the plain one is for developers and often absent.
+const NAMES: [&str; 3] = ["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"];
+
+/// Where toolkits are installed.
+const SYSTEM: &str = "/usr/local";
+
+/// A compiler with its headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The library, by its path or by a name that the loader finds.
+    pub(crate) library: PathBuf,
+    /// Folders of `cuda_fp16.h` and the like.
+    pub(crate) include: Vec<PathBuf>,
+}
+
+/// All places that may have one, best first.
+pub(crate) fn places(search: &Search) -> Vec<Place> {
+    let mut roots: Vec<PathBuf> = search.folders().iter().map(|folder| folder.join("cuda")).collect();
+    if search.system() {
+        roots.extend(toolkits(Path::new(SYSTEM)));
+    }
+    let mut places: Vec<Place> = roots.iter().flat_map(|root| in_toolkit(root)).collect();
+    if search.system() {
+        let include: Vec<PathBuf> =
+            roots.iter().map(|it| it.join("include")).chain(["/usr/include".into()]).collect();
+        let has_headers = |it: &PathBuf| it.join("cuda_fp16.h").is_file();
+        let include: Vec<PathBuf> = include.into_iter().find(has_headers).into_iter().collect();
+        places.extend(NAMES.map(|name| Place { library: name.into(), include: include.clone() }));
+    }
+    places
+}
+
+/// What to say where there is none.
+pub(crate) fn missing(search: &Search) -> Missing {
+    let mut looked_for: Vec<PathBuf> =
+        search.folders().iter().map(|folder| folder.join("cuda/lib").join(NAMES[0])).collect();
+    if search.system() {
+        looked_for.push(Path::new(SYSTEM).join("cuda*/lib64").join(NAMES[0]));
+    }
+    let what = "NVRTC, the compiler for NVIDIA devices,";
+    Missing { what, command: INSTALL, variable: FOLDER_VARIABLE, looked_for }
+}
+
+/// Folders `cuda*`; `cuda` itself, which points to the chosen one, comes first.
+fn toolkits(system: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(system).into_iter().flatten().flatten();
+    let mut toolkits: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    toolkits.retain(|path| path.file_name().is_some_and(|it| it.to_string_lossy().starts_with("cuda")));
+    toolkits.sort();
+    toolkits
+}
+
+fn in_toolkit(root: &Path) -> Vec<Place> {
+    let target = format!("targets/{}-linux", if cfg!(target_arch = "aarch64") { "sbsa" } else { "x86_64" });
+    let mut include = vec![root.join("include")];
+    // Of CUDA 13 on, part of the headers lie one folder deeper.
+    include.push(root.join("include/cccl"));
+    include.retain(|folder| folder.is_dir());
+    let folders = ["lib".to_owned(), "lib64".to_owned(), format!("{target}/lib")];
+    let libraries = folders.iter().flat_map(|folder| NAMES.map(|name| root.join(folder).join(name)));
+    libraries.filter(|it| it.is_file()).map(|library| Place { library, include: include.clone() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_looked_for_outside_the_folders() {
+        assert_eq!(places(&Search::nowhere().and("/no/such/folder")), []);
+        let missing = missing(&Search::nowhere().and("/no/such/folder"));
+        assert_eq!(missing.looked_for, [PathBuf::from("/no/such/folder/cuda/lib/libnvrtc.so.12")]);
+    }
+
+    #[test]
+    fn the_loader_is_asked_last() {
+        let last = places(&Search::new()).pop().unwrap();
+        assert_eq!(last.library, PathBuf::from("libnvrtc.so"));
+    }
+}
