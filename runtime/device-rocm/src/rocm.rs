@@ -2,7 +2,7 @@
 
 use crate::api::{
     Api, ERROR_NO_DEVICE, GraphApi, MAX_GRID_DIM_X, MAX_SHARED_MEMORY_PER_BLOCK,
-    STREAM_CAPTURE_MODE_THREAD_LOCAL, STREAM_NON_BLOCKING,
+    STREAM_CAPTURE_MODE_THREAD_LOCAL, STREAM_NON_BLOCKING, SUCCESS,
 };
 use crate::properties::arch;
 use dreamc_artifact::code::{Code, Form, Module};
@@ -44,11 +44,12 @@ pub fn devices(options: &GpuOptions) -> Result<Vec<Listed>, GpuError> {
 fn count(api: &Api) -> Result<u32, GpuError> {
     let none = GpuError::NoDevice { kind: "ROCm", tool: "`rocminfo`" };
     let mut count = 0;
-    // SAFETY: flags, and a number to write.
-    let code = match unsafe { (api.hipInit)(0) } {
-        crate::api::SUCCESS => unsafe { (api.hipGetDeviceCount)(&mut count) },
-        code => code,
-    };
+    // SAFETY: no arguments but flags.
+    let mut code = unsafe { (api.hipInit)(0) };
+    if code == SUCCESS {
+        // SAFETY: it writes the number.
+        code = unsafe { (api.hipGetDeviceCount)(&mut count) };
+    }
     if code == ERROR_NO_DEVICE {
         return Err(none);
     }
