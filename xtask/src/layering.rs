@@ -47,6 +47,15 @@ const ALLOWED: &[(&str, Uses)] = &[
     ("dreamc-runtime", Uses::Only(&["dreamc-artifact", "dreamc-num"])),
     ("dreamc-device-cpu", Uses::Only(&["dreamc-artifact", "dreamc-num", "dreamc-runtime"])),
     ("dreamc-device-wgpu", Uses::Only(&["dreamc-artifact", "dreamc-num", "dreamc-runtime"])),
+    ("dreamc-device-gpu", Uses::Only(&["dreamc-artifact", "dreamc-num", "dreamc-runtime"])),
+    (
+        "dreamc-device-cuda",
+        Uses::Only(&["dreamc-artifact", "dreamc-device-gpu", "dreamc-num", "dreamc-runtime"]),
+    ),
+    (
+        "dreamc-device-rocm",
+        Uses::Only(&["dreamc-artifact", "dreamc-device-gpu", "dreamc-num", "dreamc-runtime"]),
+    ),
     ("dreamc-front", Uses::Only(&["dreamc-artifact", "dreamc-num", "dreamc-runtime"])),
     (
         "dream",

@@ -1,13 +1,23 @@
 //! What a launch is at the lengths of one request: grid and block of scalars.
 
-use crate::device::{DeviceError, Operand};
+use crate::device::{DeviceError, Operand, RANK_MAX, Shape};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use dreamc_artifact::code::{Extent, Module, Word};
-use dreamc_artifact::plan::{Launch, Scalar};
+use dreamc_artifact::plan::{Launch, Scalar, Value};
 
 /// Numbers of workgroups along x, y, z.
 pub type Grid = [u32; 3];
+
+/// `value` with `symbols[i]` for symbol `i`; `None` where the loader has not validated it.
+pub fn operand(value: &Value, symbols: &[u32]) -> Option<Operand> {
+    let mut dims = [0; RANK_MAX];
+    for (n, dim) in dims.iter_mut().zip(&value.dims) {
+        *n = dim.at(symbols)?;
+    }
+    let shape = Shape::new(dims.get(..value.dims.len())?)?;
+    Some(Operand { dtype: value.dtype, shape, place: value.place })
+}
 
 /// The grid of a launch of `module` with `symbols[i]` for symbol `i`; `None` where there is nothing to do. The words of
 /// its block of scalars are added to `words`. `groups_max`: most workgroups along each axis.

@@ -9,5 +9,5 @@ pub mod stepper;
 
 pub use canvas::{Canvas, CanvasError};
 pub use device::{Device, DeviceError, Operand, Shape, WeightView};
-pub use launch::{Grid, resolve};
+pub use launch::{Grid, operand, resolve};
 pub use stepper::{Observer, Shown, StepError, Stepper};

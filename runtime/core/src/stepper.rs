@@ -141,11 +141,7 @@ impl Stepper {
 
     fn shapes(&mut self) -> Result<(), StepError> {
         for (operand, value) in self.operands.iter_mut().zip(&self.program.values) {
-            let mut dims = [0_u32; crate::device::RANK_MAX];
-            for (n, dim) in dims.iter_mut().zip(&value.dims) {
-                *n = dim.at(&self.symbols).ok_or(StepError::Unsound)?;
-            }
-            operand.shape = dims.get(..value.dims.len()).and_then(Shape::new).ok_or(StepError::Unsound)?;
+            *operand = crate::launch::operand(value, &self.symbols).ok_or(StepError::Unsound)?;
         }
         Ok(())
     }
@@ -336,6 +332,7 @@ mod tests {
                 reads: vec![],
                 writes: vec![],
                 origin: vec![],
+                launches: vec![],
             };
             let denoise = Denoise {
                 steps: 3,

@@ -1,0 +1,163 @@
+//! The device on a stub of the driver's library.
+
+#[path = "../../device-gpu/tests/common/mod.rs"]
+mod common;
+
+use common::program::code;
+use common::{BAD_IMAGE, Functions, Stub, Target, cases, device, failures};
+use dreamc_artifact::code::{Code, Form};
+use dreamc_device_cuda::{Cuda, CudaDevice, GpuError, Listed, devices};
+use dreamc_runtime::Device;
+
+struct OfCuda;
+
+impl Target for OfCuda {
+    type Driver = Cuda;
+    const SOURCE: &'static str = "tests/stub/cuda.c";
+    const BINARY: (Form, &'static str) = (Form::Cubin, "sm_90");
+    const FOREIGN: Form = Form::CodeObject;
+    const PREFIX: &'static str = "CUDA_ERROR_";
+    const FUNCTIONS: Functions = Functions {
+        take: "cuMemAlloc_v2",
+        load: "cuModuleLoadDataEx",
+        find: "cuModuleGetFunction",
+        launch: "cuLaunchKernel",
+        instantiate: "cuGraphInstantiateWithFlags",
+        run: "cuGraphLaunch",
+        end: "cuStreamEndCapture",
+        all: &[
+            "cuInit",
+            "cuDeviceGetCount",
+            "cuDevicePrimaryCtxRetain",
+            "cuCtxSetCurrent",
+            "cuStreamCreate",
+            "cuStreamSynchronize",
+            "cuMemAlloc_v2",
+            "cuMemHostAlloc",
+            "cuMemcpyHtoDAsync_v2",
+            "cuMemcpyDtoHAsync_v2",
+            "cuMemcpyDtoDAsync_v2",
+            "cuMemsetD32Async",
+            "cuModuleLoadDataEx",
+            "cuModuleGetFunction",
+            "cuFuncSetAttribute",
+            "cuLaunchKernel",
+            "cuStreamBeginCapture_v2",
+            "cuStreamEndCapture",
+            "cuGraphInstantiateWithFlags",
+            "cuGraphLaunch",
+        ],
+    };
+}
+
+macro_rules! on_the_stub {
+    ($($module:ident::$case:ident;)*) => {
+        $(#[test]
+        fn $case() {
+            $module::$case::<OfCuda>();
+        })*
+    };
+}
+
+on_the_stub! {
+    cases::prepares;
+    cases::records_and_replays;
+    cases::watched_runs_are_not_recorded;
+    cases::moves_between_threads;
+    cases::least_recently_used_goes;
+    cases::copies_in_pieces;
+    cases::refuses_what_is_unsound;
+    failures::any_call_may_fail;
+    failures::a_failed_run_is_forgotten;
+    failures::errors_of_runs;
+    failures::weights_that_do_not_fit;
+    failures::errors_of_new;
+    failures::errors_of_prepare;
+}
+
+#[test]
+fn lists_devices() {
+    let stub = Stub::new::<OfCuda>(&[]);
+    stub.devices(2);
+    stub.capability(8, 6);
+    let listed = |ordinal| Listed { ordinal, name: format!("Stub {ordinal}"), arch: "sm_86".to_owned() };
+    assert_eq!(devices(&stub.options()), Ok(vec![listed(0), listed(1)]));
+    stub.devices(0);
+    let said = devices(&stub.options()).unwrap_err().to_string();
+    assert!(said.starts_with("there is no CUDA device; look whether `nvidia-smi` lists one"), "{said}");
+    stub.finish();
+}
+
+/// More than 48 KiB of shared memory is asked for, once, and nothing for those with less.
+#[test]
+fn asks_for_shared_memory() {
+    let stub = Stub::new::<OfCuda>(&[]);
+    let mut device = device::<OfCuda>(&stub).unwrap();
+    for _ in 0..2 {
+        device.prepare(&cases::looped::<OfCuda>()).unwrap();
+    }
+    assert_eq!(stub.log_of(&["allow"]), ["allow f32_add_inplace 60000"]);
+    drop(device);
+    stub.finish();
+}
+
+/// The driver compiles PTX where the binary is for another architecture.
+#[test]
+fn ptx_where_the_binary_does_not_run() {
+    let stub = Stub::new::<OfCuda>(&[]);
+    let mut built = code::<OfCuda>();
+    let arch = |built: &str| GpuError::Arch {
+        built: built.to_owned(),
+        device: "Stub 0".to_owned(),
+        found: "sm_90".to_owned(),
+        target: "cuda",
+    };
+    let new = |code: &Code| CudaDevice::new(code, Vec::new(), &stub.options()).map(|_| ());
+    built.arch = "sm_80".to_owned();
+    assert_eq!(new(&built), Err(arch("sm_80")));
+    for module in &mut built.modules {
+        module.fallback =
+            format!("text {} {} {}", module.name, module.buffers.len(), module.info.len()).into();
+    }
+    let views = common::program::weights().iter().map(|(_, bytes)| dreamc_device_cuda::WeightView { bytes });
+    let mut device = CudaDevice::new(&built, views.collect(), &stub.options()).unwrap();
+    stub.log();
+    device.prepare(&cases::looped::<OfCuda>()).unwrap();
+    assert_eq!(
+        stub.log_of(&["load"]),
+        ["load text f32_scale", "load text f32_index", "load text f32_add_inplace"]
+    );
+    drop(device);
+    // Neither of these may be compiled for a device that is another, or older.
+    for wrong in ["sm_100a", "sm_100", "sm_89a", "gfx942"] {
+        built.arch = wrong.to_owned();
+        assert_eq!(new(&built), Err(arch(wrong)));
+    }
+    built.arch = "sm_90a".to_owned();
+    assert!(new(&built).is_ok());
+    built.modules[3].fallback.clear();
+    built.arch = "sm_80".to_owned();
+    assert_eq!(new(&built), Err(arch("sm_80")));
+    stub.finish();
+}
+
+/// What the driver's compiler says about PTX is in the error.
+#[test]
+fn log_of_the_compiler() {
+    let stub = Stub::new::<OfCuda>(&[]);
+    let mut device = device::<OfCuda>(&stub).unwrap();
+    stub.fail("cuModuleLoadDataEx", 0, BAD_IMAGE);
+    let said = device.prepare(&cases::looped::<OfCuda>()).unwrap_err().to_string();
+    assert_eq!(said, "loading `f32_scale`: CUDA_ERROR_INVALID_IMAGE: refused; ptxas: line 7 is wrong");
+    drop(device);
+    stub.finish();
+}
+
+/// On this host as it is, with or without a driver.
+#[test]
+fn this_host() {
+    match devices(&dreamc_device_cuda::GpuOptions::default()) {
+        Ok(listed) => listed.iter().for_each(|device| println!("{} {}", device.name, device.arch)),
+        Err(error) => println!("skipped: {error}"),
+    }
+}

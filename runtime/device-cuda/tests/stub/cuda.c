@@ -1,0 +1,113 @@
+/* The driver's functions by CUDA's names, over the stub that both drivers share. */
+#include "core.h"
+
+typedef uint64_t Handle;
+
+int cuInit(unsigned flags) { ENTER_EARLY("cuInit"); return flags; }
+int cuGetErrorName(int code, const char **text) {
+    static char name[64];
+    snprintf(name, sizeof name, "CUDA_ERROR_%s", name_of_error(code));
+    *text = name;
+    return 0;
+}
+int cuGetErrorString(int code, const char **text) { *text = code == NO_MEMORY ? "out of memory" : "refused"; return 0; }
+int cuDeviceGetCount(int *count) { ENTER_EARLY("cuDeviceGetCount"); *count = devices; return 0; }
+int cuDeviceGet(int *device, int ordinal) { *device = 40 + ordinal; return ordinal < devices ? 0 : BAD_DEVICE; }
+int cuDeviceGetName(char *name, int len, int device) {
+    snprintf(name, len, "Stub %d", device - 40);
+    return 0;
+}
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    (void)device;
+    switch (attribute) {
+    case 5: *value = 0x7fffffff; return 0;
+    case 6: case 7: *value = 65535; return 0;
+    case 75: *value = capability_major; return 0;
+    case 76: *value = capability_minor; return 0;
+    case 97: *value = 99 * 1024; return 0;
+    default: return BAD_VALUE;
+    }
+}
+int cuDevicePrimaryCtxRetain(Handle *context, int device) {
+    ENTER_EARLY("cuDevicePrimaryCtxRetain");
+    say("context of device %d", device - 40);
+    *context = 55;
+    live[CONTEXT]++;
+    return 0;
+}
+int cuDevicePrimaryCtxRelease_v2(int device) { (void)device; live[CONTEXT]--; current = 0; return 0; }
+int cuCtxSetCurrent(Handle context) { ENTER_EARLY("cuCtxSetCurrent"); current = context == 55; return 0; }
+int cuStreamCreate(Handle *stream, unsigned flags) {
+    ENTER("cuStreamCreate");
+    return flags == 1 ? new_stream(stream) : misuse("stream");
+}
+int cuStreamDestroy_v2(Handle stream) { STREAM_OF(stream); live[STREAM]--; return 0; }
+int cuStreamSynchronize(Handle stream) { ENTER("cuStreamSynchronize"); STREAM_OF(stream); return synchronize(); }
+int cuMemAlloc_v2(Handle *at, size_t bytes) { ENTER("cuMemAlloc_v2"); return take(at, bytes); }
+int cuMemFree_v2(Handle at) { ENTER("cuMemFree_v2"); return give_back(at); }
+int cuMemHostAlloc(void **at, size_t bytes, unsigned flags) {
+    (void)flags;
+    ENTER("cuMemHostAlloc");
+    return take_pinned(at, bytes);
+}
+int cuMemFreeHost(void *at) { ENTER("cuMemFreeHost"); return give_back_pinned(at); }
+int cuMemcpyHtoDAsync_v2(Handle to, const void *from, size_t bytes, Handle stream) {
+    ENTER("cuMemcpyHtoDAsync_v2");
+    STREAM_OF(stream);
+    return copy_in(to, from, bytes);
+}
+int cuMemcpyDtoHAsync_v2(void *to, Handle from, size_t bytes, Handle stream) {
+    ENTER("cuMemcpyDtoHAsync_v2");
+    STREAM_OF(stream);
+    return copy_out(to, from, bytes);
+}
+int cuMemcpyDtoDAsync_v2(Handle to, Handle from, size_t bytes, Handle stream) {
+    ENTER("cuMemcpyDtoDAsync_v2");
+    STREAM_OF(stream);
+    return copy(to, from, bytes);
+}
+int cuMemsetD32Async(Handle to, unsigned word, size_t words, Handle stream) {
+    ENTER("cuMemsetD32Async");
+    STREAM_OF(stream);
+    return fill(to, word, words);
+}
+int cuModuleLoadDataEx(Handle *module, const void *image, unsigned count, int *options, void **values) {
+    int code = enter("cuModuleLoadDataEx", 1);
+    if (code && count == 2 && options[0] == 5 && options[1] == 6)
+        snprintf(values[0], (size_t)values[1], "ptxas: line 7 is wrong\n");
+    return code ? code : load(module, image);
+}
+int cuModuleUnload(Handle module) { return unload(module); }
+int cuModuleGetFunction(Handle *made, Handle module, const char *name) {
+    ENTER("cuModuleGetFunction");
+    return function(made, module, name);
+}
+int cuFuncSetAttribute(Handle function, int attribute, int value) {
+    ENTER("cuFuncSetAttribute");
+    return attribute == 8 ? allow_shared(function, value) : misuse("attribute");
+}
+int cuLaunchKernel(Handle function, unsigned gx, unsigned gy, unsigned gz, unsigned x, unsigned y, unsigned z,
+                   unsigned shared, Handle stream, void **arguments, void **extra) {
+    ENTER("cuLaunchKernel");
+    STREAM_OF(stream);
+    unsigned grid[3] = {gx, gy, gz}, block[3] = {x, y, z};
+    return extra ? misuse("extra") : launch(function, grid, block, shared, arguments, 0);
+}
+int cuStreamBeginCapture_v2(Handle stream, int mode) {
+    ENTER("cuStreamBeginCapture_v2");
+    STREAM_OF(stream);
+    return mode == 1 ? begin() : misuse("mode");
+}
+int cuStreamEndCapture(Handle stream, Handle *graph) {
+    STREAM_OF(stream);
+    int code = enter("cuStreamEndCapture", 1);
+    broken |= code;
+    return code ? (end(graph), code) : end(graph);
+}
+int cuGraphInstantiateWithFlags(Handle *made, Handle graph, uint64_t flags) {
+    ENTER("cuGraphInstantiateWithFlags");
+    return flags ? misuse("flags") : instantiate(made, graph);
+}
+int cuGraphLaunch(Handle executable, Handle stream) { ENTER("cuGraphLaunch"); STREAM_OF(stream); return run(executable); }
+int cuGraphExecDestroy(Handle executable) { return destroy(executable); }
+int cuGraphDestroy(Handle graph) { return destroy_graph(graph); }

@@ -1,0 +1,377 @@
+//! The device: weights and modules that stay, and the program that it is ready for.
+
+use crate::driver::{Address, Driver, InfoPlace};
+use crate::error::{Failure, GpuError};
+use crate::graphs::{GRAPH_NODE_COUNT_MAX, Graphs};
+use crate::launches::{Launches, Prepared, launches_of, unsound, weights_of};
+use crate::library::GpuOptions;
+use crate::memory::{DeviceMemory, Staging};
+use crate::modules::Kernel;
+use dreamc_artifact::code::{BUFFER_COUNT_MAX, Code};
+use dreamc_artifact::plan::{Binding, Dispatch, Place, Program};
+use dreamc_runtime::{Device, DeviceError, Operand};
+use std::ffi::c_void;
+use std::sync::Arc;
+
+/// One stored weight.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightView<'a> {
+    /// Its stored bytes, row by row.
+    pub bytes: &'a [u8],
+}
+
+/// A device of the driver `D`. It may move to another thread between calls.
+pub struct GpuDevice<'a, D: Driver> {
+    // Dropped in this order: what work uses before the driver that does it.
+    ready: Option<Ready<D>>,
+    staging: Option<Staging<D>>,
+    kernels: Vec<Kernel<D>>,
+    stored: Vec<Option<DeviceMemory<D>>>,
+    weights: Vec<WeightView<'a>>,
+    /// Whether the work that is queued is being recorded.
+    recording: bool,
+    driver: Arc<D>,
+}
+
+/// The program that the device is ready for.
+struct Ready<D: Driver> {
+    name: String,
+    graphs: Graphs<D>,
+    /// Whether runs are recorded.
+    records: bool,
+    launches: Launches,
+    /// The blocks of scalars, where kernels read them from memory.
+    info: Option<DeviceMemory<D>>,
+    arena: DeviceMemory<D>,
+}
+
+impl<'a, D: Driver> GpuDevice<'a, D> {
+    /// A device over `weights`, which [`Place::Weight`] indexes, for plans with launches of `code`. What was validated
+    /// together belongs together. Nothing is loaded yet.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no driver or no such device, or the code does not run on it.
+    pub fn new(
+        code: &Code,
+        weights: Vec<WeightView<'a>>,
+        options: &GpuOptions,
+    ) -> Result<GpuDevice<'a, D>, GpuError> {
+        // First what can be known without a device.
+        if let Some(module) = code.modules.iter().find(|module| module.form.is_source()) {
+            return Err(GpuError::Source { kernel: module.name.clone() });
+        }
+        let driver = D::open(options)?;
+        let kernels = Kernel::all(code, driver.images(code)?);
+        let stored = weights.iter().map(|_| None).collect();
+        let driver = Arc::new(driver);
+        Ok(GpuDevice { ready: None, staging: None, kernels, stored, weights, recording: false, driver })
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        self.driver.name()
+    }
+
+    /// The device's architecture: `sm_90`, `gfx942`; empty if unknown.
+    pub fn arch(&self) -> String {
+        self.driver.arch()
+    }
+
+    /// Bytes that are taken on the device: weights, and what the program needs.
+    pub fn bytes(&self) -> u64 {
+        let weights: u64 = self.stored.iter().flatten().map(DeviceMemory::bytes).sum();
+        let program =
+            |ready: &Ready<D>| ready.arena.bytes() + ready.info.as_ref().map_or(0, DeviceMemory::bytes);
+        weights + self.ready.as_ref().map_or(0, program)
+    }
+
+    fn bind(&self) -> Result<(), DeviceError> {
+        self.driver.bind().map_err(|failure| failure.doing("making the device current"))
+    }
+
+    /// Ends a recording that nobody wants.
+    fn abandon(&mut self) {
+        if std::mem::take(&mut self.recording)
+            && let Ok(graph) = self.driver.end_recording()
+        {
+            // SAFETY: it was just made.
+            unsafe { self.driver.destroy_graph(graph) };
+        }
+    }
+
+    /// Gives back what the program needs.
+    fn clear(&mut self) {
+        self.abandon();
+        // Where the driver refuses to wait, nothing runs any more.
+        let _ = self.driver.synchronize();
+        self.ready = None;
+    }
+
+    /// Copies the weights to the device that are not there yet: all, or after an error none.
+    fn store(&mut self, wanted: &[usize]) -> Result<(), DeviceError> {
+        let missing = |i: &usize| self.stored.get(*i).is_none_or(Option::is_none);
+        let missing: Vec<usize> = wanted.iter().copied().filter(missing).collect();
+        let view = |i: &usize| self.weights.get(*i).ok_or_else(unsound);
+        let views = missing.iter().map(view).collect::<Result<Vec<_>, _>>()?;
+        let total: u64 = views.iter().map(|view| view.bytes.len() as u64).sum();
+        let staging = self.staging.as_mut().ok_or_else(unsound)?;
+        let failed = |failure: Failure| {
+            let help = if failure.out_of_memory {
+                "; free memory of the device, or take smaller weights"
+            } else {
+                ""
+            };
+            let error = format!("{}{help}", failure.error);
+            DeviceError::Driver { what: format!("copying {total} bytes of weights to the device"), error }
+        };
+        let mut copied = Vec::new();
+        for view in views {
+            let bytes = view.bytes.len() as u64;
+            let memory = DeviceMemory::take(&self.driver, bytes).map_err(failed)?;
+            let to = memory.part(0, bytes).ok_or_else(unsound)?;
+            copied.push(memory);
+            staging.write(to, view.bytes).map_err(|failure| {
+                // The last copy may still be going into what is dropped.
+                let _ = self.driver.synchronize();
+                failed(failure)
+            })?;
+        }
+        for (i, memory) in missing.into_iter().zip(copied) {
+            *self.stored.get_mut(i).ok_or_else(unsound)? = Some(memory);
+        }
+        Ok(())
+    }
+
+    /// Where a binding begins, if all of it is there.
+    fn address(&self, arena: &DeviceMemory<D>, binding: &Binding, operand: &Operand) -> Option<Address> {
+        let count = operand.shape.dims().iter().try_fold(1_u64, |n, dim| n.checked_mul(u64::from(*dim)))?;
+        let bytes = count.checked_mul(operand.dtype.bytes() as u64)?;
+        match operand.place {
+            Place::Arena(offset) => arena.part(offset, bytes),
+            Place::Weight(index) => {
+                let (first, bytes) = binding.part.unwrap_or((0, bytes));
+                let given = self.weights.get(index as usize)?.bytes.len() as u64;
+                let inside = first.checked_add(bytes)? <= given;
+                self.stored.get(index as usize)?.as_ref()?.part(first, bytes).filter(|_| inside)
+            }
+        }
+    }
+
+    /// Everything that `program` needs, with the old program's memory given back.
+    fn make_ready(&mut self, program: &Program) -> Result<Ready<D>, DeviceError> {
+        for launch in launches_of(program) {
+            self.kernels.get_mut(launch.module as usize).ok_or_else(unsound)?.load(&self.driver)?;
+        }
+        if self.staging.is_none() {
+            let bytes = Staging::<D>::BYTES as u64;
+            let taken = Staging::take(&self.driver)
+                .map_err(|failure| failure.taking(bytes, "taking memory of the host"))?;
+            self.staging = Some(taken);
+        }
+        let taking =
+            |bytes: u64| move |failure: Failure| failure.taking(bytes, "taking memory of the device");
+        // Before the weights, since it is what a smaller --max-prompt would help against.
+        let arena =
+            DeviceMemory::take(&self.driver, program.arena_bytes).map_err(taking(program.arena_bytes))?;
+        self.store(&weights_of(program))?;
+        let kernels = &self.kernels;
+        let launches = Launches::new(
+            program,
+            |i| kernels.get(i).map(|kernel| &kernel.module),
+            |binding, operand| self.address(&arena, binding, operand),
+        )?;
+        let info = match D::INFO {
+            InfoPlace::Value => None,
+            InfoPlace::Buffer => {
+                let bytes = launches.words().len() as u64 * 4;
+                Some(DeviceMemory::take(&self.driver, bytes).map_err(taking(bytes))?)
+            }
+        };
+        arena.clear().map_err(|failure| failure.doing("clearing memory of the device"))?;
+        let records = self.driver.records() && launches.nodes() <= GRAPH_NODE_COUNT_MAX;
+        Ok(Ready { name: program.name.clone(), graphs: Graphs::new(), records, launches, info, arena })
+    }
+
+    fn ready(&self) -> Result<&Ready<D>, DeviceError> {
+        self.ready.as_ref().ok_or(DeviceError::Unsupported { kernel: "a device without a program" })
+    }
+
+    /// Where `bytes` bytes at `offset` of the arena begin.
+    fn inside(&self, offset: u64, bytes: u64) -> Result<Address, DeviceError> {
+        let part = self.ready()?.arena.part(offset, bytes);
+        part.ok_or(DeviceError::Unsupported { kernel: "memory outside the arena" })
+    }
+
+    /// Refuses what waits for the device while it records.
+    fn not_recording(&self) -> Result<(), DeviceError> {
+        let refused = DeviceError::Unsupported { kernel: "reading or writing in a recorded run" };
+        if self.recording { Err(refused) } else { Ok(()) }
+    }
+
+    fn launch(&self, ready: &Ready<D>, prepared: &Prepared) -> Result<(), DeviceError> {
+        let Some(grid) = prepared.grid else { return Ok(()) };
+        let kernel = self.kernels.get(prepared.module()).ok_or_else(unsound)?;
+        let function = kernel.function().ok_or_else(unsound)?;
+        let buffers = ready.launches.buffers(prepared).ok_or_else(unsound)?;
+        let (words, first) = ready.launches.info(prepared).ok_or_else(unsound)?;
+        let mut arguments = [std::ptr::null_mut::<c_void>(); BUFFER_COUNT_MAX + 1];
+        let mut count = buffers.len();
+        let places = arguments.get_mut(..count).ok_or_else(unsound)?;
+        for (argument, buffer) in places.iter_mut().zip(buffers) {
+            *argument = (&raw const *buffer).cast_mut().cast();
+        }
+        let bytes = words.len() as u64 * 4;
+        let block =
+            ready.info.as_ref().map(|info| info.part(first, bytes).ok_or_else(unsound)).transpose()?;
+        if !words.is_empty() {
+            let info = match &block {
+                Some(address) => (&raw const *address).cast_mut().cast(),
+                None => words.as_ptr().cast_mut().cast(),
+            };
+            *arguments.get_mut(count).ok_or_else(unsound)? = info;
+            count += 1;
+        }
+        let arguments = arguments.get_mut(..count).ok_or_else(unsound)?;
+        let (workgroup, shared_bytes) = (kernel.module.workgroup, kernel.module.shared_bytes);
+        // SAFETY: the module is loaded as long as `self` is; its buffers and the block behind them are what the
+        // validated launch has, and live beyond the call, in which the driver copies them.
+        let done = unsafe { self.driver.launch(function, grid, workgroup, shared_bytes, arguments) };
+        done.map_err(|failure| failure.doing(format!("launching `{}`", kernel.module.name)))
+    }
+}
+
+impl<D: Driver> Device for GpuDevice<'_, D> {
+    fn prepare(&mut self, program: &Program) -> Result<(), DeviceError> {
+        self.bind()?;
+        self.clear();
+        self.ready = Some(self.make_ready(program)?);
+        Ok(())
+    }
+
+    fn resize(&mut self, symbols: &[u32]) -> Result<(), DeviceError> {
+        self.bind()?;
+        self.abandon();
+        self.ready()?;
+        let GpuDevice { ready: Some(ready), kernels, driver, staging: Some(staging), .. } = self else {
+            return Err(unsound());
+        };
+        let launches = &mut ready.launches;
+        if launches.symbols() == Some(symbols) {
+            return Ok(());
+        }
+        let module = |i: usize| kernels.get(i).map(|kernel| &kernel.module);
+        launches.resize(symbols, module, |workgroup| driver.groups_max(workgroup))?;
+        if let Some(info) = &ready.info {
+            let bytes: Vec<u8> = launches.words().iter().flat_map(|word| word.to_le_bytes()).collect();
+            let to = info.part(0, bytes.len() as u64).ok_or_else(unsound)?;
+            if let Err(failure) = staging.write(to, &bytes) {
+                launches.forget();
+                return Err(failure.doing("copying the scalars of launches to the device"));
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<bool, DeviceError> {
+        self.bind()?;
+        self.abandon();
+        self.ready()?;
+        let GpuDevice { ready: Some(ready), driver, recording, .. } = self else { return Err(unsound()) };
+        let Some(symbols) = ready.launches.symbols() else { return Ok(false) };
+        if !ready.records {
+            return Ok(false);
+        }
+        // SAFETY: graphs are dropped with the program's memory, and modules stay.
+        match unsafe { ready.graphs.run(symbols) } {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(failure) => return Err(failure.doing(format!("running `{}` as recorded", ready.name))),
+        }
+        // What cannot be recorded is run step by step.
+        *recording = driver.begin_recording().is_ok();
+        Ok(false)
+    }
+
+    fn end(&mut self, complete: bool) -> Result<(), DeviceError> {
+        self.bind()?;
+        if !complete || !self.recording {
+            self.abandon();
+            return Ok(());
+        }
+        self.recording = false;
+        let GpuDevice { ready: Some(ready), driver, .. } = self else { return Err(unsound()) };
+        let symbols = ready.launches.symbols().ok_or_else(unsound)?;
+        let kept = driver.end_recording().and_then(|graph| ready.graphs.keep(driver, graph, symbols));
+        if let Err(failure) = kept {
+            // This run is lost; those to come are done without recording.
+            ready.records = false;
+            return Err(failure.doing(format!("recording `{}`", ready.name)));
+        }
+        // SAFETY: as in `begin`.
+        let run = unsafe { ready.graphs.run(symbols) };
+        run.map(|_| ()).map_err(|failure| failure.doing(format!("running `{}` as recorded", ready.name)))
+    }
+
+    fn set(&mut self, offset: u64, value: u32) -> Result<(), DeviceError> {
+        self.bind()?;
+        let to = self.inside(offset, 4)?;
+        if !offset.is_multiple_of(4) {
+            return Err(DeviceError::Unsupported { kernel: "a number across words" });
+        }
+        // SAFETY: inside the arena and aligned, as just checked.
+        let done = unsafe { self.driver.fill(to, value, 1) };
+        done.map_err(|failure| failure.doing("setting the index of a loop"))
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.bind()?;
+        self.not_recording()?;
+        let to = self.inside(offset, bytes.len() as u64)?;
+        let staging = self.staging.as_mut().ok_or_else(unsound)?;
+        staging.write(to, bytes).map_err(|failure| failure.doing("copying to the device"))
+    }
+
+    fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.bind()?;
+        self.not_recording()?;
+        let from = self.inside(offset, bytes.len() as u64)?;
+        let staging = self.staging.as_mut().ok_or_else(unsound)?;
+        // Kernels that fail do so now.
+        staging.read(from, bytes).map_err(|failure| failure.doing("running, or copying from the device"))
+    }
+
+    fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), DeviceError> {
+        self.bind()?;
+        let (source, target) = (self.inside(from, bytes)?, self.inside(to, bytes)?);
+        if from.abs_diff(to) < bytes {
+            return Err(DeviceError::Unsupported { kernel: "a copy onto itself" });
+        }
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: both inside the arena and apart, as just checked.
+        let done = unsafe { self.driver.copy(target, source, bytes) };
+        done.map_err(|failure| failure.doing("copying on the device"))
+    }
+
+    fn dispatch(
+        &mut self,
+        number: u32,
+        _dispatch: &Dispatch,
+        _operands: &[Operand],
+    ) -> Result<(), DeviceError> {
+        self.bind()?;
+        let ready = self.ready()?;
+        let launches = ready.launches.of(number).ok_or_else(unsound)?;
+        launches.iter().try_for_each(|prepared| self.launch(ready, prepared))
+    }
+}
+
+impl<D: Driver> Drop for GpuDevice<'_, D> {
+    fn drop(&mut self) {
+        // Where the driver refuses, memory is freed with the process.
+        let _ = self.driver.bind();
+        self.clear();
+    }
+}

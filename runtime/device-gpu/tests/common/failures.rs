@@ -1,0 +1,223 @@
+//! What a device does when something fails: it says what, and goes on.
+
+use super::cases::{looped, run};
+use super::program::{LARGE, code, plan, weights};
+use super::{BAD_IMAGE, LAUNCH_FAILED, OUT_OF_MEMORY, Stub, Target, device, error};
+use dreamc_artifact::code::{Code, Extent, Form};
+use dreamc_artifact::plan::{Dim, Program, Scalar, Step, ValueId};
+use dreamc_device_gpu::{Driver, GpuDevice, GpuError, GpuOptions, WeightView};
+use dreamc_runtime::{Device, DeviceError, StepError, Stepper};
+
+/// Prepares, and runs twice.
+fn session<D: Driver>(device: &mut GpuDevice<'_, D>, program: &Program) -> Result<(), StepError> {
+    let failed = |error| StepError::Device { origin: "prepare".to_owned(), error };
+    device.prepare(program).map_err(failed)?;
+    let mut stepper = Stepper::new(program)?;
+    run(device, &mut stepper, 2, &mut ())?;
+    run(device, &mut stepper, 2, &mut ())
+}
+
+/// Whatever call fails, and whenever: what was taken is given back, and the next attempt succeeds.
+pub(crate) fn any_call_may_fail<T: Target>() {
+    let program = looped::<T>();
+    for name in T::FUNCTIONS.all {
+        let mut failures = 0;
+        for after in 0..24 {
+            let stub = Stub::new::<T>(&[]);
+            stub.fail(name, after, OUT_OF_MEMORY);
+            let mut device = match device::<T>(&stub) {
+                Ok(device) => device,
+                Err(GpuError::Driver { error, .. }) => {
+                    assert!(error.starts_with(T::PREFIX), "{name}: {error}");
+                    failures += 1;
+                    device::<T>(&stub).unwrap()
+                }
+                Err(error) => panic!("{name}: {error}"),
+            };
+            match session(&mut device, &program) {
+                Ok(()) => {}
+                Err(StepError::Device { error, .. }) => {
+                    let driver =
+                        matches!(error, DeviceError::Driver { .. } | DeviceError::OutOfMemory { .. });
+                    assert!(driver, "{name}: {error}");
+                    failures += 1;
+                    session(&mut device, &program).unwrap();
+                }
+                Err(error) => panic!("{name}: {error}"),
+            }
+            drop(device);
+            stub.finish();
+        }
+        // Recordings that cannot begin are no error, and a failure to wait for what is thrown away is none.
+        assert!(failures > 0 || name.contains("BeginCapture"), "{name} never failed");
+    }
+}
+
+/// A run that fails leaves the prepared program usable: no second `prepare` is needed.
+pub(crate) fn a_failed_run_is_forgotten<T: Target>() {
+    let functions = &T::FUNCTIONS;
+    let program = looped::<T>();
+    for (name, after) in [
+        (functions.launch, 0),
+        (functions.launch, 3),
+        (functions.end, 0),
+        (functions.instantiate, 0),
+        (functions.run, 0),
+        (functions.run, 1),
+        ("kernel", 4),
+    ] {
+        let stub = Stub::new::<T>(&[]);
+        let mut device = device::<T>(&stub).unwrap();
+        device.prepare(&program).unwrap();
+        let mut stepper = Stepper::new(&program).unwrap();
+        stub.fail(name, after, LAUNCH_FAILED);
+        let mut failures = 0;
+        for _ in 0..4 {
+            failures += u32::from(run(&mut device, &mut stepper, 2, &mut ()).is_err());
+        }
+        assert_eq!(failures, 1, "{name} after {after}");
+        run(&mut device, &mut stepper, 3, &mut ()).unwrap();
+        drop(device);
+        stub.finish();
+    }
+}
+
+/// Errors name what was being done, the kernel, and the driver's own word.
+pub(crate) fn errors_of_runs<T: Target>() {
+    let (functions, prefix) = (&T::FUNCTIONS, T::PREFIX);
+    let program = looped::<T>();
+    let driver = |what: &str, error: &str| DeviceError::Driver {
+        what: what.to_owned(),
+        error: format!("{prefix}{error}: refused"),
+    };
+    let attempt = |name: &str, after: i32, code: i32| {
+        let stub = Stub::new::<T>(&[]);
+        let mut device = device::<T>(&stub).unwrap();
+        stub.fail(name, after, code);
+        let error = match session(&mut device, &program) {
+            Err(StepError::Device { error, .. }) => error,
+            other => panic!("{name}: {other:?}"),
+        };
+        drop(device);
+        stub.finish();
+        error
+    };
+    assert_eq!(attempt(functions.launch, 2, 1), driver("launching `f32_index`", "INVALID_VALUE"));
+    assert_eq!(attempt(functions.find, 1, 500), driver("finding `f32_index` in its module", "NOT_FOUND"));
+    assert_eq!(
+        attempt(functions.run, 0, LAUNCH_FAILED),
+        driver("running `looped` as recorded", "LAUNCH_FAILED")
+    );
+    assert_eq!(attempt(functions.end, 0, 901), driver("recording `looped`", "STREAM_CAPTURE_INVALIDATED"));
+    assert_eq!(
+        attempt("kernel", 0, LAUNCH_FAILED),
+        driver("running, or copying from the device", "LAUNCH_FAILED")
+    );
+    assert_eq!(attempt(functions.take, 0, OUT_OF_MEMORY), DeviceError::OutOfMemory { bytes: 16_944 });
+    let DeviceError::Driver { what, error } = attempt(functions.load, 2, BAD_IMAGE) else {
+        panic!("a driver's error")
+    };
+    assert_eq!(what, "loading `f32_add_inplace`");
+    assert!(error.starts_with(&format!("{prefix}INVALID_IMAGE: ")), "{error}");
+    let DeviceError::Driver { what, error } = attempt(functions.take, 1, OUT_OF_MEMORY) else {
+        panic!("a driver's error")
+    };
+    assert_eq!(what, "copying 512 bytes of weights to the device");
+    assert!(error.contains("OUT_OF_MEMORY: out of memory; free memory of the device"), "{error}");
+}
+
+/// Where weights do not fit, none of them stays.
+pub(crate) fn weights_that_do_not_fit<T: Target>() {
+    let stub = Stub::new::<T>(&[]);
+    let mut device = device::<T>(&stub).unwrap();
+    // A program with both weights.
+    let mut both = plan::<T>().programs.remove(0);
+    both.values.push(looped::<T>().values[1].clone());
+    let Step::Dispatch(copy) = &mut both.steps[0] else { panic!("a dispatch") };
+    let mut second = copy.launches[0].clone();
+    second.buffers[0].value = ValueId(2);
+    second.scalars[0] = Scalar::Count(Dim::constant(128));
+    copy.launches.push(second);
+    stub.fail(T::FUNCTIONS.take, 2, OUT_OF_MEMORY);
+    assert!(device.prepare(&both).is_err());
+    assert_eq!(device.bytes(), 0);
+    device.prepare(&both).unwrap();
+    assert!(device.bytes() >= 2 * LARGE as u64 * 4 + 512);
+    Stepper::new(&both).unwrap().run(&mut device, &mut ()).unwrap();
+    drop(device);
+    stub.finish();
+}
+
+/// What is not there, or not for this device, is said before anything is loaded.
+pub(crate) fn errors_of_new<T: Target>() {
+    let stub = Stub::new::<T>(&[]);
+    let new =
+        |code: &Code, options: &GpuOptions| error(GpuDevice::<T::Driver>::new(code, Vec::new(), options));
+    let code = code::<T>();
+    let missing = GpuOptions { ordinal: 0, library: Some("/nowhere/libgpu.so".into()) };
+    let library = new(&code, &missing).to_string();
+    assert!(
+        library.starts_with("`/nowhere/libgpu.so` cannot be loaded (") && library.contains("install the"),
+        "{library}"
+    );
+    let third = GpuOptions { ordinal: 2, ..stub.options() };
+    assert_eq!(new(&code, &third), GpuError::Ordinal { ordinal: 2, count: 1 });
+    for form in [Form::CudaSource, Form::HipSource] {
+        let mut source = code.clone();
+        source.modules[2].form = form;
+        let said = new(&source, &missing).to_string();
+        assert!(
+            said.contains("`f32_add_inplace` as source") && said.ends_with("`dreamc finalize FILE`"),
+            "{said}"
+        );
+    }
+    let mut foreign = code.clone();
+    foreign.modules[1].form = T::FOREIGN;
+    assert!(matches!(new(&foreign, &stub.options()), GpuError::Form { kernel, .. } if kernel == "f32_index"));
+    stub.devices(0);
+    let none = new(&code, &stub.options());
+    assert!(matches!(none, GpuError::NoDevice { .. }), "{none}");
+    stub.finish();
+}
+
+/// Modules and weights that do not fit the device or the plan.
+pub(crate) fn errors_of_prepare<T: Target>() {
+    let stub = Stub::new::<T>(&[]);
+    let views = |short: usize| {
+        let view = move |(_, bytes): &'static (Vec<u64>, Vec<u8>)| WeightView {
+            bytes: &bytes[..bytes.len() - short],
+        };
+        weights().iter().map(view).collect::<Vec<_>>()
+    };
+    let program = looped::<T>();
+    let mut large = code::<T>();
+    large.modules[2].shared_bytes = 200 << 10;
+    let mut device = GpuDevice::<T::Driver>::new(&large, views(0), &stub.options()).unwrap();
+    let said = device.prepare(&program).unwrap_err().to_string();
+    assert!(said.starts_with("loading `f32_add_inplace`: it needs 204800 bytes of shared memory"), "{said}");
+    drop(device);
+    // A weight that is shorter than its shape, or is not there.
+    for views in [views(4), Vec::new()] {
+        let mut device = GpuDevice::<T::Driver>::new(&code::<T>(), views, &stub.options()).unwrap();
+        assert_eq!(device.prepare(&program), Err(DeviceError::Unsupported { kernel: "a launch" }));
+        assert!(device.resize(&[1]).is_err());
+    }
+    // A grid that the device does not take: many rows, one workgroup for each.
+    let mut narrow = code::<T>();
+    let wide = Extent::Ceil { of: 0, per: 1, any: false };
+    narrow.modules[2].grid = [Extent::Constant(1), wide, wide];
+    narrow.modules[2].workgroup = [1, 1, 1];
+    let mut device = GpuDevice::<T::Driver>::new(&narrow, views(0), &stub.options()).unwrap();
+    let mut many = program.clone();
+    let Step::Denoise(denoise) = &mut many.steps[1] else { panic!("a loop") };
+    let Step::Dispatch(add) = &mut denoise.body[1] else { panic!("a dispatch") };
+    let Scalar::Count(count) = &mut add.launches[0].scalars[0] else { panic!("a count") };
+    count.terms[0].coefficient = 30_000;
+    device.prepare(&many).unwrap();
+    device.resize(&[2]).unwrap();
+    let refused = device.resize(&[3]);
+    assert!(matches!(refused, Err(DeviceError::Groups { groups: 90_000, .. })), "{refused:?}");
+    device.resize(&[1]).unwrap();
+    drop(device);
+    stub.finish();
+}
