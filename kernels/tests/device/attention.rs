@@ -49,6 +49,10 @@ fn attention() {
         let wanted = interpret(&text, &[&q, &k, &v, &mask]).remove(0);
         for (queries, keys) in [(16, 8), (8, 16)] {
             for packed in [false, true] {
+                // In 16 bits only loads and stores differ: fewer shapes.
+                if float != Float::F32 && (packed != (queries == 8) || ![16, 80].contains(&dim)) {
+                    continue;
+                }
                 let kernel = Kernel::Attention(Attention {
                     float,
                     heads: heads as u32,

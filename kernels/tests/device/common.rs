@@ -35,12 +35,13 @@ pub(crate) const FLOATS: [Float; 3] = [Float::F32, Float::F16, Float::BF16];
 
 /// The runners that can run a kernel in its types.
 pub(crate) fn runners(kernel: &Kernel) -> Vec<&'static Runner> {
-    let can = |runner: &&Runner| match emit(runner.target, kernel) {
-        // What `wgsl` has is run there.
-        Ok(_) => runner.target != "wgsl-f16" || emit("wgsl", kernel).is_err(),
+    let has = |target| match emit(target, kernel) {
+        Ok(_) => true,
         Err(EmitError::Unsupported { .. }) => false,
         Err(e) => panic!("{e}"),
     };
+    // What `wgsl` has is run there.
+    let can = |runner: &&Runner| (runner.target != "wgsl-f16" || !has("wgsl")) && has(runner.target);
     RUNNERS.iter().filter(can).filter(|runner| (runner.there)()).collect()
 }
 

@@ -3,6 +3,7 @@
 mod attention;
 mod common;
 mod elementwise;
+mod faults;
 mod host;
 mod judge;
 mod linear;
