@@ -82,12 +82,12 @@ fn units_part() {
 }
 
 #[test]
-fn memory_outside() {
+fn undefined() {
     let outside = "f as cuda: memory outside of all buffers is touched";
     assert!(fault(Form::Cuda, "y[8] = 1;").starts_with(outside));
     assert!(fault(Form::Cuda, "__syncthreads();\ny[unit] = y[2 * n + 1];").starts_with(outside));
     assert_eq!(fault(Form::Hip, "y[int(unit) - 1] = 1;"), "f as hip: memory before buffer 0 is written");
-    assert_eq!(fault(Form::Cuda, "y[0] = shared[n + n];"), "f as cuda: an index outside of its array");
+    assert_eq!(fault(Form::Cuda, "y[0] = shared[n + n + 1];"), "f as cuda: an index outside of its array");
     assert_eq!(fault(Form::Cuda, "y[0] = n << (8 * n);"), "f as cuda: a shift by more than there are bits");
     assert_eq!(fault(Form::Cuda, "y[0] = unit / (n - 4);"), "f as cuda: a division by 0");
 }

@@ -121,6 +121,12 @@ bool workgroup(Fiber *fibers, unsigned long units) {
     }
 }
 
+// Nothing goes on after this.
+void stop(const char *text) {
+    say("%s", text);
+    if (armed) siglongjmp(fault, 1);
+}
+
 void segfault(int, siginfo_t *info, void *) {
     if (!armed) {
         signal(SIGSEGV, SIG_DFL);
@@ -219,7 +225,7 @@ extern "C" const char *dream_run(const Run *given) {
 }
 
 #define SANITIZER(kind, text) \
-    extern "C" void __ubsan_handle_##kind##_minimal() { say(text); }
+    extern "C" void __ubsan_handle_##kind##_minimal() { stop(text); }
 SANITIZER(out_of_bounds, "an index outside of its array")
 SANITIZER(shift_out_of_bounds, "a shift by more than there are bits")
 SANITIZER(divrem_overflow, "a division by 0")
