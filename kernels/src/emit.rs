@@ -117,7 +117,9 @@ impl Element {
     pub const fn bytes(self) -> usize {
         match self {
             Element::F16 | Element::BF16 => 2,
-            Element::F32 | Element::BF16x2 | Element::F16x2 | Element::I32 | Element::U32 | Element::Bool => 4,
+            Element::F32 | Element::BF16x2 | Element::F16x2 | Element::I32 | Element::U32 | Element::Bool => {
+                4
+            }
         }
     }
 }

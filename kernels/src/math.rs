@@ -37,11 +37,7 @@ pub(crate) fn load<W: Numeric>(list: &[W], index: usize, #[comptime] packed: Pac
 /// The low half of `word`. The high half may hold anything.
 #[cube]
 pub(crate) fn unpack(word: u32, #[comptime] packed: Packed) -> f32 {
-    if comptime!(packed == Packed::F16) {
-        half_to_float(word)
-    } else {
-        f32::reinterpret(word << 16u32)
-    }
+    if comptime!(packed == Packed::F16) { half_to_float(word) } else { f32::reinterpret(word << 16u32) }
 }
 
 /// The f16 in the low half of `word`: to the bit, whatever it is.

@@ -1,76 +1,132 @@
-//! Runs emitted WGSL on a Vulkan device, filling bindings and scalars from what `Emitted` says alone: this is a runtime
-//! without CubeCL in small.
+//! A launch, made from what `Emitted` says alone: a runtime without CubeCL in small. Who runs it is a [`Runner`].
 
-use dreamc_interp::{Tensor, run};
-use dreamc_ir::{parse, verify};
-use dreamc_kernels::{Access, Emitted, Extent, Kernel, ScalarType, Target, Word};
+use crate::judge::near_of;
+use crate::{host, wgsl};
+use dreamc_interp::{Data, Tensor};
+use dreamc_kernels::{
+    Access, Element, EmitError, Emitted, Extent, Float, Kernel, ScalarType, Slots, Target, Word,
+};
+use half::{bf16, f16};
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::pin;
-use std::sync::OnceLock;
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-/// What installs a Vulkan device that needs no hardware.
-const INSTALL: &str = "apt-get install -y --no-install-recommends mesa-vulkan-drivers libvulkan1";
+/// Runs an emitted kernel on buffers, with a block of scalars and a grid.
+type Execute = fn(&Emitted, &mut [Vec<u8>], &[u32], [u32; 3]);
 
-struct Gpu {
-    device: wgpu::Device,
-    queue: wgpu::Queue,
+/// One form of the kernels, and what executes it.
+pub(crate) struct Runner {
+    target: &'static str,
+    /// Whether what it needs beyond the target is there.
+    there: fn() -> bool,
+    execute: Execute,
 }
 
-/// Futures of the native backends are ready at once.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            return value;
-        }
+/// All of them. A device or a compiler that is missing is an error, not a test that passes.
+static RUNNERS: [Runner; 5] = [
+    Runner { target: "wgsl", there: || true, execute: wgsl::run },
+    Runner { target: "wgsl-f16", there: wgsl::has_f16, execute: wgsl::run },
+    Runner { target: "sm_80", there: || true, execute: host::run },
+    Runner { target: "gfx942", there: || true, execute: host::run },
+    Runner { target: "metal3", there: || true, execute: host::run },
+];
+
+/// All float types.
+pub(crate) const FLOATS: [Float; 3] = [Float::F32, Float::F16, Float::BF16];
+
+/// The runners that can run a kernel in its types.
+pub(crate) fn runners(kernel: &Kernel) -> Vec<&'static Runner> {
+    let has = |target| match emit(target, kernel) {
+        Ok(_) => true,
+        Err(EmitError::Unsupported { .. }) => false,
+        Err(e) => panic!("{e}"),
+    };
+    // What `wgsl` has is run there.
+    let can = |runner: &&Runner| (runner.target != "wgsl-f16" || !has("wgsl")) && has(runner.target);
+    RUNNERS.iter().filter(can).filter(|runner| (runner.there)()).collect()
+}
+
+/// The runners of kernels that have no float type of their own.
+pub(crate) fn everywhere() -> Vec<&'static Runner> {
+    runners(&Kernel::Slots(Slots::Commit))
+}
+
+/// Emits a kernel once.
+fn emit(target: &'static str, kernel: &Kernel) -> Result<Arc<Emitted>, EmitError> {
+    type Cache = BTreeMap<(&'static str, Kernel), Arc<Emitted>>;
+    static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
+    let cache = || CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = (target, kernel.clone());
+    if let Some(emitted) = cache().get(&key) {
+        return Ok(Arc::clone(emitted));
     }
-}
-
-fn gpu() -> &'static Gpu {
-    static GPU: OnceLock<Gpu> = OnceLock::new();
-    GPU.get_or_init(|| {
-        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-        descriptor.backends = wgpu::Backends::VULKAN;
-        let instance = wgpu::Instance::new(descriptor);
-        let adapter = block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()))
-            .unwrap_or_else(|e| panic!("no Vulkan device ({e}); this installs one: {INSTALL}"));
-        // The limits that every adapter has: no kernel of target `wgsl` may need more.
-        let descriptor = wgpu::DeviceDescriptor {
-            required_limits: wgpu::Limits::default(),
-            ..wgpu::DeviceDescriptor::default()
-        };
-        let (device, queue) = block_on(adapter.request_device(&descriptor)).expect("a device");
-        Gpu { device, queue }
-    })
+    let emitted = Arc::new(kernel.emit(&Target::named(target).expect("it is there"))?);
+    cache().insert(key, Arc::clone(&emitted));
+    Ok(emitted)
 }
 
 /// A kernel about to be run.
 pub(crate) struct Launch {
-    emitted: Emitted,
-    buffers: BTreeMap<&'static str, Vec<u32>>,
+    runner: &'static Runner,
+    emitted: Arc<Emitted>,
+    buffers: BTreeMap<&'static str, Vec<u8>>,
     scalars: BTreeMap<&'static str, u32>,
 }
 
 /// What the buffers hold after a run.
-pub(crate) struct Results(BTreeMap<&'static str, Vec<u32>>);
+pub(crate) struct Results {
+    runner: &'static Runner,
+    emitted: Arc<Emitted>,
+    buffers: Vec<Vec<u8>>,
+}
+
+fn bytes_of(words: impl IntoIterator<Item = u32>) -> Vec<u8> {
+    words.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+/// Floats as a buffer holds them. They must be numbers of its type: rounding is not for the launcher to do.
+fn encode(element: Element, floats: &[f32]) -> Vec<u8> {
+    let same = |x: f32, y: f32| assert!(x.to_bits() == y.to_bits() || x.is_nan(), "{x} is not rounded");
+    match element {
+        Element::F16 | Element::F16x2 => {
+            let halves = floats.iter().map(|x| (f16::from_f32(*x), x));
+            halves.inspect(|(h, x)| same(**x, h.to_f32())).flat_map(|(h, _)| h.to_le_bytes()).collect()
+        }
+        Element::BF16 | Element::BF16x2 => {
+            let halves = floats.iter().map(|x| (bf16::from_f32(*x), x));
+            halves.inspect(|(h, x)| same(**x, h.to_f32())).flat_map(|(h, _)| h.to_le_bytes()).collect()
+        }
+        Element::F32 | Element::I32 | Element::U32 | Element::Bool => {
+            bytes_of(floats.iter().map(|x| x.to_bits()))
+        }
+    }
+}
 
 impl Launch {
-    pub(crate) fn of(kernel: &Kernel) -> Launch {
-        let target = Target::named("wgsl").expect("it is there");
-        let emitted = kernel.emit(&target).unwrap_or_else(|e| panic!("{e}"));
-        Launch { emitted, buffers: BTreeMap::new(), scalars: BTreeMap::new() }
+    pub(crate) fn of(runner: &'static Runner, kernel: &Kernel) -> Launch {
+        let emitted = emit(runner.target, kernel).unwrap_or_else(|e| panic!("{e}"));
+        Launch { runner, emitted, buffers: BTreeMap::new(), scalars: BTreeMap::new() }
     }
 
-    pub(crate) fn words(mut self, name: &'static str, words: Vec<u32>) -> Launch {
-        assert!(self.emitted.buffers.iter().any(|b| b.name == name), "no buffer `{name}`");
-        self.buffers.insert(name, words);
+    fn element(&self, name: &str) -> Element {
+        let buffer = self.emitted.buffers.iter().find(|b| b.name == name);
+        buffer.unwrap_or_else(|| panic!("{}: no buffer `{name}`", self.emitted.name)).element
+    }
+
+    pub(crate) fn bytes(mut self, name: &'static str, mut bytes: Vec<u8>) -> Launch {
+        // Words of two of which the last is half full.
+        bytes.resize(bytes.len().next_multiple_of(self.element(name).bytes()), 0xff);
+        self.buffers.insert(name, bytes);
         self
     }
 
+    pub(crate) fn words(self, name: &'static str, words: Vec<u32>) -> Launch {
+        self.bytes(name, bytes_of(words))
+    }
+
+    /// In the buffer's type.
     pub(crate) fn floats(self, name: &'static str, floats: &[f32]) -> Launch {
-        self.words(name, floats.iter().map(|x| x.to_bits()).collect())
+        let bytes = encode(self.element(name), floats);
+        self.bytes(name, bytes)
     }
 
     pub(crate) fn ints(self, name: &'static str, ints: &[i32]) -> Launch {
@@ -84,16 +140,17 @@ impl Launch {
     /// A tensor of any kind.
     pub(crate) fn tensor(self, name: &'static str, tensor: &Tensor) -> Launch {
         match &tensor.data {
-            dreamc_interp::Data::F32(v) => self.floats(name, v),
-            dreamc_interp::Data::I32(v) => self.ints(name, v),
-            dreamc_interp::Data::U32(v) => self.words(name, v.clone()),
-            dreamc_interp::Data::Bool(v) => self.bools(name, v),
+            Data::F32(v) => self.floats(name, v),
+            Data::I32(v) => self.ints(name, v),
+            Data::U32(v) => self.words(name, v.clone()),
+            Data::Bool(v) => self.bools(name, v),
         }
     }
 
     /// A result, not a number before it is written.
     pub(crate) fn result(self, name: &'static str, elements: usize) -> Launch {
-        self.words(name, vec![u32::MAX; elements])
+        let bytes = vec![0xff; elements * self.element(name).bytes()];
+        self.bytes(name, bytes)
     }
 
     pub(crate) fn int(mut self, name: &'static str, value: usize) -> Launch {
@@ -106,26 +163,26 @@ impl Launch {
         self
     }
 
-    pub(crate) fn run(self) -> Results {
-        let Launch { emitted, buffers, scalars } = self;
+    pub(crate) fn run(mut self) -> Results {
+        let emitted = Arc::clone(&self.emitted);
         let name = &emitted.name;
         let scalar = |i: u32| {
             let scalar = emitted.scalars[i as usize];
-            *scalars
-                .get(scalar.name)
-                .unwrap_or_else(|| panic!("{name}: scalar `{}` is not given", scalar.name))
+            let given = self.scalars.get(scalar.name);
+            *given.unwrap_or_else(|| panic!("{name}: scalar `{}` is not given", scalar.name))
         };
-        let given: Vec<&Vec<u32>> = emitted
+        let mut given = |b: &str| self.buffers.remove(b);
+        let given = emitted
             .buffers
             .iter()
-            .map(|b| {
-                buffers.get(b.name).unwrap_or_else(|| panic!("{name}: buffer `{}` is not given", b.name))
-            })
-            .collect();
-        assert_eq!(scalars.len(), emitted.scalars.len(), "{name}: a scalar too many");
+            .map(|b| given(b.name).unwrap_or_else(|| panic!("{name}: buffer `{}` is not given", b.name)));
+        let mut buffers: Vec<Vec<u8>> = given.collect();
+        let before = buffers.clone();
+        assert_eq!(self.scalars.len(), emitted.scalars.len(), "{name}: a scalar too many");
+        let elements = |i: usize| buffers[i].len() / emitted.buffers[i].element.bytes();
         let word = |word: &Word| match word {
             Word::Scalar(i) => scalar(*i),
-            Word::Length(i) => given[*i as usize].len() as u32,
+            Word::Length(i) => elements(*i as usize) as u32,
             Word::Zero => 0,
         };
         let info: Vec<u32> = emitted.info.words.iter().map(word).collect();
@@ -137,167 +194,79 @@ impl Launch {
                 scalar(i as u32).div_ceil(*per)
             }
         };
-        let after =
-            dispatch(&emitted.source, name, &given, &info, [0, 1, 2].map(|i| extent(&emitted.grid[i])));
-        for ((buffer, before), after) in emitted.buffers.iter().zip(&given).zip(&after) {
+        let grid = [0, 1, 2].map(|i| extent(&emitted.grid[i]));
+        (self.runner.execute)(&emitted, &mut buffers, &info, grid);
+        for ((buffer, before), after) in emitted.buffers.iter().zip(&before).zip(&buffers) {
             if buffer.access == Access::Read {
-                assert_eq!(*before, after, "{name}: wrote to `{}`, which it says it only reads", buffer.name);
+                assert_eq!(before, after, "{name}: wrote to `{}`, which it says it only reads", buffer.name);
             }
         }
-        Results(emitted.buffers.iter().map(|b| b.name).zip(after).collect())
+        Results { runner: self.runner, emitted, buffers }
     }
 }
 
 impl Results {
+    fn find(&self, name: &str) -> (Element, &[u8]) {
+        let i = self.emitted.buffers.iter().position(|b| b.name == name).expect("a buffer of the kernel");
+        (self.emitted.buffers[i].element, &self.buffers[i])
+    }
+
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
+        self.find(name).1.to_vec()
+    }
+
     pub(crate) fn words(&self, name: &str) -> Vec<u32> {
-        self.0[name].clone()
+        let word = |c: &[u8]| u32::from_le_bytes([c[0], c[1], c[2], c[3]]);
+        self.find(name).1.chunks_exact(4).map(word).collect()
     }
 
     pub(crate) fn ints(&self, name: &str) -> Vec<i32> {
-        self.0[name].iter().map(|w| *w as i32).collect()
+        self.words(name).iter().map(|w| *w as i32).collect()
     }
 
     pub(crate) fn bools(&self, name: &str) -> Vec<bool> {
-        assert!(self.0[name].iter().all(|w| *w < 2), "not conditions: {:?}", self.0[name]);
-        self.0[name].iter().map(|w| *w == 1).collect()
+        let words = self.words(name);
+        assert!(words.iter().all(|w| *w < 2), "not conditions: {words:?}");
+        words.iter().map(|w| *w == 1).collect()
     }
 
+    /// Floats of the buffer's type.
     pub(crate) fn floats(&self, name: &str) -> Vec<f32> {
-        self.0[name].iter().map(|w| f32::from_bits(*w)).collect()
-    }
-}
-
-/// Runs the entry and reads all buffers back.
-fn dispatch(source: &str, entry: &str, buffers: &[&Vec<u32>], info: &[u32], grid: [u32; 3]) -> Vec<Vec<u32>> {
-    let Gpu { device, queue } = gpu();
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: Some(entry),
-        source: wgpu::ShaderSource::Wgsl(source.into()),
-    });
-    let info = info.to_vec();
-    let all: Vec<&Vec<u32>> = buffers.iter().copied().chain([&info]).collect();
-    let entries: Vec<wgpu::BindGroupLayoutEntry> = (0..all.len())
-        .map(|i| wgpu::BindGroupLayoutEntry {
-            binding: i as u32,
-            visibility: wgpu::ShaderStages::COMPUTE,
-            ty: wgpu::BindingType::Buffer {
-                ty: wgpu::BufferBindingType::Storage { read_only: i == buffers.len() },
-                has_dynamic_offset: false,
-                min_binding_size: None,
-            },
-            count: None,
-        })
-        .collect();
-    let layout =
-        device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
-    let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-        label: None,
-        bind_group_layouts: &[Some(&layout)],
-        ..wgpu::PipelineLayoutDescriptor::default()
-    });
-    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: Some(entry),
-        layout: Some(&pipeline_layout),
-        module: &module,
-        entry_point: Some(entry),
-        compilation_options: wgpu::PipelineCompilationOptions::default(),
-        cache: None,
-    });
-    let buffer = |size: usize, usage| {
-        let size = (size * 4).max(16) as u64;
-        device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false })
-    };
-    let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-    let on_device: Vec<wgpu::Buffer> = all
-        .iter()
-        .map(|words| {
-            let made = buffer(words.len(), storage);
-            let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-            queue.write_buffer(&made, 0, &bytes);
-            made
-        })
-        .collect();
-    let bound: Vec<wgpu::BindGroupEntry<'_>> = on_device
-        .iter()
-        .enumerate()
-        .map(|(i, b)| wgpu::BindGroupEntry { binding: i as u32, resource: b.as_entire_binding() })
-        .collect();
-    let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-        label: None,
-        layout: &layout,
-        entries: &bound,
-    });
-    let read = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-    let back: Vec<wgpu::Buffer> = buffers.iter().map(|words| buffer(words.len(), read)).collect();
-    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
-    }
-    for (from, to) in on_device.iter().zip(&back) {
-        encoder.copy_buffer_to_buffer(from, 0, to, 0, to.size());
-    }
-    queue.submit([encoder.finish()]);
-    back.iter().for_each(|b| b.slice(..).map_async(wgpu::MapMode::Read, |r| r.expect("mapped")));
-    device.poll(wgpu::PollType::wait_indefinitely()).expect("it ends");
-    let words = |(b, given): (&wgpu::Buffer, &&Vec<u32>)| {
-        let view = b.slice(..).get_mapped_range().expect("mapped");
-        let word = |c: &[u8]| u32::from_le_bytes([c[0], c[1], c[2], c[3]]);
-        view.chunks_exact(4).take(given.len()).map(word).collect()
-    };
-    back.iter().zip(buffers).map(words).collect()
-}
-
-/// Results of graph `f` of an IR text in the interpreter.
-pub(crate) fn interpret(text: &str, inputs: &[&Tensor]) -> Vec<Tensor> {
-    let module = parse(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    let inputs: Vec<Tensor> = inputs.iter().map(|t| (*t).clone()).collect();
-    let mut none = |_: &str, _: &dreamc_ir::Type| None;
-    run(verify(&module).unwrap_or_else(|e| panic!("{e}\n{text}")), "f", &inputs, &mut none, &mut ())
-        .unwrap_or_else(|e| panic!("{e}\n{text}"))
-}
-
-/// The largest difference, relative to the largest wanted number or 1, is below `tolerance`.
-#[track_caller]
-pub(crate) fn near(found: &[f32], wanted: &[f32], tolerance: f32) {
-    assert_eq!(found.len(), wanted.len());
-    let scale = wanted.iter().fold(1.0_f32, |a, b| a.max(b.abs()));
-    for (i, (f, w)) in found.iter().zip(wanted).enumerate() {
-        assert!((f - w).abs() <= tolerance * scale || f == w, "element {i}: {f}, wanted {w} (scale {scale})");
-    }
-}
-
-/// Floats in `[-1, 1)`, reproducible.
-pub(crate) fn floats(n: usize, seed: u32) -> Vec<f32> {
-    let word = |i: usize| {
-        let mut x =
-            (i as u32).wrapping_mul(0x9E37_79B9) ^ seed.wrapping_mul(0x85EB_CA6B).wrapping_add(0x1234_5678);
-        for m in [0x7FEB_352D_u32, 0x846C_A68B] {
-            x = (x ^ (x >> 16)).wrapping_mul(m);
+        let (element, bytes) = self.find(name);
+        let pairs = || bytes.chunks_exact(2).map(|c| [c[0], c[1]]);
+        match element {
+            Element::F16 | Element::F16x2 => pairs().map(|c| f16::from_le_bytes(c).to_f32()).collect(),
+            Element::BF16 | Element::BF16x2 => pairs().map(|c| bf16::from_le_bytes(c).to_f32()).collect(),
+            Element::F32 | Element::I32 | Element::U32 | Element::Bool => {
+                self.words(name).iter().map(|w| f32::from_bits(*w)).collect()
+            }
         }
-        x ^ (x >> 15)
-    };
-    (0..n).map(|i| (word(i) >> 8) as f32 / 8_388_608.0 - 1.0).collect()
-}
+    }
 
-/// A float tensor of [`floats`].
-pub(crate) fn tensor(dims: &[usize], seed: u32) -> Tensor {
-    Tensor::f32(dims, floats(dims.iter().product(), seed))
-}
+    /// Buffer `name` holds what is wanted, up to `tolerance` of the largest and the rounding of its type.
+    #[track_caller]
+    pub(crate) fn near(&self, name: &str, wanted: &[f32], tolerance: f32) {
+        let float = match self.find(name).0 {
+            Element::F16 | Element::F16x2 => Float::F16,
+            Element::BF16 | Element::BF16x2 => Float::BF16,
+            Element::F32 | Element::I32 | Element::U32 | Element::Bool => Float::F32,
+        };
+        near_of(&self.label(), float, &self.floats(name), wanted, tolerance);
+    }
 
-/// A tensor rounded to bf16, and its packed words.
-pub(crate) fn bf16(tensor: &Tensor) -> (Tensor, Vec<u32>) {
-    let halves: Vec<u16> = tensor
-        .floats()
-        .iter()
-        .map(|x| {
-            let bits = x.to_bits();
-            ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
-        })
-        .collect();
-    let rounded = halves.iter().map(|h| f32::from_bits(u32::from(*h) << 16)).collect();
-    let word = |pair: &[u16]| u32::from(pair[0]) | pair.get(1).map_or(0, |h| u32::from(*h) << 16);
-    (Tensor::f32(&tensor.dims, rounded), halves.chunks(2).map(word).collect())
+    /// To the bit, except that no number is like another that is none.
+    #[track_caller]
+    pub(crate) fn same(&self, name: &str, wanted: &[f32]) {
+        let bits = |x: &f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
+        let found = self.floats(name);
+        let differ = found.iter().zip(wanted).position(|(f, w)| bits(f) != bits(w));
+        let label = self.label();
+        assert_eq!(found.len(), wanted.len(), "{label}");
+        assert!(differ.is_none(), "{label}: element {differ:?} of {found:?}, wanted {wanted:?}");
+    }
+
+    /// For messages.
+    pub(crate) fn label(&self) -> String {
+        format!("{} on {}", self.emitted.name, self.runner.target)
+    }
 }

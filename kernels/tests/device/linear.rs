@@ -1,6 +1,7 @@
 //! Matmuls against the interpreter, whose sums are f64.
 
-use crate::common::{Launch, bf16, interpret, near, tensor};
+use crate::common::{Launch, runners};
+use crate::judge::{interpret, near, rounded, tensor, tensor_of};
 use dreamc_interp::Tensor;
 use dreamc_kernels::{Float, Kernel, Linear, Residual, Table, Tile, Weights};
 
@@ -8,34 +9,52 @@ use dreamc_kernels::{Float, Kernel, Linear, Residual, Table, Tile, Weights};
 const SHAPES: [[usize; 3]; 6] =
     [[1, 1, 1], [3, 5, 7], [64, 64, 16], [65, 67, 34], [17, 130, 129], [2, 592, 112]];
 
-fn plain(n: usize, k: usize, tile: Tile) -> Linear {
-    Linear {
-        x: Float::F32,
-        weights: Table::Floats(Float::F32),
-        y: Float::F32,
-        n: n as u32,
-        k: k as u32,
-        bias: false,
-        swiglu: false,
-        residual: Residual::None,
-        tile,
+/// Types of `x`, stored weights and result: all in f32, the others where shapes are odd, for every shape of every type
+/// is a kernel of its own, to be compiled in every form.
+fn types(shape: [usize; 3]) -> Vec<(Float, Weights, Float)> {
+    let (f32, f16, bf16) = (Float::F32, Float::F16, Float::BF16);
+    let mut all = vec![(f32, Table::Floats(f32), f32)];
+    if shape[2] > 1 && (shape[1] % 2 != 0 || shape[2] % 2 != 0) {
+        all.extend([(f32, Table::PackedBF16, f32), (f32, Table::PackedF16, f32)]);
+    }
+    if shape[2] > 1 && shape[1] % 2 != 0 {
+        all.extend([
+            (bf16, Table::Floats(bf16), bf16),
+            (bf16, Table::Floats(bf16), f32),
+            (f16, Table::Floats(f16), f16),
+        ]);
+    }
+    all
+}
+
+/// What its numbers are.
+fn float_of(weights: Weights) -> Float {
+    match weights {
+        Table::Floats(float) => float,
+        Table::PackedBF16 => Float::BF16,
+        Table::PackedF16 => Float::F16,
     }
 }
 
-fn weight(launch: Launch, name: &'static str, stored: Weights, tensor: &Tensor, packed: &[u32]) -> Launch {
-    match stored {
-        Table::Floats(_) => launch.tensor(name, tensor),
-        Table::PackedBF16 | Table::PackedF16 => launch.words(name, packed.to_vec()),
-    }
+fn plain((x, weights, y): (Float, Weights, Float), [_, n, k]: [usize; 3], tile: Tile) -> Linear {
+    let (n, k) = (n as u32, k as u32);
+    Linear { x, weights, y, n, k, bias: false, swiglu: false, residual: Residual::None, tile }
 }
 
-const STORED: [Weights; 2] = [Table::Floats(Float::F32), Table::PackedBF16];
+/// The tile that fits the rows; in f32, and where it is cheap, both.
+fn tiles([m, n, _]: [usize; 3], y: Float, weights: Weights) -> Vec<Tile> {
+    if m * n < 100 && y == Float::F32 && weights == Table::Floats(Float::F32) {
+        vec![Tile::WIDE, Tile::FLAT]
+    } else {
+        vec![if m > 16 { Tile::WIDE } else { Tile::FLAT }]
+    }
+}
 
 #[test]
 fn bias_and_residual() {
-    for [m, n, k] in SHAPES {
-        let (x, (w, packed)) = (tensor(&[m, k], 1), bf16(&tensor(&[n, k], 2)));
-        let (bias, r) = (tensor(&[n], 3), tensor(&[m, n], 4));
+    for shape in SHAPES {
+        let [m, n, k] = shape;
+        let bias = tensor(&[n], 3);
         for (has_bias, residual) in [
             (false, Residual::None),
             (true, Residual::None),
@@ -54,22 +73,30 @@ fn bias_and_residual() {
                   return %4
                 }}"
             );
-            let wanted = interpret(&text, &[&x, &w, &bias, &r]).remove(0);
-            for stored in STORED {
-                for tile in [Tile::WIDE, Tile::FLAT] {
-                    let kernel = Linear { weights: stored, bias: has_bias, residual, ..plain(n, k, tile) };
-                    let launch = Launch::of(&Kernel::Linear(kernel)).tensor("x", &x);
-                    let mut launch = weight(launch, "weight", stored, &w, &packed);
-                    if has_bias {
-                        launch = launch.tensor("bias", &bias);
+            for types in types(shape) {
+                // The epilogue knows nothing of the weights.
+                if types.1 != Table::Floats(Float::F32) && has_bias != (residual == Residual::Apart) {
+                    continue;
+                }
+                let (x, w) = (tensor_of(types.0, &[m, k], 1), tensor_of(float_of(types.1), &[n, k], 2));
+                let r = tensor_of(types.2, &[m, n], 4);
+                let wanted = interpret(&text, &[&x, &w, &bias, &r]).remove(0);
+                for tile in tiles(shape, types.2, types.1) {
+                    let kernel =
+                        Kernel::Linear(Linear { bias: has_bias, residual, ..plain(types, shape, tile) });
+                    for on in runners(&kernel) {
+                        let mut launch = Launch::of(on, &kernel).tensor("x", &x).tensor("weight", &w);
+                        if has_bias {
+                            launch = launch.tensor("bias", &bias);
+                        }
+                        launch = match residual {
+                            Residual::None => launch.result("y", m * n),
+                            Residual::Apart => launch.result("y", m * n).tensor("residual", &r),
+                            Residual::InPlace => launch.tensor("y", &r),
+                        };
+                        let launch = launch.int("rows", m).int("stride", n).int("first", 0);
+                        launch.run().near("y", wanted.floats(), 2e-6);
                     }
-                    launch = match residual {
-                        Residual::None => launch.result("y", m * n),
-                        Residual::Apart => launch.result("y", m * n).tensor("residual", &r),
-                        Residual::InPlace => launch.tensor("y", &r),
-                    };
-                    let y = launch.int("rows", m).int("stride", n).int("first", 0).run();
-                    near(&y.floats("y"), wanted.floats(), 2e-6);
                 }
             }
         }
@@ -78,24 +105,26 @@ fn bias_and_residual() {
 
 #[test]
 fn swiglu() {
-    for [m, n, k] in SHAPES {
-        let x = tensor(&[m, k], 1);
-        let ((gate, gates), (up, ups)) = (bf16(&tensor(&[n, k], 2)), bf16(&tensor(&[n, k], 3)));
+    for shape in SHAPES {
+        let [m, n, k] = shape;
         let text = format!(
             "graph @f(%0: f32[{m}, {k}], %1: f32[{n}, {k}], %2: f32[{n}, {k}]) {{
               %3 = linear %0, %1, %2 {{weights=2, swiglu=1}} : f32[{m}, {n}]
               return %3
             }}"
         );
-        let wanted = interpret(&text, &[&x, &gate, &up]).remove(0);
-        for stored in STORED {
-            for tile in [Tile::WIDE, Tile::FLAT] {
-                let kernel = Linear { weights: stored, swiglu: true, ..plain(n, k, tile) };
-                let launch = Launch::of(&Kernel::Linear(kernel)).tensor("x", &x).result("y", m * n);
-                let launch = weight(launch, "weight", stored, &gate, &gates);
-                let launch = weight(launch, "up", stored, &up, &ups);
-                let y = launch.int("rows", m).int("stride", n).int("first", 0).run();
-                near(&y.floats("y"), wanted.floats(), 5e-6);
+        for types in types(shape) {
+            let x = tensor_of(types.0, &[m, k], 1);
+            let [gate, up] = [2, 3].map(|seed| rounded(&tensor(&[n, k], seed), float_of(types.1)));
+            let wanted = interpret(&text, &[&x, &gate, &up]).remove(0);
+            for tile in tiles(shape, types.2, types.1) {
+                let kernel = Kernel::Linear(Linear { swiglu: true, ..plain(types, shape, tile) });
+                for on in runners(&kernel) {
+                    let launch = Launch::of(on, &kernel).tensor("x", &x).result("y", m * n);
+                    let launch = launch.tensor("weight", &gate).tensor("up", &up);
+                    let launch = launch.int("rows", m).int("stride", n).int("first", 0);
+                    launch.run().near("y", wanted.floats(), 5e-6);
+                }
             }
         }
     }
@@ -114,14 +143,16 @@ fn several_weights() {
         }}"
     );
     let wanted = interpret(&text, &[&x, &weights[0], &weights[1], &weights[2], &bias]).remove(0);
-    let (mut y, mut first) = (vec![u32::MAX; m * 56], 0);
-    for (n, w) in ns.iter().zip(&weights) {
-        let kernel = Kernel::Linear(Linear { bias: true, ..plain(*n, k, Tile::FLAT) });
-        let launch =
-            Launch::of(&kernel).tensor("x", &x).tensor("weight", w).tensor("bias", &bias).words("y", y);
-        y = launch.int("rows", m).int("stride", 56).int("first", first).run().words("y");
-        first += n;
+    let types = (Float::F32, Table::Floats(Float::F32), Float::F32);
+    let kernel = |n| Kernel::Linear(Linear { bias: true, ..plain(types, [m, n, k], Tile::FLAT) });
+    for on in runners(&kernel(8)) {
+        let (mut y, mut first) = (vec![f32::NAN; m * 56], 0);
+        for (n, w) in ns.iter().zip(&weights) {
+            let launch = Launch::of(on, &kernel(*n)).tensor("x", &x).tensor("weight", w);
+            let launch = launch.tensor("bias", &bias).floats("y", &y).int("rows", m);
+            y = launch.int("stride", 56).int("first", first).run().floats("y");
+            first += n;
+        }
+        near(&y, wanted.floats(), 2e-6);
     }
-    let y: Vec<f32> = y.iter().map(|w| f32::from_bits(*w)).collect();
-    near(&y, wanted.floats(), 2e-6);
 }

@@ -1,11 +1,15 @@
-//! Every kernel, run on a Vulkan device and judged by the interpreter.
+//! Every kernel, run in all its forms and judged by the interpreter.
 
 mod attention;
 mod common;
 mod elementwise;
+mod faults;
+mod host;
+mod judge;
 mod linear;
 mod norm;
 mod rope;
 mod rows;
 mod sampler;
 mod slots;
+mod wgsl;

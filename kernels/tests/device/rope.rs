@@ -1,8 +1,9 @@
 //! Rotary positions against the interpreter.
 
-use crate::common::{Launch, interpret, near, tensor};
+use crate::common::{FLOATS, Launch, runners};
+use crate::judge::{interpret, near_of, tensor, tensor_of};
 use dreamc_interp::Tensor;
-use dreamc_kernels::{Float, Kernel, Rope, RopeTable};
+use dreamc_kernels::{Kernel, Rope, RopeTable};
 
 /// As a caller makes them at build time: frequencies, and by whose positions they turn.
 fn constants(theta: f32, sections: &[usize], axial: bool) -> (Vec<f32>, Vec<i32>) {
@@ -50,24 +51,28 @@ fn tables() {
         );
         let wanted = interpret(&text, &[&given]);
         let (frequencies, of_plane) = constants(theta, &sections, axial);
-        let found = Launch::of(&Kernel::RopeTable(RopeTable))
-            .tensor("positions", &given)
-            .floats("frequencies", &frequencies)
-            .ints("planes", &of_plane)
-            .result("cos", b * s * n)
-            .result("sin", b * s * n)
-            .int("rows", b * s)
-            .int("columns", n)
-            .run();
-        near(&found.floats("cos"), wanted[0].floats(), 1e-6);
-        near(&found.floats("sin"), wanted[1].floats(), 1e-6);
+        let kernel = Kernel::RopeTable(RopeTable);
+        for on in runners(&kernel) {
+            let found = Launch::of(on, &kernel)
+                .tensor("positions", &given)
+                .floats("frequencies", &frequencies)
+                .ints("planes", &of_plane)
+                .result("cos", b * s * n)
+                .result("sin", b * s * n)
+                .int("rows", b * s)
+                .int("columns", n)
+                .run();
+            found.near("cos", wanted[0].floats(), 1e-6);
+            found.near("sin", wanted[1].floats(), 1e-6);
+        }
     }
 }
 
 #[test]
 fn rotation() {
-    for (rows, heads, d) in [(1, 1, 2), (3, 2, 16), (5, 4, 80), (2, 28, 128)] {
-        let x = tensor(&[1, rows, heads * d], 1);
+    let shapes = [(1, 1, 2), (3, 2, 16), (5, 4, 80), (2, 28, 128)];
+    for ((rows, heads, d), float) in shapes.into_iter().flat_map(|s| FLOATS.map(|float| (s, float))) {
+        let x = tensor_of(float, &[1, rows, heads * d], 1);
         let (cos, sin) = (tensor(&[1, rows, d / 2], 2), tensor(&[1, rows, d / 2], 3));
         let text = format!(
             "graph @f(%0: f32[1, {rows}, {n}], %1: f32[1, {rows}, {h}], %2: f32[1, {rows}, {h}]) {{
@@ -79,15 +84,17 @@ fn rotation() {
         );
         let wanted = interpret(&text, &[&x, &cos, &sin]).remove(0);
         for in_place in [false, true] {
-            let kernel = Kernel::Rope(Rope { float: Float::F32, head_dim: d as u32, in_place });
-            let launch = Launch::of(&kernel).tensor("cos", &cos).tensor("sin", &sin);
-            let launch = launch.int("rows", rows).int("heads", heads).int("stride", heads * d);
-            let launch = if in_place {
-                launch.tensor("y", &x)
-            } else {
-                launch.tensor("x", &x).result("y", rows * heads * d)
-            };
-            near(&launch.run().floats("y"), wanted.floats(), 1e-6);
+            let kernel = Kernel::Rope(Rope { float, head_dim: d as u32, in_place });
+            for on in runners(&kernel) {
+                let launch = Launch::of(on, &kernel).tensor("cos", &cos).tensor("sin", &sin);
+                let launch = launch.int("rows", rows).int("heads", heads).int("stride", heads * d);
+                let launch = if in_place {
+                    launch.tensor("y", &x)
+                } else {
+                    launch.tensor("x", &x).result("y", rows * heads * d)
+                };
+                launch.run().near("y", wanted.floats(), 1e-6);
+            }
         }
     }
 }
@@ -96,15 +103,19 @@ fn rotation() {
 #[test]
 fn part_of_a_row() {
     let (rows, heads, d, stride) = (3, 3, 8, 32);
-    let x = tensor(&[rows, stride], 1);
     let (cos, sin) = (tensor(&[rows, d / 2], 2), tensor(&[rows, d / 2], 3));
-    let kernel = Kernel::Rope(Rope { float: Float::F32, head_dim: d as u32, in_place: true });
-    let launch = Launch::of(&kernel).tensor("cos", &cos).tensor("sin", &sin).tensor("y", &x);
-    let y = launch.int("rows", rows).int("heads", heads).int("stride", stride).run().floats("y");
-    for r in 0..rows {
-        let (before, after) = (&x.floats()[r * stride..][..stride], &y[r * stride..][..stride]);
-        assert_eq!(before[heads * d..], after[heads * d..]);
-        let (c, s) = (cos.floats()[r * d / 2], sin.floats()[r * d / 2]);
-        near(&after[d..=d], &[before[d] * c - before[d + d / 2] * s], 1e-6);
+    for float in FLOATS {
+        let x = tensor_of(float, &[rows, stride], 1);
+        let kernel = Kernel::Rope(Rope { float, head_dim: d as u32, in_place: true });
+        for on in runners(&kernel) {
+            let launch = Launch::of(on, &kernel).tensor("cos", &cos).tensor("sin", &sin).tensor("y", &x);
+            let y = launch.int("rows", rows).int("heads", heads).int("stride", stride).run();
+            for (r, after) in y.floats("y").chunks(stride).enumerate() {
+                let before = &x.floats()[r * stride..][..stride];
+                assert_eq!(before[heads * d..], after[heads * d..]);
+                let (c, s) = (cos.floats()[r * d / 2], sin.floats()[r * d / 2]);
+                near_of(&y.label(), float, &after[d..=d], &[before[d] * c - before[d + d / 2] * s], 1e-6);
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! From logits to tokens, against the interpreter.
 
-use crate::common::{Launch, floats, interpret, near};
+use crate::common::{Launch, Runner, everywhere};
+use crate::judge::{floats, interpret, near};
 use dreamc_interp::Tensor;
 use dreamc_kernels::{Confidence, Kernel, Sampler};
 use dreamc_num::schedule;
@@ -8,8 +9,8 @@ use dreamc_num::schedule;
 /// Rows and columns: one column, fewer than units, more, a vocabulary.
 const SHAPES: [[usize; 2]; 4] = [[1, 1], [5, 7], [4, 300], [2, 5003]];
 
-fn of(kernel: Sampler) -> Launch {
-    Launch::of(&Kernel::Sampler(kernel))
+fn of(on: &'static Runner, kernel: Sampler) -> Launch {
+    Launch::of(on, &Kernel::Sampler(kernel))
 }
 
 fn scaled(dims: &[usize], seed: u32, scale: f32) -> Tensor {
@@ -40,18 +41,20 @@ fn penalty_and_kept_tokens() {
         );
         let wanted = interpret(&text, &[&logits, &marks, &penalty, &index]);
         let factors: Vec<f32> = (0..4).map(|k| schedule::eos_penalty_factor(k, 4, 0.001)).collect();
-        let launch = of(Sampler::EosPenalty).tensor("y", &logits).tensor("penalty", &penalty);
-        let launch = launch.tensor("index", &index).floats("factors", &factors);
-        let y = launch.int("rows", b).int("columns", v).int("token", v - 1).run();
-        near(&y.floats("y"), wanted[0].floats(), 1e-6);
-        let launch = of(Sampler::KeepTokens).tensor("y", &logits).tensor("marks", &marks);
-        let launch = launch.int("rows", b).int("columns", v).int("first", first).int("length", len.max(1));
-        assert_eq!(launch.run().floats("y"), wanted[1].floats());
+        for on in everywhere() {
+            let launch = of(on, Sampler::EosPenalty).tensor("y", &logits).tensor("penalty", &penalty);
+            let launch = launch.tensor("index", &index).floats("factors", &factors);
+            let y = launch.int("rows", b).int("columns", v).int("token", v - 1).run();
+            y.near("y", wanted[0].floats(), 1e-6);
+            let launch = of(on, Sampler::KeepTokens).tensor("y", &logits).tensor("marks", &marks);
+            let launch = launch.int("rows", b).int("columns", v).int("first", first);
+            launch.int("length", len.max(1)).run().same("y", wanted[1].floats());
+        }
     }
 }
 
-/// What the interpreter computes, and the kernel; only active rows count.
-fn probs(logits: &Tensor, temperature: f32, top_p: f32, top_k: i32) -> [Vec<f32>; 2] {
+/// What the interpreter computes, and the kernels; only active rows count.
+fn probs(logits: &Tensor, temperature: f32, top_p: f32, top_k: i32) -> Vec<[Vec<f32>; 2]> {
     let [_, b, v] = logits.dims[..] else { panic!("three dimensions") };
     let active = active(b);
     let text = format!(
@@ -63,17 +66,20 @@ fn probs(logits: &Tensor, temperature: f32, top_p: f32, top_k: i32) -> [Vec<f32>
     let (temperature, top_p) = (Tensor::f32(&[], vec![temperature]), Tensor::f32(&[], vec![top_p]));
     let top_k = Tensor::i32(&[], vec![top_k]);
     let wanted = interpret(&text, &[logits, &active, &temperature, &top_p, &top_k]).remove(0);
-    let launch = of(Sampler::SamplingProbs).tensor("y", logits).tensor("active", &active);
-    let launch = launch.tensor("temperature", &temperature).tensor("top_p", &top_p).tensor("top_k", &top_k);
-    let found = launch.int("rows", b).int("columns", v).run().floats("y");
     let rows = |list: &[f32]| {
         let all = list.chunks(v).zip(active.bools()).filter(|(_, active)| **active);
         all.flat_map(|(row, _)| row.to_vec()).collect()
     };
-    // Rows that are not active stay.
-    let kept = found.chunks(v).zip(logits.floats().chunks(v)).zip(active.bools());
-    assert!(kept.filter(|(_, active)| !**active).all(|((y, x), _)| y == x));
-    [rows(wanted.floats()), rows(&found)]
+    let found = |on| {
+        let launch = of(on, Sampler::SamplingProbs).tensor("y", logits).tensor("active", &active);
+        let launch = launch.tensor("temperature", &temperature).tensor("top_p", &top_p);
+        let found = launch.tensor("top_k", &top_k).int("rows", b).int("columns", v).run().floats("y");
+        // Rows that are not active stay.
+        let kept = found.chunks(v).zip(logits.floats().chunks(v)).zip(active.bools());
+        assert!(kept.filter(|(_, active)| !**active).all(|((y, x), _)| y == x));
+        [rows(wanted.floats()), rows(&found)]
+    };
+    everywhere().into_iter().map(found).collect()
 }
 
 #[test]
@@ -91,13 +97,14 @@ fn distributions() {
             (1.0, 0.95, 40),
             (1.0, 0.2, 100_000),
         ] {
-            let [wanted, found] = probs(&logits, temperature, top_p, top_k);
-            assert_eq!(
-                wanted.iter().map(|p| *p > 0.0).collect::<Vec<_>>(),
-                found.iter().map(|p| *p > 0.0).collect::<Vec<_>>(),
-                "kept of {v} at {temperature} {top_p} {top_k}"
-            );
-            near(&found, &wanted, 2e-6);
+            for [wanted, found] in probs(&logits, temperature, top_p, top_k) {
+                assert_eq!(
+                    wanted.iter().map(|p| *p > 0.0).collect::<Vec<_>>(),
+                    found.iter().map(|p| *p > 0.0).collect::<Vec<_>>(),
+                    "kept of {v} at {temperature} {top_p} {top_k}"
+                );
+                near(&found, &wanted, 2e-6);
+            }
         }
     }
 }
@@ -109,12 +116,10 @@ fn ties() {
         [[0.0; 8], [1.0, 1.0, 3.0, 3.0, 1.0, 3.0, 3.0, -5.0], [-0.0, 0.0, 0.0, -0.0, 0.0, 0.0, -0.0, 0.0]];
     let logits = Tensor::f32(&[1, 3, 8], rows.concat());
     for (top_p, top_k) in [(0.5, 0), (0.45, 0), (0.0, 3), (0.99, 6), (0.3, 2)] {
-        let [wanted, found] = probs(&logits, 1.0, top_p, top_k);
-        if top_p > 0.0 {
+        for [wanted, found] in probs(&logits, 1.0, top_p, top_k) {
             // The interpreter orders -0 after 0; here they are equal.
-            near(&found[..16], &wanted[..16], 1e-6);
-        } else {
-            near(&found, &wanted, 1e-6);
+            let compared = if top_p > 0.0 { 16 } else { 24 };
+            near(&found[..compared], &wanted[..compared], 1e-6);
         }
     }
 }
@@ -154,9 +159,12 @@ fn draws() {
                     }}"
                 );
                 let wanted = interpret(&text, &[&probs, &active, temperature, &bits]).remove(0);
-                let launch = of(Sampler::DrawToken).tensor("probs", &probs).tensor("active", &active);
-                let launch = launch.tensor("temperature", temperature).tensor("bits", &bits).result("y", b);
-                assert_eq!(launch.int("rows", b).int("columns", v).run().ints("y"), wanted.ints());
+                for on in everywhere() {
+                    let launch = of(on, Sampler::DrawToken).tensor("probs", &probs).tensor("active", &active);
+                    let launch = launch.tensor("temperature", temperature).tensor("bits", &bits);
+                    let y = launch.result("y", b).int("rows", b).int("columns", v).run();
+                    assert_eq!(y.ints("y"), wanted.ints(), "{}", y.label());
+                }
             }
         }
     }
@@ -165,9 +173,11 @@ fn draws() {
 /// Nothing to draw from: the lowest id of the largest.
 #[test]
 fn draws_of_nothing() {
-    let launch = of(Sampler::DrawToken).floats("probs", &[0.0; 5]).bools("active", &[true]);
-    let launch = launch.floats("temperature", &[1.0]).words("bits", vec![77]).result("y", 1);
-    assert_eq!(launch.int("rows", 1).int("columns", 5).run().ints("y"), [0]);
+    for on in everywhere() {
+        let launch = of(on, Sampler::DrawToken).floats("probs", &[0.0; 5]).bools("active", &[true]);
+        let launch = launch.floats("temperature", &[1.0]).words("bits", vec![77]).result("y", 1);
+        assert_eq!(launch.int("rows", 1).int("columns", 5).run().ints("y"), [0]);
+    }
 }
 
 #[test]
@@ -199,9 +209,11 @@ fn confidences() {
                 }}"
             );
             let wanted = interpret(&text, &[&probs, &active, &token]).remove(0);
-            let launch = of(Sampler::Confidence(kind)).tensor("probs", &probs).tensor("active", &active);
-            let launch = launch.tensor("token", &token).result("y", b).int("rows", b).int("columns", v);
-            near(&launch.run().floats("y"), wanted.floats(), 2e-6);
+            for on in everywhere() {
+                let launch = of(on, Sampler::Confidence(kind)).tensor("probs", &probs);
+                let launch = launch.tensor("active", &active).tensor("token", &token).result("y", b);
+                launch.int("rows", b).int("columns", v).run().near("y", wanted.floats(), 2e-6);
+            }
         }
     }
 }

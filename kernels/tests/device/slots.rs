@@ -1,10 +1,15 @@
 //! Slots and the random stream against the interpreter: to the bit.
 
-use crate::common::{Launch, floats, interpret, near};
+use crate::common::{Launch, Runner, everywhere};
+use crate::judge::{floats, interpret};
 use dreamc_interp::Tensor;
 use dreamc_kernels::{Kernel, Slots, TimestepEmbed};
 use dreamc_num::schedule;
 use dreamc_num::stream::Lane;
+
+fn of(on: &'static Runner, kernel: Slots) -> Launch {
+    Launch::of(on, &Kernel::Slots(kernel))
+}
 
 /// Every third is not active.
 fn active(b: usize, s: usize) -> Tensor {
@@ -31,11 +36,12 @@ fn canvas() {
             }}"
         );
         let wanted = interpret(&text, &[&canvas, &select, &token]);
-        let launch = Launch::of(&Kernel::Slots(Slots::IsToken)).tensor("canvas", &canvas).result("y", b * s);
-        assert_eq!(launch.int("elements", b * s).int("token", 3).run().bools("y"), wanted[0].bools());
-        let launch =
-            Launch::of(&Kernel::Slots(Slots::Commit)).tensor("select", &select).tensor("token", &token);
-        assert_eq!(launch.tensor("y", &canvas).int("elements", b * s).run().ints("y"), wanted[1].ints());
+        for on in everywhere() {
+            let launch = of(on, Slots::IsToken).tensor("canvas", &canvas).result("y", b * s);
+            assert_eq!(launch.int("elements", b * s).int("token", 3).run().bools("y"), wanted[0].bools());
+            let launch = of(on, Slots::Commit).tensor("select", &select).tensor("token", &token);
+            assert_eq!(launch.tensor("y", &canvas).int("elements", b * s).run().ints("y"), wanted[1].ints());
+        }
     }
 }
 
@@ -54,11 +60,13 @@ fn stream() {
                 lane.name()
             );
             let wanted = interpret(&text, &[&canvas, &state]);
-            let launch = Launch::of(&Kernel::Slots(Slots::RandomBits(lane))).tensor("stream", &state);
-            let y = launch.result("y", b * s).int("elements", b * s).int("positions", s).run();
-            assert_eq!(y.words("y"), wanted[0].words());
-            let y = Launch::of(&Kernel::Slots(Slots::AdvanceStream)).tensor("y", &state).run();
-            assert_eq!(y.words("y"), wanted[1].words());
+            for on in everywhere() {
+                let launch = of(on, Slots::RandomBits(lane)).tensor("stream", &state);
+                let y = launch.result("y", b * s).int("elements", b * s).int("positions", s).run();
+                assert_eq!(y.words("y"), wanted[0].words(), "{}", y.label());
+                let y = of(on, Slots::AdvanceStream).tensor("y", &state).run();
+                assert_eq!(y.words("y"), wanted[1].words(), "{}", y.label());
+            }
         }
     }
 }
@@ -81,15 +89,17 @@ fn counts_and_origin() {
                 let wanted = interpret(&text, &[&active, &index, &joint, &bits]);
                 let shares: Vec<f32> =
                     (0..steps as u32).map(|k| schedule::transfer_share(k, steps as u32, 0.001)).collect();
-                let launch = Launch::of(&Kernel::Slots(Slots::TransferCount)).tensor("active", &active);
-                let launch = launch.tensor("index", &index).tensor("joint", &joint).floats("shares", &shares);
-                let launch =
-                    launch.result("y", b).int("rows", b).int("positions", s).int("steps", steps as usize);
-                assert_eq!(launch.run().ints("y"), wanted[0].ints());
-                let launch = Launch::of(&Kernel::Slots(Slots::OriginSlots)).tensor("active", &active);
-                let launch = launch.tensor("index", &index).tensor("bits", &bits).floats("shares", &shares);
-                let y = launch.result("y", b * s).int("elements", b * s).run();
-                assert_eq!(y.bools("y"), wanted[1].bools());
+                for on in everywhere() {
+                    let launch =
+                        of(on, Slots::TransferCount).tensor("active", &active).tensor("index", &index);
+                    let launch = launch.tensor("joint", &joint).floats("shares", &shares).result("y", b);
+                    let launch = launch.int("rows", b).int("positions", s).int("steps", steps as usize);
+                    assert_eq!(launch.run().ints("y"), wanted[0].ints());
+                    let launch = of(on, Slots::OriginSlots).tensor("active", &active).tensor("index", &index);
+                    let launch = launch.tensor("bits", &bits).floats("shares", &shares);
+                    let y = launch.result("y", b * s).int("elements", b * s).run();
+                    assert_eq!(y.bools("y"), wanted[1].bools());
+                }
             }
         }
     }
@@ -117,20 +127,22 @@ fn selection() {
                     }}"
                 );
                 let wanted = interpret(&text, &[&confidence, &active, &count, &alg_temp, &bits, &joint]);
-                let y = Launch::of(&Kernel::Slots(Slots::SelectSlots))
-                    .tensor("confidence", &confidence)
-                    .tensor("active", &active)
-                    .tensor("count", &count)
-                    .tensor("alg_temp", &alg_temp)
-                    .tensor("bits", &bits)
-                    .tensor("joint", &joint)
-                    .result("y", b * s)
-                    .int("rows", b)
-                    .int("positions", s)
-                    .run();
-                let y = y.bools("y");
-                let differ: Vec<usize> = (0..b * s).filter(|i| y[*i] != wanted[0].bools()[*i]).collect();
-                assert!(differ.is_empty(), "{differ:?} of {b} {s} at {step} {alg_temp:?} {joint:?}");
+                for on in everywhere() {
+                    let y = of(on, Slots::SelectSlots)
+                        .tensor("confidence", &confidence)
+                        .tensor("active", &active)
+                        .tensor("count", &count)
+                        .tensor("alg_temp", &alg_temp)
+                        .tensor("bits", &bits)
+                        .tensor("joint", &joint)
+                        .result("y", b * s)
+                        .int("rows", b)
+                        .int("positions", s)
+                        .run();
+                    let (y, label) = (y.bools("y"), y.label());
+                    let differ: Vec<usize> = (0..b * s).filter(|i| y[*i] != wanted[0].bools()[*i]).collect();
+                    assert!(differ.is_empty(), "{label}: {differ:?} at {step} {alg_temp:?} {joint:?}");
+                }
             }
         }
     }
@@ -151,9 +163,10 @@ fn times() {
             }}"
         );
         let wanted = interpret(&text, &[&index]).remove(0);
-        let launch = Launch::of(&Kernel::TimestepEmbed(TimestepEmbed)).tensor("index", &index);
-        let launch = launch.floats("times", &times).floats("frequencies", &frequencies);
-        let y = launch.result("y", width).int("half", half).run();
-        near(&y.floats("y"), wanted.floats(), 1e-6);
+        for on in everywhere() {
+            let launch = Launch::of(on, &Kernel::TimestepEmbed(TimestepEmbed)).tensor("index", &index);
+            let launch = launch.floats("times", &times).floats("frequencies", &frequencies);
+            launch.result("y", width).int("half", half).run().near("y", wanted.floats(), 1e-6);
+        }
     }
 }

@@ -1,0 +1,3 @@
+// What NVRTC knows without an include.
+#pragma once
+#include "kernel.h"

@@ -1,0 +1,3 @@
+// What hiprtc knows without an include.
+#pragma once
+#include "../kernel.h"

@@ -1,0 +1,236 @@
+// Runs a workgroup's units in turn on one thread: a unit goes on until it ends or waits at a barrier.
+//
+// Where a device would do anything, this says what is wrong: barriers that not all units reach, memory outside the
+// buffers, reads of shared memory that nobody wrote (it is not a number before), what the sanitizer of undefined
+// behaviour finds (indices outside of arrays, shifts, divisions).
+#include "units.h"
+
+#include <csetjmp>
+#include <csignal>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+__thread uint3 threadIdx, blockIdx, blockDim, gridDim;
+
+extern "C" {
+typedef void Unit(void **buffers, void *info);
+
+struct Buffer {
+    unsigned char *data;
+    size_t bytes;
+};
+
+struct Run {
+    Unit *unit;
+    Buffer *buffers;
+    size_t count;
+    // By value or by pointer, as the wrapper says.
+    Buffer info;
+    uint3 grid, block;
+    // Dynamic shared memory, with what lies behind it.
+    Buffer shared;
+    // Units and workgroups run from the last to the first: some missing barriers show only so.
+    bool backwards;
+    // Without barriers units need no stacks of their own.
+    bool barriers;
+};
+}
+
+namespace {
+
+const size_t stack_bytes = 1 << 16, guard_bytes = 64, buffers_max = 32;
+const int ended = -2, started = -3;
+
+struct alignas(64) Fiber {
+    ucontext_t first;
+    jmp_buf at;
+    // Of the barrier that it waits at.
+    int line;
+    bool fresh;
+};
+
+thread_local const Run *run;
+thread_local void *bound[buffers_max];
+thread_local Fiber *running;
+thread_local jmp_buf home;
+thread_local sigjmp_buf fault;
+thread_local bool armed;
+thread_local char message[256];
+
+void say(const char *format, ...) {
+    // The first is the cause.
+    if (message[0] != 0) return;
+    va_list rest;
+    va_start(rest, format);
+    vsnprintf(message, sizeof message, format, rest);
+    va_end(rest);
+}
+
+void leave(int line) {
+    running->line = line;
+    if (_setjmp(running->at) == 0) _longjmp(home, 1);
+}
+
+void enter() {
+    // A fiber is used again for the next workgroup.
+    for (;;) {
+        run->unit(bound, run->info.data);
+        leave(ended);
+    }
+}
+
+void resume(Fiber *fiber) {
+    running = fiber;
+    if (_setjmp(home) != 0) return;
+    if (!fiber->fresh) _longjmp(fiber->at, 1);
+    fiber->fresh = false;
+    setcontext(&fiber->first);
+}
+
+uint3 place(unsigned long i, uint3 size, unsigned long count) {
+    if (run->backwards) i = count - 1 - i;
+    return {unsigned(i % size.x), unsigned(i / size.x % size.y), unsigned(i / size.x / size.y)};
+}
+
+// One workgroup; false if something was wrong.
+bool workgroup(Fiber *fibers, unsigned long units) {
+    memset(run->shared.data, 0xff, run->shared.bytes);
+    for (unsigned long i = 0; i < units && fibers; i++) fibers[i].line = started;
+    for (;;) {
+        for (unsigned long i = 0; i < units; i++) {
+            threadIdx = place(i, run->block, units);
+            if (fibers) {
+                resume(&fibers[i]);
+            } else {
+                run->unit(bound, run->info.data);
+            }
+        }
+        int line = fibers ? fibers[0].line : ended;
+        for (unsigned long i = 1; i < units && fibers; i++) {
+            if (fibers[i].line == line) continue;
+            say("units part: one %s, another %s", line == ended ? "ends" : "waits",
+                fibers[i].line == ended ? "ends" : "waits elsewhere");
+        }
+        if (line == -1) say("a barrier that orders no memory");
+        if (message[0] != 0) return false;
+        if (line == ended) return true;
+    }
+}
+
+// Nothing goes on after this.
+void stop(const char *text) {
+    say("%s", text);
+    if (armed) siglongjmp(fault, 1);
+}
+
+void segfault(int, siginfo_t *info, void *) {
+    if (!armed) {
+        signal(SIGSEGV, SIG_DFL);
+        return;
+    }
+    say("memory outside of all buffers is touched, at %p", info->si_addr);
+    siglongjmp(fault, 1);
+}
+
+size_t pages(size_t bytes) {
+    const size_t page = sysconf(_SC_PAGESIZE);
+    return (bytes + page - 1) / page * page;
+}
+
+// Memory that ends where a page ends that nobody may touch, with a guard before it.
+struct Guarded {
+    unsigned char *map;
+    size_t size, bytes;
+
+    void map_bytes(size_t wanted) {
+        bytes = wanted;
+        size = pages(bytes + guard_bytes);
+        map = static_cast<unsigned char *>(
+            mmap(nullptr, size + pages(1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        mprotect(map + size, pages(1), PROT_NONE);
+        memset(data() - guard_bytes, 0xa5, guard_bytes);
+    }
+    unsigned char *data() const { return map + size - bytes; }
+    bool whole() const {
+        for (size_t i = 1; i <= guard_bytes; i++)
+            if (data()[-long(i)] != 0xa5) return false;
+        return true;
+    }
+    void unmap() { munmap(map, size + pages(1)); }
+};
+
+void all() {
+    unsigned long units = size_t(run->block.x) * run->block.y * run->block.z;
+    unsigned long groups = size_t(run->grid.x) * run->grid.y * run->grid.z;
+    Fiber *fibers = nullptr;
+    Guarded stacks, places;
+    stacks.map_bytes(run->barriers ? units * stack_bytes : 0);
+    places.map_bytes(run->barriers ? units * sizeof(Fiber) : 0);
+    if (run->barriers) {
+        fibers = reinterpret_cast<Fiber *>(places.data());
+        for (unsigned long i = 0; i < units; i++) {
+            fibers[i].fresh = true;
+            getcontext(&fibers[i].first);
+            fibers[i].first.uc_stack.ss_sp = stacks.data() + i * stack_bytes;
+            fibers[i].first.uc_stack.ss_size = stack_bytes;
+            makecontext(&fibers[i].first, enter, 0);
+        }
+    }
+    armed = true;
+    if (sigsetjmp(fault, 1) == 0) {
+        for (unsigned long i = 0; i < groups; i++) {
+            blockIdx = place(i, run->grid, groups);
+            if (!workgroup(fibers, units)) break;
+        }
+    }
+    armed = false;
+    places.unmap();
+    stacks.unmap();
+}
+
+} // namespace
+
+extern "C" void dream_barrier(int line) {
+    leave(line);
+}
+
+// Runs all workgroups; what was wrong, or null.
+extern "C" const char *dream_run(const Run *given) {
+    struct sigaction action = {};
+    action.sa_sigaction = segfault;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+    sigaction(SIGSEGV, &action, nullptr);
+    run = given;
+    message[0] = 0;
+    gridDim = run->grid;
+    blockDim = run->block;
+    if (run->count > buffers_max) return "too many buffers";
+    Guarded guarded[buffers_max];
+    for (size_t i = 0; i < run->count; i++) {
+        guarded[i].map_bytes(run->buffers[i].bytes);
+        memcpy(guarded[i].data(), run->buffers[i].data, run->buffers[i].bytes);
+        bound[i] = guarded[i].data();
+    }
+    all();
+    for (size_t i = 0; i < run->count; i++) {
+        memcpy(run->buffers[i].data, guarded[i].data(), run->buffers[i].bytes);
+        if (!guarded[i].whole()) say("memory before buffer %zu is written", i);
+        guarded[i].unmap();
+    }
+    return message[0] != 0 ? message : nullptr;
+}
+
+#define SANITIZER(kind, text) \
+    extern "C" void __ubsan_handle_##kind##_minimal() { stop(text); }
+SANITIZER(out_of_bounds, "an index outside of its array")
+SANITIZER(shift_out_of_bounds, "a shift by more than there are bits")
+SANITIZER(divrem_overflow, "a division by 0")
+SANITIZER(float_cast_overflow, "a number too large for the integer that it becomes")
+SANITIZER(add_overflow, "a signed sum that overflows")
+SANITIZER(sub_overflow, "a signed difference that overflows")
+SANITIZER(mul_overflow, "a signed product that overflows")
+SANITIZER(negate_overflow, "a negation that overflows")
