@@ -73,7 +73,8 @@ impl Search {
     /// The folder of `DREAM_TOOLCHAIN`; `target/toolchain` if the program lies below a folder `target`;
     /// `dreamc/toolchain` in the user's data folder; and then what the system has.
     pub fn new() -> Self {
-        let named = std::env::var_os(FOLDER_VARIABLE).filter(|it| !it.is_empty()).map(PathBuf::from);
+        let named = std::env::var_os(FOLDER_VARIABLE).filter(|it| !it.is_empty());
+        let named = named.map(|it| std::path::absolute(&it).unwrap_or_else(|_| it.into()));
         let program = std::env::current_exe().unwrap_or_default();
         let built = program.ancestors().filter(|it| it.file_name() == Some(OsStr::new("target")));
         let data = data_folder(std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"));
