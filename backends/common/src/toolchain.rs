@@ -45,7 +45,7 @@ impl Status {
 
 /// A toolchain that is in none of the places it may be in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} is not installed: run `{command}`, or set {variable} (looked for: {})", listed(.looked_for))]
+#[error("{what} is not installed: run `{command}`, or set {variable}{}", listed(.looked_for))]
 pub struct Missing {
     /// What is missing.
     pub what: &'static str,
@@ -59,7 +59,7 @@ pub struct Missing {
 
 fn listed(paths: &[PathBuf]) -> String {
     let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-    if paths.is_empty() { "nothing".to_owned() } else { paths.join(", ") }
+    if paths.is_empty() { String::new() } else { format!(" (looked for: {})", paths.join(", ")) }
 }
 
 /// Where to look for compilers, in order.
@@ -73,7 +73,8 @@ impl Search {
     /// The folder of `DREAM_TOOLCHAIN`; `target/toolchain` if the program lies below a folder `target`;
     /// `dreamc/toolchain` in the user's data folder; and then what the system has.
     pub fn new() -> Self {
-        let named = std::env::var_os(FOLDER_VARIABLE).filter(|it| !it.is_empty()).map(PathBuf::from);
+        let named = std::env::var_os(FOLDER_VARIABLE).filter(|it| !it.is_empty());
+        let named = named.map(|it| std::path::absolute(&it).unwrap_or_else(|_| it.into()));
         let program = std::env::current_exe().unwrap_or_default();
         let built = program.ancestors().filter(|it| it.file_name() == Some(OsStr::new("target")));
         let data = data_folder(std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"));
@@ -157,7 +158,7 @@ mod tests {
 
     #[test]
     fn missing_names_the_command_and_the_places() {
-        let missing = Missing {
+        let mut missing = Missing {
             what: "the compiler",
             command: INSTALL,
             variable: FOLDER_VARIABLE,
@@ -168,6 +169,8 @@ mod tests {
             "the compiler is not installed: run `cargo xtask toolchain`, or set DREAM_TOOLCHAIN \
              (looked for: /a, /b)"
         );
+        missing.looked_for.clear();
+        assert!(missing.to_string().ends_with("or set DREAM_TOOLCHAIN"), "{missing}");
     }
 
     #[test]

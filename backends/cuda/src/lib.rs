@@ -114,25 +114,28 @@ impl Nvrtc {
     pub fn find(search: &Search) -> Result<Nvrtc, ToolchainError> {
         let mut unusable = None;
         for place in place::places(search) {
-            match Nvrtc::load(place) {
+            let path = place.library.clone();
+            let loaded = match Library::load(&path) {
+                // The loader's path has no library of this name, which is no news about any library.
+                Err(_) if path.components().count() == 1 => continue,
+                loaded => loaded.and_then(|library| Nvrtc::new(library, place)),
+            };
+            match loaded {
                 Ok(nvrtc) => return Ok(nvrtc),
                 // An old one must not hide a new one that is looked for later.
-                Err(error) => unusable = unusable.or(Some(error)),
+                Err(reason) => unusable = unusable.or(Some(ToolchainError::Unusable { path, reason })),
             }
         }
         Err(unusable.unwrap_or_else(|| place::missing(search).into()))
     }
 
-    fn load(place: Place) -> Result<Nvrtc, ToolchainError> {
-        let unusable = |reason| ToolchainError::Unusable { path: place.library.clone(), reason };
-        let library = Library::load(&place.library).map_err(unusable)?;
-        let version = library.version().map_err(unusable)?;
+    fn new(library: Library, place: Place) -> Result<Nvrtc, String> {
+        let version = library.version()?;
         if version < VERSION_MIN {
             let (major, minor) = VERSION_MIN;
-            let found = format!("it is NVRTC {}.{}, older than {major}.{minor}", version.0, version.1);
-            return Err(unusable(found));
+            return Err(format!("it is NVRTC {}.{}, older than {major}.{minor}", version.0, version.1));
         }
-        let known = library.architectures().map_err(|call| unusable(call.reason))?;
+        let known = library.architectures().map_err(|call| call.reason)?;
         let known = known.iter().map(|number| format!("sm_{number}")).collect();
         Ok(Nvrtc { library, place, version, known })
     }

@@ -107,3 +107,17 @@ fn missing_toolchain_says_how_to_get_it() {
         assert!(text.contains(part), "no `{part}` in: {text}");
     }
 }
+
+#[test]
+fn unusable_library_is_named() {
+    // A file in the library's place that is none.
+    let folder = std::env::temp_dir().join(format!("dreamc-backend-cuda-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("cuda/lib")).unwrap();
+    std::fs::write(folder.join("cuda/lib/libnvrtc.so.12"), "not a library").unwrap();
+    let error = Nvrtc::find(&Search::nowhere().and(&folder)).unwrap_err();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(matches!(error, ToolchainError::Unusable { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("cuda/lib/libnvrtc.so.12 cannot be used"), "{text}");
+    assert!(text.contains("cargo xtask toolchain"), "{text}");
+}
