@@ -77,10 +77,16 @@ functions! {
     }
 }
 
+/// `cuFuncLoad` of CUDA 12.4 and later.
+pub(crate) type FinishLoading = unsafe extern "system" fn(Function) -> c_int;
+
 impl Api {
-    /// Opens the library.
-    pub(crate) fn open(options: &GpuOptions) -> Result<Api, GpuError> {
-        Api::load(&Library::open(options, LIBRARY_VARIABLE, NAMES, INSTALL)?)
+    /// Opens the library: the functions, and one that older drivers lack.
+    pub(crate) fn open(options: &GpuOptions) -> Result<(Api, Option<FinishLoading>), GpuError> {
+        let library = Library::open(options, LIBRARY_VARIABLE, NAMES, INSTALL)?;
+        // SAFETY: the type is that of the header.
+        let finish = unsafe { library.function("cuFuncLoad") }.ok();
+        Ok((Api::load(&library)?, finish))
     }
 
     /// What the driver calls a code.

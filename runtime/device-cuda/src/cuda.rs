@@ -1,8 +1,8 @@
 //! One device of the driver, with a stream.
 
 use crate::api::{
-    Api, COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR, ERROR_NO_DEVICE, JIT_ERROR_LOG_BUFFER,
-    JIT_ERROR_LOG_BUFFER_SIZE_BYTES, MAX_DYNAMIC_SHARED_SIZE_BYTES, MAX_GRID_DIM_X,
+    Api, COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR, ERROR_NO_DEVICE, FinishLoading,
+    JIT_ERROR_LOG_BUFFER, JIT_ERROR_LOG_BUFFER_SIZE_BYTES, MAX_DYNAMIC_SHARED_SIZE_BYTES, MAX_GRID_DIM_X,
     MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, STREAM_CAPTURE_MODE_THREAD_LOCAL, STREAM_NON_BLOCKING,
 };
 use crate::arch::Arch;
@@ -22,6 +22,7 @@ const LOG_BYTES: usize = 4096;
 /// One device, with its primary context and a stream.
 pub struct Cuda {
     api: Api,
+    finish_loading: Option<FinishLoading>,
     device: c_int,
     context: usize,
     /// 0 if there is none.
@@ -38,7 +39,7 @@ pub struct Cuda {
 ///
 /// Why there is none, and what to do.
 pub fn devices(options: &GpuOptions) -> Result<Vec<Listed>, GpuError> {
-    let api = Api::open(options)?;
+    let (api, _) = Api::open(options)?;
     let list = |ordinal: u32| {
         let device = device(&api, ordinal)?;
         let (major, minor) = capability(&api, device)?;
@@ -123,7 +124,7 @@ impl Driver for Cuda {
     const INFO: InfoPlace = InfoPlace::Value;
 
     fn open(options: &GpuOptions) -> Result<Cuda, GpuError> {
-        let api = Api::open(options)?;
+        let (api, finish_loading) = Api::open(options)?;
         let (ordinal, count) = (options.ordinal, count(&api)?);
         if ordinal >= count {
             return Err(GpuError::Ordinal { ordinal, count });
@@ -140,8 +141,17 @@ impl Driver for Cuda {
         // SAFETY: it writes the handle, which `Drop` gives back.
         api.check(unsafe { (api.cuDevicePrimaryCtxRetain)(&mut context, device) })
             .map_err(GpuError::doing("taking a CUDA device's context"))?;
-        let mut cuda =
-            Cuda { api, device, context, stream: 0, name, capability, groups_max, shared_bytes_max };
+        let mut cuda = Cuda {
+            api,
+            finish_loading,
+            device,
+            context,
+            stream: 0,
+            name,
+            capability,
+            groups_max,
+            shared_bytes_max,
+        };
         cuda.bind().map_err(GpuError::doing("making a CUDA device current"))?;
         // SAFETY: it writes the handle, which `Drop` gives back.
         let code = unsafe { (api.cuStreamCreate)(&mut cuda.stream, STREAM_NON_BLOCKING) };
@@ -257,6 +267,11 @@ impl Driver for Cuda {
             let code =
                 unsafe { (self.api.cuFuncSetAttribute)(function, MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes) };
             self.api.check(code)?;
+        }
+        if let Some(finish) = self.finish_loading {
+            // Else the driver may put it off until the first launch, which may be while a run is recorded.
+            // SAFETY: as above.
+            self.api.check(unsafe { finish(function) })?;
         }
         Ok(function)
     }

@@ -7,7 +7,7 @@ use common::program::code;
 use common::{BAD_IMAGE, Functions, Stub, Target, cases, device, failures};
 use dreamc_artifact::code::{Code, Form};
 use dreamc_device_cuda::{Cuda, CudaDevice, GpuError, Listed, devices};
-use dreamc_runtime::Device;
+use dreamc_runtime::{Device, Stepper};
 
 struct OfCuda;
 
@@ -19,6 +19,7 @@ impl Target for OfCuda {
     const PREFIX: &'static str = "CUDA_ERROR_";
     const FUNCTIONS: Functions = Functions {
         take: "cuMemAlloc_v2",
+        copy_in: "cuMemcpyHtoDAsync_v2",
         load: "cuModuleLoadDataEx",
         find: "cuModuleGetFunction",
         launch: "cuLaunchKernel",
@@ -41,6 +42,7 @@ impl Target for OfCuda {
             "cuModuleLoadDataEx",
             "cuModuleGetFunction",
             "cuFuncSetAttribute",
+            "cuFuncLoad",
             "cuLaunchKernel",
             "cuStreamBeginCapture_v2",
             "cuStreamEndCapture",
@@ -69,6 +71,7 @@ on_the_stub! {
     cases::refuses_what_is_unsound;
     failures::any_call_may_fail;
     failures::a_failed_run_is_forgotten;
+    failures::goes_on_without_recording;
     failures::errors_of_runs;
     failures::weights_that_do_not_fit;
     failures::errors_of_new;
@@ -99,6 +102,22 @@ fn asks_for_shared_memory() {
     assert_eq!(stub.log_of(&["allow"]), ["allow f32_add_inplace 60000"]);
     drop(device);
     stub.finish();
+}
+
+/// Kernels are loaded to the end before a run is recorded, where the driver can be told to.
+#[test]
+fn finishes_loading() {
+    for defines in [&[] as &[&str], &["WITHOUT_FUNC_LOAD"]] {
+        let stub = Stub::new::<OfCuda>(defines);
+        let mut device = device::<OfCuda>(&stub).unwrap();
+        let program = cases::looped::<OfCuda>();
+        device.prepare(&program).unwrap();
+        let finished = if defines.is_empty() { 3 } else { 0 };
+        assert_eq!(stub.log_of(&["finish"]).len(), finished);
+        cases::run(&mut device, &mut Stepper::new(&program).unwrap(), 2, &mut ()).unwrap();
+        drop(device);
+        stub.finish();
+    }
 }
 
 /// The driver compiles PTX where the binary is for another architecture.

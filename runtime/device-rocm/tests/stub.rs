@@ -19,6 +19,7 @@ impl Target for OfRocm {
     const PREFIX: &'static str = "HIP_ERROR_";
     const FUNCTIONS: Functions = Functions {
         take: "hipMalloc",
+        copy_in: "hipMemcpyHtoDAsync",
         load: "hipModuleLoadData",
         find: "hipModuleGetFunction",
         launch: "hipModuleLaunchKernel",
@@ -66,6 +67,7 @@ on_the_stub! {
     cases::refuses_what_is_unsound;
     failures::any_call_may_fail;
     failures::a_failed_run_is_forgotten;
+    failures::goes_on_without_recording;
     failures::errors_of_runs;
     failures::weights_that_do_not_fit;
     failures::errors_of_new;

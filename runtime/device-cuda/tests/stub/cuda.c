@@ -1,4 +1,5 @@
-/* The driver's functions by CUDA's names, over the stub that both drivers share. */
+/* The driver's functions by CUDA's names, over the stub that both drivers share. Defines: WITHOUT_FUNC_LOAD for a
+   driver older than CUDA 12.4. */
 #include "core.h"
 
 typedef uint64_t Handle;
@@ -82,6 +83,9 @@ int cuModuleGetFunction(Handle *made, Handle module, const char *name) {
     ENTER("cuModuleGetFunction");
     return function(made, module, name);
 }
+#ifndef WITHOUT_FUNC_LOAD
+int cuFuncLoad(Handle function) { ENTER("cuFuncLoad"); say("finish %s", modules[function - 1].name); return 0; }
+#endif
 int cuFuncSetAttribute(Handle function, int attribute, int value) {
     ENTER("cuFuncSetAttribute");
     return attribute == 8 ? allow_shared(function, value) : misuse("attribute");

@@ -4,7 +4,7 @@ use super::program::{COLUMNS, LARGE, gain, plan};
 use super::{Stub, Target, device};
 use dreamc_artifact::plan::{Program, Step};
 use dreamc_device_gpu::{Driver, GRAPH_COUNT_MAX, GpuDevice};
-use dreamc_runtime::{Device, Observer, StepError, Stepper};
+use dreamc_runtime::{Device, DeviceError, Observer, StepError, Stepper};
 
 fn bytes(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|x| x.to_le_bytes()).collect()
@@ -155,6 +155,25 @@ pub(crate) fn moves_between_threads<T: Target>() {
         scope.spawn(move || run(device, stepper, 3, &mut ()).unwrap());
     });
     run(&mut device, &mut stepper, 3, &mut ()).unwrap();
+    // Every call by itself.
+    let Step::Dispatch(first) = &program.steps[0] else { panic!("the first step is a dispatch") };
+    type Call<'c, D> = &'c (dyn Fn(&mut GpuDevice<'static, D>) -> Result<(), DeviceError> + Sync);
+    let calls: [Call<'_, T::Driver>; 8] = [
+        &|device| device.prepare(&program),
+        &|device| device.resize(&[2]),
+        &|device| device.write(0, &[1]),
+        &|device| device.dispatch(0, first, &[]),
+        &|device| device.set(0, 1),
+        &|device| device.copy(0, 4, 4),
+        &|device| device.read(0, &mut [0]),
+        &|device| device.begin().and_then(|_| device.end(true)),
+    ];
+    for call in calls {
+        std::thread::scope(|scope| {
+            let device = &mut device;
+            scope.spawn(move || call(device).unwrap());
+        });
+    }
     std::thread::spawn(move || drop(device)).join().unwrap();
     stub.finish();
 }

@@ -58,6 +58,8 @@ pub(crate) fn a_failed_run_is_forgotten<T: Target>() {
     let functions = &T::FUNCTIONS;
     let program = looped::<T>();
     for (name, after) in [
+        (functions.copy_in, 0),
+        (functions.copy_in, 1),
         (functions.launch, 0),
         (functions.launch, 3),
         (functions.end, 0),
@@ -80,6 +82,42 @@ pub(crate) fn a_failed_run_is_forgotten<T: Target>() {
         drop(device);
         stub.finish();
     }
+}
+
+/// Where recording fails, the runs after the one that is lost are not recorded.
+pub(crate) fn goes_on_without_recording<T: Target>() {
+    let program = looped::<T>();
+    for name in [T::FUNCTIONS.end, T::FUNCTIONS.instantiate] {
+        let stub = Stub::new::<T>(&[]);
+        let mut device = device::<T>(&stub).unwrap();
+        device.prepare(&program).unwrap();
+        let mut stepper = Stepper::new(&program).unwrap();
+        stub.fail(name, 0, LAUNCH_FAILED);
+        assert!(run(&mut device, &mut stepper, 2, &mut ()).is_err());
+        stub.log();
+        for rows in [2, 2, 3] {
+            run(&mut device, &mut stepper, rows, &mut ()).unwrap();
+        }
+        assert_eq!(stub.log_of(&["begin", "run"]), [""; 0]);
+        device.prepare(&program).unwrap();
+        run(&mut device, &mut stepper, 2, &mut ()).unwrap();
+        assert_eq!(stub.log_of(&["begin", "run"]).len(), 2);
+        drop(device);
+        stub.finish();
+    }
+    // Where memory ran out, recordings that are kept make room first.
+    let stub = Stub::new::<T>(&[]);
+    let mut device = device::<T>(&stub).unwrap();
+    device.prepare(&program).unwrap();
+    let mut stepper = Stepper::new(&program).unwrap();
+    run(&mut device, &mut stepper, 2, &mut ()).unwrap();
+    run(&mut device, &mut stepper, 3, &mut ()).unwrap();
+    stub.log();
+    stub.fail(T::FUNCTIONS.instantiate, 0, OUT_OF_MEMORY);
+    run(&mut device, &mut stepper, 4, &mut ()).unwrap();
+    assert_eq!(stub.log_of(&["destroy", "run"]), ["destroy x0", "destroy x1", "run x2"]);
+    drop(device);
+    stub.finish();
 }
 
 /// Errors name what was being done, the kernel, and the driver's own word.

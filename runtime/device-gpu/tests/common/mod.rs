@@ -39,6 +39,7 @@ pub(crate) trait Target {
 /// See [`Target::FUNCTIONS`].
 pub(crate) struct Functions {
     pub(crate) take: &'static str,
+    pub(crate) copy_in: &'static str,
     pub(crate) load: &'static str,
     pub(crate) find: &'static str,
     pub(crate) launch: &'static str,
