@@ -127,9 +127,14 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
     }
 
     /// Product of all dimensions but the last.
-    pub(crate) fn rows(&self, id: ValueId) -> Result<Scalar, String> {
+    pub(crate) fn row_count(&self, id: ValueId) -> Result<Dim, String> {
         let dims = &self.value(id).dims;
-        self.length(&dims[..dims.len().saturating_sub(1)]).map(Scalar::Count)
+        self.length(&dims[..dims.len().saturating_sub(1)])
+    }
+
+    /// The same as a scalar.
+    pub(crate) fn rows(&self, id: ValueId) -> Result<Scalar, String> {
+        self.row_count(id).map(Scalar::Count)
     }
 
     /// The last dimension.
@@ -161,10 +166,10 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
         if all <= max {
             return Ok(vec![Part { first: 0, rows, bytes: None }]);
         }
-        // So many rows that every part begins where a binding may.
-        let most = u32::try_from(max / row / ARENA_ALIGN * ARENA_ALIGN).unwrap_or(u32::MAX);
+        let step = rows_aligned(row);
+        let most = u32::try_from(max / row / step * step).unwrap_or(u32::MAX);
         if most == 0 {
-            return Err(format!("the target binds {max} bytes, which is too little for {ARENA_ALIGN} rows"));
+            return Err(format!("the target binds {max} bytes, which is too little for rows of {row}"));
         }
         let part = |first: u32| {
             let rows = most.min(rows - first);
@@ -208,6 +213,57 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
         Ok(())
     }
 
+    /// Adds a launch of a kernel that goes through `rows`, one by one, or several launches where the target cannot bind
+    /// all of them at once. `by_row`: buffers that hold a row for each.
+    pub(crate) fn launch_rows(
+        &mut self,
+        kernel: &kernels::Kernel,
+        rows: &Dim,
+        by_row: &[(&'static str, ValueId)],
+        buffers: &[(&str, Bound)],
+        scalars: &[(&str, Scalar)],
+    ) -> Result<(), String> {
+        let all = self.most(rows);
+        let max = self.target().capabilities().binding_bytes_max;
+        let row_bytes = |id: ValueId| self.bytes(id).map(|bytes| bytes / u64::from(all.max(1)));
+        let sizes = by_row.iter().map(|(_, id)| row_bytes(*id)).collect::<Result<Vec<u64>, _>>()?;
+        let widest = sizes.iter().copied().max().unwrap_or(0).max(1);
+        let most = if widest * u64::from(all) <= max {
+            all
+        } else {
+            let step = sizes.iter().map(|bytes| rows_aligned(*bytes)).max().unwrap_or(1);
+            u32::try_from(max / widest / step * step).unwrap_or(u32::MAX)
+        };
+        if most == 0 {
+            return Err(format!("the target binds {max} bytes, which is too little for rows of {widest}"));
+        }
+        for first in (0..all).step_by(most as usize) {
+            let part = |bytes: u64| {
+                let count = u64::from(most.min(all - first));
+                (most < all).then(|| (u64::from(first) * bytes, count * bytes))
+            };
+            let parts = by_row.iter().zip(&sizes).map(|((name, value), bytes)| {
+                (*name, Bound(Binding { value: *value, part: part(*bytes) }))
+            });
+            let all_buffers: Vec<(&str, Bound)> = parts.chain(buffers.iter().copied()).collect();
+            let rows = if most < all {
+                Scalar::Part { of: rows.clone(), first, most }
+            } else {
+                Scalar::Count(rows.clone())
+            };
+            let mut all_scalars = vec![("rows", rows)];
+            all_scalars.extend_from_slice(scalars);
+            self.launch(kernel.clone(), &all_buffers, &all_scalars)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of a value at the maxima.
+    fn bytes(&self, id: ValueId) -> Result<u64, String> {
+        let elements = self.length(&self.value(id).dims)?;
+        Ok(u64::from(self.most(&elements)) * self.value(id).dtype.bytes() as u64)
+    }
+
     /// Copies all elements of a value.
     pub(crate) fn copy_all(&mut self, from: ValueId, to: ValueId) -> Result<(), String> {
         let length = self.elements(from)?;
@@ -236,6 +292,11 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
         ];
         self.launch(kernel, &[("x", from.into()), ("y", to.into())], &scalars)
     }
+}
+
+/// The fewest rows of so many bytes behind which a binding may begin.
+fn rows_aligned(bytes: u64) -> u64 {
+    ARENA_ALIGN >> bytes.trailing_zeros().min(ARENA_ALIGN.trailing_zeros())
 }
 
 /// The float type as large as elements that are moved as they are.

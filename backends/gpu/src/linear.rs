@@ -19,11 +19,8 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
         None => l.read(0),
     };
     let y = l.write(0);
-    let (rows, stride) = (l.rows(y)?, l.columns(y)?);
-    let most = match &rows {
-        Scalar::Count(dim) => l.most(dim),
-        Scalar::Float(_) => u32::MAX,
-    };
+    let (rows, stride) = (l.row_count(y)?, l.columns(y)?);
+    let most = l.most(&rows);
     let kernel = |table: Table, n: u32, k: u32, l: &Launcher<'_, '_, '_>| -> Result<_, String> {
         Ok(kernels::Linear {
             x: l.float(x)?,
@@ -48,18 +45,17 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
         let parts = l.parts(*weight)?;
         for part in &parts {
             let kernel = kernel(l.table(*weight)?, part.rows, k, l)?;
-            let mut buffers: Vec<(&str, Bound)> =
-                vec![("x", x.into()), ("weight", l.bound(*weight, *part)), ("y", y.into())];
+            let mut by_row = vec![("x", x), ("y", y)];
+            let mut buffers: Vec<(&str, Bound)> = vec![("weight", l.bound(*weight, *part))];
             if linear.swiglu {
                 buffers.push(("up", l.bound(weights[1], *part)));
             }
             buffers.extend(bias.map(|bias| ("bias", bias.into())));
             if let (Residual::Apart, Some(read)) = (kernel.residual, residual) {
-                buffers.push(("residual", l.read(read).into()));
+                by_row.push(("residual", l.read(read)));
             }
-            let first = count(column + part.first);
-            let scalars = [("rows", rows.clone()), ("stride", stride.clone()), ("first", first)];
-            l.launch(kernels::Kernel::Linear(kernel), &buffers, &scalars)?;
+            let scalars = [("stride", stride.clone()), ("first", count(column + part.first))];
+            l.launch_rows(&kernels::Kernel::Linear(kernel), &rows, &by_row, &buffers, &scalars)?;
         }
         column += parts.iter().map(|p: &Part| p.rows).sum::<u32>();
     }

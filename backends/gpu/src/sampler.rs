@@ -1,7 +1,7 @@
 //! The sampler, all of it on the device. What depends on the schedule alone is a list of constants, one for each step.
 
 use crate::launcher::{Bound, Launcher, count};
-use dreamc_artifact::plan::{self, Kernel, Scalar};
+use dreamc_artifact::plan::{self, Kernel, Scalar, ValueId};
 use dreamc_ir::Literal;
 use dreamc_kernels::{self as kernels, Confidence, Sampler, Slots};
 use dreamc_num::schedule;
@@ -17,16 +17,16 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
             let factors = schedule_list(*steps, |k| schedule::eos_penalty_factor(k, *steps, *eps));
             let factors = ("factors", l.constant(factors)?.into());
             let buffers = [("penalty", l.read(1).into()), ("index", l.read(2).into()), factors];
-            logits(l, Sampler::EosPenalty, &buffers, &[("token", count(*token))])
+            logits(l, Sampler::EosPenalty, &[], &buffers, &[("token", count(*token))])
         }
         Kernel::KeepTokens { first, len } => {
             let scalars = [("first", count(*first)), ("length", count(*len))];
-            logits(l, Sampler::KeepTokens, &[("marks", l.read(1).into())], &scalars)
+            logits(l, Sampler::KeepTokens, &[("marks", l.read(1))], &[], &scalars)
         }
         Kernel::SamplingProbs => {
-            let names = ["active", "temperature", "top_p", "top_k"];
-            let buffers: Vec<_> = (1..).zip(names).map(|(i, name)| (name, l.read(i).into())).collect();
-            logits(l, Sampler::SamplingProbs, &buffers, &[])
+            let names = ["temperature", "top_p", "top_k"];
+            let buffers: Vec<_> = (2..).zip(names).map(|(i, name)| (name, l.read(i).into())).collect();
+            logits(l, Sampler::SamplingProbs, &[("active", l.read(1))], &buffers, &[])
         }
         Kernel::RandomBits { lane } => {
             let positions = l.value(y).dims[1].clone();
@@ -35,9 +35,11 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
             l.launch(kernels::Kernel::Slots(Slots::RandomBits(*lane)), &buffers, &scalars)
         }
         Kernel::DrawToken => {
-            let names = ["probs", "active", "temperature", "bits"];
-            let scalars = [("rows", l.elements(y)?), ("columns", l.columns(l.read(0))?)];
-            rowwise(l, kernels::Kernel::Sampler(Sampler::DrawToken), &names, &[], &scalars)
+            let by_row = [("probs", l.read(0)), ("active", l.read(1)), ("bits", l.read(3)), ("y", y)];
+            let rows = l.row_count(l.read(0))?;
+            let buffers = [("temperature", l.read(2).into())];
+            let kernel = kernels::Kernel::Sampler(Sampler::DrawToken);
+            l.launch_rows(&kernel, &rows, &by_row, &buffers, &[("columns", l.columns(l.read(0))?)])
         }
         Kernel::Confidence(kind) => {
             let kind = match kind {
@@ -45,9 +47,10 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
                 plan::Confidence::Margin => Confidence::Margin,
                 plan::Confidence::NegativeEntropy => Confidence::NegativeEntropy,
             };
-            let scalars = [("rows", l.elements(y)?), ("columns", l.columns(l.read(0))?)];
+            let by_row = [("probs", l.read(0)), ("active", l.read(1)), ("token", l.read(2)), ("y", y)];
+            let rows = l.row_count(l.read(0))?;
             let kernel = kernels::Kernel::Sampler(Sampler::Confidence(kind));
-            rowwise(l, kernel, &["probs", "active", "token"], &[], &scalars)
+            l.launch_rows(&kernel, &rows, &by_row, &[], &[("columns", l.columns(l.read(0))?)])
         }
         Kernel::TransferCount { steps, eps } => {
             let shares = shares(l, *steps, *eps)?;
@@ -92,6 +95,7 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
 fn logits(
     l: &mut Launcher<'_, '_, '_>,
     kernel: Sampler,
+    by_row: &[(&'static str, ValueId)],
     buffers: &[(&str, Bound)],
     scalars: &[(&str, Scalar)],
 ) -> Result<(), String> {
@@ -99,27 +103,18 @@ fn logits(
     if !l.in_place(0) {
         l.copy_all(x, y)?;
     }
-    let mut all_buffers = vec![("y", y.into())];
-    all_buffers.extend_from_slice(buffers);
-    let mut all_scalars = vec![("rows", l.rows(y)?), ("columns", l.columns(y)?)];
+    let mut all_by_row = vec![("y", y)];
+    all_by_row.extend_from_slice(by_row);
+    let mut all_scalars = vec![("columns", l.columns(y)?)];
     all_scalars.extend_from_slice(scalars);
-    l.launch(kernels::Kernel::Sampler(kernel), &all_buffers, &all_scalars)
-}
-
-fn slots(
-    l: &mut Launcher<'_, '_, '_>,
-    kernel: Slots,
-    names: &[&'static str],
-    more: &[(&'static str, Bound)],
-    scalars: &[(&str, Scalar)],
-) -> Result<(), String> {
-    rowwise(l, kernels::Kernel::Slots(kernel), names, more, scalars)
+    let rows = l.row_count(y)?;
+    l.launch_rows(&kernels::Kernel::Sampler(kernel), &rows, &all_by_row, buffers, &all_scalars)
 }
 
 /// A kernel that takes the first operands by these names, further buffers, and `y`.
-fn rowwise(
+fn slots(
     l: &mut Launcher<'_, '_, '_>,
-    kernel: kernels::Kernel,
+    kernel: Slots,
     names: &[&'static str],
     more: &[(&'static str, Bound)],
     scalars: &[(&str, Scalar)],
@@ -128,7 +123,7 @@ fn rowwise(
         names.iter().enumerate().map(|(i, name)| (*name, l.read(i).into())).collect();
     buffers.extend_from_slice(more);
     buffers.push(("y", l.write(0).into()));
-    l.launch(kernel, &buffers, scalars)
+    l.launch(kernels::Kernel::Slots(kernel), &buffers, scalars)
 }
 
 /// The share of the slots that each step commits.

@@ -158,8 +158,8 @@ pub struct Launch {
 pub struct Binding {
     /// The value.
     pub value: ValueId,
-    /// A part of the value's bytes, first and length, where a device cannot bind all of them at once; both multiples of
-    /// [`ARENA_ALIGN`] but for the end of the last part. Values in the weights only.
+    /// A part of the value's bytes at the maxima, first and length, where a device cannot bind all of them at once; both
+    /// multiples of [`ARENA_ALIGN`] but for the end of the last part.
     pub part: Option<(u64, u64)>,
 }
 
@@ -168,6 +168,15 @@ pub struct Binding {
 pub enum Scalar {
     /// A length, of the type u32.
     Count(Dim),
+    /// What of a length lies in a part: `min(of - first, most)`, 0 where the length does not reach the part.
+    Part {
+        /// The whole length.
+        of: Dim,
+        /// Where the part begins.
+        first: u32,
+        /// How long it is.
+        most: u32,
+    },
     /// A constant, of the type f32.
     Float(f32),
 }

@@ -36,6 +36,7 @@ pub fn resolve(
     let unsound = || DeviceError::Unsupported { kernel: "a launch" };
     let scalar = |i: u32| match launch.scalars.get(i as usize) {
         Some(Scalar::Count(dim)) => dim.at(symbols),
+        Some(Scalar::Part { of, first, most }) => Some(of.at(symbols)?.saturating_sub(*first).min(*most)),
         Some(Scalar::Float(x)) => Some(x.to_bits()),
         None => None,
     };

@@ -146,11 +146,11 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
     /// Where a binding begins, if all of it is there.
     fn address(&self, arena: &DeviceMemory<D>, binding: &Binding, operand: &Operand) -> Option<Address> {
         let count = operand.shape.dims().iter().try_fold(1_u64, |n, dim| n.checked_mul(u64::from(*dim)))?;
-        let bytes = count.checked_mul(operand.dtype.bytes() as u64)?;
+        let all = count.checked_mul(operand.dtype.bytes() as u64)?;
+        let (first, bytes) = binding.part.unwrap_or((0, all));
         match operand.place {
-            Place::Arena(offset) => arena.part(offset, bytes),
+            Place::Arena(offset) => arena.part(offset.checked_add(first)?, bytes),
             Place::Weight(index) => {
-                let (first, bytes) = binding.part.unwrap_or((0, bytes));
                 let given = self.weights.get(index as usize)?.bytes.len() as u64;
                 let inside = first.checked_add(bytes)? <= given;
                 self.stored.get(index as usize)?.as_ref()?.part(first, bytes).filter(|_| inside)

@@ -257,11 +257,14 @@ impl Binder<'_> {
             }
             Place::Arena(offset) => {
                 // Values begin at multiples of 256: what is rounded up is no one else's.
-                let bytes = value_bytes(value, maxima).ok_or(UNSOUND)?.max(1).next_multiple_of(4);
+                let all = value_bytes(value, maxima).ok_or(UNSOUND)?;
+                let (first, bytes) = binding.part.unwrap_or((0, all));
+                let offset = offset.checked_add(first).ok_or(UNSOUND)?;
+                let bytes = bytes.max(1).next_multiple_of(4);
                 self.gpu.binds(bytes)?;
-                let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.arena.size());
-                let size = NonZeroU64::new(bytes).filter(|_| inside && binding.part.is_none());
-                Ok(wgpu::BufferBinding { buffer: self.arena, offset, size: Some(size.ok_or(UNSOUND)?) })
+                let end = offset.checked_add(bytes).filter(|end| *end <= self.arena.size());
+                let size = end.and_then(|_| NonZeroU64::new(bytes)).ok_or(UNSOUND)?;
+                Ok(wgpu::BufferBinding { buffer: self.arena, offset, size: Some(size) })
             }
         }
     }

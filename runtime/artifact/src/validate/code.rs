@@ -68,12 +68,13 @@ impl Checker<'_> {
             && launch.scalars.iter().zip(&module.scalars).all(|(scalar, ty)| {
                 matches!(
                     (scalar, ty),
-                    (Scalar::Count(_), ScalarType::U32) | (Scalar::Float(_), ScalarType::F32)
+                    (Scalar::Count(_) | Scalar::Part { .. }, ScalarType::U32)
+                        | (Scalar::Float(_), ScalarType::F32)
                 )
             });
         ensure(fits, Rule::Launch)?;
         for scalar in &launch.scalars {
-            let Scalar::Count(dim) = scalar else { continue };
+            let (Scalar::Count(dim) | Scalar::Part { of: dim, .. }) = scalar else { continue };
             super::polynomial(dim, &self.maxima)?;
         }
         for (i, (binding, buffer)) in launch.buffers.iter().zip(&module.buffers).enumerate() {
@@ -95,11 +96,12 @@ impl Checker<'_> {
     fn binding(&self, binding: &Binding) -> Checked {
         let value = self.get(binding.value)?;
         let Some((first, bytes)) = binding.part else { return Ok(()) };
-        let Place::Weight(index) = value.place else { return Err(Rule::Place) };
-        let weight = self.weights.get(index as usize).ok_or(Rule::Index)?;
-        let end = first.checked_add(bytes).filter(|end| *end <= weight.bytes).ok_or(Rule::Limit)?;
-        let aligned = first.is_multiple_of(ARENA_ALIGN)
-            && (bytes.is_multiple_of(ARENA_ALIGN) || end == weight.bytes);
+        let all = match value.place {
+            Place::Weight(index) => self.weights.get(index as usize).ok_or(Rule::Index)?.bytes,
+            Place::Arena(_) => self.range(binding.value).map_or(0, |(start, end)| end - start),
+        };
+        let end = first.checked_add(bytes).filter(|end| *end <= all).ok_or(Rule::Limit)?;
+        let aligned = first.is_multiple_of(ARENA_ALIGN) && (bytes.is_multiple_of(ARENA_ALIGN) || end == all);
         ensure(bytes > 0 && aligned, Rule::Align)
     }
 }
