@@ -23,6 +23,7 @@
 )]
 
 mod attention;
+mod distribution;
 mod elementwise;
 mod emit;
 mod kernel;

@@ -14,10 +14,11 @@ const SHAPES: [[usize; 3]; 6] =
 fn types(shape: [usize; 3]) -> Vec<(Float, Weights, Float)> {
     let (f32, f16, bf16) = (Float::F32, Float::F16, Float::BF16);
     let mut all = vec![(f32, Table::Floats(f32), f32)];
-    if shape[2] > 1 && (shape[1] % 2 != 0 || shape[2] % 2 != 0) {
+    let [_, odd_n, odd_k] = shape.map(|n| !n.is_multiple_of(2));
+    if shape[2] > 1 && (odd_n || odd_k) {
         all.extend([(f32, Table::PackedBF16, f32), (f32, Table::PackedF16, f32)]);
     }
-    if shape[2] > 1 && shape[1] % 2 != 0 {
+    if shape[2] > 1 && odd_n {
         all.extend([
             (bf16, Table::Floats(bf16), bf16),
             (bf16, Table::Floats(bf16), f32),

@@ -43,9 +43,16 @@ fn gpu() -> &'static Gpu {
     })
 }
 
-/// Whether the device has f16 in shaders.
+/// Whether the device has f16 in shaders: Mesa's software device has.
 pub(crate) fn has_f16() -> bool {
-    gpu().device.features().contains(wgpu::Features::SHADER_F16)
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| {
+        let has = gpu().device.features().contains(wgpu::Features::SHADER_F16);
+        if !has {
+            eprintln!("skipped: WGSL in f16, which this Vulkan device has not");
+        }
+        has
+    })
 }
 
 /// Runs the kernel; the buffers hold afterwards what they hold there.

@@ -1,0 +1,203 @@
+//! The distribution that a token is drawn from: temperature, top-p and top-k, by bisection.
+//!
+//! See [`Sampler::SamplingProbs`](crate::Sampler::SamplingProbs).
+
+use crate::math::UNITS;
+use crate::slots::order;
+use cubecl::prelude::*;
+
+/// What a reduction does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fold {
+    /// Adds.
+    Sum,
+    /// The largest.
+    Max,
+    /// The smallest.
+    Min,
+}
+
+/// A number of every unit becomes one, the same in each. `scratch` has a word for every unit.
+#[cube]
+pub(crate) fn fold(value: f32, scratch: &mut [u32], #[comptime] fold: Fold) -> f32 {
+    let unit = UNIT_POS_X;
+    // The last result may still be read.
+    sync_cube();
+    scratch[unit as usize] = u32::reinterpret(value);
+    sync_cube();
+    let mut width = comptime!(UNITS / 2).runtime();
+    while width > 0 {
+        if unit < width {
+            let a = f32::reinterpret(scratch[unit as usize]);
+            let b = f32::reinterpret(scratch[(unit + width) as usize]);
+            let both = if comptime!(fold == Fold::Sum) {
+                a + b
+            } else if comptime!(fold == Fold::Max) {
+                max(a, b)
+            } else {
+                min(a, b)
+            };
+            scratch[unit as usize] = u32::reinterpret(both);
+        }
+        sync_cube();
+        width /= 2;
+    }
+    f32::reinterpret(scratch[0])
+}
+
+/// The probability or number of the entries that stand before one with this key.
+#[cube]
+fn before(
+    y: &mut [f32],
+    start: u32,
+    end: u32,
+    temperature: f32,
+    largest: f32,
+    key: u32,
+    scratch: &mut [u32],
+    #[comptime] counted: bool,
+) -> f32 {
+    let mut own = 0.0f32;
+    let mut i = start + UNIT_POS_X;
+    while i < end {
+        let z = scaled(y[i as usize], temperature);
+        if order(z) > key {
+            if comptime!(counted) {
+                own += 1.0f32;
+            } else {
+                own += f32::exp(z - largest);
+            }
+        }
+        i += UNITS;
+    }
+    fold(own, scratch, Fold::Sum)
+}
+
+/// A logit over the temperature; -0 becomes 0.
+#[cube]
+fn scaled(x: f32, temperature: f32) -> f32 {
+    let mut z = x;
+    if temperature > 0.0f32 {
+        z = x / temperature;
+    }
+    select(z == 0.0f32, 0.0f32, z)
+}
+
+#[cube(launch_unchecked)]
+pub(crate) fn sampling_probs(
+    y: &mut [f32],
+    active: &[u32],
+    temperature: &[f32],
+    top_p: &[f32],
+    top_k: &[i32],
+    rows: u32,
+    columns: u32,
+) {
+    let mut scratch = Shared::<[u32]>::new_slice(UNITS as usize);
+    let temperature = temperature[0];
+    let top_p = top_p[0];
+    let top_k = top_k[0];
+    let mut row = CUBE_POS_X;
+    while row < rows {
+        // All units meet at every exchange, so what is not needed is an empty range and not a branch.
+        let start = row * columns;
+        let end = start + select(active[row as usize] != 0, columns, 0u32);
+        let p_end = select(top_p > 0.0f32 && top_p < 1.0f32, end, start);
+        let k_end = select(top_k > 0 && u32::cast_from(top_k) < columns, end, start);
+
+        let mut own = f32::new(-3.402_823_5e38);
+        let mut i = start + UNIT_POS_X;
+        while i < end {
+            own = max(own, scaled(y[i as usize], temperature));
+            i += UNITS;
+        }
+        let largest = fold(own, &mut scratch, Fold::Max);
+
+        // top-p: the lowest key before which at most `top_p` stands.
+        let total = before(y, start, p_end, temperature, largest, 0u32, &mut scratch, false);
+        let limit = top_p * total;
+        let mut p_key = 0u32;
+        let mut bit = 0x8000_0000u32.runtime();
+        while bit > 0 {
+            // The lowest key is above this one if too much stands before all keys up to it.
+            let tried = p_key + (bit - 1);
+            let mass = before(y, start, p_end, temperature, largest, tried, &mut scratch, false);
+            if mass > limit {
+                p_key += bit;
+            }
+            bit /= 2;
+        }
+        // Entries of just this key: as many as still fit, those of the lowest ids.
+        let mass = before(y, start, p_end, temperature, largest, p_key, &mut scratch, false);
+        let mut equal = 0.0f32;
+        let mut each = 0.0f32;
+        let mut i = start + UNIT_POS_X;
+        while i < p_end {
+            let z = scaled(y[i as usize], temperature);
+            if order(z) == p_key {
+                equal += 1.0f32;
+                each = f32::exp(z - largest);
+            }
+            i += UNITS;
+        }
+        let equal = fold(equal, &mut scratch, Fold::Sum);
+        let each = fold(each, &mut scratch, Fold::Max);
+        let mut fitting = equal;
+        if each > 0.0f32 {
+            fitting = min(equal, f32::floor((limit - mass) / each) + 1.0f32);
+        }
+        let t_end = select(fitting < equal, p_end, start);
+        // The end of the ids that are kept: the lowest below which `fitting` stand.
+        let mut last = 0u32;
+        let mut bit = 0x0080_0000u32.runtime();
+        while bit > 0 {
+            let tried = last + (bit - 1);
+            let mut own = 0.0f32;
+            let mut i = start + UNIT_POS_X;
+            while i < t_end {
+                if i - start <= tried && order(scaled(y[i as usize], temperature)) == p_key {
+                    own += 1.0f32;
+                }
+                i += UNITS;
+            }
+            if fold(own, &mut scratch, Fold::Sum) < fitting {
+                last += bit;
+            }
+            bit /= 2;
+        }
+        if fitting >= equal {
+            last = columns;
+        }
+
+        // top-k: the highest key from which on at least `top_k` stand; below it, nothing is kept.
+        let mut k_key = 0u32;
+        let mut bit = 0x8000_0000u32.runtime();
+        while bit > 0 {
+            let tried = k_key + bit;
+            let count = before(y, start, k_end, temperature, largest, tried - 1, &mut scratch, true);
+            if count >= f32::cast_from(top_k) && top_k > 0 {
+                k_key = tried;
+            }
+            bit /= 2;
+        }
+
+        let mut own = 0.0f32;
+        let mut i = start + UNIT_POS_X;
+        while i < end {
+            let z = scaled(y[i as usize], temperature);
+            let key = order(z);
+            let kept = key >= k_key && (key > p_key || (key == p_key && i - start <= last));
+            let weight = select(kept, f32::exp(z - largest), 0.0f32);
+            y[i as usize] = weight;
+            own += weight;
+            i += UNITS;
+        }
+        let total = fold(own, &mut scratch, Fold::Sum);
+        let mut i = start + UNIT_POS_X;
+        while i < end {
+            y[i as usize] /= total;
+            i += UNITS;
+        }
+        row += CUBE_COUNT_X;
+    }
+}
