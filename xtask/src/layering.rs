@@ -42,6 +42,7 @@ const ALLOWED: &[(&str, Uses)] = &[
     ),
     ("dreamc-runtime", Uses::Only(&["dreamc-artifact", "dreamc-num"])),
     ("dreamc-device-cpu", Uses::Only(&["dreamc-artifact", "dreamc-num", "dreamc-runtime"])),
+    ("dreamc-device-metal", Uses::Only(&["dreamc-artifact", "dreamc-num", "dreamc-runtime"])),
     ("dreamc-device-wgpu", Uses::Only(&["dreamc-artifact", "dreamc-num", "dreamc-runtime"])),
     ("dreamc-front", Uses::Only(&["dreamc-artifact", "dreamc-num", "dreamc-runtime"])),
     (
@@ -250,6 +251,7 @@ mod tests {
             "dream-capi",
             "dreamc-artifact",
             "dreamc-device-cpu",
+            "dreamc-device-metal",
             "dreamc-device-wgpu",
             "dreamc-front",
             "dreamc-num",

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::step::{CommandLine, on_path, step, step_command};
+use crate::step::{CommandLine, on_path, set_up_target, step, step_command};
 
 const ARM: &str = "aarch64-unknown-linux-gnu";
 /// Where Debian puts the C library for Arm; the emulator looks there for the dynamic linker.
@@ -38,10 +38,7 @@ fn arm_test() -> CommandLine {
 
 /// Installs Rust's library for Arm, a linker, the C library and the emulator, whichever is missing.
 fn set_up_arm() -> Result<()> {
-    let targets = CommandLine::new("rustup target list --installed").output().unwrap_or_default();
-    if !targets.lines().any(|target| target == ARM) {
-        step_command("install the Rust target for Arm", &CommandLine::new("rustup target add").arg(ARM))?;
-    }
+    set_up_target(ARM)?;
     if arm_packages_missing().is_empty() {
         return Ok(());
     }
