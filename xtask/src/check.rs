@@ -3,10 +3,13 @@
 use anyhow::{Result, bail};
 
 use crate::layering;
-use crate::step::{CommandLine, step, step_command, workspace_root};
+use crate::step::{CommandLine, set_up_target, step, step_command, workspace_root};
 
 /// Pinned: a newer one may judge the same tree otherwise.
 const CARGO_DENY_VERSION: &str = "0.20.2";
+
+/// Where Metal is. Nothing is linked, so that its library need not be here.
+const APPLE: &str = "aarch64-apple-darwin";
 
 /// Runs all checks; the first that fails ends the run.
 pub(crate) fn run() -> Result<()> {
@@ -15,6 +18,8 @@ pub(crate) fn run() -> Result<()> {
         "clippy",
         &CommandLine::new("cargo clippy --workspace --all-targets --locked -- -D warnings"),
     )?;
+    set_up_target(APPLE)?;
+    step_command("check for Apple", &apple_check())?;
     step_command(
         "doc",
         &CommandLine::new("cargo doc --workspace --no-deps --locked").env("RUSTDOCFLAGS", "-D warnings"),
@@ -23,6 +28,14 @@ pub(crate) fn run() -> Result<()> {
         layering::check_workspace(&workspace_root()?)
     })?;
     deny()
+}
+
+/// The devices that reach Metal: that their Apple part compiles, and without a warning.
+fn apple_check() -> CommandLine {
+    CommandLine::new("cargo clippy --package dreamc-device-metal --package dreamc-device-wgpu --all-targets")
+        .args("--locked --target")
+        .arg(APPLE)
+        .args("-- -D warnings")
 }
 
 /// Licences, bans and sources, from deny.toml.
@@ -64,4 +77,18 @@ fn cargo_deny() -> Result<String> {
 fn is_pinned_deny(program: &str) -> bool {
     let version = CommandLine::program(program).args("--version").output();
     version.is_some_and(|version| version.trim() == format!("cargo-deny {CARGO_DENY_VERSION}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apple_command_can_be_pasted() {
+        assert_eq!(
+            apple_check().to_string(),
+            "cargo clippy --package dreamc-device-metal --package dreamc-device-wgpu --all-targets --locked \
+             --target aarch64-apple-darwin -- -D warnings",
+        );
+    }
 }

@@ -120,6 +120,16 @@ pub(crate) fn step_command(name: &str, command: &CommandLine) -> Result<()> {
     step(name, command, || command.run())
 }
 
+/// Installs Rust's library for `target` if it is missing.
+pub(crate) fn set_up_target(target: &str) -> Result<()> {
+    let targets = CommandLine::new("rustup target list --installed").output().unwrap_or_default();
+    if targets.lines().any(|installed| installed == target) {
+        return Ok(());
+    }
+    let name = format!("install the Rust target {target}");
+    step_command(&name, &CommandLine::new("rustup target add").arg(target))
+}
+
 /// The folder of the workspace's Cargo.toml.
 pub(crate) fn workspace_root() -> Result<PathBuf> {
     // Set by `cargo run` and `cargo test`. Asked for when running, so that the binary holds no path.

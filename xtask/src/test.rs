@@ -1,14 +1,15 @@
 //! `cargo xtask test`: all tests, on this machine and for the other instruction set of the CPU device.
 //!
 //! The kernels for Arm are tested wherever the work is done: cross-built, and run by qemu's user-mode
-//! emulation. What that needs is installed if it is missing, and so are the compilers for GPUs.
+//! emulation. What that needs is installed if it is missing, and so are the compilers for GPUs and
+//! a Vulkan device of software, on which WebGPU is tested.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use crate::apt::apt_install;
-use crate::step::{CommandLine, on_path, step_command};
+use crate::step::{CommandLine, on_path, set_up_target, step_command};
 use crate::toolchain;
 
 const ARM: &str = "aarch64-unknown-linux-gnu";
@@ -17,9 +18,14 @@ const ARM_SYSROOT: &str = "/usr/aarch64-linux-gnu";
 
 const ARM_PACKAGES: &str = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user";
 
+const VULKAN_PACKAGES: &str = "mesa-vulkan-drivers libvulkan1";
+/// Where drivers of Vulkan announce themselves.
+const VULKAN_DRIVERS: [&str; 2] = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"];
+
 /// Runs all tests; the first step that fails ends the run.
 pub(crate) fn run() -> Result<()> {
     toolchain::run()?;
+    apt_install("a Vulkan device of software", VULKAN_PACKAGES, vulkan_missing)?;
     step_command("test", &CommandLine::new("cargo test --workspace --locked"))?;
     if cfg!(target_arch = "aarch64") {
         eprintln!("xtask: test for Arm: skipped: this machine is one, the step before ran the same tests");
@@ -38,11 +44,25 @@ fn arm_test() -> CommandLine {
 
 /// Installs Rust's library for Arm, a linker, the C library and the emulator, whichever is missing.
 fn set_up_arm() -> Result<()> {
-    let targets = CommandLine::new("rustup target list --installed").output().unwrap_or_default();
-    if !targets.lines().any(|target| target == ARM) {
-        step_command("install the Rust target for Arm", &CommandLine::new("rustup target add").arg(ARM))?;
-    }
+    set_up_target(ARM)?;
     apt_install("the tools for Arm", ARM_PACKAGES, arm_packages_missing)
+}
+
+/// The loader and a driver of Vulkan: what WebGPU is tested on. Any driver will do.
+fn vulkan_missing() -> Vec<String> {
+    let found = |folders: &[PathBuf], name: &str| {
+        let entries = folders.iter().filter_map(|folder| folder.read_dir().ok()).flatten().flatten();
+        entries.into_iter().any(|entry| entry.file_name().to_string_lossy().ends_with(name))
+    };
+    let libraries = ["/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
+    let mut missing = Vec::new();
+    if !found(&libraries.map(PathBuf::from), "libvulkan.so.1") {
+        missing.push("libvulkan.so.1".to_owned());
+    }
+    if !found(&VULKAN_DRIVERS.map(PathBuf::from), ".json") {
+        missing.push("a driver of Vulkan".to_owned());
+    }
+    missing
 }
 
 /// What the packages bring and this machine has not.

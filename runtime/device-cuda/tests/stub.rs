@@ -138,7 +138,7 @@ fn ptx_where_the_binary_does_not_run() {
         module.fallback =
             format!("text {} {} {}", module.name, module.buffers.len(), module.info.len()).into();
     }
-    let views = common::program::weights().iter().map(|(_, bytes)| dreamc_device_cuda::WeightView { bytes });
+    let views = common::program::weights().iter().map(|(_, bytes)| common::program::view(bytes));
     let mut device = CudaDevice::new(&built, views.collect(), &stub.options()).unwrap();
     stub.log();
     device.prepare(&cases::looped::<OfCuda>()).unwrap();

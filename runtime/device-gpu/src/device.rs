@@ -9,16 +9,9 @@ use crate::memory::{DeviceMemory, Staging};
 use crate::modules::Kernel;
 use dreamc_artifact::code::{BUFFER_COUNT_MAX, Code};
 use dreamc_artifact::plan::{Binding, Dispatch, Place, Program};
-use dreamc_runtime::{Device, DeviceError, Operand};
+use dreamc_runtime::{Device, DeviceError, Operand, WeightView};
 use std::ffi::c_void;
 use std::sync::Arc;
-
-/// One stored weight.
-#[derive(Clone, Copy, Debug)]
-pub struct WeightView<'a> {
-    /// Its stored bytes, row by row.
-    pub bytes: &'a [u8],
-}
 
 /// A device of the driver `D`. It may move to another thread between calls.
 pub struct GpuDevice<'a, D: Driver> {

@@ -14,7 +14,8 @@ mod library;
 mod memory;
 mod modules;
 
-pub use device::{GpuDevice, WeightView};
+pub use device::GpuDevice;
+pub use dreamc_runtime::WeightView;
 pub use driver::{Address, Driver, Executable, Function, Graph, InfoPlace, Loaded};
 pub use error::{Failure, GpuError};
 pub use graphs::{GRAPH_COUNT_MAX, GRAPH_NODE_COUNT_MAX};

@@ -8,10 +8,10 @@ use crate::modules::Kernels;
 use crate::needs::features;
 use crate::prepared::Prepared;
 use crate::recorder::Recorder;
-use crate::weights::{WeightView, Weights};
+use crate::weights::Weights;
 use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::{Dispatch, Program};
-use dreamc_runtime::{Device, DeviceError, Operand};
+use dreamc_runtime::{Device, DeviceError, Operand, WeightView};
 
 /// How to run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -44,4 +44,4 @@ mod weights;
 pub use adapter::{ADAPTER_VARIABLE, Adapter, adapters};
 pub use device::{WgpuDevice, WgpuOptions};
 pub use error::{INSTALL, WgpuError};
-pub use weights::WeightView;
+pub use dreamc_runtime::WeightView;

@@ -2,21 +2,11 @@
 
 use crate::gpu::Gpu;
 use dreamc_artifact::plan::{Binding, Value};
-use dreamc_num::DType;
-use dreamc_runtime::DeviceError;
+use dreamc_runtime::{DeviceError, WeightView};
 use std::collections::BTreeMap;
 
 /// Bytes that may be on their way before the host waits for them: they lie in the driver's memory meanwhile.
 const UPLOAD_BYTES: usize = 32 << 20;
-
-/// One stored weight, row-major.
-#[derive(Clone, Copy, Debug)]
-pub struct WeightView<'a> {
-    /// Its stored bytes.
-    pub bytes: &'a [u8],
-    /// The type of its elements.
-    pub dtype: DType,
-}
 
 /// A weight, or a part of it: first byte and length.
 type Key = (u32, Option<(u64, u64)>);

@@ -3,6 +3,9 @@
 use crate::{Error, OpenOptions};
 use dreamc_artifact::Artifact;
 use dreamc_device_cpu::{CpuDevice, CpuOptions};
+use dreamc_device_cuda::{CudaDevice, GpuOptions};
+use dreamc_device_metal::{MetalDevice, MetalOptions};
+use dreamc_device_rocm::RocmDevice;
 use dreamc_device_wgpu::{WgpuDevice, WgpuOptions};
 use dreamc_runtime::{Device, WeightView};
 use std::fmt;
@@ -166,15 +169,20 @@ fn of_target<'a>(
             Ok(opened(format!("cpu, {}, {} threads", device.isa(), device.threads()), Box::new(device)))
         }
         DeviceKind::Wgpu => {
-            let weights = weights
-                .iter()
-                .map(|w| dreamc_device_wgpu::WeightView { bytes: w.bytes, dtype: w.dtype })
-                .collect();
             let device = WgpuDevice::new(code, weights, WgpuOptions::default())?;
             Ok(opened(format!("wgpu, {}", device.adapter()), Box::new(device)))
         }
-        DeviceKind::Cuda | DeviceKind::Rocm | DeviceKind::Metal => {
-            Err(Error::NoTarget { device: kind.to_string(), targets: String::new() })
+        DeviceKind::Metal => {
+            let device = MetalDevice::new(code, weights, MetalOptions::default())?;
+            Ok(opened(format!("metal, {}", device.gpu()), Box::new(device)))
+        }
+        DeviceKind::Cuda => {
+            let device = CudaDevice::new(code, weights, &GpuOptions::default())?;
+            Ok(opened(format!("cuda, {} ({})", device.name(), device.arch()), Box::new(device)))
+        }
+        DeviceKind::Rocm => {
+            let device = RocmDevice::new(code, weights, &GpuOptions::default())?;
+            Ok(opened(format!("rocm, {} ({})", device.name(), device.arch()), Box::new(device)))
         }
     }
 }

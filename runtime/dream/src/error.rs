@@ -274,6 +274,12 @@ pub enum Error {
     /// The processor or the system lacks what the options ask for.
     #[error(transparent)]
     Cpu(#[from] dreamc_device_cpu::CpuError),
+    /// There is no CUDA or ROCm device that runs the artifact.
+    #[error(transparent)]
+    Gpu(#[from] dreamc_device_cuda::GpuError),
+    /// There is no device of Metal that runs the artifact.
+    #[error(transparent)]
+    Metal(#[from] dreamc_device_metal::MetalError),
     /// There is no device of WebGPU that runs the artifact.
     #[error(transparent)]
     Wgpu(#[from] dreamc_device_wgpu::WgpuError),

@@ -1,11 +1,11 @@
 //! What a device does when something fails: it says what, and goes on.
 
 use super::cases::{looped, run};
-use super::program::{LARGE, code, plan, weights};
+use super::program::{self, LARGE, code, plan, weights};
 use super::{BAD_IMAGE, LAUNCH_FAILED, OUT_OF_MEMORY, Stub, Target, device, error};
 use dreamc_artifact::code::{Code, Extent, Form};
 use dreamc_artifact::plan::{Dim, Program, Scalar, Step, ValueId};
-use dreamc_device_gpu::{Driver, GpuDevice, GpuError, GpuOptions, WeightView};
+use dreamc_device_gpu::{Driver, GpuDevice, GpuError, GpuOptions};
 use dreamc_runtime::{Device, DeviceError, StepError, Stepper};
 
 /// Prepares, and runs twice.
@@ -222,9 +222,7 @@ pub(crate) fn errors_of_new<T: Target>() {
 pub(crate) fn errors_of_prepare<T: Target>() {
     let stub = Stub::new::<T>(&[]);
     let views = |short: usize| {
-        let view = move |(_, bytes): &'static (Vec<u64>, Vec<u8>)| WeightView {
-            bytes: &bytes[..bytes.len() - short],
-        };
+        let view = move |(_, bytes): &'static (Vec<u64>, Vec<u8>)| program::view(&bytes[..bytes.len() - short]);
         weights().iter().map(view).collect::<Vec<_>>()
     };
     let program = looped::<T>();

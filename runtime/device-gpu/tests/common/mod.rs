@@ -9,7 +9,7 @@ pub(crate) mod failures;
 pub(crate) mod program;
 
 use dreamc_artifact::code::Form;
-use dreamc_device_gpu::{Driver, GpuDevice, GpuError, GpuOptions, WeightView};
+use dreamc_device_gpu::{Driver, GpuDevice, GpuError, GpuOptions};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -164,7 +164,7 @@ impl Drop for Stub {
 
 /// A device on the stub, for the programs of [`program`].
 pub(crate) fn device<T: Target>(stub: &Stub) -> Result<GpuDevice<'static, T::Driver>, GpuError> {
-    let views = program::weights().iter().map(|(_, bytes)| WeightView { bytes }).collect();
+    let views = program::weights().iter().map(|(_, bytes)| program::view(bytes)).collect();
     GpuDevice::new(&program::code::<T>(), views, &stub.options())
 }
 

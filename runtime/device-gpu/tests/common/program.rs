@@ -5,6 +5,7 @@ use dreamc_artifact::code::{Buffer, Code, Extent, Module, ScalarType, Word};
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::*;
 use dreamc_artifact::{WeightInfo, validate};
+use dreamc_device_gpu::WeightView;
 use dreamc_num::DType;
 use std::sync::OnceLock;
 
@@ -16,6 +17,11 @@ pub(crate) const ROWS_MAX: u32 = 16;
 pub(crate) const LARGE: usize = (9 << 20) / 4 + 1;
 
 const ONE: Extent = Extent::Constant(1);
+
+/// A stored weight, row by row.
+pub(crate) fn view(bytes: &[u8]) -> WeightView<'_> {
+    WeightView { bytes, layout: Layout::RowMajor, dtype: DType::F32 }
+}
 
 fn module<T: Target>(name: &str, buffers: &[bool], scalars: &[ScalarType], info: &[Word]) -> Module {
     let image = format!("binary {name} {} {}\0", buffers.len(), info.len());

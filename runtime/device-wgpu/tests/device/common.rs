@@ -154,6 +154,11 @@ impl Builder {
     }
 }
 
+/// A stored weight, row by row.
+pub(crate) fn weight(bytes: &[u8], dtype: DType) -> WeightView<'_> {
+    WeightView { bytes, layout: Layout::RowMajor, dtype }
+}
+
 /// The loader's checks.
 #[track_caller]
 pub(crate) fn check(program: &Program, code: &Code, weights: &[WeightView<'_>]) {
