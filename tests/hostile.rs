@@ -6,7 +6,7 @@
 mod common;
 
 use common::{fails, files, fixture, has, ok, text};
-use dreamc::compile::{BuildError, BuildOptions, Entry, Events, build};
+use dreamc::compile::{BuildError, BuildOptions, BuildTarget, Entry, Events, build};
 use dreamc_backend::WriteError;
 use dreamc_frontend::Variant;
 use dreamc_frontend::sampler::Alg;
@@ -195,6 +195,7 @@ fn an_adapter_beside_the_weights() {
 
 fn options(checkpoint: &Checkpoint) -> BuildOptions {
     BuildOptions {
+        targets: vec![BuildTarget::cpu()],
         checkpoint: checkpoint.dir.path().to_owned(),
         output: checkpoint.output(),
         dtype: DType::F32,

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use dream::{Generate, Generated, Model, OpenOptions};
-use dreamc::compile::{ActOptions, BuildOptions, Entry, build};
+use dreamc::compile::{ActOptions, BuildOptions, BuildTarget, Entry, build};
 use dreamc_artifact::{Artifact, Kind, assemble, table_hash};
 use dreamc_frontend::Variant;
 use dreamc_frontend::sampler::Alg;
@@ -19,6 +19,7 @@ fn options(checkpoint: &Path, output: &Path) -> BuildOptions {
     BuildOptions {
         checkpoint: checkpoint.to_owned(),
         output: output.to_owned(),
+        targets: vec![BuildTarget::cpu()],
         dtype: DType::BF16,
         steps: 2,
         eps: 1e-3,

@@ -226,7 +226,11 @@ impl Lowering<'_> {
                 {
                     // The same bytes in other dimensions; nobody looks at them in the old ones any more.
                     let (value, slot) = (data.outputs[0], self.space.slot_of(id));
-                    let alias = self.space.add_value(&self.stored(graph.ty(value)), slot, &data.origin.0.join(", "))?;
+                    let alias = self.space.add_value(
+                        &self.stored(graph.ty(value)),
+                        slot,
+                        &data.origin.0.join(", "),
+                    )?;
                     scope.insert(value, Binding::Value(alias));
                 }
                 Op::Denoise { steps: count, state, body } => {
@@ -287,7 +291,8 @@ impl Lowering<'_> {
         }
         let time = self.space.time;
         reads.iter().for_each(|id| self.space.keep(*id, time));
-        let spare: Vec<bool> = (0..reads.len()).map(|i| self.is_spare(i, data, &reads, born, dying)).collect();
+        let spare: Vec<bool> =
+            (0..reads.len()).map(|i| self.is_spare(i, data, &reads, born, dying)).collect();
         let same_type = |operand: &usize| {
             data.outputs.first().is_some_and(|out| graph.ty(*out) == graph.ty(data.inputs[*operand]))
         };
@@ -346,8 +351,7 @@ impl Lowering<'_> {
         spare: &[bool],
         data: &NodeData,
     ) -> Result<Dispatch, EmitError> {
-        let mut job =
-            Job { space: &mut self.space, kernel: &kernel, reads: &reads, writes: &writes, spare };
+        let mut job = Job { space: &mut self.space, kernel: &kernel, reads: &reads, writes: &writes, spare };
         let launches = self.target.launches(&mut job).map_err(|reason| EmitError::Unsupported {
             target: self.target.name().to_owned(),
             op: data.op.name(),

@@ -5,8 +5,8 @@ use crate::pack::{PackError, WeightReader, pack};
 use dreamc_artifact::code::{Code, encode_code};
 use dreamc_artifact::plan::Plan;
 use dreamc_artifact::{
-    EncodeError, Kind, Manifest, PlanError, encode_header, encode_plan, encode_table, hash, place, table_hash,
-    validate,
+    EncodeError, Kind, Manifest, PlanError, encode_header, encode_plan, encode_table, hash, place,
+    table_hash, validate,
 };
 use std::io::{Seek, SeekFrom, Write};
 
@@ -131,7 +131,13 @@ pub fn write_artifact(
         match kind {
             Kind::Manifest => *bytes = manifest.to_bytes().ok_or(WriteError::TooLarge)?,
             Kind::WeightTable => *bytes = encode_table(&table).map_err(|_| WriteError::TooLarge)?,
-            Kind::Plan | Kind::Code | Kind::Ir | Kind::Tokenizer | Kind::Front | Kind::Golden | Kind::Weights => {}
+            Kind::Plan
+            | Kind::Code
+            | Kind::Ir
+            | Kind::Tokenizer
+            | Kind::Front
+            | Kind::Golden
+            | Kind::Weights => {}
         }
     }
     let finished = header(&small, table_hash(&table))?;

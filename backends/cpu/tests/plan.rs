@@ -20,7 +20,8 @@ fn lowered(text: &str) -> Result<Program, EmitError> {
     let again = dreamc_backend_cpu::emit(verified, &name, &name, &mut Constants::default())?;
     assert_eq!(program, again, "two lowerings differ");
     let plan = dreamc_artifact::plan::Plan { programs: vec![program.clone()] };
-    dreamc_artifact::validate(&plan, &dreamc_artifact::code::Code::default(), &constants.table().unwrap()).unwrap();
+    dreamc_artifact::validate(&plan, &dreamc_artifact::code::Code::default(), &constants.table().unwrap())
+        .unwrap();
     Replay::new(&program).run();
     Ok(program)
 }

@@ -242,9 +242,10 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
                 let count = u64::from(most.min(all - first));
                 (most < all).then(|| (u64::from(first) * bytes, count * bytes))
             };
-            let parts = by_row.iter().zip(&sizes).map(|((name, value), bytes)| {
-                (*name, Bound(Binding { value: *value, part: part(*bytes) }))
-            });
+            let parts = by_row
+                .iter()
+                .zip(&sizes)
+                .map(|((name, value), bytes)| (*name, Bound(Binding { value: *value, part: part(*bytes) })));
             let all_buffers: Vec<(&str, Bound)> = parts.chain(buffers.iter().copied()).collect();
             let rows = if most < all {
                 Scalar::Part { of: rows.clone(), first, most }

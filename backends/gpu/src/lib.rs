@@ -205,12 +205,7 @@ fn norm(l: &mut Launcher<'_, '_, '_>, statistic: Statistic, eps: f32) -> Result<
     l.launch(kernels::Kernel::Norm(kernel), &buffers, &scalars)
 }
 
-fn rope_table(
-    l: &mut Launcher<'_, '_, '_>,
-    theta: f32,
-    sections: &[u32],
-    axial: bool,
-) -> Result<(), String> {
+fn rope_table(l: &mut Launcher<'_, '_, '_>, theta: f32, sections: &[u32], axial: bool) -> Result<(), String> {
     let total: u32 = sections.iter().sum();
     let (mut frequencies, mut planes) = (Vec::new(), Vec::new());
     for (plane, length) in (0..).zip(sections) {

@@ -110,7 +110,9 @@ impl Compiled {
     }
 
     fn of(place: Place, options: &BuildOptions) -> Vec<Box<dyn Runner>> {
-        everywhere(place, options, |model, built| Box::new(Compiled { model, _built: built }) as Box<dyn Runner>)
+        everywhere(place, options, |model, built| {
+            Box::new(Compiled { model, _built: built }) as Box<dyn Runner>
+        })
     }
 }
 

@@ -65,9 +65,9 @@ pub use header::{
 pub use manifest::{Manifest, Model};
 pub use open::Artifact;
 pub use validate::{
-    ARENA_BYTES_MAX, ELEMENTS_MAX, LAUNCH_COUNT_MAX, OPERAND_COUNT_MAX, PART_COUNT_MAX, PORT_COUNT_MAX, PROGRAM_COUNT_MAX,
-    RANK_MAX, ROPE_SECTION_COUNT_MAX, STEP_COUNT_MAX, STEPS_MAX, SYMBOL_COUNT_MAX, SYMBOL_MAX,
-    VALUE_COUNT_MAX, validate,
+    ARENA_BYTES_MAX, ELEMENTS_MAX, LAUNCH_COUNT_MAX, OPERAND_COUNT_MAX, PART_COUNT_MAX, PORT_COUNT_MAX,
+    PROGRAM_COUNT_MAX, RANK_MAX, ROPE_SECTION_COUNT_MAX, STEP_COUNT_MAX, STEPS_MAX, SYMBOL_COUNT_MAX,
+    SYMBOL_MAX, VALUE_COUNT_MAX, validate,
 };
 pub use weights::{WEIGHT_COUNT_MAX, WeightInfo, decode_table, encode_table, place, table_hash};
 pub use wire::{EncodeError, decode_plan, encode_plan};

@@ -1,7 +1,7 @@
 //! Opening an artifact: everything but the weights is checked and decoded.
 
-use crate::header::decode_header;
 use crate::code::{Code, decode_code};
+use crate::header::decode_header;
 use crate::plan::Plan;
 use crate::weights::decode_table;
 use crate::{HEADER_LEN, Kind, Manifest, OpenError, Section, TABLE_ENTRY_LEN, WeightInfo};

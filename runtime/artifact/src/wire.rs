@@ -1,10 +1,10 @@
 //! Plans in postcard. Reading goes through types that cannot nest: a plan is recursive (a loop holds steps), and a
 //! hostile one could nest so deep that reading it would exhaust the stack.
 
+use crate::code::{BUFFER_COUNT_MAX, SCALAR_COUNT_MAX};
 use crate::plan::{
     Binding, Denoise, Dispatch, Launch, Plan, Port, Program, Scalar, Step, Symbol, Value, ValueId,
 };
-use crate::code::{BUFFER_COUNT_MAX, SCALAR_COUNT_MAX};
 use crate::{LAUNCH_COUNT_MAX, OpenError, ROPE_SECTION_COUNT_MAX, STEPS_MAX};
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -91,7 +91,8 @@ fn single(kernel: Kernel, reads: &[Typed], writes: &[Typed]) -> Plan {
     program.outputs.clear();
     let ids = |from: usize, n: usize| (from..from + n).map(|i| ValueId(i as u32)).collect();
     let (reads, writes) = (ids(0, reads.len()), ids(reads.len(), writes.len()));
-    program.steps = vec![Step::Dispatch(Dispatch { kernel, reads, writes, origin: vec![], launches: vec![] })];
+    program.steps =
+        vec![Step::Dispatch(Dispatch { kernel, reads, writes, origin: vec![], launches: vec![] })];
     plan
 }
 
@@ -274,8 +275,13 @@ fn history_of_any_type() {
 fn long_lists_are_refused() {
     let read = |kernel: Kernel| {
         let mut plan = plan();
-        plan.programs[0].steps =
-            vec![Step::Dispatch(Dispatch { kernel, reads: vec![], writes: vec![], origin: vec![], launches: vec![] })];
+        plan.programs[0].steps = vec![Step::Dispatch(Dispatch {
+            kernel,
+            reads: vec![],
+            writes: vec![],
+            origin: vec![],
+            launches: vec![],
+        })];
         let back = decode_plan(&encode_plan(&plan).unwrap());
         assert!(back == Ok(plan) || back == Err(OpenError::PlanBytes));
         back.is_ok()

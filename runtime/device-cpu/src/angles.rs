@@ -1,9 +1,9 @@
 //! Sines and cosines: of positions, what they turn, and of times.
 
-use dreamc_num::frequency;
 use crate::context::Context;
 use crate::isa::per_isa;
 use crate::memory::Buf;
+use dreamc_num::frequency;
 
 /// Cosines and sines of every position.
 pub(crate) fn rope_table(

@@ -31,15 +31,20 @@ pub(crate) fn pooled<R>(body: impl FnOnce() -> R) -> R {
 /// All devices, the fastest kind first, otherwise as the system lists them.
 pub(crate) fn found() -> Result<Vec<(Gpu, Found)>, MetalError> {
     let mut all: Vec<Found> = MTLCopyAllDevices().iter().collect();
-    all.sort_by_key(|device| (device.isLowPower(), device.isRemovable()));
+    all.sort_by_key(|device| (cfg!(target_os = "macos") && device.isLowPower(), is_removable(device)));
     Ok(all.into_iter().map(|device| (about(&device), device)).collect())
+}
+
+/// Whether it is outside of the machine. Only Macs know the question, and end a process that asks it elsewhere.
+fn is_removable(device: &ProtocolObject<dyn MTLDevice>) -> bool {
+    cfg!(target_os = "macos") && device.isRemovable()
 }
 
 fn about(device: &ProtocolObject<dyn MTLDevice>) -> Gpu {
     let unified = device.hasUnifiedMemory();
     Gpu {
         name: device.name().to_string(),
-        kind: match (device.isRemovable(), unified) {
+        kind: match (is_removable(device), unified) {
             (true, _) => "external",
             (false, true) => "integrated",
             (false, false) => "discrete",
@@ -242,10 +247,7 @@ impl Driver for Metal {
 
     fn wait(&mut self) -> Result<(), String> {
         let committed = self.commit();
-        // One queue does one after the other.
-        if let Some(last) = self.under_way.back() {
-            last.waitUntilCompleted();
-        }
+        self.under_way.iter().for_each(|commands| commands.waitUntilCompleted());
         let settled = self.settle();
         committed.and(settled)
     }

@@ -43,5 +43,5 @@ mod weights;
 
 pub use adapter::{ADAPTER_VARIABLE, Adapter, adapters};
 pub use device::{WgpuDevice, WgpuOptions};
-pub use error::{INSTALL, WgpuError};
 pub use dreamc_runtime::WeightView;
+pub use error::{INSTALL, WgpuError};

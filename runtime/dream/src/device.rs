@@ -87,10 +87,7 @@ pub(crate) struct Opened<'a> {
 }
 
 /// Opens what was chosen; nothing for [`DeviceChoice::None`].
-pub(crate) fn open<'a>(
-    artifact: &Artifact<'a>,
-    options: &OpenOptions,
-) -> Result<Option<Opened<'a>>, Error> {
+pub(crate) fn open<'a>(artifact: &Artifact<'a>, options: &OpenOptions) -> Result<Option<Opened<'a>>, Error> {
     let targets = &artifact.manifest().targets;
     let of_kind = |kind: DeviceKind| {
         let is = move |target: &&String| target.split(':').next() == Some(kind.name());

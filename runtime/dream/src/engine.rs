@@ -3,8 +3,8 @@
 use crate::device::{self, Opened};
 use crate::model::damaged;
 use crate::{Error, OpenOptions};
-use dreamc_artifact::{Artifact, Manifest};
 use dreamc_artifact::plan::{Place, Program, Step};
+use dreamc_artifact::{Artifact, Manifest};
 use dreamc_runtime::{Observer, Stepper};
 use std::path::Path;
 
@@ -140,9 +140,7 @@ fn contradiction(artifact: &Artifact<'_>) -> Option<&'static str> {
 fn contradicts(manifest: &Manifest, programs: &[Program]) -> Option<&'static str> {
     let model = &manifest.model;
     let length = model.max_prompt.checked_add(model.new_tokens);
-    if programs.is_empty()
-        || manifest.entries.iter().any(|e| programs.iter().all(|p| p.name != *e))
-    {
+    if programs.is_empty() || manifest.entries.iter().any(|e| programs.iter().all(|p| p.name != *e)) {
         return Some("the entries");
     }
     for program in programs {

@@ -20,13 +20,13 @@ mod model;
 mod policy;
 mod visual;
 
+pub use device::{DeviceChoice, DeviceKind};
 pub use dreamc_artifact::Manifest;
 pub use dreamc_device_cpu::Isa;
 pub use dreamc_front::image::{Grid, Image, ImageError, Patches};
 pub use dreamc_front::settings::{ActionSettings, Mode};
 pub use dreamc_front::{Settings, Tokenizer, action, camera, chat};
 pub use dreamc_runtime::{Observer, Shown};
-pub use device::{DeviceChoice, DeviceKind};
 pub use error::Error;
 pub use forward::{Forward, Output};
 pub use generate::{Generate, Generated, Sampling};

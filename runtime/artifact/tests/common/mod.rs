@@ -18,7 +18,13 @@ fn symbol(index: u32) -> Dim {
 
 fn run(kernel: Kernel, reads: &[u32], writes: &[u32]) -> Step {
     let ids = |ids: &[u32]| ids.iter().map(|id| ValueId(*id)).collect();
-    Step::Dispatch(Dispatch { kernel, reads: ids(reads), writes: ids(writes), origin: vec!["model".into()], launches: vec![] })
+    Step::Dispatch(Dispatch {
+        kernel,
+        reads: ids(reads),
+        writes: ids(writes),
+        origin: vec!["model".into()],
+        launches: vec![],
+    })
 }
 
 pub(crate) fn plan() -> Plan {

@@ -48,7 +48,8 @@ pub(crate) fn prepare(kernel: Kernel, tensors: &[Tensor], threads: usize) -> Pre
     }
     let result = tensors.len() as u32 - 1;
     let reads = (0..result).map(ValueId).collect();
-    let dispatch = Dispatch { kernel, reads, writes: vec![ValueId(result)], origin: vec![], launches: vec![] };
+    let dispatch =
+        Dispatch { kernel, reads, writes: vec![ValueId(result)], origin: vec![], launches: vec![] };
     let program = Program {
         name: String::new(),
         symbols: vec![],

@@ -182,8 +182,13 @@ pub(crate) fn bench<'a>(case: &'a Case, isa: Isa, threads: usize, over: Option<u
     }
     let ids = |range: std::ops::Range<usize>| range.map(|i| ValueId(i as u32)).collect();
     let (r, all) = (case.reads.len(), values.len());
-    let dispatch =
-        Dispatch { kernel: case.kernel.clone(), reads: ids(0..r), writes: ids(r..all), origin: vec![], launches: vec![] };
+    let dispatch = Dispatch {
+        kernel: case.kernel.clone(),
+        reads: ids(0..r),
+        writes: ids(r..all),
+        origin: vec![],
+        launches: vec![],
+    };
     let program = Program {
         name: String::new(),
         symbols: vec![],

@@ -222,7 +222,8 @@ pub(crate) fn errors_of_new<T: Target>() {
 pub(crate) fn errors_of_prepare<T: Target>() {
     let stub = Stub::new::<T>(&[]);
     let views = |short: usize| {
-        let view = move |(_, bytes): &'static (Vec<u64>, Vec<u8>)| program::view(&bytes[..bytes.len() - short]);
+        let view =
+            move |(_, bytes): &'static (Vec<u64>, Vec<u8>)| program::view(&bytes[..bytes.len() - short]);
         weights().iter().map(view).collect::<Vec<_>>()
     };
     let program = looped::<T>();

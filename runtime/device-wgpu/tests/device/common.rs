@@ -155,7 +155,7 @@ impl Builder {
 }
 
 /// A stored weight, row by row.
-pub(crate) fn weight(bytes: &[u8], dtype: DType) -> WeightView<'_> {
+pub(crate) fn stored_weight(bytes: &[u8], dtype: DType) -> WeightView<'_> {
     WeightView { bytes, layout: Layout::RowMajor, dtype }
 }
 

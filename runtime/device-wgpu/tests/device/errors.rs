@@ -119,7 +119,7 @@ fn a_value_too_large() {
         .step(in_place(0, vec![launch(0, &[1, 0], vec![])]))
         .build();
     let stored = vec![0; bytes as usize];
-    let (code, view) = (code(vec![reads]), weight(&stored, DType::F32));
+    let (code, view) = (code(vec![reads]), stored_weight(&stored, DType::F32));
     check(&program, &code, &[view]);
     let mut device = open(&code, vec![view]);
     assert_eq!(device.prepare(&program), Err(DeviceError::Buffer { bytes, max }));

@@ -36,8 +36,7 @@ fn weight(n: usize) -> Vec<u8> {
 fn a_weight_at_changing_lengths() {
     let (program, code) = scaled();
     let stored = weight(100);
-    let (mut device, mut stepper) =
-        ready(&program, &code, vec![weight(&stored, DType::F32)]);
+    let (mut device, mut stepper) = ready(&program, &code, vec![stored_weight(&stored, DType::F32)]);
     for n in [100, 7, 1, 33, 33, 64] {
         stepper.resize(&[("S", n)]).unwrap();
         let x: Vec<f32> = (0..n).map(|i| 1.0 + i as f32).collect();
@@ -103,7 +102,7 @@ fn parts_of_a_weight() {
         .output("y", 2)
         .step(apart(1, 2, vec![part(512, 290), part(0, 256), part(256, 256)]))
         .build();
-    let view = weight(&stored[..802], DType::BF16);
+    let view = stored_weight(&stored[..802], DType::BF16);
     let (mut device, stepper) = ready(&program, &code(vec![module]), vec![view]);
     stepper.run(&mut device, &mut ()).unwrap();
     let found = read_bytes(&stepper, &mut device, "y");
@@ -122,8 +121,7 @@ fn programs_take_turns() {
     let mut second = first.clone();
     second.name = "generate".to_owned();
     let stored = weight(100);
-    let (mut device, mut stepper) =
-        ready(&first, &code, vec![weight(&stored, DType::F32)]);
+    let (mut device, mut stepper) = ready(&first, &code, vec![stored_weight(&stored, DType::F32)]);
     stepper.resize(&[("S", 3)]).unwrap();
     stepper.write(&mut device, "x", &floats(&[1.0, 1.0, 1.0])).unwrap();
     stepper.run(&mut device, &mut ()).unwrap();
