@@ -1,11 +1,14 @@
 //! Checkpoint to artifact.
 
 mod acting;
+mod code;
+mod finalize;
 mod manifest;
 mod options;
 mod reader;
 mod target;
 
+use crate::whole::{WholeError, write_whole};
 use acting::{Acting, acting};
 use dream::{Tokenizer, chat};
 use dreamc_artifact::code::Code;
@@ -29,6 +32,7 @@ use reader::CheckpointReader;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
+pub use finalize::{Finalized, finalize};
 pub use options::{ActOptions, BuildOptions, entries};
 pub use reader::NonFinite;
 pub use target::BuildTarget;
@@ -183,6 +187,20 @@ pub enum BuildError {
     /// The target cannot run the graph.
     #[error(transparent)]
     Emit(#[from] EmitError),
+    /// Emitted code does not compile.
+    #[error("bug: {0}\nplease report it with the output of `dreamc build -v`")]
+    Code(String),
+    /// The file to complete is no artifact.
+    #[error(transparent)]
+    Artifact(#[from] dream::Error),
+    /// A compiler that is needed is not at hand.
+    #[error("the kernels for {target} are source, and cannot be compiled here: {reason}")]
+    Toolchain {
+        /// The target.
+        target: String,
+        /// What is missing, and what installs it.
+        reason: String,
+    },
     /// The artifact could not be written.
     #[error("{} was not written", path.display())]
     Write {
@@ -257,7 +275,18 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     let mut constants = Constants::default();
     let mut plans = Vec::new();
     for target in &options.targets {
-        plans.push(emit(target, &module, &probed, options, &mut constants)?);
+        let (plan, mut code) = emit(target, &module, &probed, options, &mut constants)?;
+        if let Some(folder) = &options.emit {
+            write_sources(&folder.join(target.spelling().replace(':', "-")), &code)?;
+        }
+        if let Some(reason) = code::complete(&mut code)? {
+            let kernels = code.modules.len();
+            events.warning(&format!(
+                "{target}: the file carries its {kernels} kernels as source, which no device runs before `dreamc finalize` \
+                 has compiled them: {reason}"
+            ));
+        }
+        plans.push((plan, code));
     }
     let ir = module.to_string();
     let tokenizer = tokenizer.map(|t| t.to_bytes()).transpose()?;
@@ -390,36 +419,37 @@ fn emit(
     Ok((Plan { programs }, modules.map_or_else(Code::default, |modules| modules.to_code())))
 }
 
-/// Writes under a temporary name beside the output, and renames at the end.
+/// Writes the source of every kernel into a folder, for a person to read.
+fn write_sources(folder: &Path, code: &Code) -> Result<(), BuildError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| BuildError::File { path, source }
+    };
+    std::fs::create_dir_all(folder).map_err(failed(folder))?;
+    for module in &code.modules {
+        let path = folder.join(format!("{}.{}", module.name, module.form.extension()));
+        std::fs::write(&path, &module.code).map_err(failed(&path))?;
+    }
+    Ok(())
+}
+
+/// Writes the artifact.
 fn write(
     output: &Path,
     contents: &Contents<'_>,
     reader: &mut CheckpointReader<'_>,
     events: &mut dyn Events,
 ) -> Result<u64, BuildError> {
-    let file_error = |source| BuildError::File { path: output.to_owned(), source };
-    let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".dreamc-").suffix(".partial");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // As any new file: the process's mask takes away what the user does not want.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    // Removed when dropped, on every way out but the last.
-    let partial = builder.tempfile_in(folder).map_err(file_error)?;
-    let mut out = BufWriter::with_capacity(1 << 20, partial.as_file());
     let mut progress = |done, total| {
         events.progress(done, total);
         !events.cancelled()
     };
-    let written = write_artifact(&mut out, contents, reader, &mut progress);
-    written.map_err(|source| BuildError::Write { path: output.to_owned(), source })?;
-    drop(out);
-    // A full disk may show only here.
-    partial.as_file().sync_all().map_err(file_error)?;
-    let bytes = partial.as_file().metadata().map_err(file_error)?.len();
-    partial.persist(output).map_err(|e| file_error(e.error))?;
-    Ok(bytes)
+    let path = || output.to_owned();
+    let written = write_whole(output, |partial| {
+        write_artifact(&mut BufWriter::with_capacity(1 << 20, partial), contents, reader, &mut progress)
+    });
+    written.map_err(|error| match error {
+        WholeError::File(source) => BuildError::File { path: path(), source },
+        WholeError::Contents(source) => BuildError::Write { path: path(), source },
+    })
 }

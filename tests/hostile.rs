@@ -196,6 +196,7 @@ fn an_adapter_beside_the_weights() {
 fn options(checkpoint: &Checkpoint) -> BuildOptions {
     BuildOptions {
         targets: vec![BuildTarget::cpu()],
+        emit: None,
         checkpoint: checkpoint.dir.path().to_owned(),
         output: checkpoint.output(),
         dtype: DType::F32,

@@ -65,6 +65,7 @@ impl Trained {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let options = BuildOptions {
             targets: vec![BuildTarget::cpu()],
+            emit: None,
             checkpoint: self.fixture.path("checkpoint"),
             output: folder.path().join(FILE),
             dtype,

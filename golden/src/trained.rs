@@ -49,6 +49,7 @@ fn compile(
 ) {
     let options = BuildOptions {
         targets: vec![BuildTarget::cpu()],
+        emit: None,
         checkpoint: Fixture::open(fixture).path("checkpoint"),
         output: output.to_owned(),
         dtype: DType::F32,

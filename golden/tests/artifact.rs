@@ -20,6 +20,7 @@ fn options(checkpoint: &Path, output: &Path) -> BuildOptions {
         checkpoint: checkpoint.to_owned(),
         output: output.to_owned(),
         targets: vec![BuildTarget::cpu()],
+        emit: None,
         dtype: DType::BF16,
         steps: 2,
         eps: 1e-3,

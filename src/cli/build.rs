@@ -70,6 +70,9 @@ pub(crate) struct Args {
     /// Take NaN and infinite weights as they are
     #[arg(long)]
     pub(super) allow_non_finite: bool,
+    /// Write the source of emitted kernels to this folder, one below it for each target
+    #[arg(long, value_name = "DIR")]
+    pub(super) emit: Option<PathBuf>,
     /// Print each graph after this pass on stderr, or after `all`
     #[arg(long, value_name = "PASS|all")]
     pub(super) print_after: Option<String>,
@@ -195,7 +198,7 @@ impl Events for Watch<'_> {
 }
 
 /// Set when the user interrupts, so that the half-written file is removed.
-fn on_interrupt() -> Arc<AtomicBool> {
+pub(super) fn on_interrupt() -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&flag);
     if let Err(error) = ctrlc::set_handler(move || set.store(true, Ordering::Relaxed)) {
@@ -210,6 +213,7 @@ pub(super) fn failure(error: BuildError) -> Failure {
         BuildError::Weights(error) => error.into(),
         BuildError::Tokenizer(error) => error.into(),
         BuildError::Action(error) => error.into(),
+        BuildError::Artifact(error) => super::device::failure(error),
         error @ BuildError::Option { .. } => {
             Failure::of(&error).into_usage().with_help("`dreamc build --help` lists the options")
         }

@@ -90,6 +90,7 @@ pub(super) fn options(args: &Args) -> Result<BuildOptions, Failure> {
         checkpoint: args.dir.clone(),
         output: args.output.clone(),
         targets: args.target.clone(),
+        emit: args.emit.clone(),
         dtype: args.dtype,
         steps,
         eps: args.eps,

@@ -6,7 +6,7 @@ use super::output::{Format, counted, json_value, print, print_json_pretty};
 use super::plan;
 use dream::{Manifest, Settings};
 use dreamc::cost::{self, GraphCost};
-use dreamc_artifact::plan::{Plan, Program, Step};
+use dreamc_artifact::plan::{Dispatch, Plan, Program, Step};
 use dreamc_artifact::{Artifact, FORMAT_VERSION};
 use dreamc_ir::{parse, verify};
 use serde::Serialize;
@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// What the runtime executes, step by step
     #[arg(long)]
     plan: bool,
+    /// The kernels that the artifact carries, by target
+    #[arg(long)]
+    kernels: bool,
     /// The graphs as text, for `dreamc opt`
     #[arg(long)]
     ir: bool,
@@ -47,7 +50,26 @@ struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<Vec<TargetPlan<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    kernels: Option<Vec<Kernel<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     ir: Option<&'a str>,
+}
+
+/// One kernel of a target's code; the CPU's are in the runtime.
+#[derive(Serialize)]
+struct Kernel<'a> {
+    name: &'a str,
+    target: &'a str,
+    /// What follows the colon in the target: the processor, or what the adapter must have; empty for any.
+    arch: &'a str,
+    form: &'static str,
+    /// Whether PTX goes with it, for processors that came later.
+    ptx: bool,
+    bytes: u64,
+    workgroup: [u32; 3],
+    shared_bytes: u32,
+    /// Launches in all programs of the target, loops counted once.
+    launches: u64,
 }
 
 #[derive(Serialize)]
@@ -98,6 +120,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             let mut parts = Vec::new();
             parts.extend(report.cost.as_deref().map(cost_text));
             parts.extend(report.plan.as_ref().map(|_| plan_text(artifact)));
+            parts.extend(report.kernels.as_deref().map(kernels_text));
             parts.extend(report.ir.map(str::to_owned));
             if parts.is_empty() {
                 parts.push(summary(&report)?);
@@ -135,8 +158,64 @@ fn report<'a>(
             _ => None,
         },
         plan: args.plan.then(|| plans(artifact).map(|(target, plan)| TargetPlan { target, plan }).collect()),
+        kernels: args.kernels.then(|| kernels(artifact)),
         ir: ir.filter(|_| args.ir),
     })
+}
+
+fn kernels<'a>(artifact: &'a Artifact<'a>) -> Vec<Kernel<'a>> {
+    let mut list = Vec::new();
+    for (target, plan) in plans(artifact) {
+        let Some(code) = artifact.code(target) else { continue };
+        let mut launches = vec![0_u64; code.modules.len()];
+        let all = plan.programs.iter().flat_map(|program| dispatches(&program.steps));
+        for launch in all.flat_map(|dispatch| &dispatch.launches) {
+            launches[launch.module as usize] += 1;
+        }
+        list.extend(code.modules.iter().zip(launches).map(|(module, launches)| Kernel {
+            name: &module.name,
+            target: target.split(':').next().unwrap_or(target),
+            arch: target.split_once(':').map_or("", |(_, arch)| arch),
+            form: module.form.name(),
+            ptx: !module.fallback.is_empty(),
+            bytes: (module.code.len() + module.fallback.len()) as u64,
+            workgroup: module.workgroup,
+            shared_bytes: module.shared_bytes,
+            launches,
+        }));
+    }
+    list
+}
+
+/// Dispatches as they stand, those of loops once.
+fn dispatches(steps: &[Step]) -> Vec<&Dispatch> {
+    let mut list = Vec::new();
+    for step in steps {
+        match step {
+            Step::Dispatch(dispatch) => list.push(dispatch),
+            Step::Denoise(denoise) => list.extend(dispatches(&denoise.body)),
+        }
+    }
+    list
+}
+
+fn kernels_text(kernels: &[Kernel<'_>]) -> String {
+    if kernels.is_empty() {
+        return "no kernels: those of the CPU are in the runtime\n".to_owned();
+    }
+    let widest = kernels.iter().map(|k| k.name.len()).max().unwrap_or(0);
+    let mut text = format!(
+        "{:<widest$}  {:<8}{:<9}{:<8}{:>9}{:>10}{:>8}\n",
+        "kernel", "target", "arch", "form", "bytes", "launches", "shared"
+    );
+    for k in kernels {
+        let form = if k.ptx { format!("{}+ptx", k.form) } else { k.form.to_owned() };
+        text.push_str(&format!(
+            "{:<widest$}  {:<8}{:<9}{form:<10}{:>7}{:>10}{:>8}\n",
+            k.name, k.target, k.arch, k.bytes, k.launches, k.shared_bytes
+        ));
+    }
+    text
 }
 
 fn plans<'a>(artifact: &'a Artifact<'a>) -> impl Iterator<Item = (&'a str, &'a Plan)> {
@@ -144,19 +223,13 @@ fn plans<'a>(artifact: &'a Artifact<'a>) -> impl Iterator<Item = (&'a str, &'a P
 }
 
 fn entry<'a>(target: &'a str, program: &'a Program) -> Entry<'a> {
-    fn kernels(steps: &[Step]) -> u64 {
-        let of = |step: &Step| match step {
-            Step::Dispatch(_) => 1,
-            Step::Denoise(denoise) => kernels(&denoise.body),
-        };
-        steps.iter().map(of).sum()
-    }
     Entry {
         target,
         name: &program.name,
         symbols: program.symbols.iter().map(|s| Symbol { name: &s.name, max: s.max }).collect(),
         arena_bytes: program.arena_bytes,
-        kernels: kernels(&program.steps),
+        // One of the CPU, or one for each launch.
+        kernels: dispatches(&program.steps).iter().map(|d| d.launches.len().max(1) as u64).sum(),
     }
 }
 

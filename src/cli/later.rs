@@ -26,18 +26,6 @@ const LATER: &[Later] = &[
     later("build", "keep", true, UNQUANTISED),
     later("build", "calib", true, UNQUANTISED),
     later("build", "golden", true, "compare outputs of `dreamc run --entry forward` instead"),
-    later(
-        "build",
-        "emit",
-        true,
-        "the one target of this version, cpu, has no source to write; see `dreamc inspect --plan`",
-    ),
-    later(
-        "inspect",
-        "kernels",
-        false,
-        "the one target of this version, cpu, has kernels in the runtime, not in the artifact",
-    ),
     later("inspect", "html", true, "print with --format text or json"),
 ];
 

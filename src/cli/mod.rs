@@ -8,6 +8,7 @@ mod build;
 mod defaults;
 mod device;
 mod error;
+mod finalize;
 mod forward;
 mod inspect;
 mod later;
@@ -46,6 +47,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Check every byte of an artifact against its hashes
     Verify(verify::Args),
+    /// Compile kernels that an artifact carries as source
+    Finalize(finalize::Args),
     /// Turn text into token ids, or back
     Tokenize(tokenize::Args),
     /// Say what can be built and run here
@@ -99,6 +102,7 @@ fn perform(command: Command) -> Result<(), Failure> {
         Command::Act(args) => act::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Finalize(args) => finalize::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Targets(args) => targets::run(&args),
         Command::Opt(args) => opt::run(&args),

@@ -2,6 +2,7 @@
 
 use super::error::Failure;
 use clap::ValueEnum;
+use dreamc::whole::{self, WholeError};
 use serde::Serialize;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -51,22 +52,10 @@ fn bug(error: &serde_json::Error) -> Failure {
 
 /// Writes a file under a temporary name beside it, which it loses only when it is complete.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::io("write", path, &error);
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".dreamc-").suffix(".partial");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // As any new file: the process's mask takes away what the user does not want.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    match whole::write_whole(path, |mut partial| partial.write_all(bytes)) {
+        Ok(_) => Ok(()),
+        Err(WholeError::File(error) | WholeError::Contents(error)) => Err(Failure::io("write", path, &error)),
     }
-    // Removed when dropped, on every way out but the last.
-    let mut partial = builder.tempfile_in(folder).map_err(failed)?;
-    partial.write_all(bytes).map_err(failed)?;
-    partial.as_file().sync_all().map_err(failed)?;
-    partial.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
 }
 
 /// A remark on stderr.

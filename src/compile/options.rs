@@ -41,6 +41,8 @@ pub struct BuildOptions {
     pub lora: Option<PathBuf>,
     /// Take NaN and infinite weights as they are.
     pub allow_non_finite: bool,
+    /// Folder to write the source of emitted kernels to.
+    pub emit: Option<PathBuf>,
     /// Verify the graph after every pass.
     pub verify_each: bool,
 }

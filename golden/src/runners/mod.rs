@@ -42,6 +42,7 @@ pub fn build_options(checkpoint: &Path) -> BuildOptions {
         checkpoint: checkpoint.to_owned(),
         output: PathBuf::new(),
         targets: vec![BuildTarget::cpu()],
+        emit: None,
         dtype: DType::F32,
         steps: 1,
         eps: 1e-3,

@@ -107,6 +107,19 @@ impl Form {
         }
     }
 
+    /// The ending of a file of it.
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Form::Wgsl => "wgsl",
+            Form::Msl => "metal",
+            Form::Cubin => "cubin",
+            Form::Ptx => "ptx",
+            Form::CodeObject => "hsaco",
+            Form::CudaSource => "cu",
+            Form::HipSource => "hip",
+        }
+    }
+
     /// Whether no device can run it as it is.
     pub const fn is_source(self) -> bool {
         matches!(self, Form::CudaSource | Form::HipSource)

@@ -112,6 +112,12 @@ impl<'a> Artifact<'a> {
         if hash(self.weight(index)) == weight.hash { Ok(()) } else { Err(OpenError::WeightHash { index }) }
     }
 
+    /// The bytes of one of [`Artifact::sections`]; empty for a section of another file.
+    pub fn bytes(&self, section: &Section) -> &'a [u8] {
+        let end = section.offset.saturating_add(section.len) as usize;
+        self.file.get(section.offset as usize..end).unwrap_or(&[])
+    }
+
     /// The section's bytes, if the artifact has one of this kind.
     pub fn section(&self, kind: Kind) -> Option<&'a [u8]> {
         self.sections.iter().find(|s| s.kind == kind).map(|s| bytes_of(self.file, s))
