@@ -1,0 +1,177 @@
+//! The kernels of plans with the shapes of the 7B models: emitted for every target, and compiled or validated by what
+//! can be had with no GPU. No weights are needed for that.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use dreamc::compile::BuildTarget;
+use dreamc_artifact::plan::{Place, Plan, Step};
+use dreamc_artifact::{place, validate};
+use dreamc_backend::Constants;
+use dreamc_backend::toolchain::Search;
+use dreamc_backend_gpu::Modules;
+use dreamc_frontend::clock::{FlowClock, flow_times};
+use dreamc_frontend::module::{ACT, Architecture, FORWARD, GENERATE, Options, module};
+use dreamc_frontend::sampler::{Alg, Sampler};
+use dreamc_frontend::synth::Size;
+use dreamc_frontend::vla::{Act, Integrator, Mode};
+use dreamc_frontend::{LM_HEAD, Layout, Variant};
+use dreamc_ir::{Module, verify};
+use dreamc_kernels::Emitted;
+use dreamc_num::DType;
+use dreamc_passes::{PIPELINE, run_passes};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Longest canvas of the plans, as that of an action model with two views and a long task.
+const LENGTH_MAX: u64 = 512;
+
+/// Modules of a 7B model, and the entries that are lowered: of text, of images, of actions.
+fn models(dtype: DType) -> Vec<(Module, Vec<&'static str>)> {
+    let layout = Layout { lm_head: LM_HEAD };
+    let euler = Integrator::Euler { times: flow_times(4, FlowClock::Reference).unwrap(), dt: 0.25 };
+    let act = Act {
+        mode: Mode::Flow,
+        chunk: 8,
+        action_dim: 7,
+        proprio_dim: Some(8),
+        kept: None,
+        integrator: Some(euler),
+    };
+    let of = |variant: Variant, act: Option<Act>, entries: &[&'static str]| {
+        let config = Size::SevenB.model_config(variant);
+        let options = Options {
+            dtype,
+            max_batch: 1,
+            max_length: LENGTH_MAX,
+            max_image_tokens: LENGTH_MAX,
+            sampler: Sampler { steps: 8, eps: 1e-3, alg: Alg::Entropy },
+            act,
+        };
+        let mut module = module(&Architecture::new(&config, &layout), &options);
+        run_passes(PIPELINE, &mut module, &mut |_, _, _| ());
+        (module, entries.to_vec())
+    };
+    vec![
+        of(Variant::Text, None, &[FORWARD, GENERATE]),
+        of(Variant::Vl, None, &[FORWARD, GENERATE]),
+        of(Variant::Vla, Some(act), &[ACT]),
+    ]
+}
+
+/// All kernels of the models for a target. The plans pass the loader's checks.
+fn emit(target: &BuildTarget, dtype: DType) -> Vec<Emitted> {
+    let mut modules = Modules::new(target.kernels().unwrap());
+    for (module, entries) in models(dtype) {
+        let mut constants = Constants::default();
+        let verified = verify(&module).unwrap_or_else(|e| panic!("{e}"));
+        let mut emit = |entry: &&str| {
+            dreamc_backend_gpu::emit(verified, entry, entry, &mut constants, &mut modules)
+                .unwrap_or_else(|e| panic!("{e}"))
+        };
+        let mut programs: Vec<_> = entries.iter().map(&mut emit).collect();
+        programs.sort_by(|a, b| a.name.cmp(&b.name));
+        let plan = Plan { programs };
+        let mut table = constants.table().unwrap();
+        place(&mut table).unwrap();
+        validate(&plan, &modules.to_code(), &table).unwrap_or_else(|e| panic!("{target}: {e}"));
+        assert_bindings(&plan, &modules);
+    }
+    modules.list().to_vec()
+}
+
+/// No launch binds more than the target can: `lm_head` alone has 1.09 GB.
+fn assert_bindings(plan: &Plan, modules: &Modules) {
+    let max = modules.target().capabilities().binding_bytes_max;
+    for program in &plan.programs {
+        let maxima: Vec<u32> = program.symbols.iter().map(|s| s.max).collect();
+        let steps = program.steps.iter().flat_map(|step| match step {
+            Step::Dispatch(_) => std::slice::from_ref(step),
+            Step::Denoise(denoise) => &denoise.body,
+        });
+        for step in steps {
+            let Step::Dispatch(dispatch) = step else { continue };
+            for launch in &dispatch.launches {
+                for binding in &launch.buffers {
+                    let value = &program.values[binding.value.0 as usize];
+                    let elements: u64 =
+                        value.dims.iter().map(|d| u64::from(d.at(&maxima).unwrap())).product();
+                    let bytes =
+                        binding.part.map_or(elements * value.dtype.bytes() as u64, |(_, bytes)| bytes);
+                    let kind = if matches!(value.place, Place::Weight(_)) { "weights" } else { "values" };
+                    assert!(bytes <= max, "{:?}: {bytes} bytes of {kind}", dispatch.origin);
+                }
+            }
+        }
+    }
+}
+
+/// The compilers that `cargo xtask toolchain` installs, also where the tests' programs lie elsewhere.
+fn search() -> Search {
+    Search::new().and(Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/toolchain"))
+}
+
+/// Does something with every kernel, on all cores.
+fn each(kernels: &[Emitted], check: &(dyn Fn(&Emitted) + Sync)) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
+            check(kernel);
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+}
+
+fn target(spelling: &str) -> BuildTarget {
+    spelling.parse().unwrap()
+}
+
+/// Every target has all kernels, in the type that it computes best with; twice the same.
+#[test]
+fn every_target() {
+    for target in BuildTarget::all().into_iter().filter(|t| t.kernels().is_some()) {
+        let kernels = emit(&target, DType::BF16);
+        assert!(kernels.len() > 40, "{target}: {} kernels", kernels.len());
+        if target.spelling() == "wgpu" {
+            assert_eq!(kernels, emit(&target, DType::BF16));
+        }
+    }
+}
+
+#[test]
+fn wgsl_is_valid() {
+    for (spelling, dtype) in [("wgpu", DType::BF16), ("wgpu", DType::F32), ("wgpu:f16", DType::F16)] {
+        let f16 = spelling == "wgpu:f16";
+        let validate = |k: &Emitted| {
+            dreamc_backend_wgpu::validate(&k.name, &k.source, f16).unwrap_or_else(|e| panic!("{e}"))
+        };
+        each(&emit(&target(spelling), dtype), &validate);
+    }
+}
+
+#[test]
+fn cuda_compiles() {
+    let nvrtc = dreamc_backend_cuda::Nvrtc::find(&search()).unwrap_or_else(|e| panic!("{e}"));
+    for arch in ["sm_80", "sm_90a"] {
+        each(&emit(&target(&format!("cuda:{arch}")), DType::BF16), &|k| {
+            let binary = nvrtc.compile(&k.name, &k.source, arch).unwrap_or_else(|e| panic!("{e}"));
+            assert!(binary.cubin.starts_with(b"\x7fELF"), "{}", k.name);
+        });
+    }
+}
+
+#[test]
+fn rocm_compiles() {
+    let clang = dreamc_backend_rocm::Clang::find(&search()).unwrap_or_else(|e| panic!("{e}"));
+    each(&emit(&target("rocm:gfx942"), DType::BF16), &|k| {
+        let code = clang.compile(&k.name, &k.source, "gfx942").unwrap_or_else(|e| panic!("{e}"));
+        assert!(code.starts_with(b"\x7fELF"), "{}", k.name);
+    });
+}
+
+#[test]
+fn metal_parses() {
+    let checker = dreamc_backend_metal::Checker::find(&search()).unwrap_or_else(|e| panic!("{e}"));
+    each(&emit(&target("metal"), DType::BF16), &|k| {
+        checker.check(&k.name, &k.source).unwrap_or_else(|e| panic!("{e}"));
+    });
+}
