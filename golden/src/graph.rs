@@ -1,17 +1,21 @@
-//! Runs graphs in the interpreter and on the CPU device, through an artifact: IR text, and parts of imported models.
+//! Runs graphs in the interpreter and on devices, through an artifact: IR text, and parts of imported models.
 
 use crate::runners::{bytes_of, tensor_of};
 use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::Plan;
 use dreamc_artifact::{Artifact, Manifest, Model};
 use dreamc_backend::{Constants, Contents, WeightReader, write_artifact};
-use dreamc_device_cpu::{CpuDevice, CpuOptions, Isa, WeightView};
+use dreamc_backend_gpu::Modules;
+use dreamc_device_cpu::{CpuDevice, CpuOptions, Isa};
+use dreamc_device_wgpu::{WgpuDevice, WgpuOptions};
 use dreamc_interp::{Data, Tensor, seeded};
 use dreamc_ir::{Graph, Module, Port, Type, Value, verify};
+use dreamc_kernels::Target;
 use dreamc_num::DType;
-use dreamc_runtime::{Device, Stepper};
+use dreamc_runtime::{Device, Stepper, WeightView};
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::fmt;
 use std::io::Cursor;
 
 /// The weight of a name and a type.
@@ -87,9 +91,74 @@ pub fn interpret_given(
     dreamc_interp::run(verified, entry, inputs, &mut weights, observer).expect("it runs")
 }
 
-/// The same on the CPU device: lowered, packed, written, opened, run.
-pub fn execute(module: &Module, entry: &str, inputs: &[Tensor], isa: Option<Isa>) -> Vec<Tensor> {
-    execute_given(module, entry, inputs, isa, &weight)
+/// Where a graph is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// On the CPU, with this instruction set.
+    Cpu(Isa),
+    /// On the WebGPU adapter of this machine.
+    Wgpu,
+}
+
+impl On {
+    /// The CPU with every instruction set that it has.
+    pub fn cpus() -> Vec<On> {
+        Isa::ALL.into_iter().filter(|isa| isa.is_available()).map(On::Cpu).collect()
+    }
+
+    /// Everything.
+    pub fn all() -> Vec<On> {
+        On::cpus().into_iter().chain([On::Wgpu]).collect()
+    }
+
+    /// The target's name in an artifact.
+    fn target(self) -> &'static str {
+        match self {
+            On::Cpu(_) => "cpu",
+            On::Wgpu => "wgpu",
+        }
+    }
+
+    /// The program of a graph, and the code that it launches.
+    fn emit(self, module: &Module, entry: &str, constants: &mut Constants) -> (Plan, Code) {
+        let verified = verify(module).unwrap_or_else(|e| panic!("{e}"));
+        let (program, code) = match self {
+            On::Cpu(_) => (dreamc_backend_cpu::emit(verified, entry, entry, constants), Code::default()),
+            On::Wgpu => {
+                let mut modules = Modules::new(Target::named("wgsl").expect("it is there"));
+                let program = dreamc_backend_gpu::emit(verified, entry, entry, constants, &mut modules);
+                (program, modules.to_code())
+            }
+        };
+        (Plan { programs: vec![program.unwrap_or_else(|e| panic!("{e}"))] }, code)
+    }
+
+    fn device<'a>(self, code: &Code, weights: Vec<WeightView<'a>>) -> Box<dyn Device + 'a> {
+        match self {
+            On::Cpu(isa) => {
+                let options = CpuOptions { threads: 2, isa: Some(isa), ..CpuOptions::default() };
+                Box::new(CpuDevice::new(weights, options).unwrap_or_else(|e| panic!("{e}")))
+            }
+            On::Wgpu => {
+                let device = WgpuDevice::new(code, weights, WgpuOptions::default());
+                Box::new(device.unwrap_or_else(|e| panic!("{e}")))
+            }
+        }
+    }
+}
+
+impl fmt::Display for On {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            On::Cpu(isa) => write!(f, "cpu with {isa}"),
+            On::Wgpu => f.write_str("wgpu"),
+        }
+    }
+}
+
+/// The same on a device: lowered, packed, written, opened, run.
+pub fn execute(module: &Module, entry: &str, inputs: &[Tensor], on: On) -> Vec<Tensor> {
+    execute_given(module, entry, inputs, on, &weight)
 }
 
 /// As [`execute`], with these weights.
@@ -97,15 +166,14 @@ pub fn execute_given(
     module: &Module,
     entry: &str,
     inputs: &[Tensor],
-    isa: Option<Isa>,
+    on: On,
     weights: WeightsOf<'_>,
 ) -> Vec<Tensor> {
     let mut constants = Constants::default();
-    let program = dreamc_backend_cpu::emit(verify(module).expect("sound"), entry, entry, &mut constants);
-    let plan = Plan { programs: vec![program.unwrap_or_else(|e| panic!("{e}"))] };
+    let plan = on.emit(module, entry, &mut constants);
     let contents = Contents {
-        manifest: manifest(entry),
-        plans: &[(plan, Code::default())],
+        manifest: manifest(entry, on.target()),
+        plans: &[plan],
         constants: &constants,
         ir: &module.to_string(),
         tokenizer: None,
@@ -125,9 +193,9 @@ pub fn execute_given(
         dtype: w.dtype,
     };
     let views = (0..).zip(artifact.weights()).map(view).collect();
-    let options = CpuOptions { threads: 2, isa, ..CpuOptions::default() };
-    let mut device = CpuDevice::new(views, options).unwrap_or_else(|e| panic!("{e}"));
-    let program = &artifact.plan("cpu").expect("it is there").programs[0];
+    let mut device = on.device(artifact.code(on.target()).expect("it is there"), views);
+    let device = device.as_mut();
+    let program = &artifact.plan(on.target()).expect("it is there").programs[0];
     let mut stepper = Stepper::new(program).unwrap_or_else(|e| panic!("{e}"));
     device.prepare(program).unwrap_or_else(|e| panic!("{e}"));
     let graph = module.graph(entry).expect("it is there");
@@ -136,17 +204,34 @@ pub fn execute_given(
     let lengths: Vec<(&str, u32)> = lengths.iter().map(|(name, n)| (name.as_str(), *n)).collect();
     stepper.resize(&lengths).unwrap_or_else(|e| panic!("{e}"));
     for (port, tensor) in program.inputs.iter().zip(inputs) {
-        stepper.write(&mut device, &port.name, &bytes_of(tensor)).unwrap_or_else(|e| panic!("{e}"));
+        let dtype = program.values[port.value.0 as usize].dtype;
+        stepper.write(device, &port.name, &stored_bytes(tensor, dtype)).unwrap_or_else(|e| panic!("{e}"));
     }
-    stepper.run(&mut device, &mut ()).unwrap_or_else(|e| panic!("{e}"));
-    let output = |port: &dreamc_artifact::plan::Port| {
+    stepper.run(device, &mut ()).unwrap_or_else(|e| panic!("{e}"));
+    let output = |(port, result): (&dreamc_artifact::plan::Port, &dreamc_ir::Port)| {
         let (dtype, shape) = stepper.output(&port.name).expect("it is there");
         let mut bytes = vec![0; shape.elements() * dtype.bytes()];
-        stepper.read(&mut device, &port.name, &mut bytes).unwrap_or_else(|e| panic!("{e}"));
+        stepper.read(device, &port.name, &mut bytes).unwrap_or_else(|e| panic!("{e}"));
         let dims: Vec<usize> = shape.dims().iter().map(|n| *n as usize).collect();
-        tensor_of(dtype, &dims, &bytes)
+        as_condition(tensor_of(dtype, &dims, &bytes), graph.ty(result.value).dtype)
     };
-    program.outputs.iter().map(output).collect()
+    program.outputs.iter().zip(&graph.results).map(output).collect()
+}
+
+/// The elements as a device takes them: conditions are bytes on some and words on others.
+fn stored_bytes(tensor: &Tensor, dtype: DType) -> Vec<u8> {
+    match (&tensor.data, dtype) {
+        (Data::Bool(v), DType::U32) => v.iter().flat_map(|x| u32::from(*x).to_le_bytes()).collect(),
+        _ => bytes_of(tensor),
+    }
+}
+
+/// A tensor of words as conditions, if that is what they are.
+fn as_condition(mut tensor: Tensor, dtype: DType) -> Tensor {
+    if let (Data::U32(words), DType::Bool) = (&tensor.data, dtype) {
+        tensor.data = Data::Bool(words.iter().map(|word| *word != 0).collect());
+    }
+    tensor
 }
 
 /// Symbols that stand alone in a dimension or are multiplied by a number there, with the sizes that they have in a tensor.
@@ -202,10 +287,10 @@ impl WeightReader for Given<'_> {
     }
 }
 
-fn manifest(entry: &str) -> Manifest {
+fn manifest(entry: &str, target: &str) -> Manifest {
     Manifest {
         compiler_version: env!("CARGO_PKG_VERSION").to_owned(),
-        targets: vec!["cpu".to_owned()],
+        targets: vec![target.to_owned()],
         source_hash: String::new(),
         options: BTreeMap::new(),
         model: Model {

@@ -3,7 +3,7 @@
 
 use dreamc_golden::Fixture;
 use dreamc_golden::fixture::{max_difference, rows};
-use dreamc_golden::graph::{execute, interpret};
+use dreamc_golden::graph::{On, execute, interpret};
 use dreamc_golden::runners::{Compiled, Interpreter};
 use dreamc_golden::text::{judge_forward, judge_sampling};
 use dreamc_interp::Tensor;
@@ -136,7 +136,8 @@ fn filters() {
             (_, Some(true)) => 4,
             _ => 2,
         };
-        for results in [interpret(&module, "filter", &inputs), execute(&module, "filter", &inputs, None)] {
+        let executed = On::all().into_iter().map(|on| execute(&module, "filter", &inputs, on));
+        for results in [interpret(&module, "filter", &inputs)].into_iter().chain(executed) {
             if golden("token").is_some() {
                 assert_eq!(results[1].ints(), token.ints(), "case {case}");
             }
