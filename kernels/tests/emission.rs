@@ -1,7 +1,7 @@
 //! Emission itself: determinism, the block of scalars, what a target cannot do, and the sources as snapshots.
 
 use dreamc_kernels::{
-    Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Extent, Float, Form, Kernel, Linear, Map,
+    Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Engine, Extent, Float, Form, Kernel, Linear, Map,
     Norm, Residual, Rope, RopeTable, Rows, Sampler, Slots, Statistic, Table, Target, Tile, TimestepEmbed,
     Word,
 };
@@ -12,8 +12,8 @@ use std::fmt::Write as _;
 fn kernels() -> Vec<Kernel> {
     let float = Float::F32;
     let linear = |weights, swiglu, residual, bias| {
-        let tile = Tile { rows: 4, columns: 8, depth: 4, side: 1 };
-        Kernel::Linear(Linear { x: float, weights, y: float, n: 8, k: 16, bias, swiglu, residual, tile })
+        let engine = Engine::Units(Tile { rows: 4, columns: 8, depth: 4, side: 1 });
+        Kernel::Linear(Linear { x: float, weights, y: float, n: 8, k: 16, bias, swiglu, residual, engine })
     };
     let attention = |packed| {
         Kernel::Attention(Attention {

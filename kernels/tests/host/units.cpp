@@ -198,6 +198,10 @@ extern "C" void dream_barrier(int line) {
     leave(line);
 }
 
+extern "C" void dream_stop(const char *text) {
+    stop(text);
+}
+
 // Runs all workgroups; what was wrong, or null.
 extern "C" const char *dream_run(const Run *given) {
     struct sigaction action = {};
