@@ -5,10 +5,10 @@ use dreamc_golden::Fixture;
 use dreamc_golden::fixture::{max_difference, rows};
 use dreamc_golden::graph::{On, execute, interpret};
 use dreamc_golden::runners::{Compiled, Interpreter};
-use dreamc_golden::text::{judge_forward, judge_sampling};
+use dreamc_golden::text::{judge_16_bits, judge_forward, judge_sampling};
 use dreamc_interp::Tensor;
 use dreamc_ir::parse;
-use dreamc_num::schedule;
+use dreamc_num::{DType, schedule};
 use dreamc_runtime::{Canvas, CanvasError};
 
 #[test]
@@ -34,6 +34,13 @@ fn forward_on_the_cpu() {
 #[test]
 fn forward_on_wgpu() {
     judge_forward(&Compiled::wgpu);
+}
+
+#[test]
+fn forward_in_16_bits() {
+    judge_16_bits(DType::BF16, &Compiled::all);
+    judge_16_bits(DType::BF16, &Compiled::wgpu);
+    judge_16_bits(DType::F16, &Compiled::wgpu);
 }
 
 #[test]

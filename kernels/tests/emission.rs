@@ -1,9 +1,9 @@
 //! Emission itself: determinism, the block of scalars, what a target cannot do, and the sources as snapshots.
 
 use dreamc_kernels::{
-    Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Engine, Extent, Float, Form, Kernel, Linear, Map,
-    Norm, Residual, Rope, RopeTable, Rows, Sampler, Slots, Statistic, Table, Target, Tile, TimestepEmbed,
-    Word,
+    Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Engine, Extent, Float, Form, Kernel,
+    Linear, Map, Norm, Residual, Rope, RopeTable, Rows, Sampler, Slots, Statistic, Table, Target, Tile,
+    TimestepEmbed, Word,
 };
 use dreamc_num::stream::Lane;
 use std::fmt::Write as _;
