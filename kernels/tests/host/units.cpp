@@ -16,30 +16,6 @@
 
 __thread uint3 threadIdx, blockIdx, blockDim, gridDim;
 
-extern "C" {
-typedef void Unit(void **buffers, void *info);
-
-struct Buffer {
-    unsigned char *data;
-    size_t bytes;
-};
-
-struct Run {
-    Unit *unit;
-    Buffer *buffers;
-    size_t count;
-    // By value or by pointer, as the wrapper says.
-    Buffer info;
-    uint3 grid, block;
-    // Dynamic shared memory, with what lies behind it.
-    Buffer shared;
-    // Units and workgroups run from the last to the first: some missing barriers show only so.
-    bool backwards;
-    // Without barriers units need no stacks of their own.
-    bool barriers;
-};
-}
-
 namespace {
 
 const size_t stack_bytes = 1 << 16, guard_bytes = 64, buffers_max = 32;
@@ -102,7 +78,7 @@ bool workgroup(Fiber *fibers, unsigned long units) {
     for (unsigned long i = 0; i < units && fibers; i++) fibers[i].line = started;
     for (;;) {
         for (unsigned long i = 0; i < units; i++) {
-            threadIdx = place(i, run->block, units);
+            threadIdx = place(i, blockDim, units);
             if (fibers) {
                 resume(&fibers[i]);
             } else {
@@ -164,8 +140,8 @@ struct Guarded {
 };
 
 void all() {
-    unsigned long units = size_t(run->block.x) * run->block.y * run->block.z;
-    unsigned long groups = size_t(run->grid.x) * run->grid.y * run->grid.z;
+    unsigned long units = size_t(blockDim.x) * blockDim.y * blockDim.z;
+    unsigned long groups = size_t(gridDim.x) * gridDim.y * gridDim.z;
     Fiber *fibers = nullptr;
     Guarded stacks, places;
     stacks.map_bytes(run->barriers ? units * stack_bytes : 0);
@@ -183,7 +159,7 @@ void all() {
     armed = true;
     if (sigsetjmp(fault, 1) == 0) {
         for (unsigned long i = 0; i < groups; i++) {
-            blockIdx = place(i, run->grid, groups);
+            blockIdx = place(i, gridDim, groups);
             if (!workgroup(fibers, units)) break;
         }
     }
@@ -210,9 +186,14 @@ extern "C" const char *dream_run(const Run *given) {
     sigaction(SIGSEGV, &action, nullptr);
     run = given;
     message[0] = 0;
-    gridDim = run->grid;
-    blockDim = run->block;
+    gridDim = {run->grid[0], run->grid[1], run->grid[2]};
+    blockDim = {run->block[0], run->block[1], run->block[2]};
     if (run->count > buffers_max) return "too many buffers";
+    if (run->in_place) {
+        for (size_t i = 0; i < run->count; i++) bound[i] = run->buffers[i].data;
+        all();
+        return message[0] != 0 ? message : nullptr;
+    }
     Guarded guarded[buffers_max];
     for (size_t i = 0; i < run->count; i++) {
         guarded[i].map_bytes(run->buffers[i].bytes);

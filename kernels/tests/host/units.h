@@ -5,6 +5,8 @@
 
 typedef __SIZE_TYPE__ size_t;
 
+#include "run.h"
+
 struct uint3 {
     unsigned x, y, z;
     unsigned operator[](unsigned axis) const { return axis == 0 ? x : axis == 1 ? y : z; }
