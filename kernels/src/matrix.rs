@@ -53,6 +53,11 @@ const SIDE: u32 = 16;
 /// Elements between the rows of a stage, beside `depth`. 16 bytes, which also keeps the rows aligned.
 const APART: u32 = 8;
 
+/// Loads of bf16 fragments that say that they load from shared memory, as all here do. NVRTC knows that of f16 by itself; of
+/// bf16 it does not, and loads each fragment with four instructions in place of one. Better matches than the header's,
+/// whose pointers are to constants.
+pub(crate) const SHARED_LOADS: &str = include_str!("shared_loads.cuh");
+
 /// What a workgroup computes at once on matrix units. Sides of a warp are multiples of 16 and divide those of the tile; with
 /// SwiGLU, half of `warp_columns` is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -140,7 +145,9 @@ impl MatrixTile {
         let fits = sides && whole(rows, warp_rows) && whole(columns, warp_columns) && whole(depth, SIDE);
         let even = || {
             let units = self.warps() * WARP;
-            units <= capabilities.units_max && whole(rows * depth, 8 * units) && whole(columns * depth, 8 * units)
+            units <= capabilities.units_max
+                && whole(rows * depth, 8 * units)
+                && whole(columns * depth, 8 * units)
         };
         if !fits || !even() {
             return Err(format!("its warps cannot share a tile of {rows}x{columns}x{depth}"));
@@ -159,8 +166,7 @@ impl MatrixTile {
         let Linear { x, y, n, k, bias, swiglu, residual, .. } = *linear;
         let weights = if swiglu { 2 } else { 1 };
         let vector = [8, 4, 2].into_iter().find(|v| k % v == 0).unwrap_or(1);
-        let shape =
-            Shape { n, k, tile: self, weights, vector, in_place: residual == Residual::InPlace };
+        let shape = Shape { n, k, tile: self, weights, vector, in_place: residual == Residual::InPlace };
         let grid = [
             Extent::Ceil { of: "rows", per: self.rows, any: false },
             Extent::Constant(n.div_ceil(self.columns / weights)),
@@ -208,12 +214,12 @@ fn linear_matrix<X: Float, Y: Float>(
         Shared::<[Vector<X, V>]>::new_aligned_slice(comptime!((2 * stage / shape.vector) as usize), 128usize);
     // A fragment of each weight for each warp.
     let patch = comptime!(SIDE * SIDE * shape.weights);
-    let mut patches = Shared::<[f32]>::new_aligned_slice(comptime!((patch * tile.warps()) as usize), 128usize);
+    let mut patches =
+        Shared::<[f32]>::new_aligned_slice(comptime!((patch * tile.warps()) as usize), 128usize);
     let units = comptime!(tile.warps() * WARP);
     let x_loads = comptime!((tile.rows * tile.depth / shape.vector / units) as usize);
     let w_loads = comptime!((features * tile.depth / shape.vector / units) as usize);
-    let mut loaded =
-        Array::<Vector<X, V>>::new(comptime!(x_loads + w_loads * shape.weights as usize));
+    let mut loaded = Array::<Vector<X, V>>::new(comptime!(x_loads + w_loads * shape.weights as usize));
     let down = comptime!((tile.warp_rows / SIDE) as usize);
     let across = comptime!((warp_features / SIDE) as usize);
     let mut sums = Sequence::<cmma::Matrix<f32>>::new();
@@ -258,7 +264,14 @@ fn linear_matrix<X: Float, Y: Float>(
             if comptime!(up.is_some()) {
                 let up = up.as_ref().unwrap().with_vector_size::<V>();
                 load::<X, V>(
-                    up, &mut loaded, x_loads + w_loads, w_loads, first_feature, last_feature, start, shape,
+                    up,
+                    &mut loaded,
+                    x_loads + w_loads,
+                    w_loads,
+                    first_feature,
+                    last_feature,
+                    start,
+                    shape,
                 );
             }
         }
@@ -374,10 +387,13 @@ fn load<X: Float, V: Size>(
         let row = min(first + index / in_row, last);
         let d = start + index % in_row * shape.vector;
         let mut value = Vector::<X, V>::zeroed();
-        if comptime!(shape.k % shape.tile.depth == 0) {
-            value = from[((row * shape.k + d) / shape.vector) as usize];
-        } else if d < shape.k {
-            value = from[((row * shape.k + d) / shape.vector) as usize];
+        let index = ((row * shape.k + d) / shape.vector) as usize;
+        if comptime!(shape.k % shape.tile.depth != 0) {
+            if d < shape.k {
+                value = from[index];
+            }
+        } else {
+            value = from[index];
         }
         to[comptime!(at + i)] = value;
     }

@@ -39,7 +39,17 @@ fn float_of(weights: Weights) -> Float {
 
 fn plain((x, weights, y): (Float, Weights, Float), [_, n, k]: [usize; 3], tile: Tile) -> Linear {
     let (n, k) = (n as u32, k as u32);
-    Linear { x, weights, y, n, k, bias: false, swiglu: false, residual: Residual::None, engine: Engine::Units(tile) }
+    Linear {
+        x,
+        weights,
+        y,
+        n,
+        k,
+        bias: false,
+        swiglu: false,
+        residual: Residual::None,
+        engine: Engine::Units(tile),
+    }
 }
 
 /// The tile that fits the rows; in f32, and where it is cheap, both.
