@@ -53,6 +53,11 @@ const SIDE: u32 = 16;
 /// Elements between the rows of a stage, beside `depth`. 16 bytes, which also keeps the rows aligned.
 const APART: u32 = 8;
 
+/// Loads of bf16 fragments that say that they load from shared memory, as all here do. NVRTC knows that of f16 by itself; of
+/// bf16 it does not, and loads each fragment with four instructions in place of one. Better matches than the header's,
+/// whose pointers are to constants.
+pub(crate) const SHARED_LOADS: &str = include_str!("shared_loads.cuh");
+
 /// What a workgroup computes at once on matrix units. Sides of a warp are multiples of 16 and divide those of the tile; with
 /// SwiGLU, half of `warp_columns` is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -382,10 +387,13 @@ fn load<X: Float, V: Size>(
         let row = min(first + index / in_row, last);
         let d = start + index % in_row * shape.vector;
         let mut value = Vector::<X, V>::zeroed();
-        if comptime!(shape.k % shape.tile.depth == 0) {
-            value = from[((row * shape.k + d) / shape.vector) as usize];
-        } else if d < shape.k {
-            value = from[((row * shape.k + d) / shape.vector) as usize];
+        let index = ((row * shape.k + d) / shape.vector) as usize;
+        if comptime!(shape.k % shape.tile.depth != 0) {
+            if d < shape.k {
+                value = from[index];
+            }
+        } else {
+            value = from[index];
         }
         to[comptime!(at + i)] = value;
     }

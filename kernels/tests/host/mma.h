@@ -69,8 +69,10 @@ void mma_sync(fragment<accumulator, 16, 16, 16, float> &d, const fragment<matrix
 inline void store_matrix_sync(float *to, const fragment<accumulator, 16, 16, 16, float> &from, unsigned pitch,
                               layout_t layout) {
     check(to, pitch);
-    for (int e = threadIdx.x % 32; e < 256; e += 32) {
-        const int i = e / 16, j = e % 16;
+    // Eight elements, in each quarter two neighbours.
+    const int lane = threadIdx.x % 32;
+    for (int e = 0; e < 8; e++) {
+        const int i = lane / 4 + e / 4 * 8, j = lane % 4 * 2 + e / 2 % 2 * 8 + e % 2;
         to[layout == mem_row_major ? i * pitch + j : j * pitch + i] = from.x[i][j];
     }
 }
