@@ -36,6 +36,7 @@ mod rope;
 mod rows;
 mod sampler;
 mod slots;
+mod stage;
 mod target;
 mod tidy;
 
