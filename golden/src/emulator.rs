@@ -43,7 +43,9 @@ impl Emulator {
         let (face, defines) = match kind {
             DeviceKind::Cuda => ("runtime/device-cuda/tests/stub/cuda.c", "-DBACKWARDS=0"),
             DeviceKind::Rocm => ("runtime/device-rocm/tests/stub/hip.c", "-DBACKWARDS=1"),
-            DeviceKind::Metal | DeviceKind::Wgpu | DeviceKind::Cpu => panic!("{kind} has no driver to emulate"),
+            DeviceKind::Metal | DeviceKind::Wgpu | DeviceKind::Cpu => {
+                panic!("{kind} has no driver to emulate")
+            }
         };
         let root = Path::new(ROOT);
         let [shared, own] = ["runtime/device-gpu/tests/stub", "golden/emulator"].map(|path| root.join(path));

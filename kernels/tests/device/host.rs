@@ -7,8 +7,8 @@
 mod library;
 
 use dreamc_kernels::{Emitted, Form};
-use library::{Compiler, Language, Source};
 use libloading::Library;
+use library::{Compiler, Language, Source};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::path::Path;
@@ -140,8 +140,7 @@ pub(crate) fn run(emitted: &Emitted, buffers: &mut [Vec<u8>], info: &[u32], grid
     let (wrong, tail) = unsafe {
         let kernel = loaded.library.get::<*const Kernel>("dream_kernel").expect("defined");
         let kernel = &**kernel;
-        let shared_bytes =
-            if kernel.shared.is_null() { 0 } else { kernel.shared_bytes + SHARED_GUARD_BYTES };
+        let shared_bytes = if kernel.shared.is_null() { 0 } else { kernel.shared_bytes + SHARED_GUARD_BYTES };
         let run = Run {
             unit: kernel.unit,
             buffers: views.as_ptr(),
