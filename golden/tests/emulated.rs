@@ -50,6 +50,11 @@ fn vl_forward_on_cuda() {
     vl::judge_forward(&|options| Compiled::emulated(&EMULATOR, Cuda, options), false);
 }
 
+#[test]
+fn vl_sampling_on_cuda() {
+    vl::judge_sampling(&|options| Compiled::emulated(&EMULATOR, Cuda, options));
+}
+
 /// Heads, the robot's state and loops from noise. Modes that give tokens would add minutes: a vocabulary of 152064.
 #[test]
 fn heads_on_cuda() {
