@@ -146,7 +146,7 @@ impl Emulator {
 
 /// The file of a build that leaves kernels as sources.
 fn sources_of(options: &BuildOptions) -> Vec<u8> {
-    build(options, &mut ()).unwrap_or_else(|e| panic!("{e}"));
+    build(&BuildOptions { sources: true, ..options.clone() }, &mut ()).unwrap_or_else(|e| panic!("{e}"));
     std::fs::read(&options.output).unwrap_or_else(|e| panic!("{}: {e}", options.output.display()))
 }
 

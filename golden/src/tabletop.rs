@@ -66,6 +66,7 @@ impl Trained {
         let options = BuildOptions {
             targets: vec![BuildTarget::cpu()],
             emit: None,
+            sources: false,
             checkpoint: self.fixture.path("checkpoint"),
             output: folder.path().join(FILE),
             dtype,
