@@ -13,7 +13,9 @@ struct Loaded { void *library; const struct Kernel *kernel; };
 
 /* A file under a name that was never used: the loader knows libraries by their names. */
 static void *open_library(const char *bytes, size_t len) {
-    char path[] = "/tmp/dream-kernel-XXXXXX";
+    char path[4096];
+    const char *folder = getenv("TMPDIR");
+    snprintf(path, sizeof path, "%s/dream-kernel-XXXXXX", folder && *folder ? folder : P_tmpdir);
     int file = mkstemp(path);
     if (file < 0) return NULL;
     size_t written = 0;

@@ -82,6 +82,17 @@ pub fn first_weight(linear: &dreamc_ir::Linear) -> usize {
     1 + usize::from(linear.norm_eps.is_some())
 }
 
+/// Whether an operand of an op is a matmul's weight.
+pub fn is_matrix(op: &Op, operand: usize) -> bool {
+    match op {
+        Op::Linear(linear) => {
+            let first = first_weight(linear);
+            (first..first + linear.weights as usize).contains(&operand)
+        }
+        _ => false,
+    }
+}
+
 /// Operands over which the kernel of a node may write its first result, best first.
 pub fn in_place(node: &NodeData) -> Vec<usize> {
     match &node.op {

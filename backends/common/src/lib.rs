@@ -17,7 +17,7 @@ pub mod toolchain;
 mod write;
 
 pub use constants::{Constant, Constants, Source};
-pub use kernel::{first_weight, in_place, kernel};
+pub use kernel::{first_weight, in_place, is_matrix, kernel};
 pub use lower::{EmitError, Job, Target, lower};
 pub use memory::{Block, arrange};
 pub use pack::{PackError, WeightReader};

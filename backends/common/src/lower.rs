@@ -1,6 +1,7 @@
 //! Verified graph to program: loops inlined, kernels chosen, every value given a place.
 
 use crate::constants::{Constants, Source};
+use crate::kernel::is_matrix;
 use crate::space::Space;
 use dreamc_artifact::ARENA_BYTES_MAX;
 use dreamc_artifact::layout::Layout;
@@ -277,7 +278,7 @@ impl Lowering<'_> {
             let layout = self.target.layout(data, operand, ty);
             let layout = layout.ok_or_else(|| unsupported(format!("it has no layout for weights {ty}")))?;
             reads.push(match &scope[value] {
-                Binding::Value(id) if !self.is_matrix(data, operand) => *id,
+                Binding::Value(id) if !is_matrix(&data.op, operand) => *id,
                 Binding::Value(_) => {
                     let reason = "its weights must come from the checkpoint, none may be computed";
                     return Err(unsupported(reason.to_owned()));
@@ -313,17 +314,6 @@ impl Lowering<'_> {
             writes.push(id);
         }
         self.finish(kernel, reads, writes, &spare, data)
-    }
-
-    /// Whether the operand is a matmul's weight.
-    fn is_matrix(&self, data: &NodeData, operand: usize) -> bool {
-        match &data.op {
-            Op::Linear(linear) => {
-                let first = crate::kernel::first_weight(linear);
-                (first..first + linear.weights as usize).contains(&operand)
-            }
-            _ => false,
-        }
     }
 
     /// Whether nobody needs an operand after this node. `born` and `dying`: see [`Lowering::steps`].

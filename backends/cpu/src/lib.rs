@@ -5,7 +5,7 @@
 
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Kernel, Program};
-use dreamc_backend::{Constants, EmitError, Target, first_weight, in_place, kernel, lower};
+use dreamc_backend::{Constants, EmitError, Target, first_weight, in_place, is_matrix, kernel, lower};
 use dreamc_ir::{Graph, NodeData, Op, Type, Verified};
 use dreamc_num::DType;
 
@@ -58,13 +58,6 @@ impl Target for Cpu {
     }
 
     fn layout(&self, node: &NodeData, operand: usize, ty: &Type) -> Option<Layout> {
-        match &node.op {
-            Op::Linear(linear) => {
-                let first = first_weight(linear);
-                let is_weight = (first..first + linear.weights as usize).contains(&operand);
-                if is_weight { Layout::of_matmul(ty.dtype) } else { Some(Layout::RowMajor) }
-            }
-            _ => Some(Layout::RowMajor),
-        }
+        if is_matrix(&node.op, operand) { Layout::of_matmul(ty.dtype) } else { Some(Layout::RowMajor) }
     }
 }

@@ -20,7 +20,7 @@ pub use modules::Modules;
 
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Activation, Kernel, Launch, Program, Scalar};
-use dreamc_backend::{Constants, EmitError, Job, Target, first_weight, in_place, kernel, lower};
+use dreamc_backend::{Constants, EmitError, Job, Target, in_place, is_matrix, kernel, lower};
 use dreamc_ir::{Graph, Literal, NodeData, Op, Type, Verified};
 use dreamc_kernels::{self as kernels, Elementwise, Float, Map, Norm, RopeTable, Statistic, TimestepEmbed};
 use dreamc_num::{DType, frequency};
@@ -88,14 +88,7 @@ impl Target for Gpu<'_> {
     }
 
     fn stored_constant(&self, node: &NodeData, operand: usize, ty: &Type) -> DType {
-        let matrix = match &node.op {
-            Op::Linear(linear) => {
-                let first = first_weight(linear);
-                (first..first + linear.weights as usize).contains(&operand)
-            }
-            Op::Embed => operand == 1,
-            _ => false,
-        };
+        let matrix = is_matrix(&node.op, operand) || node.op == Op::Embed && operand == 1;
         if matrix { ty.dtype } else { self.stored(ty.dtype) }
     }
 
