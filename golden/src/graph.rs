@@ -1,10 +1,13 @@
-//! Runs graphs in the interpreter and on the CPU device, through an artifact: IR text, and parts of imported models.
+//! Runs graphs in the interpreter and on a device, through an artifact: IR text, and parts of imported models.
 
-use crate::runners::{bytes_of, tensor_of};
+use crate::device;
+use crate::runners::{Place, bytes_of, tensor_of};
+use dream::DeviceKind;
 use dreamc_artifact::code::Code;
-use dreamc_artifact::plan::Plan;
+use dreamc_artifact::plan::{Plan, Program};
 use dreamc_artifact::{Artifact, Manifest, Model};
 use dreamc_backend::{Constants, Contents, WeightReader, write_artifact};
+use dreamc_backend_gpu::Modules;
 use dreamc_device_cpu::{CpuDevice, CpuOptions, Isa, WeightView};
 use dreamc_interp::{Data, Tensor, seeded};
 use dreamc_ir::{Graph, Module, Port, Type, Value, verify};
@@ -102,32 +105,101 @@ pub fn execute_given(
 ) -> Vec<Tensor> {
     let mut constants = Constants::default();
     let program = dreamc_backend_cpu::emit(verify(module).expect("sound"), entry, entry, &mut constants);
-    let plan = Plan { programs: vec![program.unwrap_or_else(|e| panic!("{e}"))] };
-    let contents = Contents {
-        manifest: manifest(entry),
-        plans: &[(plan, Code::default())],
-        constants: &constants,
-        ir: &module.to_string(),
-        tokenizer: None,
-        front: None,
-        golden: None,
+    let emitted = Emitted {
+        target: "cpu".to_owned(),
+        program: program.unwrap_or_else(|e| panic!("{e}")),
+        code: Code::default(),
+        constants,
     };
-    let mut file = Cursor::new(Vec::new());
-    let mut reader = Given { types: weight_types(module), weights };
-    write_artifact(&mut file, &contents, &mut reader, &mut |_, _| true).unwrap_or_else(|e| panic!("{e:?}"));
-    let bytes = file.into_inner();
-    let artifact = Artifact::open(&bytes).unwrap_or_else(|e| panic!("{e}"));
-    artifact.verify(|_, _| ()).unwrap_or_else(|e| panic!("{e}"));
+    let cpu = CpuOptions { threads: 2, isa, ..CpuOptions::default() };
+    emitted.run(module, entry, inputs, weights, &Open::Cpu(cpu))
+}
 
-    let view = |(i, w): (u32, &dreamc_artifact::WeightInfo)| WeightView {
-        bytes: artifact.weight(i),
-        layout: w.layout,
-        dtype: w.dtype,
-    };
-    let views = (0..).zip(artifact.weights()).map(view).collect();
-    let options = CpuOptions { threads: 2, isa, ..CpuOptions::default() };
-    let mut device = CpuDevice::new(views, options).unwrap_or_else(|e| panic!("{e}"));
-    let program = &artifact.plan("cpu").expect("it is there").programs[0];
+/// As [`execute`], on a device that runs emitted kernels.
+pub fn execute_on(place: Place, module: &Module, entry: &str, inputs: &[Tensor]) -> Vec<Tensor> {
+    let open = Open::Kind(place.device());
+    Emitted::new(place, module, entry).run(module, entry, inputs, &weight, &open)
+}
+
+/// What to open.
+enum Open {
+    Cpu(CpuOptions),
+    Kind(DeviceKind),
+}
+
+/// A lowered graph with its kernels.
+pub struct Emitted {
+    target: String,
+    /// What is run.
+    pub program: Program,
+    /// What it launches, compiled.
+    pub code: Code,
+    /// What it stores.
+    pub constants: Constants,
+}
+
+impl Emitted {
+    /// Lowers a graph for a device that runs emitted kernels, and compiles them.
+    pub fn new(place: Place, module: &Module, entry: &str) -> Emitted {
+        let target = place.target(DType::F32);
+        let kernels = target.kernels().unwrap_or_else(|| panic!("{target} has no kernels to emit"));
+        let (mut constants, mut modules) = (Constants::default(), Modules::new(kernels));
+        let verified = verify(module).unwrap_or_else(|e| panic!("{e}\n{module}"));
+        let program = dreamc_backend_gpu::emit(verified, entry, entry, &mut constants, &mut modules)
+            .unwrap_or_else(|e| panic!("{e}"));
+        let mut code = modules.to_code();
+        if let Some(reason) = dreamc::compile::complete(&mut code).unwrap_or_else(|e| panic!("{e}")) {
+            panic!("{target}: {reason}");
+        }
+        Emitted { target: target.to_string(), program, code, constants }
+    }
+
+    fn run(
+        self,
+        module: &Module,
+        entry: &str,
+        inputs: &[Tensor],
+        weights: WeightsOf<'_>,
+        open: &Open,
+    ) -> Vec<Tensor> {
+        let Emitted { target, program, code, constants } = self;
+        let contents = Contents {
+            manifest: manifest(entry, &target),
+            plans: &[(Plan { programs: vec![program] }, code)],
+            constants: &constants,
+            ir: &module.to_string(),
+            tokenizer: None,
+            front: None,
+            golden: None,
+        };
+        let mut file = Cursor::new(Vec::new());
+        let mut reader = Given { types: weight_types(module), weights };
+        write_artifact(&mut file, &contents, &mut reader, &mut |_, _| true)
+            .unwrap_or_else(|e| panic!("{e:?}"));
+        let bytes = file.into_inner();
+        let artifact = Artifact::open(&bytes).unwrap_or_else(|e| panic!("{e}"));
+        artifact.verify(|_, _| ()).unwrap_or_else(|e| panic!("{e}"));
+        let code = artifact.code(&target).expect("it is there");
+        let program = &artifact.plan(&target).expect("it is there").programs[0];
+        let views = views(&artifact);
+        let mut device: Box<dyn Device + '_> = match open {
+            Open::Cpu(options) => {
+                Box::new(CpuDevice::new(views, options.clone()).unwrap_or_else(|e| panic!("{e}")))
+            }
+            Open::Kind(kind) => device::open(*kind, code, views),
+        };
+        step(device.as_mut(), program, module, entry, inputs)
+    }
+}
+
+/// Runs a program on inputs in the order of the graph's parameters.
+fn step(
+    device: &mut dyn Device,
+    program: &Program,
+    module: &Module,
+    entry: &str,
+    inputs: &[Tensor],
+) -> Vec<Tensor> {
     let mut stepper = Stepper::new(program).unwrap_or_else(|e| panic!("{e}"));
     device.prepare(program).unwrap_or_else(|e| panic!("{e}"));
     let graph = module.graph(entry).expect("it is there");
@@ -136,17 +208,27 @@ pub fn execute_given(
     let lengths: Vec<(&str, u32)> = lengths.iter().map(|(name, n)| (name.as_str(), *n)).collect();
     stepper.resize(&lengths).unwrap_or_else(|e| panic!("{e}"));
     for (port, tensor) in program.inputs.iter().zip(inputs) {
-        stepper.write(&mut device, &port.name, &bytes_of(tensor)).unwrap_or_else(|e| panic!("{e}"));
+        stepper.write(device, &port.name, &bytes_of(tensor)).unwrap_or_else(|e| panic!("{e}"));
     }
-    stepper.run(&mut device, &mut ()).unwrap_or_else(|e| panic!("{e}"));
-    let output = |port: &dreamc_artifact::plan::Port| {
+    stepper.run(device, &mut ()).unwrap_or_else(|e| panic!("{e}"));
+    let mut output = |port: &dreamc_artifact::plan::Port| {
         let (dtype, shape) = stepper.output(&port.name).expect("it is there");
         let mut bytes = vec![0; shape.elements() * dtype.bytes()];
-        stepper.read(&mut device, &port.name, &mut bytes).unwrap_or_else(|e| panic!("{e}"));
+        stepper.read(device, &port.name, &mut bytes).unwrap_or_else(|e| panic!("{e}"));
         let dims: Vec<usize> = shape.dims().iter().map(|n| *n as usize).collect();
         tensor_of(dtype, &dims, &bytes)
     };
-    program.outputs.iter().map(output).collect()
+    program.outputs.iter().map(&mut output).collect()
+}
+
+/// The weights as they lie in an artifact.
+fn views<'a>(artifact: &Artifact<'a>) -> Vec<WeightView<'a>> {
+    let view = |(i, w): (u32, &dreamc_artifact::WeightInfo)| WeightView {
+        bytes: artifact.weight(i),
+        layout: w.layout,
+        dtype: w.dtype,
+    };
+    (0..).zip(artifact.weights()).map(view).collect()
 }
 
 /// Symbols that stand alone in a dimension or are multiplied by a number there, with the sizes that they have in a tensor.
@@ -202,10 +284,10 @@ impl WeightReader for Given<'_> {
     }
 }
 
-fn manifest(entry: &str) -> Manifest {
+fn manifest(entry: &str, target: &str) -> Manifest {
     Manifest {
         compiler_version: env!("CARGO_PKG_VERSION").to_owned(),
-        targets: vec!["cpu".to_owned()],
+        targets: vec![target.to_owned()],
         source_hash: String::new(),
         options: BTreeMap::new(),
         model: Model {

@@ -2,14 +2,16 @@
 //!
 //! `fixtures/` holds tiny checkpoints with the reference's own outputs. Cases are judged in [`text`], [`vl`] and [`vla`],
 //! whoever computes them: [`runners`] are the interpreter and the compiled artifact. [`graph`] runs any IR text both
-//! ways, [`trained`] compiles checkpoints that have learnt something.
+//! ways, [`trained`] compiles checkpoints that have learnt something, [`shapes`] are models without weights.
 //!
 //! A failure to read a fixture is a bug of the repository, so this crate panics instead of returning errors.
 
+pub mod device;
 pub mod fixture;
 pub mod graph;
 pub mod replay;
 pub mod runners;
+pub mod shapes;
 pub mod spy;
 pub mod tabletop;
 pub mod text;

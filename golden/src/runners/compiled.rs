@@ -46,22 +46,34 @@ impl Built {
 
 /// Where what is built is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub enum Place {
     /// On the CPU, with every instruction set that there is.
     Cpu,
     /// On the WebGPU adapter of this machine.
     Wgpu,
+    /// On a device of this machine, built for a target.
+    Device(DeviceKind, &'static str),
 }
 
 impl Place {
     /// What to build for.
-    fn target(self, dtype: DType) -> BuildTarget {
+    pub fn target(self, dtype: DType) -> BuildTarget {
         let spelling = match self {
+            Place::Device(_, target) => target,
             Place::Cpu => "cpu",
             Place::Wgpu if dtype == DType::F16 => "wgpu:f16",
             Place::Wgpu => "wgpu",
         };
         spelling.parse().unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The device that runs it.
+    pub fn device(self) -> DeviceKind {
+        match self {
+            Place::Cpu => DeviceKind::Cpu,
+            Place::Wgpu => DeviceKind::Wgpu,
+            Place::Device(kind, _) => kind,
+        }
     }
 
     /// Every way to open it.
@@ -72,8 +84,8 @@ impl Place {
                 let with = |isa| OpenOptions { threads: THREADS, isa: Some(isa), ..OpenOptions::default() };
                 available.map(with).collect()
             }
-            Place::Wgpu => {
-                let device = DeviceChoice::Only(DeviceKind::Wgpu);
+            Place::Wgpu | Place::Device(..) => {
+                let device = DeviceChoice::Only(self.device());
                 vec![OpenOptions { device, ..OpenOptions::default() }]
             }
         }
@@ -109,7 +121,8 @@ impl Compiled {
         Compiled::of(Place::Wgpu, options)
     }
 
-    fn of(place: Place, options: &BuildOptions) -> Vec<Box<dyn Runner>> {
+    /// Builds an artifact for a place, and opens it there.
+    pub fn of(place: Place, options: &BuildOptions) -> Vec<Box<dyn Runner>> {
         everywhere(place, options, |model, built| {
             Box::new(Compiled { model, _built: built }) as Box<dyn Runner>
         })
