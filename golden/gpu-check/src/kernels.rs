@@ -70,9 +70,17 @@ pub(crate) fn judge(section: &str, make: Make, checks: &mut Checks) {
 /// The largest difference as a share of the largest magnitude; integers must be equal.
 fn off(found: &Tensor, wanted: &Tensor) -> f32 {
     assert_eq!(found.dims, wanted.dims);
-    let (Data::F32(x), Data::F32(y)) = (&found.data, &wanted.data) else {
-        assert_eq!(found, wanted);
-        return 0.0;
+    let (x, y) = match (&found.data, &wanted.data) {
+        (Data::F32(x), Data::F32(y)) => (x, y),
+        // Conditions are words on devices.
+        (Data::U32(x), Data::Bool(y)) => {
+            assert_eq!(*x, y.iter().map(|b| u32::from(*b)).collect::<Vec<u32>>());
+            return 0.0;
+        }
+        _ => {
+            assert_eq!(found, wanted);
+            return 0.0;
+        }
     };
     let scale = y.iter().fold(1e-6_f32, |max, v| max.max(v.abs()));
     let worst = |max: f32, (a, b): (&f32, &f32)| {

@@ -32,7 +32,7 @@ impl Prepare {
     /// Does it.
     pub(crate) fn go(self) -> Result<(), String> {
         let variable = FOLDER_VARIABLE;
-        if std::env::var_os(variable).is_none_or(|named| PathBuf::from(named) != self.toolchain) {
+        if std::env::var_os(variable).is_none_or(|named| named != self.toolchain) {
             return Err(format!("set {variable} to {}", self.toolchain.display()));
         }
         let prebuilt =

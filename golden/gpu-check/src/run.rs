@@ -33,6 +33,9 @@ pub(crate) struct Run {
     /// Shapes that are timed
     #[arg(long, value_enum, default_value_t = SizeName::SevenB)]
     size: SizeName,
+    /// Positions of the canvas that are timed, at most 512
+    #[arg(long, value_delimiter = ',', default_values_t = timing::LENGTHS)]
+    lengths: Vec<u32>,
     /// Runs that a time is the median of
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     iterations: u32,
@@ -60,7 +63,7 @@ impl Run {
             match *section {
                 "kernels" => kernels::judge(section, make, &mut checks),
                 "repeat" => repeat::judge(section, make, &mut checks),
-                "timing" => timed = timing::time(place, self.size, self.iterations as usize),
+                "timing" => timed = timing::time(place, self.size, &self.lengths, self.iterations as usize),
                 "torch" => torch = timing::peer(&folder, self.size.name()),
                 _ => fixtures::judge(section, make, &mut checks),
             }

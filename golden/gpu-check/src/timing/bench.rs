@@ -16,6 +16,8 @@ use std::time::Instant;
 
 /// Tokens of one image.
 const IMAGE_TOKENS: u32 = 64;
+/// Positions of a canvas for each of its images.
+const IMAGE_LENGTH: u32 = 232;
 /// Dispatches that a group is repeated to.
 const GROUP_COUNT_MIN: usize = 32;
 /// Most that is copied to find the bandwidth, in bytes.
@@ -59,8 +61,8 @@ impl<'a> Bench<'a> {
 
     /// Everything at a length of the canvas.
     pub(crate) fn time(&mut self, length: u32, iterations: usize) -> Value {
-        let images = length / 232;
-        let lengths = [("B", 1), ("S", length), ("M", images * IMAGE_TOKENS)];
+        let image_tokens = (length / IMAGE_LENGTH * IMAGE_TOKENS).clamp(1, length);
+        let lengths = [("B", 1), ("S", length), ("M", image_tokens)];
         self.stepper.resize(&lengths).unwrap_or_else(|e| panic!("{e}"));
         for (symbol, n) in self.program.symbols.iter().zip(&mut self.symbols) {
             *n = lengths.iter().find(|(name, _)| *name == symbol.name).map_or(symbol.max, |(_, n)| *n);
@@ -205,7 +207,7 @@ impl<'a> Bench<'a> {
 
     /// Bytes per second of copies inside the device's memory, read and written; and how much was copied at a time.
     fn bandwidth(&mut self) -> (f64, u64) {
-        let half = (self.program.arena_bytes / 2 & !255).min(COPY_BYTES_MAX);
+        let half = ((self.program.arena_bytes / 2) & !255).min(COPY_BYTES_MAX);
         const TIMES: u32 = 10;
         let mut copy = |bench: &mut Self| {
             for _ in 0..TIMES {

@@ -26,7 +26,7 @@ use std::time::Instant;
 use weights::Weights;
 
 /// Lengths of the canvas: one view and a short task, and the longest.
-const LENGTHS: [u32; 2] = [232, 512];
+pub(crate) const LENGTHS: [u32; 2] = [232, 512];
 /// What everything is timed in.
 const DTYPE: DType = DType::BF16;
 
@@ -87,10 +87,11 @@ pub(crate) fn build(section: &str, make: Make, size: SizeName, checks: &mut Chec
 }
 
 /// Times everything; what fails says so and does not keep the rest from being timed.
-pub(crate) fn time(place: Place, size: SizeName, iterations: usize) -> Value {
+pub(crate) fn time(place: Place, size: SizeName, lengths: &[u32], iterations: usize) -> Value {
     let mut list = Vec::new();
     for (name, module, entry) in subjects(size.size()) {
-        let timed = catch_unwind(AssertUnwindSafe(|| program(place, size, &module, entry, iterations)));
+        let timed =
+            catch_unwind(AssertUnwindSafe(|| program(place, size, &module, entry, lengths, iterations)));
         let mut about =
             json!({"program": name, "entry": entry, "size": size.name(), "dtype": DTYPE.to_string()});
         match timed {
@@ -111,6 +112,7 @@ fn program(
     size: SizeName,
     module: &Module,
     entry: &str,
+    lengths: &[u32],
     iterations: usize,
 ) -> Map<String, Value> {
     let emitted = Emitted::new(place, module, entry);
@@ -125,7 +127,7 @@ fn program(
         weights.bytes() as f64 / 1e9,
         emitted.code.modules.len()
     );
-    let lengths: Vec<Value> = LENGTHS.iter().map(|length| bench.time(*length, iterations)).collect();
+    let lengths: Vec<Value> = lengths.iter().map(|length| bench.time(*length, iterations)).collect();
     let map = json!({
         "weights_bytes": weights.bytes(),
         "arena_bytes": emitted.program.arena_bytes,

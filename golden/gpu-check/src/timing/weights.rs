@@ -42,7 +42,7 @@ impl Weights {
                 // A bf16 with a random sign, one of four exponents and a random mantissa. Two of them are an f32 that is
                 // as small.
                 let half = u16::from_le_bytes(*half);
-                *out = (EXPONENT - ((half >> 8) & 3) * 0x80 | (half & 0x807f)).to_le_bytes();
+                *out = ((EXPONENT - ((half >> 8) & 3) * 0x80) | (half & 0x807f)).to_le_bytes();
             }
         }
         Weights { table, own, random }
@@ -55,18 +55,13 @@ impl Weights {
 
     /// As a device takes them.
     pub(crate) fn views(&self) -> Vec<WeightView<'_>> {
-        let view = |(w, own): (&WeightInfo, &'_ Option<Vec<u8>>)| {
-            (w.layout, w.dtype, w.bytes as usize, own.is_some())
-        };
-        let shapes: Vec<_> = self.table.iter().zip(&self.own).map(view).collect();
-        let bytes = |i: usize, length: usize| match &self.own[i] {
-            Some(own) => own.as_slice(),
-            None => &self.random[..length],
-        };
-        let views = shapes.into_iter().enumerate();
-        views
-            .map(|(i, (layout, dtype, length, _))| WeightView { bytes: bytes(i, length), layout, dtype })
-            .collect()
+        let tensors = self.table.iter().zip(&self.own);
+        tensors.map(|(w, own)| self.view(w, own.as_deref())).collect()
+    }
+
+    fn view<'a>(&'a self, info: &WeightInfo, own: Option<&'a [u8]>) -> WeightView<'a> {
+        let bytes = own.unwrap_or_else(|| &self.random[..info.bytes as usize]);
+        WeightView { bytes, layout: info.layout, dtype: info.dtype }
     }
 }
 
