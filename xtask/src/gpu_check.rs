@@ -1,7 +1,7 @@
 //! `cargo xtask gpu-check`: a folder that checks and times a GPU on a machine with no Rust, no compiler and no network.
 //!
-//! The program goes there with the small checkpoints and the binaries of all kernels that their builds need; what is
-//! left out is what no check there reads.
+//! The program goes there with the small checkpoints and the binaries of all kernels that their builds need, in one
+//! archive; what is left out is what no check there reads.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,12 @@ const FIXTURES: [&str; 6] =
 /// Files of them that nobody reads there: the heads a second time, and forms of the tokenizer that are not built from.
 const LEFT_OUT: [&str; 4] = [".pt", "tokenizer/tokenizer.json", "tokenizer/golden.json", "schedule.json"];
 
-/// Beside the program.
-const SCRIPTS: [&str; 2] = ["run.sh", "torch_peer.py"];
+/// What is packed, and the archive.
+const CONTENTS: &str = "contents";
+const ARCHIVE: &str = "contents.tar.gz";
+
+/// Unpacks and starts.
+const SCRIPT: &str = "run.sh";
 
 /// Makes the folder.
 pub(crate) fn run(out: Option<PathBuf>) -> Result<()> {
@@ -34,19 +38,18 @@ pub(crate) fn run(out: Option<PathBuf>) -> Result<()> {
     step_command("build", &build())?;
     if out.exists() {
         // Only what a former run made is removed.
-        if !out.join(COMMIT).is_file() {
+        if !out.join(SCRIPT).is_file() {
             bail!("`{}` is no folder of this command; remove it, or name another with --out", out.display());
         }
         fs::remove_dir_all(&out).with_context(|| format!("cannot remove `{}`", out.display()))?;
     }
-    let copying = CommandLine::new("cp -r golden/fixtures").arg(out.to_string_lossy());
+    let contents = out.join(CONTENTS);
+    let copying = CommandLine::new("cp -r golden/fixtures").arg(contents.to_string_lossy());
     step("copy", &copying, || copy(&root, &target, &out))?;
-    step_command("prepare", &prepare(&out))?;
+    step_command("prepare", &prepare(&contents))?;
+    step_command("pack", &pack(&out))?;
+    fs::remove_dir_all(&contents).with_context(|| format!("cannot remove `{}`", contents.display()))?;
 
-    let parts = ["gpu-check", "fixtures", "toolchain"];
-    for part in parts {
-        eprintln!("xtask: {part}: {:.1} MB", bytes(&out.join(part))? as f64 / 1e6);
-    }
     let total = bytes(&out)?;
     if total > FOLDER_BYTES_MAX {
         bail!(
@@ -63,7 +66,7 @@ pub(crate) fn run(out: Option<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Names the commit that a folder was made from.
+/// Names the commit that the contents were made from.
 const COMMIT: &str = "COMMIT";
 
 fn build() -> CommandLine {
@@ -72,8 +75,8 @@ fn build() -> CommandLine {
     )
 }
 
-fn prepare(out: &Path) -> CommandLine {
-    let toolchain = out.join("toolchain").to_string_lossy().into_owned();
+fn prepare(contents: &Path) -> CommandLine {
+    let toolchain = contents.join("toolchain").to_string_lossy().into_owned();
     // The program beside the installed compilers, not its copy: it finds them by its own place.
     CommandLine::new("cargo run --quiet --release --locked --package dreamc-gpu-check --bin gpu-check --")
         .args("prepare --toolchain")
@@ -81,21 +84,28 @@ fn prepare(out: &Path) -> CommandLine {
         .env("DREAM_TOOLCHAIN", toolchain)
 }
 
+fn pack(out: &Path) -> CommandLine {
+    CommandLine::new("tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --create --gzip --file")
+        .arg(out.join(ARCHIVE).to_string_lossy())
+        .arg("--directory")
+        .arg(out.to_string_lossy())
+        .arg(CONTENTS)
+}
+
 /// Everything but the kernels.
 fn copy(root: &Path, target: &Path, out: &Path) -> Result<()> {
     let here = root.join("golden");
-    fs::create_dir_all(out)?;
+    let contents = out.join(CONTENTS);
     for name in FIXTURES {
-        copy_folder(&here.join("fixtures").join(name), &out.join("fixtures").join(name))?;
+        copy_folder(&here.join("fixtures").join(name), &contents.join("fixtures").join(name))?;
     }
-    for name in SCRIPTS {
-        copy_file(&here.join("gpu-check").join(name), &out.join(name))?;
-    }
-    copy_file(&target.join("release/gpu-check"), &out.join("gpu-check"))?;
+    copy_file(&here.join("gpu-check").join(SCRIPT), &out.join(SCRIPT))?;
+    copy_file(&here.join("gpu-check/torch_peer.py"), &contents.join("torch_peer.py"))?;
+    copy_file(&target.join("release/gpu-check"), &contents.join("gpu-check"))?;
     let commit = CommandLine::new("git rev-parse HEAD").capture()?;
     let changed = !CommandLine::new("git status --porcelain").capture()?.trim().is_empty();
     let commit = format!("{}{}\n", commit.trim(), if changed { " with changes" } else { "" });
-    fs::write(out.join(COMMIT), commit).context("cannot write the commit")
+    fs::write(contents.join(COMMIT), commit).context("cannot write the commit")
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
