@@ -89,7 +89,9 @@ impl Run {
 
 /// `nvidia-h100-0a1b2c3d.json`.
 fn file_name(about: &Value, commit: &str) -> String {
-    let name = about["name"].as_str().unwrap_or("device").to_lowercase();
+    // What stands in brackets is said in the file.
+    let name =
+        about["name"].as_str().and_then(|name| name.split('(').next()).unwrap_or("device").to_lowercase();
     let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     let words: Vec<&str> = words.chain([commit.get(..8).unwrap_or("unknown")]).collect();
     format!("{}.json", words.join("-"))
