@@ -280,7 +280,9 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
         if let Some(folder) = &options.emit {
             write_sources(&folder.join(target.spelling().replace(':', "-")), &code)?;
         }
-        if let Some(reason) = code::complete(&mut code)? {
+        if options.sources {
+            // Nothing is compiled.
+        } else if let Some(reason) = code::complete(&mut code)? {
             let kernels = code.modules.len();
             events.warning(&format!(
                 "{target}: the file carries its {kernels} kernels as source, which no device runs before `dreamc finalize` \

@@ -48,7 +48,8 @@ fn targets() {
     let find = |name: &str| list.iter().find(|t| t["target"] == name).unwrap();
     assert_eq!((&find("cpu")["build"], &find("cpu")["run"]), (&json!(true), &json!(true)));
     assert!(find("cpu")["isa"].is_string() && find("cpu")["threads"].as_u64() > Some(0));
-    assert_eq!(find("cuda")["build"], json!(false));
+    assert_eq!((&find("wgpu")["build"], &find("wgpu")["run"]), (&json!(true), &json!(true)));
+    assert!(find("cuda:sm_90a")["missing"].is_array());
 }
 
 mod opt {

@@ -1,4 +1,4 @@
-//! Runs graphs in the interpreter and on a device, through an artifact: IR text, and parts of imported models.
+//! Runs graphs in the interpreter and on devices, through an artifact: IR text, and parts of imported models.
 
 use crate::device;
 use crate::runners::{Place, bytes_of, tensor_of};
@@ -8,13 +8,14 @@ use dreamc_artifact::plan::{Plan, Program};
 use dreamc_artifact::{Artifact, Manifest, Model};
 use dreamc_backend::{Constants, Contents, WeightReader, write_artifact};
 use dreamc_backend_gpu::Modules;
-use dreamc_device_cpu::{CpuDevice, CpuOptions, Isa, WeightView};
+use dreamc_device_cpu::{CpuDevice, CpuOptions, Isa};
 use dreamc_interp::{Data, Tensor, seeded};
 use dreamc_ir::{Graph, Module, Port, Type, Value, verify};
 use dreamc_num::DType;
-use dreamc_runtime::{Device, Stepper};
+use dreamc_runtime::{Device, Stepper, WeightView};
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::fmt;
 use std::io::Cursor;
 
 /// The weight of a name and a type.
@@ -90,9 +91,39 @@ pub fn interpret_given(
     dreamc_interp::run(verified, entry, inputs, &mut weights, observer).expect("it runs")
 }
 
-/// The same on the CPU device: lowered, packed, written, opened, run.
-pub fn execute(module: &Module, entry: &str, inputs: &[Tensor], isa: Option<Isa>) -> Vec<Tensor> {
-    execute_given(module, entry, inputs, isa, &weight)
+/// Where a graph is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// On the CPU, with this instruction set.
+    Cpu(Isa),
+    /// On the WebGPU adapter of this machine.
+    Wgpu,
+}
+
+impl On {
+    /// The CPU with every instruction set that it has.
+    pub fn cpus() -> Vec<On> {
+        Isa::ALL.into_iter().filter(|isa| isa.is_available()).map(On::Cpu).collect()
+    }
+
+    /// Everything.
+    pub fn all() -> Vec<On> {
+        On::cpus().into_iter().chain([On::Wgpu]).collect()
+    }
+}
+
+impl fmt::Display for On {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            On::Cpu(isa) => write!(f, "cpu with {isa}"),
+            On::Wgpu => f.write_str("wgpu"),
+        }
+    }
+}
+
+/// The same on a device: lowered, packed, written, opened, run.
+pub fn execute(module: &Module, entry: &str, inputs: &[Tensor], on: On) -> Vec<Tensor> {
+    execute_given(module, entry, inputs, on, &weight)
 }
 
 /// As [`execute`], with these weights.
@@ -100,32 +131,30 @@ pub fn execute_given(
     module: &Module,
     entry: &str,
     inputs: &[Tensor],
-    isa: Option<Isa>,
+    on: On,
     weights: WeightsOf<'_>,
 ) -> Vec<Tensor> {
-    let mut constants = Constants::default();
-    let program = dreamc_backend_cpu::emit(verify(module).expect("sound"), entry, entry, &mut constants);
-    let emitted = Emitted {
-        target: "cpu".to_owned(),
-        program: program.unwrap_or_else(|e| panic!("{e}")),
-        code: Code::default(),
-        constants,
-    };
-    let cpu = CpuOptions { threads: 2, isa, ..CpuOptions::default() };
-    emitted.run(module, entry, inputs, weights, &Open::Cpu(cpu))
+    match on {
+        On::Wgpu => {
+            Emitted::new(Place::Wgpu, module, entry).run(module, entry, inputs, weights, &|code, views| {
+                device::open(DeviceKind::Wgpu, code, views)
+            })
+        }
+        On::Cpu(isa) => Emitted::for_cpu(module, entry).run(module, entry, inputs, weights, &|_, views| {
+            let options = CpuOptions { threads: 2, isa: Some(isa), ..CpuOptions::default() };
+            Box::new(CpuDevice::new(views, options).unwrap_or_else(|e| panic!("{e}")))
+        }),
+    }
 }
 
-/// As [`execute`], on a device that runs emitted kernels.
-pub fn execute_on(place: Place, module: &Module, entry: &str, inputs: &[Tensor]) -> Vec<Tensor> {
-    let open = Open::Kind(place.device());
-    Emitted::new(place, module, entry).run(module, entry, inputs, &weight, &open)
+/// As [`execute`], on any device that runs emitted kernels.
+pub fn execute_on(place: Place<'_>, module: &Module, entry: &str, inputs: &[Tensor]) -> Vec<Tensor> {
+    Emitted::new(place, module, entry)
+        .run(module, entry, inputs, &weight, &|code, views| device::open(place.device(), code, views))
 }
 
-/// What to open.
-enum Open {
-    Cpu(CpuOptions),
-    Kind(DeviceKind),
-}
+/// Makes a device over code and weights.
+type Open<'o> = &'o dyn for<'a> Fn(&Code, Vec<WeightView<'a>>) -> Box<dyn Device + 'a>;
 
 /// A lowered graph with its kernels.
 pub struct Emitted {
@@ -140,7 +169,7 @@ pub struct Emitted {
 
 impl Emitted {
     /// Lowers a graph for a device that runs emitted kernels, and compiles them.
-    pub fn new(place: Place, module: &Module, entry: &str) -> Emitted {
+    pub fn new(place: Place<'_>, module: &Module, entry: &str) -> Emitted {
         let target = place.target(DType::F32);
         let kernels = target.kernels().unwrap_or_else(|| panic!("{target} has no kernels to emit"));
         let (mut constants, mut modules) = (Constants::default(), Modules::new(kernels));
@@ -154,13 +183,21 @@ impl Emitted {
         Emitted { target: target.to_string(), program, code, constants }
     }
 
+    fn for_cpu(module: &Module, entry: &str) -> Emitted {
+        let mut constants = Constants::default();
+        let verified = verify(module).unwrap_or_else(|e| panic!("{e}\n{module}"));
+        let program = dreamc_backend_cpu::emit(verified, entry, entry, &mut constants);
+        let program = program.unwrap_or_else(|e| panic!("{e}"));
+        Emitted { target: "cpu".to_owned(), program, code: Code::default(), constants }
+    }
+
     fn run(
         self,
         module: &Module,
         entry: &str,
         inputs: &[Tensor],
         weights: WeightsOf<'_>,
-        open: &Open,
+        open: Open<'_>,
     ) -> Vec<Tensor> {
         let Emitted { target, program, code, constants } = self;
         let contents = Contents {
@@ -179,15 +216,14 @@ impl Emitted {
         let bytes = file.into_inner();
         let artifact = Artifact::open(&bytes).unwrap_or_else(|e| panic!("{e}"));
         artifact.verify(|_, _| ()).unwrap_or_else(|e| panic!("{e}"));
-        let code = artifact.code(&target).expect("it is there");
-        let program = &artifact.plan(&target).expect("it is there").programs[0];
-        let views = views(&artifact);
-        let mut device: Box<dyn Device + '_> = match open {
-            Open::Cpu(options) => {
-                Box::new(CpuDevice::new(views, options.clone()).unwrap_or_else(|e| panic!("{e}")))
-            }
-            Open::Kind(kind) => device::open(*kind, code, views),
+        let view = |(i, w): (u32, &dreamc_artifact::WeightInfo)| WeightView {
+            bytes: artifact.weight(i),
+            layout: w.layout,
+            dtype: w.dtype,
         };
+        let views = (0..).zip(artifact.weights()).map(view).collect();
+        let mut device = open(artifact.code(&target).expect("it is there"), views);
+        let program = &artifact.plan(&target).expect("it is there").programs[0];
         step(device.as_mut(), program, module, entry, inputs)
     }
 }
@@ -208,27 +244,34 @@ fn step(
     let lengths: Vec<(&str, u32)> = lengths.iter().map(|(name, n)| (name.as_str(), *n)).collect();
     stepper.resize(&lengths).unwrap_or_else(|e| panic!("{e}"));
     for (port, tensor) in program.inputs.iter().zip(inputs) {
-        stepper.write(device, &port.name, &bytes_of(tensor)).unwrap_or_else(|e| panic!("{e}"));
+        let dtype = program.values[port.value.0 as usize].dtype;
+        stepper.write(device, &port.name, &stored_bytes(tensor, dtype)).unwrap_or_else(|e| panic!("{e}"));
     }
     stepper.run(device, &mut ()).unwrap_or_else(|e| panic!("{e}"));
-    let mut output = |port: &dreamc_artifact::plan::Port| {
+    let mut output = |(port, result): (&dreamc_artifact::plan::Port, &dreamc_ir::Port)| {
         let (dtype, shape) = stepper.output(&port.name).expect("it is there");
         let mut bytes = vec![0; shape.elements() * dtype.bytes()];
         stepper.read(device, &port.name, &mut bytes).unwrap_or_else(|e| panic!("{e}"));
         let dims: Vec<usize> = shape.dims().iter().map(|n| *n as usize).collect();
-        tensor_of(dtype, &dims, &bytes)
+        as_condition(tensor_of(dtype, &dims, &bytes), graph.ty(result.value).dtype)
     };
-    program.outputs.iter().map(&mut output).collect()
+    program.outputs.iter().zip(&graph.results).map(&mut output).collect()
 }
 
-/// The weights as they lie in an artifact.
-fn views<'a>(artifact: &Artifact<'a>) -> Vec<WeightView<'a>> {
-    let view = |(i, w): (u32, &dreamc_artifact::WeightInfo)| WeightView {
-        bytes: artifact.weight(i),
-        layout: w.layout,
-        dtype: w.dtype,
-    };
-    (0..).zip(artifact.weights()).map(view).collect()
+/// The elements as a device takes them: conditions are bytes on some and words on others.
+fn stored_bytes(tensor: &Tensor, dtype: DType) -> Vec<u8> {
+    match (&tensor.data, dtype) {
+        (Data::Bool(v), DType::U32) => v.iter().flat_map(|x| u32::from(*x).to_le_bytes()).collect(),
+        _ => bytes_of(tensor),
+    }
+}
+
+/// A tensor of words as conditions, if that is what they are.
+fn as_condition(mut tensor: Tensor, dtype: DType) -> Tensor {
+    if let (Data::U32(words), DType::Bool) = (&tensor.data, dtype) {
+        tensor.data = Data::Bool(words.iter().map(|word| *word != 0).collect());
+    }
+    tensor
 }
 
 /// Symbols that stand alone in a dimension or are multiplied by a number there, with the sizes that they have in a tensor.

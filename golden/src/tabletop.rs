@@ -39,13 +39,13 @@ pub struct Trained {
     /// How it makes actions.
     pub mode: Mode,
     chunk: usize,
-    place: Place,
+    place: Place<'static>,
 }
 
 /// An artifact; the file goes when this does.
 pub struct Artifact {
     folder: TempDir,
-    place: Place,
+    place: Place<'static>,
 }
 
 impl Trained {
@@ -59,7 +59,7 @@ impl Trained {
 
     /// The same, built for another place.
     #[must_use]
-    pub fn on(self, place: Place) -> Trained {
+    pub fn on(self, place: Place<'static>) -> Trained {
         Trained { place, ..self }
     }
 
@@ -75,6 +75,7 @@ impl Trained {
         let options = BuildOptions {
             targets: vec![self.place.target(dtype)],
             emit: None,
+            sources: false,
             checkpoint: self.fixture.path("checkpoint"),
             output: folder.path().join(FILE),
             dtype,

@@ -5,7 +5,8 @@ use crate::fixture::{assert_within, max_difference, rows};
 use crate::replay;
 use crate::runners::{Make, build_options};
 use dream::Forward;
-use dreamc::compile::BuildOptions;
+use dreamc::compile::{BuildOptions, Entry};
+use dreamc_num::DType;
 use dreamc_runtime::Canvas;
 
 /// Modules of a layer and the names that the fixture gives to their outputs.
@@ -52,6 +53,23 @@ pub fn judge_forward(make: Make<'_>) {
                 judged += 1;
             }
             assert!(judged >= if case == "full_b1" { 13 } else { 5 }, "{case}: {judged} values judged");
+        }
+    }
+}
+
+/// Logits of a build in 16 bits: no further from the reference's f32 than the reference's own bf16 is.
+pub fn judge_16_bits(dtype: DType, make: Make<'_>) {
+    let fixture = Fixture::open("tiny-text");
+    let base = build_options(&fixture.path("checkpoint"));
+    let options = BuildOptions { max_prompt: 20, entries: vec![Entry::Forward], dtype, ..base };
+    let wanted = fixture.tensor("forward/full_b1/logits");
+    let effect = max_difference(&fixture.tensor("bf16/full_b1/logits"), &wanted, |_| true);
+    let input_ids = rows(&fixture.tensor("forward/full_b1/input_ids"));
+    let request = Forward { input_ids, ..Forward::default() };
+    for mut runner in make(&options) {
+        for (path, logits) in runner.forward(&request, &[]) {
+            let off = max_difference(&logits, &wanted, |_| true);
+            assert_within(off, effect, &format!("{dtype}: {path}"));
         }
     }
 }

@@ -21,6 +21,7 @@ fn options(checkpoint: &Path, output: &Path) -> BuildOptions {
         output: output.to_owned(),
         targets: vec![BuildTarget::cpu()],
         emit: None,
+        sources: false,
         dtype: DType::BF16,
         steps: 2,
         eps: 1e-3,

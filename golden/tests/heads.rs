@@ -2,7 +2,6 @@
 //! the device; and the clocks of the loops.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use dreamc_device_cpu::Isa;
 use dreamc_frontend::clock::{FlowClock, ddim, flow_times};
 use dreamc_frontend::module::{Architecture, Options, module};
 use dreamc_frontend::sampler::{Alg, Sampler};
@@ -10,7 +9,7 @@ use dreamc_frontend::vla::{Act, Integrator, Mode};
 use dreamc_frontend::{HeadKind, HeadRequest, HeadSet, LM_HEAD, Layout, ModelConfig};
 use dreamc_golden::Fixture;
 use dreamc_golden::fixture::{assert_within, max_difference};
-use dreamc_golden::graph::{execute_given, interpret_given, part};
+use dreamc_golden::graph::{On, execute_given, interpret_given, part};
 use dreamc_golden::vla::{HeadFiles, checkpoint};
 use dreamc_interp::Tensor;
 use dreamc_ir::{Module, Type};
@@ -59,8 +58,7 @@ fn results(part: &Module, inputs: &[Tensor], heads: Option<&HeadSet>) -> Vec<Ten
     let mut optimized = part.clone();
     dreamc_passes::optimize(&mut optimized, &mut |_, _, _| ());
     let interpreted = [part, &optimized].map(|m| interpret_given(m, entry, inputs, &weights, &mut ()));
-    let isas = Isa::ALL.into_iter().filter(|isa| isa.is_available());
-    let executed = isas.map(|isa| execute_given(&optimized, entry, inputs, Some(isa), &weights));
+    let executed = On::all().into_iter().map(|on| execute_given(&optimized, entry, inputs, on, &weights));
     interpreted.into_iter().chain(executed).map(|mut results| results.remove(0)).collect()
 }
 

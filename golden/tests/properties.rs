@@ -2,8 +2,7 @@
 //! set.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use dreamc_device_cpu::Isa;
-use dreamc_golden::graph::{execute, interpret};
+use dreamc_golden::graph::{On, execute, interpret};
 use dreamc_interp::{Data, Tensor, seeded};
 use dreamc_ir::{
     Activation, Attention, Dim, Graph, Linear, Module, Op, Origin, Port, RopeTable, Type, Value, infer, parse,
@@ -297,32 +296,33 @@ fn off(found: &Tensor, wanted: &Tensor) -> f32 {
     x.iter().zip(y).fold(0.0, worst)
 }
 
-fn isas() -> impl Iterator<Item = Isa> {
-    Isa::ALL.into_iter().filter(|isa| isa.is_available())
-}
-
 /// Judges a module as it is and after the passes.
-fn same_everywhere(before: &Module, inputs: &[Tensor], limit: f32) -> Result<(), TestCaseError> {
+fn same_everywhere(
+    before: &Module,
+    inputs: &[Tensor],
+    limit: f32,
+    places: &[On],
+) -> Result<(), TestCaseError> {
     let wanted = interpret(before, "f", inputs);
     let mut after = before.clone();
     dreamc_passes::optimize(&mut after, &mut |_, _, _| ());
     for module in [before, &after] {
         prop_assert_eq!(&parse(&module.to_string()).unwrap(), module);
-        for isa in isas() {
-            let found = execute(module, "f", inputs, Some(isa));
+        for on in places {
+            let found = execute(module, "f", inputs, *on);
             prop_assert_eq!(found.len(), wanted.len());
             for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
                 let off = off(found, wanted);
-                prop_assert!(off <= limit, "{isa}: result {i} is off by {off}\n{module}");
+                prop_assert!(off <= limit, "{on}: result {i} is off by {off}\n{module}");
             }
-            rows_alone(module, inputs, &found, isa)?;
+            rows_alone(module, inputs, &found, *on)?;
         }
     }
     Ok(())
 }
 
 /// The last row of a batch has the same bits where it is computed alone. Draws are left out: they know their row.
-fn rows_alone(module: &Module, inputs: &[Tensor], all: &[Tensor], isa: Isa) -> Result<(), TestCaseError> {
+fn rows_alone(module: &Module, inputs: &[Tensor], all: &[Tensor], on: On) -> Result<(), TestCaseError> {
     let rows = inputs[0].dims[0];
     let last = |tensor: &Tensor, batched: bool| {
         if !batched {
@@ -341,10 +341,10 @@ fn rows_alone(module: &Module, inputs: &[Tensor], all: &[Tensor], isa: Isa) -> R
     };
     // The first three parameters have rows.
     let alone: Vec<Tensor> = inputs.iter().enumerate().map(|(i, t)| last(t, i < 3)).collect();
-    for (found, all) in execute(module, "f", &alone, Some(isa)).iter().zip(all) {
+    for (found, all) in execute(module, "f", &alone, on).iter().zip(all) {
         if let (Data::F32(x), Data::F32(y)) = (&found.data, &last(all, true).data) {
             let same = x.iter().zip(y).all(|(a, b)| a.to_bits() == b.to_bits());
-            prop_assert!(same, "{isa}: a row alone differs\n{module}");
+            prop_assert!(same, "{on}: a row alone differs\n{module}");
         }
     }
     Ok(())
@@ -361,9 +361,19 @@ fn graphs() -> impl Strategy<Value = Case> {
 fn random_graphs_in_f32() {
     let judge = |(steps, results, rows, length, seed): Case| {
         let module = module(DType::F32, &steps, results);
-        same_everywhere(&module, &inputs(&module, rows, length, seed), 1e-4)
+        same_everywhere(&module, &inputs(&module, rows, length, seed), 1e-4, &On::cpus())
     };
     TestRunner::new(config(96)).run(&graphs(), judge).unwrap();
+}
+
+#[test]
+fn random_graphs_on_wgpu() {
+    let judge = |(steps, results, rows, length, seed): Case| {
+        // Weights of bf16 are exact there too, and what lies between is f32.
+        let module = module(if seed % 2 == 0 { DType::F32 } else { DType::BF16 }, &steps, results);
+        same_everywhere(&module, &inputs(&module, rows, length, seed), 1e-4, &[On::Wgpu])
+    };
+    TestRunner::new(config(16)).run(&graphs(), judge).unwrap();
 }
 
 /// The interpreter does not round activations, the device rounds each to 8 bits, off by at most 2^-9 of its value.
@@ -373,7 +383,7 @@ fn random_graphs_in_f32() {
 fn random_graphs_in_bf16() {
     let judge = |(steps, results, rows, length, seed): Case| {
         let module = module(DType::BF16, &steps, results);
-        same_everywhere(&module, &inputs(&module, rows, length, seed), 0.06)
+        same_everywhere(&module, &inputs(&module, rows, length, seed), 0.06, &On::cpus())
     };
     TestRunner::new(config(96)).run(&graphs(), judge).unwrap();
 }
@@ -402,10 +412,10 @@ fn matmuls_of_all_types() {
             let wanted = interpret(&module, "f", &inputs);
             // Activations and results are rounded once each in bf16, and so is what the second norm makes.
             let limit = if [x, w, y] == [DType::F32; 3] { 1e-5 } else { 0.02 };
-            for isa in isas() {
-                for (found, wanted) in execute(&module, "f", &inputs, Some(isa)).iter().zip(&wanted) {
+            for on in On::all() {
+                for (found, wanted) in execute(&module, "f", &inputs, on).iter().zip(&wanted) {
                     let off = off(found, wanted);
-                    assert!(off < limit, "{isa}: {x} by {w} to {y}, {rows} by {k} by {n}: off by {off}");
+                    assert!(off < limit, "{on}: {x} by {w} to {y}, {rows} by {k} by {n}: off by {off}");
                 }
             }
         }
@@ -426,6 +436,8 @@ fn states_that_trade_places() {
     let inputs = inputs(&module, 1, 1, 5);
     assert_ne!(inputs[0], inputs[1]);
     let wanted = interpret(&module, "f", &inputs);
-    assert_eq!(execute(&module, "f", &inputs, None), wanted);
+    for on in On::all() {
+        assert_eq!(execute(&module, "f", &inputs, on), wanted, "{on}");
+    }
     assert_eq!(wanted[0], inputs[1]);
 }

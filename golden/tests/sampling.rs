@@ -2,12 +2,11 @@
 //! keep the rules of the schedule and of chance.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use dreamc_device_cpu::Isa;
 use dreamc_frontend::module::{Architecture, GENERATE, Options, module};
 use dreamc_frontend::sampler::{Alg, Sampler};
 use dreamc_frontend::{LM_HEAD, Layout, TextConfig};
 use dreamc_golden::fixture::max_difference;
-use dreamc_golden::graph::{execute, interpret, interpret_with, ordered};
+use dreamc_golden::graph::{On, execute, interpret, interpret_with, ordered};
 use dreamc_interp::{Data, Event, Tensor};
 use dreamc_ir::{Confidence, Dim, Graph, Module, Op, Origin, Port, Type, parse};
 use dreamc_num::stream::{StreamState, philox4x32_10};
@@ -21,10 +20,6 @@ use std::collections::BTreeMap;
 /// The same cases every time, so that a rare tie does not fail somebody else's change.
 fn config(cases: u32) -> Config {
     Config { cases, failure_persistence: None, rng_seed: RngSeed::Fixed(2027), ..Config::default() }
-}
-
-fn isas() -> impl Iterator<Item = Isa> {
-    Isa::ALL.into_iter().filter(|isa| isa.is_available())
 }
 
 /// A model and a request to it.
@@ -240,6 +235,15 @@ fn check_counts(request: &Request, history: &Tensor, drew_mask: &[bool]) -> Resu
 /// interpreter gives, at every temperature: draws compare fixed-point sums, whose terms differ as little as logits do.
 #[test]
 fn random_requests() {
+    judge_requests(128, &On::cpus());
+}
+
+#[test]
+fn random_requests_on_wgpu() {
+    judge_requests(12, &[On::Wgpu]);
+}
+
+fn judge_requests(cases: u32, places: &[On]) {
     let (clear, all) = (Cell::new(0), Cell::new(0));
     let judge = |request: Request| {
         let (before, inputs) = (request.module(), request.inputs());
@@ -257,15 +261,15 @@ fn random_requests() {
         let mut after = before.clone();
         dreamc_passes::optimize(&mut after, &mut |_, _, _| ());
         for module in [&before, &after] {
-            for isa in isas() {
-                let found = execute(module, GENERATE, &inputs, Some(isa));
+            for on in places {
+                let found = execute(module, GENERATE, &inputs, *on);
                 check_history(&request, &found)?;
-                prop_assert!(!is_clear || found == wanted, "{isa}: another answer");
+                prop_assert!(!is_clear || found == wanted, "{on}: another answer");
             }
         }
         Ok(())
     };
-    TestRunner::new(config(128)).run(&requests(), judge).unwrap();
+    TestRunner::new(config(cases)).run(&requests(), judge).unwrap();
     assert!(clear.get() * 4 > all.get() * 3, "only {clear:?} of {all:?} cases could be compared");
 }
 
@@ -300,7 +304,9 @@ fn draws_follow_the_distribution() {
             Tensor::i32(&[], vec![top_k as i32]),
         ];
         let tokens = interpret(&module, "draw", &inputs).remove(0);
-        assert_eq!(execute(&module, "draw", &inputs, None)[0], tokens, "seed {seed}");
+        for on in On::all() {
+            assert_eq!(execute(&module, "draw", &inputs, on)[0], tokens, "{on}, seed {seed}");
+        }
         let tokens = tokens.ints();
         let within = |of: &[i32], what: &str| {
             for (token, p) in probabilities.iter().enumerate() {
@@ -356,10 +362,10 @@ fn confidences() {
         Tensor::i32(&[1, 8], (0..8).map(|i| if i == 3 { -1 } else { 4 * i }).collect()),
     ];
     let wanted = interpret(&module, "f", &inputs);
-    for isa in isas() {
-        for (found, wanted) in execute(&module, "f", &inputs, Some(isa)).iter().zip(&wanted) {
+    for on in On::all() {
+        for (found, wanted) in execute(&module, "f", &inputs, on).iter().zip(&wanted) {
             let off = max_difference(found, wanted, |_| true);
-            assert!(off < 1e-5, "{isa}: {found:?}, not {wanted:?}");
+            assert!(off < 1e-5, "{on}: {found:?}, not {wanted:?}");
         }
     }
 }

@@ -3,12 +3,12 @@
 
 use dreamc_golden::Fixture;
 use dreamc_golden::fixture::{max_difference, rows};
-use dreamc_golden::graph::{execute, interpret};
+use dreamc_golden::graph::{On, execute, interpret};
 use dreamc_golden::runners::{Compiled, Interpreter};
-use dreamc_golden::text::{judge_forward, judge_sampling};
+use dreamc_golden::text::{judge_16_bits, judge_forward, judge_sampling};
 use dreamc_interp::Tensor;
 use dreamc_ir::parse;
-use dreamc_num::schedule;
+use dreamc_num::{DType, schedule};
 use dreamc_runtime::{Canvas, CanvasError};
 
 #[test]
@@ -34,6 +34,13 @@ fn forward_on_the_cpu() {
 #[test]
 fn forward_on_wgpu() {
     judge_forward(&Compiled::wgpu);
+}
+
+#[test]
+fn forward_in_16_bits() {
+    judge_16_bits(DType::BF16, &Compiled::all);
+    judge_16_bits(DType::BF16, &Compiled::wgpu);
+    judge_16_bits(DType::F16, &Compiled::wgpu);
 }
 
 #[test]
@@ -136,7 +143,8 @@ fn filters() {
             (_, Some(true)) => 4,
             _ => 2,
         };
-        for results in [interpret(&module, "filter", &inputs), execute(&module, "filter", &inputs, None)] {
+        let executed = On::all().into_iter().map(|on| execute(&module, "filter", &inputs, on));
+        for results in [interpret(&module, "filter", &inputs)].into_iter().chain(executed) {
             if golden("token").is_some() {
                 assert_eq!(results[1].ints(), token.ints(), "case {case}");
             }

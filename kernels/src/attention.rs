@@ -24,7 +24,7 @@ pub struct Attention {
     pub heads: u32,
     /// Key and value heads; divides `heads`.
     pub kv_heads: u32,
-    /// Dimensions of a head, a multiple of `keys`, 8 to 256.
+    /// Dimensions of a head, a multiple of `keys`, 2 to 256.
     pub head_dim: u32,
     /// Whether q, k and v are column ranges of one buffer.
     pub packed: bool,
@@ -86,8 +86,8 @@ impl Attention {
         if kv_heads == 0 || heads == 0 || heads % kv_heads != 0 {
             return Err(format!("{heads} query heads do not share {kv_heads} key heads"));
         }
-        if !(8..=256).contains(&head_dim) || keys == 0 || head_dim % keys != 0 {
-            return Err(format!("{head_dim} dimensions are not 8 to 256 in parts of {keys}"));
+        if !(2..=256).contains(&head_dim) || keys == 0 || head_dim % keys != 0 {
+            return Err(format!("{head_dim} dimensions are not 2 to 256 in parts of {keys}"));
         }
         if queries == 0 || queries * keys > capabilities.units_max {
             return Err(format!("a tile of {queries}x{keys} has more than {} units", capabilities.units_max));

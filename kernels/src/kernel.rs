@@ -11,6 +11,7 @@ use crate::rows::{Embed, Rows};
 use crate::sampler::Sampler;
 use crate::slots::Slots;
 use crate::target::Target;
+use serde::Deserialize;
 
 /// A kernel: which family, and what is fixed in it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,7 +41,8 @@ pub enum Kernel {
 }
 
 /// A float type of activations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Float {
     /// 32 bits.
     F32,
@@ -96,12 +98,9 @@ impl Kernel {
             Float::F16 => target.capabilities().f16,
             Float::BF16 => target.capabilities().bf16,
         };
-        if let Some(float) = self.floats().into_iter().find(|float| !has(*float)) {
-            return Err(EmitError::Unsupported {
-                kernel: name,
-                target: target.name().into(),
-                lacks: float.name().into(),
-            });
+        let float = self.floats().into_iter().find(|float| !has(*float));
+        if let Some(lacks) = float.map(|float| float.name().to_owned()).or_else(|| self.lacks(target)) {
+            return Err(EmitError::Unsupported { kernel: name, target: target.name().into(), lacks });
         }
         if let Err(reason) = self.check(target) {
             return Err(EmitError::Shape { kernel: name, reason });
@@ -124,6 +123,23 @@ impl Kernel {
                 kernel.weights.float().into_iter().chain([kernel.x, kernel.y]).collect()
             }
             Kernel::Attention(kernel) => vec![kernel.float],
+        }
+    }
+
+    /// What it needs beyond float types and `target` does not have.
+    fn lacks(&self, target: &Target) -> Option<String> {
+        match self {
+            Kernel::Linear(kernel) => kernel.lacks(target),
+            Kernel::Elementwise(_)
+            | Kernel::Norm(_)
+            | Kernel::RopeTable(_)
+            | Kernel::Rope(_)
+            | Kernel::Embed(_)
+            | Kernel::Rows(_)
+            | Kernel::Attention(_)
+            | Kernel::Sampler(_)
+            | Kernel::Slots(_)
+            | Kernel::TimestepEmbed(_) => None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Matmuls with a weight of the checkpoint: `y = epilogue(x W^T)`.
+//! Matmuls with a weight of the checkpoint: `y = epilogue(x W^T)`. Here by units; `matrix.rs` has the same for matrix units.
 //!
 //! Buffers `x` `[rows, K]`, `weight` `[N, K]` row-major, with SwiGLU `up` like it, with a bias `bias` f32, with a residual
 //! apart `residual` of the result's type, `y` `[rows, stride]`; scalars `rows`, `stride`, `first`. Feature `n` stands in
@@ -12,9 +12,10 @@
 use crate::emit::{Element, Extent};
 use crate::kernel::Float as Dtype;
 use crate::math::{Packed, load, silu, unpack};
+use crate::matrix::MatrixTile;
 use crate::record::Recorder;
 use crate::rows::{Table, stored};
-use crate::target::Capabilities;
+use crate::target::{Capabilities, Target};
 use cubecl::prelude::*;
 
 /// How a weight is stored.
@@ -39,8 +40,17 @@ pub struct Linear {
     pub swiglu: bool,
     /// What is added last.
     pub residual: Residual,
-    /// What a workgroup computes.
-    pub tile: Tile,
+    /// What computes it.
+    pub engine: Engine,
+}
+
+/// What computes it, in which tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Engine {
+    /// Units, one product after the other: on every target, for all types.
+    Units(Tile),
+    /// Matrix units, where the target has them for the type that `x` and the weights have both.
+    Matrix(MatrixTile),
 }
 
 /// What is added last.
@@ -93,8 +103,26 @@ struct Shape {
 }
 
 impl Linear {
+    /// The same with what our table has for up to `rows_max` rows on `target`: matrix units where they will do.
+    pub fn fitted(self, rows_max: u32, target: &Target) -> Linear {
+        let tile = MatrixTile::best(rows_max, self.n, 1 + u32::from(self.swiglu));
+        let matrix = Linear { engine: Engine::Matrix(tile), ..self };
+        if matrix.lacks(target).is_none() && matrix.check(target.capabilities()).is_ok() {
+            return matrix;
+        }
+        let tile = if rows_max <= Tile::FLAT.rows { Tile::FLAT } else { Tile::WIDE };
+        Linear { engine: Engine::Units(tile), ..self }
+    }
+
+    /// What it needs beyond its float types and `target` does not have.
+    pub(crate) fn lacks(&self, target: &Target) -> Option<String> {
+        match self.engine {
+            Engine::Units(_) => None,
+            Engine::Matrix(_) => MatrixTile::lacks(self, target),
+        }
+    }
+
     pub(crate) fn name(&self) -> String {
-        let Tile { rows, columns, depth, side } = self.tile;
         let mut name = format!("{}w_{}_linear", self.weights.name(), self.x.name());
         for (has, part) in [
             (self.swiglu, "_swiglu"),
@@ -104,19 +132,29 @@ impl Linear {
         ] {
             name += if has { part } else { "" };
         }
-        format!("{name}_to_{}_n{}k{}_tile{rows}x{columns}x{depth}by{side}", self.y.name(), self.n, self.k)
+        let engine = match self.engine {
+            Engine::Units(Tile { rows, columns, depth, side }) => {
+                format!("tile{rows}x{columns}x{depth}by{side}")
+            }
+            Engine::Matrix(tile) => tile.name(),
+        };
+        format!("{name}_to_{}_n{}k{}_{engine}", self.y.name(), self.n, self.k)
     }
 
     pub(crate) fn check(&self, capabilities: &Capabilities) -> Result<(), String> {
-        let Tile { rows, columns, depth, side } = self.tile;
         if self.swiglu && self.bias {
             return Err("swiglu takes no bias".into());
         }
         if self.n == 0 || self.k == 0 {
             return Err("n and k are at least 1".into());
         }
+        let tile = match self.engine {
+            Engine::Units(tile) => tile,
+            Engine::Matrix(tile) => return tile.check(1 + u32::from(self.swiglu), capabilities),
+        };
+        let Tile { rows, columns, depth, side } = tile;
         let whole = side > 0 && rows > 0 && columns > 0 && rows % side == 0 && columns % side == 0;
-        if !whole || side > 8 || depth == 0 || depth % 2 != 0 || self.tile.units() > capabilities.units_max {
+        if !whole || side > 8 || depth == 0 || depth % 2 != 0 || tile.units() > capabilities.units_max {
             return Err(format!("a tile of {rows}x{columns}x{depth} is not computed in squares of {side}"));
         }
         let bytes = 4 * depth * (rows + side + (columns + side) * if self.swiglu { 2 } else { 1 });
@@ -130,7 +168,11 @@ impl Linear {
     }
 
     pub(crate) fn launch(&self, r: &Recorder) {
-        let Linear { x, weights, y, n, k, bias, swiglu, residual, tile } = *self;
+        let Linear { x, weights, y, n, k, bias, swiglu, residual, engine } = *self;
+        let tile = match engine {
+            Engine::Units(tile) => tile,
+            Engine::Matrix(tile) => return tile.launch(self, r),
+        };
         let units = tile.units();
         let grid = [
             Extent::Constant(n.div_ceil(tile.columns)),

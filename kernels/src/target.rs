@@ -3,8 +3,9 @@
 //! A target is a file in `targets/`: data, versioned with the kernels, hashed by its bytes.
 
 use crate::emit::Form;
+use crate::kernel::Float;
 use blake3::Hash;
-use cubecl::ir::features::Plane;
+use cubecl::ir::features::{MmaConfig, Plane};
 use cubecl::ir::{
     AddressType, ContiguousElements, DeviceIdentity, DeviceProperties, ElemType, FloatKind,
     HardwareProperties, IntKind, MemoryDeviceProperties, MmaProperties, TargetProperties, UIntKind,
@@ -42,6 +43,9 @@ pub struct Capabilities {
     pub f16: bool,
     /// Storage in bf16, of single values. Without it, only weights are bf16: packed in words and unpacked by the kernel.
     pub bf16: bool,
+    /// Types of which 16 x 16 matrices are multiplied by matrix units, with sums in f32. None where the file says nothing.
+    #[serde(default)]
+    pub matrix: Vec<Float>,
     /// Shared memory of a workgroup, without asking the driver for more.
     pub shared_bytes: u32,
     /// Units of a workgroup.
@@ -192,10 +196,25 @@ impl Target {
                 device.register_address_type(AddressType::U32);
             }
         }
+        for float in &capabilities.matrix {
+            let operand = ElemType::Float(match float {
+                Float::F32 => FloatKind::F32,
+                Float::F16 => FloatKind::F16,
+                Float::BF16 => FloatKind::BF16,
+            });
+            device.features.matmul.cmma.insert(MmaConfig {
+                a_type: operand,
+                b_type: operand,
+                cd_type: ElemType::Float(FloatKind::F32),
+                m: 16,
+                n: 16,
+                k: 16,
+            });
+        }
         (device, self.fragments())
     }
 
-    /// How matrix fragments lie in registers. No kernel of ours uses them yet.
+    /// How matrix fragments lie in registers, for kernels that would address these: none of ours does.
     fn fragments(&self) -> TargetProperties {
         let (copies, accumulators, elements) = match self.form() {
             Form::Cuda => (

@@ -1,9 +1,9 @@
 //! Emission itself: determinism, the block of scalars, what a target cannot do, and the sources as snapshots.
 
 use dreamc_kernels::{
-    Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Extent, Float, Form, Kernel, Linear, Map,
-    Norm, Residual, Rope, RopeTable, Rows, Sampler, Slots, Statistic, Table, Target, Tile, TimestepEmbed,
-    Word,
+    Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Engine, Extent, Float, Form, Kernel,
+    Linear, Map, MatrixTile, Norm, Residual, Rope, RopeTable, Rows, Sampler, Slots, Statistic, Table, Target,
+    Tile, TimestepEmbed, Word,
 };
 use dreamc_num::stream::Lane;
 use std::fmt::Write as _;
@@ -12,8 +12,8 @@ use std::fmt::Write as _;
 fn kernels() -> Vec<Kernel> {
     let float = Float::F32;
     let linear = |weights, swiglu, residual, bias| {
-        let tile = Tile { rows: 4, columns: 8, depth: 4, side: 1 };
-        Kernel::Linear(Linear { x: float, weights, y: float, n: 8, k: 16, bias, swiglu, residual, tile })
+        let engine = Engine::Units(Tile { rows: 4, columns: 8, depth: 4, side: 1 });
+        Kernel::Linear(Linear { x: float, weights, y: float, n: 8, k: 16, bias, swiglu, residual, engine })
     };
     let attention = |packed| {
         Kernel::Attention(Attention {
@@ -76,6 +76,21 @@ fn kernels() -> Vec<Kernel> {
     all
 }
 
+/// Small cases on matrix units: every epilogue, every width of a load.
+fn on_matrix_units() -> Vec<Kernel> {
+    let case = |float, k, swiglu, residual, bias| {
+        let tile = MatrixTile { rows: 32, columns: 32, depth: 32, warp_rows: 16, warp_columns: 32 };
+        let (x, y, weights, engine) = (float, float, Table::Floats(float), Engine::Matrix(tile));
+        Kernel::Linear(Linear { x, weights, y, n: 8, k, bias, swiglu, residual, engine })
+    };
+    vec![
+        case(Float::BF16, 32, false, Residual::InPlace, true),
+        case(Float::BF16, 20, true, Residual::None, false),
+        case(Float::F16, 10, false, Residual::Apart, false),
+        case(Float::F16, 7, true, Residual::None, false),
+    ]
+}
+
 /// The same in 16 bits, for targets that have them.
 fn half(kernel: &Kernel, half: Float) -> Kernel {
     let mut kernel = kernel.clone();
@@ -132,6 +147,9 @@ fn snapshots() {
             snapshot(name, &kernel);
         }
     }
+    for kernel in on_matrix_units() {
+        snapshot("sm_80", &kernel);
+    }
 }
 
 /// In 16 bits, some that convert at every load and store, and that have most to compute between.
@@ -171,7 +189,8 @@ fn snapshot(name: &str, kernel: &Kernel) {
 #[test]
 fn the_same_bytes_twice() {
     for target in Target::all() {
-        for kernel in kernels() {
+        let matrix = if target.capabilities().matrix.is_empty() { Vec::new() } else { on_matrix_units() };
+        for kernel in kernels().into_iter().chain(matrix) {
             let [a, b] = [(); 2].map(|()| kernel.emit(&target).unwrap_or_else(|e| panic!("{e}")));
             assert!(a == b, "{}\n{}\n{}", target.name(), a.source, b.source);
         }
@@ -237,6 +256,40 @@ fn all_targets() {
     }
 }
 
+/// Matrix units are taken where a target has them for the types, and then every shape of the models is emitted.
+#[test]
+fn linears_fit_their_target() {
+    let (f32, bf16) = (Float::F32, Float::BF16);
+    let linear = |x, stored, n, k, swiglu| {
+        let (weights, engine) = (Table::Floats(stored), Engine::Units(Tile::WIDE));
+        Linear { x, weights, y: bf16, n, k, bias: false, swiglu, residual: Residual::None, engine }
+    };
+    let engine = |linear: Linear, rows, name| linear.fitted(rows, &target(name)).engine;
+    for name in ["sm_80", "sm_86", "sm_89", "sm_90a"] {
+        let shapes = [(512, 3584, false), (18944, 3584, true), (3584, 18944, false), (152_064, 3584, false)];
+        for (n, k, swiglu) in shapes.into_iter().chain([(1280, 1280, false), (5, 7, true)]) {
+            for rows in [1, 17, 64, 4096] {
+                let kernel = linear(bf16, bf16, n, k, swiglu).fitted(rows, &target(name));
+                assert!(matches!(kernel.engine, Engine::Matrix(_)), "{kernel:?}");
+                if name == "sm_80" {
+                    Kernel::Linear(kernel).emit(&target(name)).unwrap_or_else(|e| panic!("{e}"));
+                }
+            }
+        }
+        assert_eq!(engine(linear(f32, bf16, 64, 64, false), 64, name), Engine::Units(Tile::WIDE));
+    }
+    let plain = linear(bf16, bf16, 3584, 3584, false);
+    for (rows, tile) in
+        [(16, MatrixTile::FLAT), (32, MatrixTile::LOW), (512, MatrixTile::MIDDLE), (640, MatrixTile::WIDE)]
+    {
+        assert_eq!(engine(plain, rows, "sm_80"), Engine::Matrix(tile), "{rows}");
+    }
+    for name in ["gfx942", "metal3"] {
+        assert_eq!(engine(plain, 16, name), Engine::Units(Tile::FLAT));
+        assert_eq!(engine(plain, 17, name), Engine::Units(Tile::WIDE));
+    }
+}
+
 #[test]
 fn targets_are_read() {
     let all = Target::all();
@@ -256,6 +309,8 @@ fn what_cannot_be_is_said() {
     let kernel = Kernel::Elementwise(Elementwise { map: Map::Add, float: Float::BF16, in_place: false });
     let error = kernel.emit(&target("wgsl")).expect_err("no bf16").to_string();
     assert_eq!(error, "kernel `bf16_add_apart`: target `wgsl` has no bf16");
+    let error = on_matrix_units()[0].emit(&target("metal3")).expect_err("no matrix units").to_string();
+    assert!(error.ends_with("target `metal3` has no matrices of bf16 by bf16"), "{error}");
     let wide = Attention {
         float: Float::F32,
         heads: 1,

@@ -91,6 +91,7 @@ pub(super) fn options(args: &Args) -> Result<BuildOptions, Failure> {
         output: args.output.clone(),
         targets: args.target.clone(),
         emit: args.emit.clone(),
+        sources: false,
         dtype: args.dtype,
         steps,
         eps: args.eps,

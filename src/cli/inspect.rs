@@ -101,6 +101,16 @@ struct Symbol<'a> {
 struct Weights {
     tensors: u64,
     bytes: u64,
+    /// The same by who reads them: a matrix is stored once for each packing.
+    readers: Vec<Readers>,
+}
+
+/// Tensors that these targets read and no others.
+#[derive(Serialize)]
+struct Readers {
+    targets: Vec<String>,
+    tensors: u64,
+    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -142,7 +152,6 @@ fn report<'a>(
         bytes: s.len,
         hash: s.hash.iter().map(|b| format!("{b:02x}")).collect(),
     };
-    let bytes = artifact.weights().iter().map(|w| w.bytes).sum();
     Ok(Report {
         file_bytes: artifact.file_len(),
         format_version: FORMAT_VERSION,
@@ -152,7 +161,7 @@ fn report<'a>(
         entries: plans(artifact)
             .flat_map(|(target, plan)| plan.programs.iter().map(move |p| entry(target, p)))
             .collect(),
-        weights: Weights { tensors: artifact.weights().len() as u64, bytes },
+        weights: weights(artifact),
         cost: match ir {
             Some(text) if args.cost => Some(costs(text)?),
             _ => None,
@@ -161,6 +170,28 @@ fn report<'a>(
         kernels: args.kernels.then(|| kernels(artifact)),
         ir: ir.filter(|_| args.ir),
     })
+}
+
+fn weights(artifact: &Artifact<'_>) -> Weights {
+    let mut readers = vec![Vec::new(); artifact.weights().len()];
+    for (target, plan) in plans(artifact) {
+        let values = plan.programs.iter().flat_map(|program| &program.values);
+        for index in values.filter_map(|value| value.place.weight()) {
+            let of_weight: &mut Vec<String> = &mut readers[index as usize];
+            if of_weight.last().is_none_or(|last| last != target) {
+                of_weight.push(target.to_owned());
+            }
+        }
+    }
+    let mut groups: Vec<Readers> = Vec::new();
+    for (targets, weight) in readers.into_iter().zip(artifact.weights()) {
+        match groups.iter_mut().find(|group| group.targets == targets) {
+            Some(group) => (group.tensors, group.bytes) = (group.tensors + 1, group.bytes + weight.bytes),
+            None => groups.push(Readers { targets, tensors: 1, bytes: weight.bytes }),
+        }
+    }
+    let bytes = artifact.weights().iter().map(|w| w.bytes).sum();
+    Weights { tensors: artifact.weights().len() as u64, bytes, readers: groups }
 }
 
 fn kernels<'a>(artifact: &'a Artifact<'a>) -> Vec<Kernel<'a>> {
@@ -277,6 +308,10 @@ fn summary(report: &Report<'_>) -> Result<String, Failure> {
     }
     let tensors = counted(report.weights.tensors, "tensor");
     text.push_str(&format!("\nweights\n  {tensors}, {} bytes\n", report.weights.bytes));
+    for group in report.weights.readers.iter().filter(|_| report.weights.readers.len() > 1) {
+        let (targets, tensors) = (group.targets.join(", "), counted(group.tensors, "tensor"));
+        text.push_str(&format!("  for {targets}: {tensors}, {} bytes\n", group.bytes));
+    }
     Ok(text)
 }
 

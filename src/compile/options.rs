@@ -43,6 +43,8 @@ pub struct BuildOptions {
     pub allow_non_finite: bool,
     /// Folder to write the source of emitted kernels to.
     pub emit: Option<PathBuf>,
+    /// Leave emitted kernels as source, for [`finalize`](super::finalize), also where a compiler is at hand.
+    pub sources: bool,
     /// Verify the graph after every pass.
     pub verify_each: bool,
 }

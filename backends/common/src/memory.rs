@@ -52,8 +52,8 @@ mod tests {
     fn the_dead_make_room() {
         let block = |bytes, first, last| Block { bytes, first, last };
         let (offsets, arena) = arrange(&[block(100, 0, 1), block(50, 1, 2), block(100, 2, 3)]).unwrap();
-        assert_eq!(offsets, [0, 128, 0]);
-        assert_eq!(arena, 192);
+        assert_eq!(offsets, [0, ARENA_ALIGN, 0]);
+        assert_eq!(arena, 2 * ARENA_ALIGN);
     }
 
     #[test]

@@ -41,6 +41,13 @@ fn compile_all(arch: &str) {
         assert!(contains(&binary.cubin, &format!(".text.{name}")), "{name} has no entry");
         assert!(contains(&binary.ptx, &format!(".target {arch}")), "{name} is not for {arch}");
         assert_eq!(binary.ptx.last(), Some(&0));
+        if name.contains("_matrix") {
+            assert!(contains(&binary.ptx, "wmma.mma.sync"), "{name} has no use of matrix units");
+            let ptx = String::from_utf8_lossy(&binary.ptx);
+            // A load that does not say from where takes four times as many instructions.
+            let vague = |line: &&str| line.contains("wmma.load") && !line.contains(".shared.");
+            assert_eq!(ptx.lines().find(vague), None, "{name}");
+        }
     });
 }
 

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! What these targets cannot do: matmuls whose weights are computed, tensors of more than 2^32 elements, and attention
-//! whose heads have fewer than 8 or more than 256 dimensions. What a target lacks is replaced: conditions are words, and
+//! whose heads have more than 256 dimensions. What a target lacks is replaced: conditions are words, and
 //! where it has no bf16 or f16 the values in between are f32 and the weights are unpacked as they are read.
 
 mod attention;

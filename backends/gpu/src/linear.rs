@@ -2,11 +2,8 @@
 
 use crate::launcher::{Bound, Launcher, Part, count};
 use dreamc_artifact::plan::{Linear, Scalar, ValueId};
-use dreamc_kernels::{self as kernels, Norm, Residual, Statistic, Table, Tile};
+use dreamc_kernels::{self as kernels, Engine, Norm, Residual, Statistic, Table, Tile};
 use dreamc_num::DType;
-
-/// Up to so many rows the flat tile wastes less than the wide one.
-const FLAT_ROWS_MAX: u32 = 16;
 
 pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<(), String> {
     let first_weight = 1 + usize::from(linear.norm_eps.is_some());
@@ -22,7 +19,7 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
     let (rows, stride) = (l.row_count(y)?, l.columns(y)?);
     let most = l.most(&rows);
     let kernel = |table: Table, n: u32, k: u32, l: &Launcher<'_, '_, '_>| -> Result<_, String> {
-        Ok(kernels::Linear {
+        let linear = kernels::Linear {
             x: l.float(x)?,
             weights: table,
             y: l.float(y)?,
@@ -35,8 +32,9 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
                 Some(read) if l.in_place(read) => Residual::InPlace,
                 Some(_) => Residual::Apart,
             },
-            tile: if most <= FLAT_ROWS_MAX { Tile::FLAT } else { Tile::WIDE },
-        })
+            engine: Engine::Units(Tile::WIDE),
+        };
+        Ok(linear.fitted(most, l.target()))
     };
     let k = l.constant_columns(x)?;
     let mut column = 0;

@@ -11,7 +11,7 @@ use std::process::Command;
 pub(crate) const ARCHS: [&str; 2] = ["sm_90a", "sm_80"];
 
 /// What is built for an architecture of [`ARCHS`].
-pub(crate) fn cuda(arch: &str) -> Result<Place, String> {
+pub(crate) fn cuda(arch: &str) -> Result<Place<'static>, String> {
     match arch {
         "sm_90a" => Ok(Place::Device(DeviceKind::Cuda, "cuda:sm_90a")),
         "sm_80" => Ok(Place::Device(DeviceKind::Cuda, "cuda:sm_80")),
@@ -20,7 +20,7 @@ pub(crate) fn cuda(arch: &str) -> Result<Place, String> {
 }
 
 /// The device of a kind, with what it says of itself.
-pub(crate) fn find(kind: DeviceKind) -> Result<(Place, Value), String> {
+pub(crate) fn find(kind: DeviceKind) -> Result<(Place<'static>, Value), String> {
     match kind {
         DeviceKind::Cuda => {
             let all = dreamc_device_cuda::devices(&GpuOptions::default()).map_err(|e| e.to_string())?;
@@ -67,7 +67,7 @@ fn nvidia() -> Value {
 }
 
 /// Types that kernels are judged in.
-pub(crate) fn dtypes(place: Place) -> Vec<DType> {
+pub(crate) fn dtypes(place: Place<'static>) -> Vec<DType> {
     let mut dtypes = vec![DType::F32, DType::BF16];
     if matches!(place.device(), DeviceKind::Cuda | DeviceKind::Rocm) {
         dtypes.push(DType::F16);

@@ -17,7 +17,7 @@ pub(crate) const POLICIES: [(&str, &[u32]); 2] = [("tabletop-vla", &[1, 4]), ("t
 /// Builds what the judges ask for and runs nothing, or also runs it.
 #[derive(Clone, Copy)]
 pub(crate) struct Make {
-    pub(crate) place: Place,
+    pub(crate) place: Place<'static>,
     pub(crate) runs: bool,
 }
 

@@ -2,9 +2,10 @@
 
 use super::compiled::{Built, Place, everywhere};
 use super::interpreter::{Interpreter, Named, sampling, tower};
+use crate::emulator::Emulator;
 use crate::spy::{Spy, Spying};
 use crate::vla::{Actor, Case};
-use dream::{ActOptions, Actions, Image, Model, Observation, Patches, Policy, Sampling};
+use dream::{ActOptions, Actions, DeviceKind, Image, Model, Observation, Patches, Policy, Sampling};
 use dreamc::compile::BuildOptions;
 use dreamc_front::action::ActionTokens;
 use dreamc_frontend::module::ACT;
@@ -30,8 +31,13 @@ impl CompiledPolicy {
         CompiledPolicy::of(Place::Wgpu, options)
     }
 
+    /// Builds an artifact and opens it on an emulated device.
+    pub fn emulated(emulator: &Emulator, kind: DeviceKind, options: &BuildOptions) -> Vec<Box<dyn Actor>> {
+        CompiledPolicy::of(Place::Emulated(emulator, kind), options)
+    }
+
     /// Builds an artifact for a place, and opens it there.
-    pub fn of(place: Place, options: &BuildOptions) -> Vec<Box<dyn Actor>> {
+    pub fn of(place: Place<'_>, options: &BuildOptions) -> Vec<Box<dyn Actor>> {
         everywhere(place, options, |model: Model, built| {
             let policy = Policy::of(model).unwrap_or_else(|e| panic!("{e}"));
             Box::new(CompiledPolicy { policy, _built: built }) as Box<dyn Actor>

@@ -1,6 +1,7 @@
 //! The whole product: build, file, load, device.
 
 use super::{Runner, Values};
+use crate::emulator::Emulator;
 use crate::spy::{Spy, Spying};
 use dream::{DeviceChoice, DeviceKind, Forward, Generate, Isa, Model, OpenOptions, Output, Visual};
 use dreamc::compile::{BuildOptions, BuildTarget, build};
@@ -11,6 +12,8 @@ use std::rc::Rc;
 
 /// Name of a built file in its folder.
 const ARTIFACT: &str = "model.dream";
+/// Name of the driver's library beside it.
+const DRIVER: &str = "driver.so";
 /// Threads of the runners; the tests of the device itself try other numbers.
 const THREADS: usize = 2;
 
@@ -26,6 +29,27 @@ impl Built {
         let output = folder.path().join(ARTIFACT);
         build(&BuildOptions { output, ..options.clone() }, &mut ()).unwrap_or_else(|e| panic!("{e}"));
         Built { folder }
+    }
+
+    /// Builds an artifact for an emulated device; the driver's library lies beside it.
+    pub fn emulated(emulator: &Emulator, kind: DeviceKind, options: &BuildOptions) -> Built {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let targets = vec![parse(emulated_target(kind))];
+        let output = folder.path().join(ARTIFACT);
+        emulator.build(&BuildOptions { output, targets, ..options.clone() });
+        emulator.driver(kind, &folder.path().join(DRIVER));
+        Built { folder }
+    }
+
+    /// The driver's library of an emulated device.
+    pub fn driver(&self) -> PathBuf {
+        self.folder.path().join(DRIVER)
+    }
+
+    /// Opens it on an emulated device.
+    pub fn open_emulated(&self, kind: DeviceKind) -> Model {
+        let device = DeviceChoice::Only(kind);
+        self.open_with(&OpenOptions { device, driver: Some(self.driver()), ..OpenOptions::default() })
     }
 
     /// The file.
@@ -45,26 +69,36 @@ impl Built {
 }
 
 /// Where what is built is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+#[derive(Clone, Copy)]
+pub enum Place<'a> {
     /// On the CPU, with every instruction set that there is.
     Cpu,
     /// On the WebGPU adapter of this machine.
     Wgpu,
     /// On a device of this machine, built for a target.
     Device(DeviceKind, &'static str),
+    /// On an emulated device.
+    Emulated(&'a Emulator, DeviceKind),
 }
 
-impl Place {
+fn emulated_target(kind: DeviceKind) -> &'static str {
+    if kind == DeviceKind::Cuda { "cuda:sm_80" } else { "rocm:gfx942" }
+}
+
+fn parse(target: &str) -> BuildTarget {
+    target.parse().unwrap_or_else(|e| panic!("{e}"))
+}
+
+impl Place<'_> {
     /// What to build for.
     pub fn target(self, dtype: DType) -> BuildTarget {
-        let spelling = match self {
-            Place::Device(_, target) => target,
+        parse(match self {
             Place::Cpu => "cpu",
             Place::Wgpu if dtype == DType::F16 => "wgpu:f16",
             Place::Wgpu => "wgpu",
-        };
-        spelling.parse().unwrap_or_else(|e| panic!("{e}"))
+            Place::Device(_, target) => target,
+            Place::Emulated(_, kind) => emulated_target(kind),
+        })
     }
 
     /// The device that runs it.
@@ -72,35 +106,44 @@ impl Place {
         match self {
             Place::Cpu => DeviceKind::Cpu,
             Place::Wgpu => DeviceKind::Wgpu,
-            Place::Device(kind, _) => kind,
+            Place::Device(kind, _) | Place::Emulated(_, kind) => kind,
+        }
+    }
+
+    fn build(self, options: &BuildOptions) -> Built {
+        let targets = vec![self.target(options.dtype)];
+        match self {
+            Place::Emulated(emulator, kind) => Built::emulated(emulator, kind, options),
+            Place::Cpu | Place::Wgpu | Place::Device(..) => {
+                Built::new(&BuildOptions { targets, ..options.clone() })
+            }
         }
     }
 
     /// Every way to open it.
-    fn options(self) -> Vec<OpenOptions> {
+    fn open(self, built: &Built) -> Vec<Model> {
         match self {
             Place::Cpu => {
                 let available = Isa::ALL.into_iter().filter(|isa| isa.is_available());
-                let with = |isa| OpenOptions { threads: THREADS, isa: Some(isa), ..OpenOptions::default() };
-                available.map(with).collect()
+                available.map(|isa| built.open(THREADS, Some(isa))).collect()
             }
             Place::Wgpu | Place::Device(..) => {
                 let device = DeviceChoice::Only(self.device());
-                vec![OpenOptions { device, ..OpenOptions::default() }]
+                vec![built.open_with(&OpenOptions { device, ..OpenOptions::default() })]
             }
+            Place::Emulated(_, kind) => vec![built.open_emulated(kind)],
         }
     }
 }
 
 /// Builds for a place, and opens what was built in every way that there is.
 pub(super) fn everywhere<R>(
-    place: Place,
+    place: Place<'_>,
     options: &BuildOptions,
     runner: impl Fn(Model, Rc<Built>) -> R,
 ) -> Vec<R> {
-    let targets = vec![place.target(options.dtype)];
-    let built = Rc::new(Built::new(&BuildOptions { targets, ..options.clone() }));
-    place.options().iter().map(|options| runner(built.open_with(options), Rc::clone(&built))).collect()
+    let built = Rc::new(place.build(options));
+    place.open(&built).into_iter().map(|model| runner(model, Rc::clone(&built))).collect()
 }
 
 /// An artifact for text and images.
@@ -121,8 +164,13 @@ impl Compiled {
         Compiled::of(Place::Wgpu, options)
     }
 
+    /// Builds an artifact and opens it on an emulated device.
+    pub fn emulated(emulator: &Emulator, kind: DeviceKind, options: &BuildOptions) -> Vec<Box<dyn Runner>> {
+        Compiled::of(Place::Emulated(emulator, kind), options)
+    }
+
     /// Builds an artifact for a place, and opens it there.
-    pub fn of(place: Place, options: &BuildOptions) -> Vec<Box<dyn Runner>> {
+    pub fn of(place: Place<'_>, options: &BuildOptions) -> Vec<Box<dyn Runner>> {
         everywhere(place, options, |model, built| {
             Box::new(Compiled { model, _built: built }) as Box<dyn Runner>
         })

@@ -163,6 +163,13 @@ impl Launch {
         self
     }
 
+    /// With another source, for faults that are to be found.
+    pub(crate) fn edited(mut self, edit: impl Fn(&str) -> String) -> Launch {
+        let emitted = Arc::make_mut(&mut self.emitted);
+        emitted.source = edit(&emitted.source);
+        self
+    }
+
     pub(crate) fn run(mut self) -> Results {
         let emitted = Arc::clone(&self.emitted);
         let name = &emitted.name;

@@ -3,7 +3,7 @@
 use crate::common::{Launch, runners};
 use crate::judge::{interpret, near, rounded, tensor, tensor_of};
 use dreamc_interp::Tensor;
-use dreamc_kernels::{Float, Kernel, Linear, Residual, Table, Tile, Weights};
+use dreamc_kernels::{Engine, Float, Kernel, Linear, Residual, Table, Tile, Weights};
 
 /// Rows, features, steps: single ones, odd ones, whole tiles, tiles and a rest, a scaled-down MLP.
 const SHAPES: [[usize; 3]; 6] =
@@ -39,7 +39,17 @@ fn float_of(weights: Weights) -> Float {
 
 fn plain((x, weights, y): (Float, Weights, Float), [_, n, k]: [usize; 3], tile: Tile) -> Linear {
     let (n, k) = (n as u32, k as u32);
-    Linear { x, weights, y, n, k, bias: false, swiglu: false, residual: Residual::None, tile }
+    Linear {
+        x,
+        weights,
+        y,
+        n,
+        k,
+        bias: false,
+        swiglu: false,
+        residual: Residual::None,
+        engine: Engine::Units(tile),
+    }
 }
 
 /// The tile that fits the rows; in f32, and where it is cheap, both.

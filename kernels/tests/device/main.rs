@@ -7,6 +7,7 @@ mod faults;
 mod host;
 mod judge;
 mod linear;
+mod matrix;
 mod norm;
 mod rope;
 mod rows;

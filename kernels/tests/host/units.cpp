@@ -10,53 +10,43 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 __thread uint3 threadIdx, blockIdx, blockDim, gridDim;
 
-extern "C" {
-typedef void Unit(void **buffers, void *info);
-
-struct Buffer {
-    unsigned char *data;
-    size_t bytes;
-};
-
-struct Run {
-    Unit *unit;
-    Buffer *buffers;
-    size_t count;
-    // By value or by pointer, as the wrapper says.
-    Buffer info;
-    uint3 grid, block;
-    // Dynamic shared memory, with what lies behind it.
-    Buffer shared;
-    // Units and workgroups run from the last to the first: some missing barriers show only so.
-    bool backwards;
-    // Without barriers units need no stacks of their own.
-    bool barriers;
-};
-}
-
 namespace {
 
 const size_t stack_bytes = 1 << 16, guard_bytes = 64, buffers_max = 32;
 const int ended = -2, started = -3;
 
+#if defined(__x86_64__)
+// Saves no more than is needed to go on in the same thread.
+typedef void *Place[5];
+#define SAVE(place) __builtin_setjmp(place)
+#define GO_ON(place) __builtin_longjmp(place, 1)
+#else
+typedef jmp_buf Place;
+#define SAVE(place) _setjmp(place)
+#define GO_ON(place) _longjmp(place, 1)
+#endif
+
 struct alignas(64) Fiber {
     ucontext_t first;
-    jmp_buf at;
+    Place at;
     // Of the barrier that it waits at.
     int line;
     bool fresh;
+    // Of its unit.
+    uint3 place;
 };
 
 thread_local const Run *run;
 thread_local void *bound[buffers_max];
-thread_local Fiber *running;
-thread_local jmp_buf home;
+thread_local Fiber *running, *last;
+thread_local Place home;
 thread_local sigjmp_buf fault;
 thread_local bool armed;
 thread_local char message[256];
@@ -70,25 +60,34 @@ void say(const char *format, ...) {
     va_end(rest);
 }
 
-void leave(int line) {
-    running->line = line;
-    if (_setjmp(running->at) == 0) _longjmp(home, 1);
+// Goes on with a unit, or behind the last with whoever waits for all of them.
+[[noreturn]] __attribute__((noinline)) void resume(Fiber *fiber) {
+    if (fiber > last) GO_ON(home);
+    running = fiber;
+    threadIdx = fiber->place;
+    if (!fiber->fresh) GO_ON(fiber->at);
+    fiber->fresh = false;
+    setcontext(&fiber->first);
+    __builtin_unreachable();
+}
+
+__attribute__((noinline)) void leave(int line) {
+    Fiber *fiber = running;
+    fiber->line = line;
+    if (SAVE(fiber->at) == 0) resume(fiber + 1);
+}
+
+// Until every unit ends or waits.
+__attribute__((noinline)) void all_units(Fiber *fibers) {
+    if (SAVE(home) == 0) resume(fibers);
 }
 
 void enter() {
-    // A fiber is used again for the next workgroup.
+    // A fiber is used again for the next workgroup, and for the next launch.
     for (;;) {
         run->unit(bound, run->info.data);
         leave(ended);
     }
-}
-
-void resume(Fiber *fiber) {
-    running = fiber;
-    if (_setjmp(home) != 0) return;
-    if (!fiber->fresh) _longjmp(fiber->at, 1);
-    fiber->fresh = false;
-    setcontext(&fiber->first);
 }
 
 uint3 place(unsigned long i, uint3 size, unsigned long count) {
@@ -101,13 +100,10 @@ bool workgroup(Fiber *fibers, unsigned long units) {
     memset(run->shared.data, 0xff, run->shared.bytes);
     for (unsigned long i = 0; i < units && fibers; i++) fibers[i].line = started;
     for (;;) {
-        for (unsigned long i = 0; i < units; i++) {
-            threadIdx = place(i, run->block, units);
-            if (fibers) {
-                resume(&fibers[i]);
-            } else {
-                run->unit(bound, run->info.data);
-            }
+        if (fibers) all_units(fibers);
+        for (unsigned long i = 0; i < units && !fibers; i++) {
+            threadIdx = place(i, blockDim, units);
+            run->unit(bound, run->info.data);
         }
         int line = fibers ? fibers[0].line : ended;
         for (unsigned long i = 1; i < units && fibers; i++) {
@@ -163,39 +159,76 @@ struct Guarded {
     void unmap() { munmap(map, size + pages(1)); }
 };
 
-void all() {
-    unsigned long units = size_t(run->block.x) * run->block.y * run->block.z;
-    unsigned long groups = size_t(run->grid.x) * run->grid.y * run->grid.z;
-    Fiber *fibers = nullptr;
+// Fibers and their stacks, which a thread keeps: none of them is in a unit between launches.
+struct Fibers {
     Guarded stacks, places;
-    stacks.map_bytes(run->barriers ? units * stack_bytes : 0);
-    places.map_bytes(run->barriers ? units * sizeof(Fiber) : 0);
-    if (run->barriers) {
-        fibers = reinterpret_cast<Fiber *>(places.data());
-        for (unsigned long i = 0; i < units; i++) {
-            fibers[i].fresh = true;
-            getcontext(&fibers[i].first);
-            fibers[i].first.uc_stack.ss_sp = stacks.data() + i * stack_bytes;
-            fibers[i].first.uc_stack.ss_size = stack_bytes;
-            makecontext(&fibers[i].first, enter, 0);
+    unsigned long count;
+
+    Fiber *all() const { return reinterpret_cast<Fiber *>(places.data()); }
+    void make(unsigned long wanted) {
+        stacks.map_bytes(wanted * stack_bytes);
+        places.map_bytes(wanted * sizeof(Fiber));
+        count = wanted;
+        for (unsigned long i = 0; i < count; i++) {
+            Fiber &fiber = all()[i];
+            fiber.fresh = true;
+            getcontext(&fiber.first);
+            fiber.first.uc_stack.ss_sp = stacks.data() + i * stack_bytes;
+            fiber.first.uc_stack.ss_size = stack_bytes;
+            makecontext(&fiber.first, enter, 0);
         }
     }
+    void unmake() {
+        if (count == 0) return;
+        places.unmap();
+        stacks.unmap();
+        count = 0;
+    }
+};
+
+thread_local Fibers kept;
+pthread_key_t key;
+pthread_once_t once = PTHREAD_ONCE_INIT;
+
+void at_end(void *fibers) { static_cast<Fibers *>(fibers)->unmake(); }
+void make_key() { pthread_key_create(&key, at_end); }
+
+Fiber *fibers_for(unsigned long units) {
+    pthread_once(&once, make_key);
+    pthread_setspecific(key, &kept);
+    if (kept.count < units) {
+        kept.unmake();
+        kept.make(units);
+    }
+    last = kept.all() + units - 1;
+    for (unsigned long i = 0; i < units; i++) kept.all()[i].place = place(i, blockDim, units);
+    return kept.all();
+}
+
+void all() {
+    unsigned long units = size_t(blockDim.x) * blockDim.y * blockDim.z;
+    unsigned long groups = size_t(gridDim.x) * gridDim.y * gridDim.z;
+    Fiber *fibers = run->barriers ? fibers_for(units) : nullptr;
     armed = true;
     if (sigsetjmp(fault, 1) == 0) {
         for (unsigned long i = 0; i < groups; i++) {
-            blockIdx = place(i, run->grid, groups);
+            blockIdx = place(i, gridDim, groups);
             if (!workgroup(fibers, units)) break;
         }
     }
     armed = false;
-    places.unmap();
-    stacks.unmap();
+    // Units that were left in the middle are given up.
+    if (message[0] != 0) kept.unmake();
 }
 
 } // namespace
 
 extern "C" void dream_barrier(int line) {
     leave(line);
+}
+
+extern "C" void dream_stop(const char *text) {
+    stop(text);
 }
 
 // Runs all workgroups; what was wrong, or null.
@@ -206,9 +239,14 @@ extern "C" const char *dream_run(const Run *given) {
     sigaction(SIGSEGV, &action, nullptr);
     run = given;
     message[0] = 0;
-    gridDim = run->grid;
-    blockDim = run->block;
+    gridDim = {run->grid[0], run->grid[1], run->grid[2]};
+    blockDim = {run->block[0], run->block[1], run->block[2]};
     if (run->count > buffers_max) return "too many buffers";
+    if (run->in_place) {
+        for (size_t i = 0; i < run->count; i++) bound[i] = run->buffers[i].data;
+        all();
+        return message[0] != 0 ? message : nullptr;
+    }
     Guarded guarded[buffers_max];
     for (size_t i = 0; i < run->count; i++) {
         guarded[i].map_bytes(run->buffers[i].bytes);

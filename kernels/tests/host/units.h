@@ -5,6 +5,8 @@
 
 typedef __SIZE_TYPE__ size_t;
 
+#include "run.h"
+
 struct uint3 {
     unsigned x, y, z;
     unsigned operator[](unsigned axis) const { return axis == 0 ? x : axis == 1 ? y : z; }
@@ -15,6 +17,9 @@ extern __thread uint3 threadIdx, blockIdx, blockDim, gridDim;
 
 // Waits until every unit of the workgroup waits in the same line of the source.
 extern "C" void dream_barrier(int line);
+
+// Ends the run: this is wrong.
+extern "C" void dream_stop(const char *text);
 
 // Becomes a pointer to whatever the entry wants.
 struct Bound {

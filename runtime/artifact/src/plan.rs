@@ -68,6 +68,16 @@ pub enum Place {
     Weight(u32),
 }
 
+impl Place {
+    /// The index of a weight.
+    pub const fn weight(self) -> Option<u32> {
+        match self {
+            Place::Weight(index) => Some(index),
+            Place::Arena(_) => None,
+        }
+    }
+}
+
 /// Alignment of every value in the arena, in bytes: that of a storage buffer's offset on any WebGPU device.
 pub const ARENA_ALIGN: u64 = 256;
 

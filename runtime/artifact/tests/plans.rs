@@ -4,7 +4,7 @@
 mod common;
 
 use common::{plan, weights};
-use dreamc_artifact::code::Code;
+use dreamc_artifact::code::*;
 use dreamc_artifact::plan::*;
 use dreamc_artifact::*;
 use dreamc_num::DType;
@@ -44,7 +44,7 @@ fn each_rule_is_checked() {
     assert_eq!(broken(|p| p.arena_bytes = 5120), Some(Rule::ArenaEnd));
     assert_eq!(broken(|p| p.arena_bytes = u64::MAX), Some(Rule::Limit));
     assert_eq!(broken(|p| p.values[7].place = Place::Arena(4097)), Some(Rule::Align));
-    assert_eq!(broken(|p| p.values[7].place = Place::Arena(u64::MAX - 63)), Some(Rule::ArenaEnd));
+    assert_eq!(broken(|p| p.values[7].place = Place::Arena(u64::MAX - 255)), Some(Rule::ArenaEnd));
     assert_eq!(broken(|p| p.values[1].place = Place::Weight(9)), Some(Rule::Index));
     assert_eq!(broken(|p| p.values[1].dims[0] = Dim::constant(21)), Some(Rule::WeightShape));
     assert_eq!(broken(|p| p.values[0].dims[0].terms[0].symbols[0] = 9), Some(Rule::Index));
@@ -71,9 +71,83 @@ fn each_rule_is_checked() {
     // A linear must not write over what it multiplies.
     assert_eq!(broken(|p| dispatch(p, 2).reads[0] = ValueId(2)), Some(Rule::Overlap));
     // In place is exactly in place.
-    assert_eq!(broken(|p| p.values[4].place = Place::Arena(1024 + 64)), Some(Rule::Overlap));
+    assert_eq!(broken(|p| p.values[4].place = Place::Arena(1024 + 256)), Some(Rule::Overlap));
     // Equal at the maxima is not equal.
     assert_eq!(broken(|p| p.values[7].dims[1] = Dim::constant(16)), Some(Rule::Shape));
+}
+
+/// A plan of one sum with one launch, and its code.
+fn launched() -> (Plan, Code) {
+    let row = (DType::F32, vec![Dim::constant(8)]);
+    let mut plan = single(Kernel::Add, &[row.clone(), row.clone()], &[row]);
+    let bound = |id| Binding { value: ValueId(id), part: None };
+    let scalars = vec![Scalar::Count(Dim::constant(8)), Scalar::Float(1.0)];
+    let launch = Launch { module: 0, buffers: [0, 1, 2].map(bound).to_vec(), scalars };
+    let Step::Dispatch(dispatch) = &mut plan.programs[0].steps[0] else { unreachable!("it is one") };
+    dispatch.launches = vec![launch];
+    let buffer = |written| Buffer { element_bytes: 4, written };
+    let module = Module {
+        name: "f32_add_apart".into(),
+        form: Form::Wgsl,
+        code: b"code".to_vec(),
+        fallback: vec![],
+        workgroup: [256, 1, 1],
+        shared_bytes: 0,
+        buffers: [false, false, true].map(buffer).to_vec(),
+        scalars: vec![ScalarType::U32, ScalarType::F32],
+        grid: [Extent::Ceil { of: 0, per: 256, any: true }, Extent::Constant(1), Extent::Constant(1)],
+        info: vec![Word::Scalar(0), Word::Scalar(1), Word::Length(2), Word::Zero],
+    };
+    (plan, Code { arch: String::new(), modules: vec![module] })
+}
+
+/// Modules and launches: sound settings, buffers and scalars that fit, what is written apart and in the arena.
+#[test]
+fn each_rule_of_launches_is_checked() {
+    type Edit<'a> = &'a dyn Fn(&mut Module, &mut Launch);
+    let broken = |edit: Edit<'_>| {
+        let (mut plan, mut code) = launched();
+        let Step::Dispatch(dispatch) = &mut plan.programs[0].steps[0] else { unreachable!("it is one") };
+        edit(&mut code.modules[0], &mut dispatch.launches[0]);
+        validate(&plan, &code, &weights().0).err().map(|e| e.rule)
+    };
+    assert_eq!(broken(&|_, _| ()), None);
+    let bound = |id| Binding { value: ValueId(id), part: None };
+    let cases: [(Edit<'_>, Rule); 17] = [
+        (&|_, l| l.module = 1, Rule::Index),
+        (&|_, l| l.buffers.truncate(2), Rule::Launch),
+        (&|_, l| l.scalars.truncate(1), Rule::Launch),
+        (&|_, l| l.scalars.swap(0, 1), Rule::Launch),
+        (&|_, l| l.buffers[0].value = ValueId(9), Rule::Index),
+        (&|_, l| l.buffers[2] = bound(0), Rule::Overlap),
+        (&|_, l| l.scalars[0] = Scalar::Count(linear(1, &[(1, 9)])), Rule::Index),
+        (&|_, l| l.scalars[0] = Scalar::Part { of: linear(1, &[(1, 9)]), first: 0, most: 1 }, Rule::Index),
+        (&|_, l| l.buffers[0].part = Some((0, 33)), Rule::Limit),
+        (&|_, l| l.buffers[0].part = Some((u64::MAX, 32)), Rule::Limit),
+        (&|_, l| l.buffers[0].part = Some((4, 28)), Rule::Align),
+        (&|_, l| l.buffers[0].part = Some((0, 0)), Rule::Align),
+        (&|m, _| m.name.clear(), Rule::Names),
+        (&|m, _| m.workgroup = [1025, 1, 1], Rule::Limit),
+        (&|m, _| m.grid[0] = Extent::Ceil { of: 1, per: 1, any: true }, Rule::Setting),
+        (&|m, _| m.grid[1] = Extent::Constant(0), Rule::Setting),
+        (&|m, _| m.info.push(Word::Length(3)), Rule::Index),
+    ];
+    for (i, (edit, rule)) in cases.into_iter().enumerate() {
+        assert_eq!(broken(edit), Some(rule), "case {i}");
+    }
+    // A device without code has no use for launches, and one with code none for a dispatch without.
+    let (plan, code) = launched();
+    let rule = |plan: &Plan, code: &Code| validate(plan, code, &weights().0).err().map(|e| e.rule);
+    assert_eq!(rule(&plan, &Code::default()), Some(Rule::Launch));
+    let mut none = plan.clone();
+    let Step::Dispatch(dispatch) = &mut none.programs[0].steps[0] else { unreachable!("it is one") };
+    dispatch.launches.clear();
+    assert_eq!(rule(&none, &code), Some(Rule::Launch));
+    let mut twice = code.clone();
+    twice.modules.push(code.modules[0].clone());
+    assert_eq!(rule(&plan, &twice), Some(Rule::Names));
+    assert_eq!(decode_code(&encode_code(&code).unwrap()), Ok(code));
+    assert_eq!(decode_code(b"\x01x\xff\xff\xff\xff\x0f"), Err(OpenError::CodeBytes));
 }
 
 type Typed = (DType, Vec<Dim>);

@@ -174,11 +174,13 @@ fn of_target<'a>(
             Ok(opened(format!("metal, {}", device.gpu()), Box::new(device)))
         }
         DeviceKind::Cuda => {
-            let device = CudaDevice::new(code, weights, &GpuOptions::default())?;
+            let gpu = GpuOptions { library: options.driver.clone(), ..GpuOptions::default() };
+            let device = CudaDevice::new(code, weights, &gpu)?;
             Ok(opened(format!("cuda, {} ({})", device.name(), device.arch()), Box::new(device)))
         }
         DeviceKind::Rocm => {
-            let device = RocmDevice::new(code, weights, &GpuOptions::default())?;
+            let gpu = GpuOptions { library: options.driver.clone(), ..GpuOptions::default() };
+            let device = RocmDevice::new(code, weights, &gpu)?;
             Ok(opened(format!("rocm, {} ({})", device.name(), device.arch()), Box::new(device)))
         }
     }

@@ -3,7 +3,7 @@
 use crate::device::{self, Opened};
 use crate::model::damaged;
 use crate::{Error, OpenOptions};
-use dreamc_artifact::plan::{Place, Program, Step};
+use dreamc_artifact::plan::{Program, Step};
 use dreamc_artifact::{Artifact, Manifest};
 use dreamc_runtime::{Observer, Stepper};
 use std::path::Path;
@@ -66,11 +66,7 @@ impl<'a> Engine<'a> {
     }
 
     fn check_weights(&mut self, program: &Program) -> Result<(), Error> {
-        let weight = |place| match place {
-            Place::Weight(index) => Some(index),
-            Place::Arena(_) => None,
-        };
-        let touched = program.values.iter().filter_map(|v| weight(v.place));
+        let touched = program.values.iter().filter_map(|v| v.place.weight());
         let new: Vec<u32> = touched.filter(|i| !self.checked[*i as usize]).collect();
         let artifact = &self.artifact;
         let next = std::sync::atomic::AtomicUsize::new(0);

@@ -211,6 +211,10 @@ impl Probe {
 }
 
 impl Observer for Probe {
+    fn watches(&self) -> bool {
+        !self.names.is_empty()
+    }
+
     fn wants(&self, dispatch: &Dispatch) -> bool {
         let [path] = dispatch.origin.as_slice() else { return false };
         (0..dispatch.writes.len()).any(|result| {

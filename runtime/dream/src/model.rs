@@ -8,7 +8,7 @@ use dreamc_front::{Settings, Tokenizer};
 use memmap2::{Mmap, MmapMut};
 use self_cell::self_cell;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How an artifact is run.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,8 @@ pub struct OpenOptions {
     pub pin: Vec<usize>,
     /// Keep the weights in memory, so that no request waits for the disk. Needs the right to lock that much.
     pub lock_weights: bool,
+    /// The driver's library, where the system does not find it by its name. Of CUDA and ROCm.
+    pub driver: Option<PathBuf>,
 }
 
 self_cell!(

@@ -87,7 +87,7 @@ pub(crate) fn build(section: &str, make: Make, size: SizeName, checks: &mut Chec
 }
 
 /// Times everything; what fails says so and does not keep the rest from being timed.
-pub(crate) fn time(place: Place, size: SizeName, lengths: &[u32], iterations: usize) -> Value {
+pub(crate) fn time(place: Place<'static>, size: SizeName, lengths: &[u32], iterations: usize) -> Value {
     let mut list = Vec::new();
     for (name, module, entry) in subjects(size.size()) {
         let timed =
@@ -108,7 +108,7 @@ pub(crate) fn time(place: Place, size: SizeName, lengths: &[u32], iterations: us
 }
 
 fn program(
-    place: Place,
+    place: Place<'static>,
     size: SizeName,
     module: &Module,
     entry: &str,

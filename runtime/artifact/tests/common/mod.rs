@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+use dreamc_artifact::code::{Code, encode_code};
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::*;
 use dreamc_artifact::*;
@@ -112,6 +113,7 @@ pub(crate) fn file() -> Vec<u8> {
     let sections = [
         (Kind::Manifest, manifest().to_bytes().unwrap()),
         (Kind::Plan, encode_plan(&plan()).unwrap()),
+        (Kind::Code, encode_code(&Code::default()).unwrap()),
         (Kind::WeightTable, encode_table(&table).unwrap()),
         (Kind::Tokenizer, b"tokenizer".to_vec()),
         (Kind::Weights, bytes),

@@ -2,19 +2,31 @@
    and fails when told to. Work waits until somebody waits for it, so memory that is touched too early shows. A test
    loads a copy of the library of its own, so all state is global.
 
-   A module's image is the text `binary|text NAME BUFFERS WORDS`: a kernel's name, how many buffers it has, and how many
-   words its block of scalars has. Kernels whose names are known are computed. */
+   What modules are and how kernels are computed says the file KERNELS. */
 #include "log.h"
-#include "kernels.h"
 
-/* Memory of the device: named m0, m1, .. in order. */
-static struct { char *start; size_t bytes; int alive; } memory[COUNT_MAX];
+/* A module that is loaded; `state` is for KERNELS. */
+struct Module { char name[128]; int buffers, words, alive, shared; void *state; };
+struct Extent { unsigned grid[3], block[3], shared; };
+
+#ifndef KERNELS
+#define KERNELS "kernels.h"
+#endif
+#include KERNELS
+
+/* Memory of the device: named m0, m1, .. in order. Behind each is a page that nobody may touch. */
+static struct { char *map, *start; size_t map_bytes, bytes; int alive; } memory[COUNT_MAX];
 static int memory_count;
 
 static int take(uint64_t *at, size_t bytes) {
     if (memory_count == COUNT_MAX || bytes == 0) return BAD_VALUE;
-    char *start = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = (bytes + page - 1) / page * page;
+    char *map = mmap(NULL, inner + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED || mprotect(map + inner, page, PROT_NONE)) return NO_MEMORY;
+    char *start = map + (inner - bytes) / 256 * 256;
     memset(start, 0xa5, bytes);
+    memory[memory_count].map = map;
+    memory[memory_count].map_bytes = inner + page;
     memory[memory_count].start = start;
     memory[memory_count].bytes = bytes;
     memory[memory_count].alive = 1;
@@ -45,7 +57,7 @@ enum Verb { LAUNCH, FILL, COPY, COPY_IN, COPY_OUT, RUN };
 struct Work {
     enum Verb verb;
     int function;
-    unsigned grid[3], block[3], shared;
+    struct Extent extent;
     uint64_t buffers[BUFFERS_MAX];
     uint32_t words[WORDS_MAX];
     uint64_t info; /* where the words are, if they are read when the kernel runs */
@@ -59,7 +71,7 @@ struct Works { struct Work *all; int count, alive; };
 static struct Works graphs[COUNT_MAX], executables[COUNT_MAX], stream;
 static int graph_count, executable_count, recording, broken;
 
-static struct { char name[128]; int buffers, words, alive, shared; } modules[COUNT_MAX];
+static struct Module modules[COUNT_MAX];
 static int module_count;
 
 static int perform(const struct Work *work, const char *how) {
@@ -109,9 +121,9 @@ static int perform(const struct Work *work, const char *how) {
         if (find(work->info, 4 * n) < 0) return misuse("info");
         memcpy(words, (void *)(uintptr_t)work->info, 4 * n);
     }
-    const unsigned *g = work->grid, *k = work->block;
+    const unsigned *g = work->extent.grid, *k = work->extent.block;
     int len = snprintf(line, sizeof line, "launch %s %u,%u,%u x %u,%u,%u shared %u (", modules[work->function].name,
-                       g[0], g[1], g[2], k[0], k[1], k[2], work->shared);
+                       g[0], g[1], g[2], k[0], k[1], k[2], work->extent.shared);
     for (int i = 0; i < modules[work->function].buffers; i++) {
         if (find(at[i], 1) < 0) return misuse("argument");
         len += snprintf(line + len, sizeof line - len, "%s%s", i ? " " : "", spell(at[i], a));
@@ -120,9 +132,8 @@ static int perform(const struct Work *work, const char *how) {
     for (int i = 0; i < n; i++) len += snprintf(line + len, sizeof line - len, "%s%u", i ? " " : "", words[i]);
     say("%s%s]", how, line);
     if (!g[0] || !g[1] || !g[2]) return misuse("grid");
-    if (work->shared > 48 * 1024 && !modules[work->function].shared) return misuse("shared memory");
-    compute(modules[work->function].name, at, words);
-    return 0;
+    if (work->extent.shared > 48 * 1024 && !modules[work->function].shared) return misuse("shared memory");
+    return compute(&modules[work->function], &work->extent, at, words);
 }
 
 static int queue(const struct Work *work) {
@@ -216,7 +227,7 @@ static int give_back(uint64_t at) {
     if (i < 0 || (uint64_t)(uintptr_t)memory[i].start != at) return misuse("give back");
     say("give back m%d", i);
     memory[i].alive = 0;
-    free(memory[i].start);
+    munmap(memory[i].map, memory[i].map_bytes);
     live[MEMORY]--;
     return 0;
 }
@@ -258,13 +269,10 @@ static int fill(uint64_t to, uint32_t word, size_t words) {
 }
 
 static int load(uint64_t *module, const char *image) {
-    char form[16];
     if (not_recording()) return CAPTURE_REFUSED;
     if (module_count == COUNT_MAX) return NO_MEMORY;
-    if (sscanf(image, "%15s %127s %d %d", form, modules[module_count].name, &modules[module_count].buffers,
-               &modules[module_count].words) != 4)
-        return BAD_IMAGE;
-    say("load %s %s", form, modules[module_count].name);
+    int code = read_image(&modules[module_count], image);
+    if (code) return code;
     modules[module_count].alive = 1;
     live[MODULE]++;
     *module = (uint64_t)++module_count;
@@ -274,6 +282,7 @@ static int load(uint64_t *module, const char *image) {
 static int unload(uint64_t module) {
     if (module < 1 || module > (uint64_t)module_count || !modules[module - 1].alive || stream.count)
         return misuse("unload");
+    forget(&modules[module - 1]);
     modules[module - 1].alive = 0;
     live[MODULE]--;
     return 0;
@@ -296,11 +305,12 @@ static inline int allow_shared(uint64_t function, int bytes) {
 static int launch(uint64_t function, const unsigned *grid, const unsigned *block, unsigned shared, void **arguments,
                   int info_in_memory) {
     if (function < 1 || function > (uint64_t)module_count) return misuse("launch");
-    struct Work work = {.verb = LAUNCH, .function = (int)function - 1, .shared = shared};
-    memcpy(work.grid, grid, sizeof work.grid);
-    memcpy(work.block, block, sizeof work.block);
+    struct Work work = {.verb = LAUNCH, .function = (int)function - 1, .extent.shared = shared};
+    memcpy(work.extent.grid, grid, sizeof work.extent.grid);
+    memcpy(work.extent.block, block, sizeof work.extent.block);
     int n = modules[function - 1].buffers;
     for (int i = 0; i < n; i++) work.buffers[i] = *(uint64_t *)arguments[i];
+    if (modules[function - 1].words == 0) return queue(&work);
     if (info_in_memory) work.info = *(uint64_t *)arguments[n];
     else memcpy(work.words, arguments[n], 4 * modules[function - 1].words);
     return queue(&work);

@@ -4,13 +4,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum { COUNT_MAX = 1 << 14, LINE_MAX_BYTES = 1024, BUFFERS_MAX = 16, WORDS_MAX = 64 };
 enum { BAD_VALUE = 1, NO_MEMORY = 2, NO_DEVICE = 100, BAD_DEVICE = 101, BAD_IMAGE = 200, WRONG_ARCH = 209,
        BAD_HANDLE = 400, NOT_FOUND = 500, CAPTURE_REFUSED = 900, CAPTURE_BROKEN = 901 };
 
 /* Settings of a test. */
-static int devices = 1, capability_major = 9, capability_minor = 0;
+#ifndef CAPABILITY
+#define CAPABILITY 90
+#endif
+static int devices = 1, capability_major = CAPABILITY / 10, capability_minor = CAPABILITY % 10;
 static char arch_name[64] = "gfx942:sramecc+:xnack-";
 static char fail_name[64];
 static int fail_after, fail_code;

@@ -1,0 +1,161 @@
+//! Matmuls on matrix units against the interpreter: what `linear.rs` asks of units, in the types of 16 bits.
+
+use crate::common::{Launch, Runner, runners};
+use crate::judge::{interpret, near, tensor, tensor_of};
+use dreamc_interp::Tensor;
+use dreamc_kernels::{Engine, Float, Kernel, Linear, MatrixTile, Residual, Table};
+
+/// Single ones and odd ones, a tile exactly, tiles and a rest; loads of 1, 8, 4, 2 and 8 elements; K shorter than a step,
+/// several steps and a rest, whole steps.
+const SHAPES: [[usize; 3]; 5] = [[1, 5, 7], [16, 64, 32], [35, 70, 76], [70, 131, 134], [130, 130, 128]];
+
+/// Types of `x` and weights, and of the result.
+const TYPES: [(Float, Float); 4] = [
+    (Float::BF16, Float::BF16),
+    (Float::BF16, Float::F32),
+    (Float::F16, Float::F16),
+    (Float::F16, Float::F32),
+];
+
+/// Tiles that suit the rows.
+fn tiles([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
+    match m {
+        0..=16 => vec![MatrixTile::FLAT, MatrixTile::LOW],
+        17..=64 => vec![MatrixTile::LOW, MatrixTile::FLAT, MatrixTile::MIDDLE],
+        _ => vec![MatrixTile::WIDE, MatrixTile::MIDDLE],
+    }
+}
+
+fn plain((x, y): (Float, Float), [_, n, k]: [usize; 3], tile: MatrixTile) -> Linear {
+    let (n, k, engine) = (n as u32, k as u32, Engine::Matrix(tile));
+    let (weights, residual) = (Table::Floats(x), Residual::None);
+    Linear { x, weights, y, n, k, bias: false, swiglu: false, residual, engine }
+}
+
+/// At least one.
+fn runners_of(kernel: &Kernel) -> Vec<&'static Runner> {
+    let all = runners(kernel);
+    assert!(!all.is_empty(), "nothing runs {}", kernel.name());
+    all
+}
+
+#[test]
+fn bias_and_residual() {
+    for (i, shape) in SHAPES.into_iter().enumerate() {
+        let [m, n, k] = shape;
+        let bias = tensor(&[n], 3);
+        let epilogues = [
+            (false, Residual::None, "", ""),
+            (true, Residual::None, ", %2", " {bias=1}"),
+            (false, Residual::InPlace, ", %3", " {residual=1}"),
+            (true, Residual::Apart, ", %2, %3", " {bias=1, residual=1}"),
+        ];
+        for (j, (has_bias, residual, operand, attributes)) in epilogues.into_iter().enumerate() {
+            let text = format!(
+                "graph @f(%0: f32[{m}, {k}], %1: f32[{n}, {k}], %2: f32[{n}], %3: f32[{m}, {n}]) {{
+                  %4 = linear %0, %1{operand}{attributes} : f32[{m}, {n}]
+                  return %4
+                }}"
+            );
+            // Every shape with every epilogue; types and tiles take turns.
+            let types = TYPES[(i + j) % TYPES.len()];
+            let tile = tiles(shape)[j % tiles(shape).len()];
+            let (x, w) = (tensor_of(types.0, &[m, k], 1), tensor_of(types.0, &[n, k], 2));
+            let r = tensor_of(types.1, &[m, n], 4);
+            let wanted = interpret(&text, &[&x, &w, &bias, &r]).remove(0);
+            let kernel = Kernel::Linear(Linear { bias: has_bias, residual, ..plain(types, shape, tile) });
+            for on in runners_of(&kernel) {
+                let mut launch = Launch::of(on, &kernel).tensor("x", &x).tensor("weight", &w);
+                if has_bias {
+                    launch = launch.tensor("bias", &bias);
+                }
+                launch = match residual {
+                    Residual::None => launch.result("y", m * n),
+                    Residual::Apart => launch.result("y", m * n).tensor("residual", &r),
+                    Residual::InPlace => launch.tensor("y", &r),
+                };
+                let launch = launch.int("rows", m).int("stride", n).int("first", 0);
+                launch.run().near("y", wanted.floats(), 2e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn swiglu() {
+    for (i, shape) in SHAPES.into_iter().enumerate() {
+        let [m, n, k] = shape;
+        let text = format!(
+            "graph @f(%0: f32[{m}, {k}], %1: f32[{n}, {k}], %2: f32[{n}, {k}]) {{
+              %3 = linear %0, %1, %2 {{weights=2, swiglu=1}} : f32[{m}, {n}]
+              return %3
+            }}"
+        );
+        for (j, tile) in tiles(shape).into_iter().enumerate() {
+            let types = TYPES[(i + j) % TYPES.len()];
+            let x = tensor_of(types.0, &[m, k], 1);
+            let [gate, up] = [2, 3].map(|seed| tensor_of(types.0, &[n, k], seed));
+            let wanted = interpret(&text, &[&x, &gate, &up]).remove(0);
+            let kernel = Kernel::Linear(Linear { swiglu: true, ..plain(types, shape, tile) });
+            for on in runners_of(&kernel) {
+                let launch = Launch::of(on, &kernel).tensor("x", &x).result("y", m * n);
+                let launch = launch.tensor("weight", &gate).tensor("up", &up);
+                let launch = launch.int("rows", m).int("stride", n).int("first", 0);
+                launch.run().near("y", wanted.floats(), 5e-6);
+            }
+        }
+    }
+}
+
+/// Queries, keys and values: three launches into one row, each of which leaves the others' columns alone.
+#[test]
+fn several_weights() {
+    let (m, k, ns) = (9, 48, [40_usize, 8, 8]);
+    let (x, bias) = (tensor_of(Float::BF16, &[m, k], 1), tensor(&[56], 9));
+    let weight = |(n, seed): (&usize, u32)| tensor_of(Float::BF16, &[*n, k], seed);
+    let weights: Vec<Tensor> = ns.iter().zip(2..).map(weight).collect();
+    let text = format!(
+        "graph @f(%0: f32[{m}, {k}], %1: f32[40, {k}], %2: f32[8, {k}], %3: f32[8, {k}], %4: f32[56]) {{
+          %5 = linear %0, %1, %2, %3, %4 {{weights=3, bias=1}} : f32[{m}, 56]
+          return %5
+        }}"
+    );
+    let wanted = interpret(&text, &[&x, &weights[0], &weights[1], &weights[2], &bias]).remove(0);
+    let types = (Float::BF16, Float::F32);
+    let kernel = |n| Kernel::Linear(Linear { bias: true, ..plain(types, [m, n, k], MatrixTile::FLAT) });
+    for on in runners_of(&kernel(8)) {
+        let (mut y, mut first) = (vec![f32::NAN; m * 56], 0);
+        for (n, w) in ns.iter().zip(&weights) {
+            let launch = Launch::of(on, &kernel(*n)).tensor("x", &x).tensor("weight", w);
+            let launch = launch.tensor("bias", &bias).floats("y", &y).int("rows", m);
+            y = launch.int("stride", 56).int("first", first).run().floats("y");
+            first += n;
+        }
+        near(&y, wanted.floats(), 2e-6);
+    }
+}
+
+/// Each of the barriers is needed, and the host's runner would miss it.
+#[test]
+fn a_barrier_is_missing() {
+    let shape @ [m, n, k] = [16, 64, 384];
+    let kernel = Kernel::Linear(plain((Float::BF16, Float::F32), shape, MatrixTile::FLAT));
+    let (x, w) = (tensor_of(Float::BF16, &[m, k], 1), tensor_of(Float::BF16, &[n, k], 2));
+    for on in runners_of(&kernel) {
+        let without = |barrier: &str, i: usize| {
+            let edit = |source: &str| {
+                let (at, _) = source.match_indices(barrier).nth(i).expect("there are so many");
+                format!("{}{}", &source[..at], &source[at + barrier.len()..])
+            };
+            let launch = Launch::of(on, &kernel).tensor("x", &x).tensor("weight", &w).result("y", m * n);
+            launch.int("rows", m).int("stride", n).int("first", 0).edited(edit).run().floats("y")
+        };
+        let right = without("\n", 0);
+        // Before the first step, behind a step, behind a fragment's store, before the next one's.
+        let barriers =
+            [("__syncthreads();", 0), ("__syncthreads();", 1), ("__syncwarp();", 0), ("__syncwarp();", 1)];
+        for (barrier, i) in barriers {
+            assert!(without(barrier, i) != right, "{barrier} {i}");
+        }
+    }
+}

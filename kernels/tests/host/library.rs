@@ -1,0 +1,198 @@
+//! Makes libraries of emitted kernels: clang compiles the source as it is with the headers of this folder.
+//!
+//! Libraries stay in their folder under the hash of what they are made of.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The language of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Language {
+    /// CUDA C++.
+    Cuda,
+    /// HIP C++.
+    Hip,
+    /// Metal's; `rest` are the arguments behind the block of scalars.
+    #[allow(dead_code, reason = "not all who include this have it")]
+    Metal,
+}
+
+/// A kernel.
+pub(crate) struct Source<'a> {
+    /// Of its entry.
+    pub(crate) name: &'a str,
+    pub(crate) language: Language,
+    pub(crate) text: &'a str,
+    /// Arguments behind the block of scalars, each after a comma.
+    pub(crate) rest: String,
+    /// How many buffers and words of scalars there are.
+    pub(crate) buffers: usize,
+    pub(crate) words: usize,
+    pub(crate) workgroup: [u32; 3],
+    /// Dynamic shared memory.
+    pub(crate) shared_bytes: u32,
+}
+
+/// What compiles.
+pub(crate) struct Compiler {
+    program: String,
+    headers: PathBuf,
+    folder: PathBuf,
+    /// Of the compiler and the headers.
+    mark: blake3::Hash,
+    units: OnceLock<PathBuf>,
+}
+
+impl Compiler {
+    /// Takes this folder of sources, and puts libraries into `folder`.
+    pub(crate) fn new(headers: &Path, folder: &Path) -> Compiler {
+        let given = std::env::var("DREAM_CLANG").ok();
+        let names = given.into_iter().chain(["clang-19".to_owned(), "clang++".to_owned()]);
+        let version = |name: String| {
+            let output = Command::new(&name).arg("--version").stderr(Stdio::null()).output().ok()?;
+            output.status.success().then_some((name, output.stdout))
+        };
+        let (program, mut all) = names.filter_map(version).next().unwrap_or_else(|| {
+            panic!("no clang; this installs one: apt-get install -y clang-19 (or name yours in DREAM_CLANG)")
+        });
+        let mut folders = vec![headers.to_owned()];
+        while let Some(next) = folders.pop() {
+            let entries = std::fs::read_dir(&next).unwrap_or_else(|e| panic!("{}: {e}", next.display()));
+            let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("it is listed").path()).collect();
+            paths.sort();
+            for path in paths {
+                match path.is_dir() {
+                    true => folders.push(path),
+                    false => all.extend(std::fs::read(&path).expect("it can be read")),
+                }
+            }
+        }
+        let (headers, folder) = (headers.to_owned(), folder.to_owned());
+        Compiler { program, headers, folder, mark: blake3::hash(&all), units: OnceLock::new() }
+    }
+
+    /// Compiles to a library, unless it is there.
+    pub(crate) fn compile(&self, language: &str, source: &str, arguments: &[&OsStr]) -> PathBuf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.mark.as_bytes()).update(language.as_bytes()).update(source.as_bytes());
+        for argument in arguments {
+            hasher.update(argument.as_encoded_bytes()).update(b"\0");
+        }
+        let path = self.folder.join(format!("host-{}.so", hasher.finalize().to_hex()));
+        if path.exists() {
+            return path;
+        }
+        // Others may be at it as well.
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let own = path.with_extension(format!("{}.{count}", std::process::id()));
+        let mut child = Command::new(&self.program)
+            .args(["-x", language, "-O1", "-fPIC", "-shared", "-s", "-", "-o"])
+            .arg(&own)
+            .arg("-I")
+            .arg(&self.headers)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the compiler starts");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        stdin.write_all(source.as_bytes()).expect("the compiler reads");
+        drop(stdin);
+        let output = child.wait_with_output().expect("the compiler ends");
+        assert!(output.status.success(), "{}\n{source}", String::from_utf8_lossy(&output.stderr));
+        std::fs::rename(&own, &path).expect("both are in one folder");
+        path
+    }
+
+    /// Links against what runs units.
+    pub(crate) fn link(&self) -> OsString {
+        let mut argument = OsString::from("-Wl,");
+        argument.push(self.units());
+        argument
+    }
+
+    /// What runs units.
+    pub(crate) fn units(&self) -> &Path {
+        self.units.get_or_init(|| {
+            let source = std::fs::read_to_string(self.headers.join("units.cpp")).expect("it is there");
+            self.compile("c++", &source, &["-std=c++17", "-Wall", "-Wextra", "-Werror"].map(OsStr::new))
+        })
+    }
+
+    /// The library of a kernel, whose symbol `dream_kernel` is a `Kernel` of `run.h`.
+    pub(crate) fn kernel(&self, source: &Source<'_>) -> PathBuf {
+        let units = self.link();
+        let mut arguments = vec![
+            units.as_os_str(),
+            OsStr::new("-std=c++17"),
+            OsStr::new("-w"),
+            OsStr::new("-fno-strict-aliasing"),
+            // The last member of `array` has the size that it says.
+            OsStr::new("-fstrict-flex-arrays=3"),
+            OsStr::new(
+                "-fsanitize=bounds,shift,integer-divide-by-zero,float-cast-overflow,signed-integer-overflow",
+            ),
+            OsStr::new("-fsanitize-minimal-runtime"),
+        ];
+        match source.language {
+            Language::Cuda => arguments.extend(["-include", "cuda_runtime.h"].map(OsStr::new)),
+            Language::Hip => arguments.extend(["-include", "hip/hip_runtime.h"].map(OsStr::new)),
+            Language::Metal => {}
+        }
+        self.compile("c++", &wrapped(source), &arguments)
+    }
+}
+
+/// The number in parentheses behind `word`.
+fn number_behind(source: &str, word: &str) -> u32 {
+    let rest = &source[source.find(word).unwrap_or_else(|| panic!("no {word} in {source}")) + word.len()..];
+    rest[1..rest.find(')').expect("it is closed")].parse().expect("a number")
+}
+
+/// Name of the dynamic shared memory.
+fn shared_name(text: &str) -> Option<&str> {
+    let line = text.split("extern __shared__ ").nth(1)?;
+    line.split("[]").next()?.split(' ').next_back()
+}
+
+/// Behind the source: an entry that is called the same way whatever the language, and what there is to know of it.
+fn wrapped(source: &Source<'_>) -> String {
+    let Source { name, language, text, rest, buffers, words, workgroup, shared_bytes } = source;
+    let (block, limit) = match language {
+        Language::Cuda => ("*static_cast<info_st const *>(info)", "__launch_bounds__"),
+        Language::Hip => ("Bound{info}", "__launch_bounds__"),
+        Language::Metal => ("Bound{info}", "max_total_threads_per_threadgroup"),
+    };
+    assert!(number_behind(text, limit) >= workgroup.iter().product::<u32>(), "{name}: {text}");
+    let shared = shared_name(text);
+    assert!(*language == Language::Metal || shared.is_some() == (*shared_bytes > 0), "{name}: {text}");
+    let mut all = format!("{text}\nstatic_assert(sizeof(info_st) == {});\n", 4 * words);
+    let (pointer, bytes) = match shared {
+        Some(shared) => {
+            let _ = writeln!(
+                all,
+                "__attribute__((aligned(256))) char {shared}[{shared_bytes} + SHARED_GUARD_BYTES];"
+            );
+            (format!("reinterpret_cast<unsigned char *>({shared})"), *shared_bytes)
+        }
+        None => ("nullptr".to_owned(), 0),
+    };
+    let given: String = (0..*buffers).map(|i| format!("Bound{{buffers[{i}]}}, ")).collect();
+    let barriers = ["__syncthreads()", "threadgroup_barrier("].iter().any(|b| text.contains(b));
+    let [x, y, z] = workgroup;
+    let _ = writeln!(
+        all,
+        "static void dream_unit(void **buffers, void *info) {{ {name}({given}{block}{rest}); }}
+extern \"C\" {{ extern const Kernel dream_kernel; }}
+const Kernel dream_kernel = {{
+    \"{name}\", dream_unit, {pointer}, {bytes}, {buffers}, {words}, {{{x}, {y}, {z}}}, {barriers},
+}};"
+    );
+    all
+}

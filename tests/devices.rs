@@ -1,0 +1,157 @@
+//! Targets other than the CPU, as their user meets them: build, complete, look, run.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::{fails, files, fixture, has, ok, ok_json, stderr, stdout, text};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// Builds the tiny text model for these targets.
+fn build(targets: &str, more: &[&str]) -> (TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = text(&dir.path().join("tiny.dream"));
+    ok(&[&arguments(targets, &path)[..], more].concat());
+    (dir, path)
+}
+
+fn arguments<'a>(targets: &'a str, path: &'a str) -> Vec<&'a str> {
+    const SETTINGS: &str =
+        "--entries generate --max-prompt 8 --new-tokens 4 --steps 2 --alg maskgit_plus --dtype f32";
+    let checkpoint = fixture("tiny-text/checkpoint").leak();
+    let start = ["build", checkpoint, "-o", path, "--target", targets];
+    start.into_iter().chain(SETTINGS.split(' ')).collect()
+}
+
+fn ids(dir: &TempDir) -> String {
+    let path = dir.path().join("ids.json");
+    std::fs::write(&path, r#"{"input_ids": [[5, 6, 7, 8], [9, 10, 11, 12]]}"#).unwrap();
+    text(&path)
+}
+
+fn kernels(path: &str) -> Vec<Value> {
+    let report = ok_json(&["inspect", path, "--kernels", "--format", "json"]);
+    report["kernels"].as_array().unwrap().clone()
+}
+
+fn bytes(path: &str) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn one_file_for_many_devices() {
+    let targets = "cpu,cuda:sm_90a,rocm:gfx942,metal,wgpu,wgpu:f16";
+    let (dir, path) = build(targets, &[]);
+    ok(&["verify", &path]);
+    let kernels = kernels(&path);
+    for (target, arch, form) in [
+        ("cuda", "sm_90a", "cubin"),
+        ("rocm", "gfx942", "hsaco"),
+        ("metal", "", "msl"),
+        ("wgpu", "", "wgsl"),
+        ("wgpu", "f16", "wgsl"),
+    ] {
+        let of_target = kernels.iter().filter(|k| k["target"] == target && k["arch"] == arch);
+        let forms: Vec<&Value> = of_target.map(|k| &k["form"]).collect();
+        assert!(forms.len() > 20 && forms.iter().all(|f| **f == form), "{target}: {forms:?}");
+    }
+    has(&ok(&["inspect", &path, "--kernels"]), &["f32_rope_table_flat", "hsaco", "cubin+ptx"]);
+    // The bytes are the same the next time, compilers and all.
+    let again = text(&dir.path().join("again.dream"));
+    ok(&arguments(targets, &again));
+    assert!(bytes(&path) == bytes(&again), "another file");
+
+    // Without a GPU the processor and the software adapter are left; they agree.
+    let ids = ids(&dir);
+    let run = |device: &str| ok_json(&["run", &path, "--ids", &ids, "--format", "json", "--device", device]);
+    let on_cpu = run("cpu");
+    assert_eq!(run("wgpu")["sequences"], on_cpu["sequences"]);
+    assert_eq!(run("auto")["sequences"], on_cpu["sequences"]);
+    let elsewhere = fails(1, &["run", &path, "--ids", &ids, "--device", "metal"]);
+    has(&elsewhere, &["Apple"]);
+}
+
+#[test]
+fn sources_to_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_dir, _path) = build("wgpu,cuda", &["--emit", &text(folder.path())]);
+    let names = |target: &str| -> Vec<String> {
+        let of = files(&folder.path().join(target));
+        of.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+    };
+    assert!(names("wgpu").contains(&"f32_rope_table_flat.wgsl".to_owned()), "{:?}", names("wgpu"));
+    assert!(names("cuda-sm_80").contains(&"f32_rope_table_flat.cu".to_owned()), "{:?}", names("cuda-sm_80"));
+}
+
+/// The command where no compiler is installed: it looks beside itself, in the user's folders and in the system.
+fn without_toolchain(dir: &Path, args: &[&str]) -> Output {
+    let program = dir.join("dreamc");
+    if !program.exists() {
+        std::fs::copy(env!("CARGO_BIN_EXE_dreamc"), &program).unwrap();
+    }
+    let mut command = Command::new(program);
+    command.args(args).env("HOME", dir).env("PATH", "").env("DREAM_CLANG", dir.join("none"));
+    for variable in ["DREAM_TOOLCHAIN", "XDG_DATA_HOME", "DREAM_LOG"] {
+        command.env_remove(variable);
+    }
+    command.output().unwrap()
+}
+
+/// Source, said plainly; refused by the device; completed where the compilers are.
+#[test]
+fn completed_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = text(&dir.path().join("tiny.dream"));
+    let targets = "cuda:sm_80,rocm:gfx942,wgpu";
+    let built = without_toolchain(dir.path(), &arguments(targets, &path));
+    assert_eq!(built.status.code(), Some(0), "{}", stderr(&built));
+    has(
+        stderr(&built),
+        &["cuda:sm_80", "rocm:gfx942", "as source", "dreamc finalize", "cargo xtask toolchain"],
+    );
+    let listed = without_toolchain(dir.path(), &["targets", "--format", "json"]);
+    let listed: Value = serde_json::from_str(stdout(&listed)).unwrap();
+    let cuda =
+        listed["targets"].as_array().unwrap().iter().find(|t| t["target"] == "cuda:sm_80").unwrap().clone();
+    assert_eq!((&cuda["build"], &cuda["missing"]), (&json!(false), &json!(["cargo xtask toolchain"])));
+    assert!(kernels(&path).iter().all(|k| (k["form"] == "source") == (k["target"] != "wgpu")));
+    has(&fails(1, &["run", &path, "--ids", &ids(&dir), "--device", "cuda"]), &["dreamc finalize"]);
+
+    let before = bytes(&path);
+    let refused = without_toolchain(dir.path(), &["finalize", &path]);
+    assert_eq!(refused.status.code(), Some(1));
+    has(stderr(&refused), &["cuda:sm_80", "cargo xtask toolchain"]);
+    assert!(bytes(&path) == before, "the file was touched");
+
+    ok(&["finalize", &path]);
+    ok(&["verify", &path]);
+    assert!(kernels(&path).iter().all(|k| k["form"] != "source"));
+    // What is completed later is what would have been built at once.
+    let (_dir, at_once) = build(targets, &[]);
+    assert!(bytes(&path) == bytes(&at_once), "another file");
+    let again = common::dreamc(&["finalize", &path]);
+    has(stderr(&again), &["nothing was to be done"]);
+    assert_eq!(files(dir.path()).len(), 3, "{:?}", files(dir.path()));
+}
+
+#[test]
+fn mistakes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = text(&dir.path().join("tiny.dream"));
+    let refused = |targets: &str, more: &[&str]| fails(2, &[&arguments(targets, &path)[..], more].concat());
+    has(&refused("tpu", &[]), &["unknown", "cuda:sm_90a", "wgpu"]);
+    has(&refused("rocm", &[]), &["name the architecture", "rocm:gfx942"]);
+    has(&refused("cuda:sm_1", &[]), &["unknown architecture", "cuda:sm_80"]);
+    has(&refused("wgpu,wgpu", &[]), &["--target", "each once"]);
+    let checkpoint = fixture("tiny-text/checkpoint");
+    let f16 = ["build", &checkpoint, "-o", &path, "--dtype", "f16", "--steps", "1"];
+    has(&fails(2, &f16), &["--dtype", "for the CPU"]);
+    has(&fails(2, &["run", &path, "--device", "tpu", "--prompt", "x"]), &["unknown", "wgpu"]);
+    let (_dir, path) = build("wgpu", &[]);
+    let elsewhere = fails(1, &["run", &path, "--ids", &ids(&dir), "--device", "cpu"]);
+    has(&elsewhere, &["built for wgpu", "--target cpu"]);
+    let not_one = text(&dir.path().join("ids.json"));
+    has(&fails(1, &["finalize", &not_one]), &["not a sound artifact"]);
+}
