@@ -32,6 +32,7 @@ use reader::CheckpointReader;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
+pub use code::complete;
 pub use finalize::{Finalized, finalize};
 pub use options::{ActOptions, BuildOptions, entries};
 pub use reader::NonFinite;

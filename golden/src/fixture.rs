@@ -4,7 +4,11 @@ use dream::{Grid, Patches};
 use dreamc_interp::{Data, Tensor};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+
+/// Names the folder of all fixtures, for a harness that runs elsewhere than it was built.
+pub const FOLDER_VARIABLE: &str = "DREAM_FIXTURES";
 
 /// A folder with a checkpoint, `golden.json` and `golden.safetensors`.
 pub struct Fixture {
@@ -17,7 +21,8 @@ pub struct Fixture {
 impl Fixture {
     /// Opens `fixtures/<name>`.
     pub fn open(name: &str) -> Fixture {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
+        let here = || Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let dir = std::env::var_os(FOLDER_VARIABLE).map_or_else(here, PathBuf::from).join(name);
         let read = |file: &str| {
             let path = dir.join(file);
             std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -129,5 +134,35 @@ pub fn last_rows(value: &Tensor, count: usize) -> Tensor {
 
 /// Asserts that a deviation is within its limit.
 pub fn assert_within(off: f32, limit: f32, what: &str) {
+    note(off, limit, what);
     assert!(off <= limit, "{what} is off by {off}; the fixture allows {limit}");
+}
+
+/// The deviation that comes closest to its limit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deviation {
+    /// What was judged.
+    pub what: String,
+    /// How far it is off.
+    pub off: f32,
+    /// What is allowed.
+    pub limit: f32,
+}
+
+thread_local! {
+    static WORST: RefCell<Option<Deviation>> = const { RefCell::new(None) };
+}
+
+/// Remembers a deviation if none before came closer to its limit.
+pub(crate) fn note(off: f32, limit: f32, what: &str) {
+    WORST.with_borrow_mut(|worst| {
+        if worst.as_ref().is_none_or(|w| off * w.limit > w.off * limit) {
+            *worst = Some(Deviation { what: what.to_owned(), off, limit });
+        }
+    });
+}
+
+/// The worst deviation that this thread has judged since it was last asked.
+pub fn take_worst() -> Option<Deviation> {
+    WORST.take()
 }

@@ -1,16 +1,16 @@
 //! Runs graphs in the interpreter and on devices, through an artifact: IR text, and parts of imported models.
 
-use crate::runners::{bytes_of, tensor_of};
+use crate::device;
+use crate::runners::{Place, bytes_of, tensor_of};
+use dream::DeviceKind;
 use dreamc_artifact::code::Code;
-use dreamc_artifact::plan::Plan;
+use dreamc_artifact::plan::{Plan, Program};
 use dreamc_artifact::{Artifact, Manifest, Model};
 use dreamc_backend::{Constants, Contents, WeightReader, write_artifact};
 use dreamc_backend_gpu::Modules;
 use dreamc_device_cpu::{CpuDevice, CpuOptions, Isa};
-use dreamc_device_wgpu::{WgpuDevice, WgpuOptions};
 use dreamc_interp::{Data, Tensor, seeded};
 use dreamc_ir::{Graph, Module, Port, Type, Value, verify};
-use dreamc_kernels::Target;
 use dreamc_num::DType;
 use dreamc_runtime::{Device, Stepper, WeightView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,41 +110,6 @@ impl On {
     pub fn all() -> Vec<On> {
         On::cpus().into_iter().chain([On::Wgpu]).collect()
     }
-
-    /// The target's name in an artifact.
-    fn target(self) -> &'static str {
-        match self {
-            On::Cpu(_) => "cpu",
-            On::Wgpu => "wgpu",
-        }
-    }
-
-    /// The program of a graph, and the code that it launches.
-    fn emit(self, module: &Module, entry: &str, constants: &mut Constants) -> (Plan, Code) {
-        let verified = verify(module).unwrap_or_else(|e| panic!("{e}"));
-        let (program, code) = match self {
-            On::Cpu(_) => (dreamc_backend_cpu::emit(verified, entry, entry, constants), Code::default()),
-            On::Wgpu => {
-                let mut modules = Modules::new(Target::named("wgsl").expect("it is there"));
-                let program = dreamc_backend_gpu::emit(verified, entry, entry, constants, &mut modules);
-                (program, modules.to_code())
-            }
-        };
-        (Plan { programs: vec![program.unwrap_or_else(|e| panic!("{e}"))] }, code)
-    }
-
-    fn device<'a>(self, code: &Code, weights: Vec<WeightView<'a>>) -> Box<dyn Device + 'a> {
-        match self {
-            On::Cpu(isa) => {
-                let options = CpuOptions { threads: 2, isa: Some(isa), ..CpuOptions::default() };
-                Box::new(CpuDevice::new(weights, options).unwrap_or_else(|e| panic!("{e}")))
-            }
-            On::Wgpu => {
-                let device = WgpuDevice::new(code, weights, WgpuOptions::default());
-                Box::new(device.unwrap_or_else(|e| panic!("{e}")))
-            }
-        }
-    }
 }
 
 impl fmt::Display for On {
@@ -169,33 +134,108 @@ pub fn execute_given(
     on: On,
     weights: WeightsOf<'_>,
 ) -> Vec<Tensor> {
-    let mut constants = Constants::default();
-    let plan = on.emit(module, entry, &mut constants);
-    let contents = Contents {
-        manifest: manifest(entry, on.target()),
-        plans: &[plan],
-        constants: &constants,
-        ir: &module.to_string(),
-        tokenizer: None,
-        front: None,
-        golden: None,
-    };
-    let mut file = Cursor::new(Vec::new());
-    let mut reader = Given { types: weight_types(module), weights };
-    write_artifact(&mut file, &contents, &mut reader, &mut |_, _| true).unwrap_or_else(|e| panic!("{e:?}"));
-    let bytes = file.into_inner();
-    let artifact = Artifact::open(&bytes).unwrap_or_else(|e| panic!("{e}"));
-    artifact.verify(|_, _| ()).unwrap_or_else(|e| panic!("{e}"));
+    match on {
+        On::Wgpu => {
+            Emitted::new(Place::Wgpu, module, entry).run(module, entry, inputs, weights, &|code, views| {
+                device::open(DeviceKind::Wgpu, code, views)
+            })
+        }
+        On::Cpu(isa) => Emitted::for_cpu(module, entry).run(module, entry, inputs, weights, &|_, views| {
+            let options = CpuOptions { threads: 2, isa: Some(isa), ..CpuOptions::default() };
+            Box::new(CpuDevice::new(views, options).unwrap_or_else(|e| panic!("{e}")))
+        }),
+    }
+}
 
-    let view = |(i, w): (u32, &dreamc_artifact::WeightInfo)| WeightView {
-        bytes: artifact.weight(i),
-        layout: w.layout,
-        dtype: w.dtype,
-    };
-    let views = (0..).zip(artifact.weights()).map(view).collect();
-    let mut device = on.device(artifact.code(on.target()).expect("it is there"), views);
-    let device = device.as_mut();
-    let program = &artifact.plan(on.target()).expect("it is there").programs[0];
+/// As [`execute`], on any device that runs emitted kernels.
+pub fn execute_on(place: Place<'_>, module: &Module, entry: &str, inputs: &[Tensor]) -> Vec<Tensor> {
+    Emitted::new(place, module, entry)
+        .run(module, entry, inputs, &weight, &|code, views| device::open(place.device(), code, views))
+}
+
+/// Makes a device over code and weights.
+type Open<'o> = &'o dyn for<'a> Fn(&Code, Vec<WeightView<'a>>) -> Box<dyn Device + 'a>;
+
+/// A lowered graph with its kernels.
+pub struct Emitted {
+    target: String,
+    /// What is run.
+    pub program: Program,
+    /// What it launches, compiled.
+    pub code: Code,
+    /// What it stores.
+    pub constants: Constants,
+}
+
+impl Emitted {
+    /// Lowers a graph for a device that runs emitted kernels, and compiles them.
+    pub fn new(place: Place<'_>, module: &Module, entry: &str) -> Emitted {
+        let target = place.target(DType::F32);
+        let kernels = target.kernels().unwrap_or_else(|| panic!("{target} has no kernels to emit"));
+        let (mut constants, mut modules) = (Constants::default(), Modules::new(kernels));
+        let verified = verify(module).unwrap_or_else(|e| panic!("{e}\n{module}"));
+        let program = dreamc_backend_gpu::emit(verified, entry, entry, &mut constants, &mut modules)
+            .unwrap_or_else(|e| panic!("{e}"));
+        let mut code = modules.to_code();
+        if let Some(reason) = dreamc::compile::complete(&mut code).unwrap_or_else(|e| panic!("{e}")) {
+            panic!("{target}: {reason}");
+        }
+        Emitted { target: target.to_string(), program, code, constants }
+    }
+
+    fn for_cpu(module: &Module, entry: &str) -> Emitted {
+        let mut constants = Constants::default();
+        let verified = verify(module).unwrap_or_else(|e| panic!("{e}\n{module}"));
+        let program = dreamc_backend_cpu::emit(verified, entry, entry, &mut constants);
+        let program = program.unwrap_or_else(|e| panic!("{e}"));
+        Emitted { target: "cpu".to_owned(), program, code: Code::default(), constants }
+    }
+
+    fn run(
+        self,
+        module: &Module,
+        entry: &str,
+        inputs: &[Tensor],
+        weights: WeightsOf<'_>,
+        open: Open<'_>,
+    ) -> Vec<Tensor> {
+        let Emitted { target, program, code, constants } = self;
+        let contents = Contents {
+            manifest: manifest(entry, &target),
+            plans: &[(Plan { programs: vec![program] }, code)],
+            constants: &constants,
+            ir: &module.to_string(),
+            tokenizer: None,
+            front: None,
+            golden: None,
+        };
+        let mut file = Cursor::new(Vec::new());
+        let mut reader = Given { types: weight_types(module), weights };
+        write_artifact(&mut file, &contents, &mut reader, &mut |_, _| true)
+            .unwrap_or_else(|e| panic!("{e:?}"));
+        let bytes = file.into_inner();
+        let artifact = Artifact::open(&bytes).unwrap_or_else(|e| panic!("{e}"));
+        artifact.verify(|_, _| ()).unwrap_or_else(|e| panic!("{e}"));
+        let view = |(i, w): (u32, &dreamc_artifact::WeightInfo)| WeightView {
+            bytes: artifact.weight(i),
+            layout: w.layout,
+            dtype: w.dtype,
+        };
+        let views = (0..).zip(artifact.weights()).map(view).collect();
+        let mut device = open(artifact.code(&target).expect("it is there"), views);
+        let program = &artifact.plan(&target).expect("it is there").programs[0];
+        step(device.as_mut(), program, module, entry, inputs)
+    }
+}
+
+/// Runs a program on inputs in the order of the graph's parameters.
+fn step(
+    device: &mut dyn Device,
+    program: &Program,
+    module: &Module,
+    entry: &str,
+    inputs: &[Tensor],
+) -> Vec<Tensor> {
     let mut stepper = Stepper::new(program).unwrap_or_else(|e| panic!("{e}"));
     device.prepare(program).unwrap_or_else(|e| panic!("{e}"));
     let graph = module.graph(entry).expect("it is there");
@@ -208,14 +248,14 @@ pub fn execute_given(
         stepper.write(device, &port.name, &stored_bytes(tensor, dtype)).unwrap_or_else(|e| panic!("{e}"));
     }
     stepper.run(device, &mut ()).unwrap_or_else(|e| panic!("{e}"));
-    let output = |(port, result): (&dreamc_artifact::plan::Port, &dreamc_ir::Port)| {
+    let mut output = |(port, result): (&dreamc_artifact::plan::Port, &dreamc_ir::Port)| {
         let (dtype, shape) = stepper.output(&port.name).expect("it is there");
         let mut bytes = vec![0; shape.elements() * dtype.bytes()];
         stepper.read(device, &port.name, &mut bytes).unwrap_or_else(|e| panic!("{e}"));
         let dims: Vec<usize> = shape.dims().iter().map(|n| *n as usize).collect();
         as_condition(tensor_of(dtype, &dims, &bytes), graph.ty(result.value).dtype)
     };
-    program.outputs.iter().zip(&graph.results).map(output).collect()
+    program.outputs.iter().zip(&graph.results).map(&mut output).collect()
 }
 
 /// The elements as a device takes them: conditions are bytes on some and words on others.

@@ -1,16 +1,19 @@
 //! Golden cases, and the harness that judges the compiler and the runtime by them.
 //!
 //! `fixtures/` holds tiny checkpoints with the reference's own outputs. Cases are judged in [`text`], [`vl`] and [`vla`],
-//! whoever computes them: [`runners`] are the interpreter and the compiled artifact. [`emulator`] stands in for GPUs. [`graph`] runs any IR text both
-//! ways, [`trained`] compiles checkpoints that have learnt something.
+//! whoever computes them: [`runners`] are the interpreter and the compiled artifact. [`emulator`] stands in for GPUs.
+//! [`graph`] runs any IR text both ways, [`trained`] compiles checkpoints that have learnt something, [`shapes`] are models
+//! without weights.
 //!
 //! A failure to read a fixture is a bug of the repository, so this crate panics instead of returning errors.
 
+pub mod device;
 pub mod emulator;
 pub mod fixture;
 pub mod graph;
 pub mod replay;
 pub mod runners;
+pub mod shapes;
 pub mod spy;
 pub mod tabletop;
 pub mod text;

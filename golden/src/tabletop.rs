@@ -2,10 +2,11 @@
 //! whether the robot picks up the block.
 
 use crate::Fixture;
-use crate::fixture::max_difference;
+use crate::fixture::{max_difference, note};
+use crate::runners::Place;
 use dream::chat::{Message, render};
-use dream::{ActOptions, Forward, Image, Model, OpenOptions, Output, Policy, Visual};
-use dreamc::compile::{self, BuildOptions, BuildTarget, Entry};
+use dream::{ActOptions, DeviceChoice, Forward, Image, Model, OpenOptions, Output, Policy, Visual};
+use dreamc::compile::{self, BuildOptions, Entry};
 use dreamc_artifact::plan::Dispatch;
 use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::vla::Mode;
@@ -38,11 +39,13 @@ pub struct Trained {
     /// How it makes actions.
     pub mode: Mode,
     chunk: usize,
+    place: Place<'static>,
 }
 
 /// An artifact; the file goes when this does.
 pub struct Artifact {
     folder: TempDir,
+    place: Place<'static>,
 }
 
 impl Trained {
@@ -51,7 +54,13 @@ impl Trained {
         let fixture = Fixture::open(name);
         let mode = fixture.json["mode"].as_str().and_then(Mode::from_name).expect("a known mode");
         let chunk = fixture.json["chunk"].as_u64().expect("it states its chunk") as usize;
-        Trained { fixture, mode, chunk }
+        Trained { fixture, mode, chunk, place: Place::Cpu }
+    }
+
+    /// The same, built for another place.
+    #[must_use]
+    pub fn on(self, place: Place<'static>) -> Trained {
+        Trained { place, ..self }
     }
 
     /// Numbers of steps that the reference has results for.
@@ -64,7 +73,7 @@ impl Trained {
     pub fn build(&self, steps: u32, dtype: DType, entries: &[Entry]) -> Artifact {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let options = BuildOptions {
-            targets: vec![BuildTarget::cpu()],
+            targets: vec![self.place.target(dtype)],
             emit: None,
             sources: false,
             checkpoint: self.fixture.path("checkpoint"),
@@ -89,7 +98,7 @@ impl Trained {
             verify_each: false,
         };
         compile::build(&options, &mut ()).unwrap_or_else(|e| panic!("{e}"));
-        Artifact { folder }
+        Artifact { folder, place: self.place }
     }
 
     /// Builds it to act.
@@ -119,9 +128,10 @@ impl Artifact {
         self.folder.path().join(FILE)
     }
 
-    /// Opens it on the CPU.
+    /// Opens it where it was built for; `threads` are the CPU's.
     pub fn model(&self, threads: usize) -> Model {
-        let options = OpenOptions { threads, ..OpenOptions::default() };
+        let device = DeviceChoice::Only(self.place.device());
+        let options = OpenOptions { threads, device, ..OpenOptions::default() };
         Model::open(&self.path(), &options).unwrap_or_else(|e| panic!("{e}"))
     }
 
@@ -147,12 +157,16 @@ fn row(tensor: &Tensor, at: usize) -> Tensor {
 
 fn close(found: &Tensor, wanted: &Tensor, limit: f32, what: &str) {
     let off = max_difference(found, wanted, |_| true);
+    note(off, limit, what);
     assert!(off < limit, "{what} is off by {off}");
 }
 
+/// Entries of the build that [`judge_vision`] judges.
+pub const VISION_ENTRIES: [Entry; 3] = [Entry::Forward, Entry::EncodeImage, Entry::Act];
+
 /// Prompts, pixels, image rows and, where the reference has them, the logits of an empty canvas, in f32.
 pub fn judge_vision(trained: &Trained) {
-    let mut model = trained.build(1, DType::F32, &[Entry::Forward, Entry::EncodeImage, Entry::Act]).model(1);
+    let mut model = trained.build(1, DType::F32, &VISION_ENTRIES).model(1);
     let processor = model.settings().expect("it sees").images.processor.clone();
     let mask = model.manifest().model.mask_token_id as i32;
     let (pixels, rows) = (trained.fixture.tensor("pixel_values"), trained.fixture.tensor("image_rows"));

@@ -8,59 +8,18 @@ use dreamc_artifact::{place, validate};
 use dreamc_backend::Constants;
 use dreamc_backend::toolchain::Search;
 use dreamc_backend_gpu::Modules;
-use dreamc_frontend::clock::{FlowClock, flow_times};
-use dreamc_frontend::module::{ACT, Architecture, FORWARD, GENERATE, Options, module};
-use dreamc_frontend::sampler::{Alg, Sampler};
 use dreamc_frontend::synth::Size;
-use dreamc_frontend::vla::{Act, Integrator, Mode};
-use dreamc_frontend::{LM_HEAD, Layout, Variant};
-use dreamc_ir::{Module, verify};
+use dreamc_golden::shapes::models;
+use dreamc_ir::verify;
 use dreamc_kernels::Emitted;
 use dreamc_num::DType;
-use dreamc_passes::{PIPELINE, run_passes};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// Longest canvas of the plans, as that of an action model with two views and a long task.
-const LENGTH_MAX: u64 = 512;
-
-/// Modules of a 7B model, and the entries that are lowered: of text, of images, of actions.
-fn models(dtype: DType) -> Vec<(Module, Vec<&'static str>)> {
-    let layout = Layout { lm_head: LM_HEAD };
-    let euler = Integrator::Euler { times: flow_times(4, FlowClock::Reference).unwrap(), dt: 0.25 };
-    let act = Act {
-        mode: Mode::Flow,
-        chunk: 8,
-        action_dim: 7,
-        proprio_dim: Some(8),
-        kept: None,
-        integrator: Some(euler),
-    };
-    let of = |variant: Variant, act: Option<Act>, entries: &[&'static str]| {
-        let config = Size::SevenB.model_config(variant);
-        let options = Options {
-            dtype,
-            max_batch: 1,
-            max_length: LENGTH_MAX,
-            max_image_tokens: LENGTH_MAX,
-            sampler: Sampler { steps: 8, eps: 1e-3, alg: Alg::Entropy },
-            act,
-        };
-        let mut module = module(&Architecture::new(&config, &layout), &options);
-        run_passes(PIPELINE, &mut module, &mut |_, _, _| ());
-        (module, entries.to_vec())
-    };
-    vec![
-        of(Variant::Text, None, &[FORWARD, GENERATE]),
-        of(Variant::Vl, None, &[FORWARD, GENERATE]),
-        of(Variant::Vla, Some(act), &[ACT]),
-    ]
-}
 
 /// All kernels of the models for a target. The plans pass the loader's checks.
 fn emit(target: &BuildTarget, dtype: DType) -> Vec<Emitted> {
     let mut modules = Modules::new(target.kernels().unwrap());
-    for (module, entries) in models(dtype) {
+    for (module, entries) in models(Size::SevenB, dtype) {
         let mut constants = Constants::default();
         let verified = verify(&module).unwrap_or_else(|e| panic!("{e}"));
         let mut emit = |entry: &&str| {

@@ -3,7 +3,7 @@
 use super::BuildError;
 use dreamc_artifact::code::{Code, Form, Module};
 use dreamc_backend::toolchain::Search;
-use dreamc_backend_cuda::Nvrtc;
+use dreamc_backend_cuda::{Nvrtc, Prebuilt};
 use dreamc_backend_rocm::Clang;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -12,7 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Compiles the modules that are source, and validates those that a driver compiles.
 ///
 /// Where the compiler is missing the source stays: the answer says what to do then.
-pub(super) fn complete(code: &mut Code) -> Result<Option<String>, BuildError> {
+///
+/// # Errors
+///
+/// Where code does not compile, which is our bug.
+pub fn complete(code: &mut Code) -> Result<Option<String>, BuildError> {
     let forms: BTreeSet<Form> = code.modules.iter().map(|module| module.form).collect();
     let arch = code.arch.clone();
     if forms.contains(&Form::Wgsl) {
@@ -23,13 +27,25 @@ pub(super) fn complete(code: &mut Code) -> Result<Option<String>, BuildError> {
             dreamc_backend_wgpu::validate(&module.name, text, f16).map_err(bug)?;
         }
     }
-    if forms.contains(&Form::CudaSource) {
+    let prebuilt = Prebuilt::find(&Search::new()).filter(|_| forms.contains(&Form::CudaSource));
+    if let Some(prebuilt) = &prebuilt {
+        each(&mut code.modules, Form::CudaSource, &|module| {
+            if let Some(binary) = prebuilt.binary(text(module)?, &arch).map_err(kept(prebuilt))? {
+                (module.code, module.fallback, module.form) = (binary.cubin, binary.ptx, Form::Cubin);
+            }
+            Ok(())
+        })?;
+    }
+    if code.modules.iter().any(|module| module.form == Form::CudaSource) {
         let nvrtc = match Nvrtc::find(&Search::new()) {
             Ok(nvrtc) => nvrtc,
             Err(error) => return Ok(Some(error.to_string())),
         };
         each(&mut code.modules, Form::CudaSource, &|module| {
             let binary = nvrtc.compile(&module.name, text(module)?, &arch).map_err(bug)?;
+            if let Some(prebuilt) = &prebuilt {
+                prebuilt.keep(text(module)?, &arch, &binary).map_err(kept(prebuilt))?;
+            }
             (module.code, module.fallback, module.form) = (binary.cubin, binary.ptx, Form::Cubin);
             Ok(())
         })?;
@@ -84,6 +100,12 @@ fn each(
 
 fn text(module: &Module) -> Result<&str, BuildError> {
     std::str::from_utf8(&module.code).map_err(bug)
+}
+
+/// The folder of what was compiled before cannot be used.
+fn kept(prebuilt: &Prebuilt) -> impl Fn(std::io::Error) -> BuildError {
+    let path = prebuilt.folder().to_owned();
+    move |source| BuildError::File { path: path.clone(), source }
 }
 
 fn bug(error: impl std::error::Error) -> BuildError {

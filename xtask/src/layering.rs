@@ -76,12 +76,15 @@ const ALLOWED: &[(&str, Uses)] = &[
     ("tabletop", Uses::Only(&["dream"])),
     ("dreamc", Uses::Everything),
     ("dreamc-golden", Uses::Everything),
+    ("dreamc-gpu-check", Uses::Everything),
     ("xtask", Uses::Only(&[])),
 ];
 
-/// Never a normal dependency, save that the golden harness drives the compiler and the simulated robot.
-const USED_BY_NOBODY: &[&str] = &["dreamc", "dreamc-golden", "tabletop", "xtask"];
+/// Never a normal dependency, save that the golden harness drives the compiler and the simulated robot, and is driven
+/// by the check for machines with a GPU.
+const USED_BY_NOBODY: &[&str] = &["dreamc", "dreamc-golden", "dreamc-gpu-check", "tabletop", "xtask"];
 const USED_BY_GOLDEN: &[&str] = &["dreamc", "tabletop"];
+const USED_BY_GPU_CHECK: &[&str] = &["dreamc", "dreamc-golden", "tabletop"];
 
 /// Any crate may use these in its tests.
 const ALLOWED_IN_TESTS: &[&str] = &["dreamc-golden", "dreamc-interp", "dreamc-ir"];
@@ -208,7 +211,12 @@ fn may_use(user: &str, used: &str) -> bool {
     match ALLOWED.iter().find(|(name, _)| *name == user) {
         Some((_, Uses::Only(list))) => list.contains(&used),
         Some((name, Uses::Everything)) => {
-            !USED_BY_NOBODY.contains(&used) || (*name == "dreamc-golden" && USED_BY_GOLDEN.contains(&used))
+            let allowed = match *name {
+                "dreamc-golden" => USED_BY_GOLDEN,
+                "dreamc-gpu-check" => USED_BY_GPU_CHECK,
+                _ => &[],
+            };
+            !USED_BY_NOBODY.contains(&used) || allowed.contains(&used)
         }
         // Reported by `crates_out_of_table`, once and not per edge.
         None => true,
@@ -316,6 +324,7 @@ mod tests {
             ("dreamc", "dream"),
             ("dreamc-golden", "dreamc"),
             ("dreamc-golden", "tabletop"),
+            ("dreamc-gpu-check", "dreamc-golden"),
             ("tabletop", "dream"),
         ];
         let dev_edges = [("dreamc-passes", "dreamc-interp"), ("dreamc-device-cpu", "dreamc-golden")];

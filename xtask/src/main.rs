@@ -1,15 +1,18 @@
-//! Repository commands: `cargo xtask demo`, `cargo xtask toolchain`, `cargo xtask test` and `cargo xtask check`.
+//! Repository commands: `cargo xtask demo`, `cargo xtask toolchain`, `cargo xtask test`, `cargo xtask check` and
+//! `cargo xtask gpu-check`.
 //!
 //! A clean `check` and `test` here is a clean run in CI, which does nothing else (`.ci/run`).
 
 mod apt;
 mod check;
 mod demo;
+mod gpu_check;
 mod layering;
 mod step;
 mod test;
 mod toolchain;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -37,6 +40,12 @@ enum Task {
     Test,
     /// Check formatting, lints, documentation, layering and dependencies; run no tests
     Check,
+    /// Make a folder that checks and times a GPU on another machine, which needs neither Rust nor a network
+    GpuCheck {
+        /// The folder; by default target/gpu-check
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -49,6 +58,7 @@ fn main() -> ExitCode {
         Task::Toolchain => toolchain::run(),
         Task::Test => test::run(),
         Task::Check => check::run(),
+        Task::GpuCheck { out } => gpu_check::run(out),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -87,6 +97,6 @@ mod tests {
         let error = Args::try_parse_from(["cargo xtask", "frobnicate"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
         assert!(error.use_stderr());
-        assert_eq!(known_commands(), ["demo", "toolchain", "test", "check"]);
+        assert_eq!(known_commands(), ["demo", "toolchain", "test", "check", "gpu-check"]);
     }
 }

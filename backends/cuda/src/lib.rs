@@ -18,6 +18,9 @@
 
 mod library;
 mod place;
+mod prebuilt;
+
+pub use prebuilt::Prebuilt;
 
 use dreamc_backend::toolchain::{Missing, Search, Status};
 use library::{Call, Library};

@@ -36,7 +36,8 @@ impl CompiledPolicy {
         CompiledPolicy::of(Place::Emulated(emulator, kind), options)
     }
 
-    fn of(place: Place<'_>, options: &BuildOptions) -> Vec<Box<dyn Actor>> {
+    /// Builds an artifact for a place, and opens it there.
+    pub fn of(place: Place<'_>, options: &BuildOptions) -> Vec<Box<dyn Actor>> {
         everywhere(place, options, |model: Model, built| {
             let policy = Policy::of(model).unwrap_or_else(|e| panic!("{e}"));
             Box::new(CompiledPolicy { policy, _built: built }) as Box<dyn Actor>

@@ -34,7 +34,7 @@ impl Built {
     /// Builds an artifact for an emulated device; the driver's library lies beside it.
     pub fn emulated(emulator: &Emulator, kind: DeviceKind, options: &BuildOptions) -> Built {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let targets = vec![parse(if kind == DeviceKind::Cuda { "cuda:sm_80" } else { "rocm:gfx942" })];
+        let targets = vec![parse(emulated_target(kind))];
         let output = folder.path().join(ARTIFACT);
         emulator.build(&BuildOptions { output, targets, ..options.clone() });
         emulator.driver(kind, &folder.path().join(DRIVER));
@@ -70,13 +70,19 @@ impl Built {
 
 /// Where what is built is run.
 #[derive(Clone, Copy)]
-pub(super) enum Place<'a> {
+pub enum Place<'a> {
     /// On the CPU, with every instruction set that there is.
     Cpu,
     /// On the WebGPU adapter of this machine.
     Wgpu,
+    /// On a device of this machine, built for a target.
+    Device(DeviceKind, &'static str),
     /// On an emulated device.
     Emulated(&'a Emulator, DeviceKind),
+}
+
+fn emulated_target(kind: DeviceKind) -> &'static str {
+    if kind == DeviceKind::Cuda { "cuda:sm_80" } else { "rocm:gfx942" }
 }
 
 fn parse(target: &str) -> BuildTarget {
@@ -84,14 +90,34 @@ fn parse(target: &str) -> BuildTarget {
 }
 
 impl Place<'_> {
-    fn build(self, options: &BuildOptions) -> Built {
-        let target = match self {
+    /// What to build for.
+    pub fn target(self, dtype: DType) -> BuildTarget {
+        parse(match self {
             Place::Cpu => "cpu",
-            Place::Wgpu if options.dtype == DType::F16 => "wgpu:f16",
+            Place::Wgpu if dtype == DType::F16 => "wgpu:f16",
             Place::Wgpu => "wgpu",
-            Place::Emulated(emulator, kind) => return Built::emulated(emulator, kind, options),
-        };
-        Built::new(&BuildOptions { targets: vec![parse(target)], ..options.clone() })
+            Place::Device(_, target) => target,
+            Place::Emulated(_, kind) => emulated_target(kind),
+        })
+    }
+
+    /// The device that runs it.
+    pub fn device(self) -> DeviceKind {
+        match self {
+            Place::Cpu => DeviceKind::Cpu,
+            Place::Wgpu => DeviceKind::Wgpu,
+            Place::Device(kind, _) | Place::Emulated(_, kind) => kind,
+        }
+    }
+
+    fn build(self, options: &BuildOptions) -> Built {
+        let targets = vec![self.target(options.dtype)];
+        match self {
+            Place::Emulated(emulator, kind) => Built::emulated(emulator, kind, options),
+            Place::Cpu | Place::Wgpu | Place::Device(..) => {
+                Built::new(&BuildOptions { targets, ..options.clone() })
+            }
+        }
     }
 
     /// Every way to open it.
@@ -101,8 +127,8 @@ impl Place<'_> {
                 let available = Isa::ALL.into_iter().filter(|isa| isa.is_available());
                 available.map(|isa| built.open(THREADS, Some(isa))).collect()
             }
-            Place::Wgpu => {
-                let device = DeviceChoice::Only(DeviceKind::Wgpu);
+            Place::Wgpu | Place::Device(..) => {
+                let device = DeviceChoice::Only(self.device());
                 vec![built.open_with(&OpenOptions { device, ..OpenOptions::default() })]
             }
             Place::Emulated(_, kind) => vec![built.open_emulated(kind)],
@@ -143,7 +169,8 @@ impl Compiled {
         Compiled::of(Place::Emulated(emulator, kind), options)
     }
 
-    fn of(place: Place<'_>, options: &BuildOptions) -> Vec<Box<dyn Runner>> {
+    /// Builds an artifact for a place, and opens it there.
+    pub fn of(place: Place<'_>, options: &BuildOptions) -> Vec<Box<dyn Runner>> {
         everywhere(place, options, |model, built| {
             Box::new(Compiled { model, _built: built }) as Box<dyn Runner>
         })

@@ -6,7 +6,7 @@ mod interpreter;
 mod values;
 
 pub use act::CompiledPolicy;
-pub use compiled::{Built, Compiled};
+pub use compiled::{Built, Compiled, Place};
 pub use interpreter::Interpreter;
 pub use values::{bytes_of, tensor_of};
 

@@ -1,0 +1,142 @@
+//! How long programs of the models' shapes take, in all and kernel by kernel. The weights are made up: what a kernel
+//! costs depends on shapes, not on what stands in them.
+
+mod bench;
+mod cost;
+mod peer;
+mod weights;
+
+pub(crate) use peer::peer;
+
+use crate::fixtures::Make;
+use crate::report::{Checks, message};
+use bench::Bench;
+use clap::ValueEnum;
+use dreamc_frontend::module::{ACT, FORWARD, GENERATE};
+use dreamc_frontend::synth::Size;
+use dreamc_golden::device;
+use dreamc_golden::graph::Emitted;
+use dreamc_golden::runners::Place;
+use dreamc_golden::shapes;
+use dreamc_ir::Module;
+use dreamc_num::DType;
+use serde_json::{Map, Value, json};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+use weights::Weights;
+
+/// Lengths of the canvas: one view and a short task, and the longest.
+pub(crate) const LENGTHS: [u32; 2] = [232, 512];
+/// What everything is timed in.
+const DTYPE: DType = DType::BF16;
+
+/// A size of the models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SizeName {
+    /// The released models'
+    #[value(name = "7b")]
+    SevenB,
+    /// Between the two
+    Small,
+    /// For a dry run
+    Tiny,
+}
+
+impl SizeName {
+    fn size(self) -> Size {
+        match self {
+            SizeName::SevenB => Size::SevenB,
+            SizeName::Small => Size::Small,
+            SizeName::Tiny => Size::Tiny,
+        }
+    }
+
+    /// As on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            SizeName::SevenB => "7b",
+            SizeName::Small => "small",
+            SizeName::Tiny => "tiny",
+        }
+    }
+}
+
+impl std::fmt::Display for SizeName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What is timed: a name, a graph, and its entry.
+fn subjects(size: Size) -> [(&'static str, Module, &'static str); 3] {
+    [
+        ("forward: logits of all positions", shapes::text(size, DTYPE, 1), FORWARD),
+        ("generate: one step of the sampler", shapes::text(size, DTYPE, 1), GENERATE),
+        ("act: a flow of four steps, images included", shapes::act(size, DTYPE), ACT),
+    ]
+}
+
+/// Compiles the kernels of a size.
+pub(crate) fn build(section: &str, make: Make, size: SizeName, checks: &mut Checks) {
+    for (name, module, entry) in subjects(size.size()) {
+        checks.check(section, &format!("{size}, {name}"), || {
+            drop(Emitted::new(make.place, &module, entry));
+            Map::new()
+        });
+    }
+}
+
+/// Times everything; what fails says so and does not keep the rest from being timed.
+pub(crate) fn time(place: Place<'static>, size: SizeName, lengths: &[u32], iterations: usize) -> Value {
+    let mut list = Vec::new();
+    for (name, module, entry) in subjects(size.size()) {
+        let timed =
+            catch_unwind(AssertUnwindSafe(|| program(place, size, &module, entry, lengths, iterations)));
+        let mut about =
+            json!({"program": name, "entry": entry, "size": size.name(), "dtype": DTYPE.to_string()});
+        match timed {
+            Ok(found) => found.into_iter().for_each(|(key, value)| about[key] = value),
+            Err(panic) => {
+                let error = message(panic.as_ref());
+                println!("timing: {name}: FAILED: {error}");
+                about["error"] = error.into();
+            }
+        }
+        list.push(about);
+    }
+    list.into()
+}
+
+fn program(
+    place: Place<'static>,
+    size: SizeName,
+    module: &Module,
+    entry: &str,
+    lengths: &[u32],
+    iterations: usize,
+) -> Map<String, Value> {
+    let emitted = Emitted::new(place, module, entry);
+    let weights = Weights::new(&emitted.constants);
+    let begin = Instant::now();
+    let device = device::open(place.device(), &emitted.code, weights.views());
+    let mask = i32::try_from(size.size().model_config(dreamc_frontend::Variant::Text).text.mask_token_id);
+    let mut bench = Bench::new(device, &emitted, mask.unwrap_or_default());
+    let prepare_seconds = begin.elapsed().as_secs_f64();
+    println!(
+        "timing: {entry}: {:.2} GB of weights and {} kernels are ready after {prepare_seconds:.1} s",
+        weights.bytes() as f64 / 1e9,
+        emitted.code.modules.len()
+    );
+    let lengths: Vec<Value> = lengths.iter().map(|length| bench.time(*length, iterations)).collect();
+    let map = json!({
+        "weights_bytes": weights.bytes(),
+        "arena_bytes": emitted.program.arena_bytes,
+        "kernels": emitted.code.modules.len(),
+        "prepare_seconds": prepare_seconds,
+        "lengths": lengths,
+    });
+    match map {
+        Value::Object(map) => map,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Map::new(),
+    }
+}
