@@ -19,8 +19,11 @@ const FOLDER_BYTES_MAX: u64 = 60 << 20;
 const FIXTURES: [&str; 6] =
     ["tiny-text", "tiny-vl", "tiny-vla", "tabletop-vla", "tabletop-vla-flow", "tokenizer"];
 
-/// Files of them that nobody reads there: the heads a second time, and forms of the tokenizer that are not built from.
-const LEFT_OUT: [&str; 4] = [".pt", "tokenizer/tokenizer.json", "tokenizer/golden.json", "schedule.json"];
+/// Files of them that nobody reads there: forms of the tokenizer that are not built from, and what it is judged by.
+const LEFT_OUT: [&str; 3] = ["tokenizer/tokenizer.json", "tokenizer/golden.json", "schedule.json"];
+
+/// Names the fixtures in place of the repository's.
+const FIXTURES_VARIABLE: &str = "DREAM_FIXTURES";
 
 /// What is packed, and the archive.
 const CONTENTS: &str = "contents";
@@ -77,11 +80,14 @@ fn build() -> CommandLine {
 
 fn prepare(contents: &Path) -> CommandLine {
     let toolchain = contents.join("toolchain").to_string_lossy().into_owned();
+    let fixtures = contents.join("fixtures").to_string_lossy().into_owned();
     // The program beside the installed compilers, not its copy: it finds them by its own place.
     CommandLine::new("cargo run --quiet --release --locked --package dreamc-gpu-check --bin gpu-check --")
         .args("prepare --toolchain")
         .arg(toolchain.clone())
         .env("DREAM_TOOLCHAIN", toolchain)
+        // What is missing among the copies is missed now.
+        .env(FIXTURES_VARIABLE, fixtures)
 }
 
 fn pack(out: &Path) -> CommandLine {
@@ -148,8 +154,8 @@ mod tests {
     fn prepare_command_can_be_pasted() {
         assert_eq!(
             prepare(Path::new("/out")).to_string(),
-            "DREAM_TOOLCHAIN=/out/toolchain cargo run --quiet --release --locked --package dreamc-gpu-check --bin \
-             gpu-check -- prepare --toolchain /out/toolchain"
+            "DREAM_TOOLCHAIN=/out/toolchain DREAM_FIXTURES=/out/fixtures cargo run --quiet --release --locked \
+             --package dreamc-gpu-check --bin gpu-check -- prepare --toolchain /out/toolchain"
         );
     }
 
