@@ -5,6 +5,7 @@ mod common;
 
 use common::{fails, files, fixture, has, ok, ok_json, stderr, stdout, text};
 use serde_json::{Value, json};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Command, Output};
 use tempfile::TempDir;
@@ -96,7 +97,13 @@ fn without_toolchain(dir: &Path, args: &[&str]) -> Output {
     for variable in ["DREAM_TOOLCHAIN", "XDG_DATA_HOME", "DREAM_LOG"] {
         command.env_remove(variable);
     }
-    command.output().unwrap()
+    // A child of another test may hold the copy open for writing until it starts its own program.
+    loop {
+        match command.output() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            output => return output.unwrap(),
+        }
+    }
 }
 
 /// Source, said plainly; refused by the device; completed where the compilers are.
