@@ -1,7 +1,7 @@
 //! Cost model: arithmetic and memory traffic of a graph, from its shapes alone, at the maxima of its symbols.
 //!
 //! - FLOP: a matmul of `[M, K]` and `[N, K]` is `2 * M * N * K`; attention is `4 * S * S * heads * head_dim` for each
-//!   row of the batch; elementwise ops, norms, rotations and softmaxes count each arithmetic operation they are
+//!   row of the batch, `4 * R * S` where only `R` rows have queries; elementwise ops, norms, rotations and softmaxes count each arithmetic operation they are
 //!   written with, a transcendental function as one. Integer work counts nothing. Fused ops cost what their parts cost.
 //! - Bytes: every operand and every result once, as if each op met empty caches. A table or a slice counts with the
 //!   elements that are read.
@@ -203,13 +203,17 @@ impl<'a> Counter<'a> {
             Op::Attention(attention) => {
                 let Some(out) = data.outputs.first() else { return Ok(0) };
                 let ty = self.graph.ty(*out);
-                let length = ty.dims.get(1).map_or(Ok(0), |d| self.at_max(d))?;
-                // The result has B * S * heads * head_dim elements.
-                let scores = self.elements(ty)?.saturating_mul(length).saturating_mul(4);
-                let heads = attention.heads.saturating_add(attention.kv_heads);
-                let rows = self.elements(ty)? / attention.heads.max(1);
+                // The keys: packed with the queries, or the second operand.
+                let keys = data.inputs.get(usize::from(!attention.packed)).map(|v| self.graph.ty(*v));
+                let length = keys.and_then(|ty| ty.dims.get(1)).map_or(Ok(0), |d| self.at_max(d))?;
+                let batch = ty.dims.first().map_or(Ok(0), |d| self.at_max(d))?;
+                // The result has an element for each of B * R * heads * head_dim.
+                let queries = self.elements(ty)?;
+                let scores = queries.saturating_mul(length).saturating_mul(4);
+                let key_columns = attention.kv_heads.saturating_mul(attention.head_dim);
+                let keys = batch.saturating_mul(length).saturating_mul(key_columns);
                 let rotated =
-                    if attention.rope { rows.saturating_mul(heads).saturating_mul(ROPE) } else { 0 };
+                    if attention.rope { queries.saturating_add(keys).saturating_mul(ROPE) } else { 0 };
                 Ok(scores.saturating_add(rotated))
             }
             Op::RmsNorm { .. } => each(first_input()?, RMS_NORM),

@@ -124,7 +124,9 @@ impl Builder {
 
     fn attention(&mut self, x: Value, packed: bool, rope: bool, bias: bool) -> Value {
         let (bias, tables) = (u8::from(bias) * 2, self.tables);
-        let op = |packed, rope| Op::Attention(Attention { heads: 4, kv_heads: 2, head_dim: 4, packed, rope });
+        let op = |packed, rope| {
+            Op::Attention(Attention { heads: 4, kv_heads: 2, head_dim: 4, packed, rope, rows: false })
+        };
         let mut inputs = if packed {
             vec![self.linear(x, &[16, 8, 8], bias, None, self.dtype)]
         } else {
@@ -223,7 +225,8 @@ impl Builder {
                 let [q, k, v] = [0, 16, 32].map(|start| self.op(Op::Slice { start, len: 16 }, &[qkv]));
                 let [cos, sin] = self.tables;
                 let [q, k] = [q, k].map(|part| self.op(Op::Rope { head_dim: 4 }, &[part, cos, sin]));
-                let op = Attention { heads: 4, kv_heads: 4, head_dim: 4, packed: false, rope: false };
+                let op =
+                    Attention { heads: 4, kv_heads: 4, head_dim: 4, packed: false, rope: false, rows: false };
                 let heads = self.op(Op::Attention(op), &[q, k, v, self.mask]);
                 self.linear(heads, &[HIDDEN], 2, Some(x), DType::F32)
             }

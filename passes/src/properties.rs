@@ -61,7 +61,7 @@ impl Builder {
             q = self.push(Op::Rope { head_dim: 4 }, vec![q, cos, sin], rows(8));
             k = self.push(Op::Rope { head_dim: 4 }, vec![k, cos, sin], rows(4));
         }
-        let op = Attention { heads: 2, kv_heads: 1, head_dim: 4, packed: false, rope: false };
+        let op = Attention { heads: 2, kv_heads: 1, head_dim: 4, packed: false, rope: false, rows: false };
         self.push(Op::Attention(op), vec![q, k, v, self.mask], rows(8))
     }
 
@@ -76,7 +76,7 @@ impl Builder {
                 *part = self.push(Op::Rope { head_dim: 4 }, vec![*part, cos, sin], rows(8));
             }
         }
-        let op = Attention { heads: 2, kv_heads: 2, head_dim: 4, packed: false, rope: false };
+        let op = Attention { heads: 2, kv_heads: 2, head_dim: 4, packed: false, rope: false, rows: false };
         let [q, k, v] = parts;
         self.push(Op::Attention(op), vec![q, k, v, self.mask], rows(8))
     }

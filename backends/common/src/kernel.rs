@@ -33,6 +33,7 @@ pub fn kernel(op: &Op) -> Result<Kernel, String> {
             head_dim: small(a.head_dim)?,
             packed: a.packed,
             rope: a.rope,
+            rows: a.rows,
         }),
         Op::Add => Kernel::Add,
         Op::Mul => Kernel::Mul,

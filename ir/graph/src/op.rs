@@ -36,7 +36,7 @@ pub enum Op {
         /// Dimensions of a head.
         head_dim: u64,
     },
-    /// `(q, k, v | qkv, mask i32[B, S], [cos, sin]) -> T[B, S, heads * d]`: see [`Attention`].
+    /// `(q, k, v | qkv, mask i32[B, S], [cos, sin], [index i32[B, R]]) -> T[B, S or R, heads * d]`: see [`Attention`].
     Attention(Attention),
     /// `(a T[..], b T[..]) -> T[..]`.
     Add,
@@ -226,8 +226,11 @@ pub struct Attention {
     pub head_dim: u64,
     /// One operand holds q, k and v as column ranges.
     pub packed: bool,
-    /// q and k are rotated here, by the tables that are the last two operands.
+    /// q and k are rotated here, by the tables that follow the mask.
     pub rope: bool,
+    /// Queries are given at some rows only: `q` is `T[B, R, heads * d]`, not packed, and the last operand, the index, says
+    /// where each stands: by that row's number it sees keys, and by that row of the tables it is rotated.
+    pub rows: bool,
 }
 
 /// How certain a drawn token is (`spec/sampling.md` section 4).

@@ -17,7 +17,7 @@ pub(crate) fn eval(op: &Op, x: &[&Tensor]) -> Result<Vec<Tensor>, RunError> {
         Op::LayerNorm { eps } => float::layer_norm(x[0], x[1], x[2], *eps),
         Op::Linear(linear) => float::linear(linear, x),
         Op::Rope { head_dim } => float::rope(x[0], x[1], x[2], *head_dim as usize),
-        Op::Attention(attention) => float::attention(attention, x),
+        Op::Attention(attention) => float::attention(attention, x)?,
         Op::Add => float::zip(x[0], x[1], |a, b| a + b),
         Op::Mul => float::zip(x[0], x[1], |a, b| a * b),
         Op::Activate(activation) => float::map(x[0], |x| float::activate(*activation, x)),

@@ -249,7 +249,9 @@ pub enum Kernel {
     /// Bidirectional attention, softmax scale `1 / sqrt(head_dim)`.
     ///
     /// `(q T[B, S, heads * head_dim], k, v T[B, S, kv_heads * head_dim], mask i32[B, S], [cos, sin])`, or with
-    /// `packed` `(qkv T[B, S, (heads + 2 * kv_heads) * head_dim], mask, [cos, sin])` `-> T[B, S, heads * head_dim]`.
+    /// `packed` `(qkv T[B, S, (heads + 2 * kv_heads) * head_dim], mask, [cos, sin])` `-> T[B, S, heads * head_dim]`. With
+    /// `rows` there is one more operand, `index i32[B, R]`, and queries and result have `R` rows: each stands at the
+    /// position of its index.
     ///
     /// The mask numbers segments: a query sees the keys that have its own number. Rows whose mask is 0 belong to no
     /// segment and come out as 0.
@@ -410,6 +412,8 @@ pub struct Attention {
     pub packed: bool,
     /// Whether cos and sin are given: q and k are rotated here.
     pub rope: bool,
+    /// Whether queries are given at the rows of an index only, the last operand; not packed.
+    pub rows: bool,
 }
 
 /// How certain a drawn token is.

@@ -230,10 +230,11 @@ fn linear_fits(linear: &Linear, reads: &[Buf], y: &Buf) -> bool {
 }
 
 fn attention_fits(attention: &Attention, reads: &[Buf], y: &Buf) -> bool {
-    let Attention { heads, kv_heads, head_dim, packed, rope } = *attention;
+    let Attention { heads, kv_heads, head_dim, packed, rope, rows } = *attention;
     let inputs = if packed { 1 } else { 3 };
+    let count = inputs + 1 + if rope { 2 } else { 0 } + usize::from(rows);
     let settings = heads > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads);
-    if !settings || !even(head_dim) || reads.len() != inputs + 1 + if rope { 2 } else { 0 } {
+    if !settings || !even(head_dim) || packed && rows || reads.len() != count {
         return false;
     }
     let (q, mask) = (&reads[0], &reads[inputs]);
@@ -245,11 +246,22 @@ fn attention_fits(attention: &Attention, reads: &[Buf], y: &Buf) -> bool {
             && dims(x)[..2] == *dims(mask)
             && x.columns() as u64 == width(heads)
     };
+    // Queries and result stand at the rows of the index, if there is one.
+    let own = |x: &Buf, heads: u64| match reads.last().filter(|_| rows) {
+        None => wide(x, heads),
+        Some(index) => {
+            x.dtype == q.dtype
+                && dims(x).len() == 3
+                && shaped(index, DType::I32, &dims(x)[..2])
+                && dims(x)[0] == dims(mask)[0]
+                && x.columns() as u64 == width(heads)
+        }
+    };
     let (h, kv) = (u64::from(heads), u64::from(kv_heads));
     real(q)
         && typed(mask, DType::I32, 2)
-        && if packed { wide(q, h + 2 * kv) } else { wide(q, h) && wide(&reads[1], kv) && wide(&reads[2], kv) }
-        && wide(y, h)
+        && if packed { wide(q, h + 2 * kv) } else { own(q, h) && wide(&reads[1], kv) && wide(&reads[2], kv) }
+        && own(y, h)
         && (!rope || table(&reads[inputs + 1], &reads[inputs + 2], dims(mask), head_dim / 2))
 }
 

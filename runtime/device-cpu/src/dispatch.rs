@@ -48,13 +48,14 @@ pub(crate) fn run(
                 [k, v, rest @ ..] if !a.packed => ((*k, 0), (*v, 0), rest),
                 _ => ((*q, heads * head_dim), (*q, (heads + kv_heads) * head_dim), rest),
             };
-            let (mask, rope) = match rest {
-                [mask, cos, sin] => (*mask, Some((*cos, *sin))),
-                [mask, ..] => (*mask, None),
+            let (mask, rope, rest) = match rest {
+                [mask, cos, sin, rest @ ..] if a.rope => (*mask, Some((*cos, *sin)), rest),
+                [mask, rest @ ..] => (*mask, None, rest),
                 [] => return Err(DeviceError::Unsupported { kernel: name(kernel) }),
             };
-            let (q, out) = ((*q, 0), *out);
-            attention::run(context, &Attention { q, k, v, mask, rope, heads, kv_heads, head_dim, out });
+            let (q, index, out) = ((*q, 0), rest.first().filter(|_| a.rows).copied(), *out);
+            let attention = Attention { q, k, v, mask, rope, index, heads, kv_heads, head_dim, out };
+            attention::run(context, &attention)?;
         }
         (Kernel::Add, [a, b], [y]) => elementwise::run(context, Op::Add, a, b, y),
         (Kernel::Mul, [a, b], [y]) => elementwise::run(context, Op::Mul, a, b, y),

@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Case, bench, bools, case, decoder, ints, random, sampler, scalar};
-use dreamc_artifact::plan::{Confidence, Kernel, Place, ValueId};
+use dreamc_artifact::plan::{Attention, Confidence, Kernel, Place, ValueId};
 use dreamc_device_cpu::{CpuDevice, CpuError, CpuOptions, Isa};
 use dreamc_num::DType;
 use dreamc_runtime::{Device, DeviceError, Operand, Shape};
@@ -70,6 +70,13 @@ fn row_outside() {
     }
     for index in [-1, 3, i32::MIN] {
         let case = case(Kernel::TakeRows, &[x(), ints(&[1, 2], &[0, index])], DType::F32, &[1, 2, 4], 0.0);
+        let error = bench(&case, Isa::detect(), 2, None).run().unwrap_err();
+        assert_eq!(error, DeviceError::RowOutOfRange { index, rows: 3 });
+        let attention =
+            Attention { heads: 1, kv_heads: 1, head_dim: 4, packed: false, rope: false, rows: true };
+        let q = random(DType::F32, &[1, 2, 4], 2);
+        let reads = [q, x(), x(), ints(&[1, 3], &[1; 3]), ints(&[1, 2], &[0, index])];
+        let case = common::case(Kernel::Attention(attention), &reads, DType::F32, &[1, 2, 4], 0.0);
         let error = bench(&case, Isa::detect(), 2, None).run().unwrap_err();
         assert_eq!(error, DeviceError::RowOutOfRange { index, rows: 3 });
     }
@@ -136,6 +143,7 @@ fn hostile_numbers_do_not_panic() {
 #[test]
 fn operands_that_do_not_fit() {
     let mut seen = vec![];
+    decoder::attention_rows().iter().take(3).for_each(refuse_changes);
     for case in common::all() {
         let kind = std::mem::discriminant(&case.kernel);
         if seen.contains(&kind) {

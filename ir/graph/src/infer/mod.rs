@@ -236,23 +236,30 @@ fn infer_linear(linear: &Linear, inputs: &[Type], dtype: DType) -> Result<Type, 
 }
 
 fn infer_attention(attention: &Attention, inputs: &[Type]) -> Result<Type, String> {
-    let Attention { heads, kv_heads, head_dim, packed, rope } = *attention;
+    let Attention { heads, kv_heads, head_dim, packed, rope, rows } = *attention;
     require(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, "kv_heads must divide heads")?;
     require(head_dim > 0 && head_dim % 2 == 0, "head_dim must be even")?;
     require(heads.checked_mul(head_dim).is_some_and(|n| n < 1 << 31), "the heads are too wide")?;
+    require(!rows || !packed, "queries at some rows are not packed with keys")?;
     let widths = if packed {
         vec![(heads + 2 * kv_heads) * head_dim]
     } else {
         [heads, kv_heads, kv_heads].map(|h| h * head_dim).to_vec()
     };
-    let wanted = widths.len() + 1 + if rope { 2 } else { 0 };
+    let wanted = widths.len() + 1 + if rope { 2 } else { 0 } + usize::from(rows);
     if inputs.len() != wanted {
         return Err(format!("this `attention` takes {wanted} operands, not {}", inputs.len()));
     }
-    let x = &inputs[0];
-    require(x.dtype.is_float() && x.dims.len() == 3, "queries must be float [B, S, columns]")?;
-    for (operand, width) in inputs.iter().zip(&widths) {
-        let fits = operand.dtype == x.dtype && operand.dims.len() == 3 && operand.dims[..2] == x.dims[..2];
+    let (q, x) = (&inputs[0], &inputs[usize::from(rows)]);
+    require(q.dtype.is_float() && q.dims.len() == 3, "queries must be float [B, S, columns]")?;
+    require(x.dims.len() == 3, "keys must be float [B, S, columns]")?;
+    if rows {
+        let index = Type::new(DType::I32, q.dims[..2].iter().cloned());
+        require(inputs[wanted - 1] == index && q.dims[0] == x.dims[0], "the index must be i32[B, R]")?;
+    }
+    for (i, (operand, width)) in inputs.iter().zip(&widths).enumerate() {
+        let outer = if i == 0 { &q.dims[..2] } else { &x.dims[..2] };
+        let fits = operand.dtype == q.dtype && operand.dims.len() == 3 && operand.dims[..2] == *outer;
         require(
             fits && operand.columns() == Some(*width),
             "queries, keys and values must be whole heads of the same rows and dtype",
@@ -261,13 +268,13 @@ fn infer_attention(attention: &Attention, inputs: &[Type]) -> Result<Type, Strin
     let mask = &inputs[widths.len()];
     require(*mask == Type::new(DType::I32, x.dims[..2].iter().cloned()), "the mask must be i32[B, S]")?;
     if rope {
-        let (cos, sin) = (&inputs[wanted - 2], &inputs[wanted - 1]);
+        let (cos, sin) = (&inputs[widths.len() + 1], &inputs[widths.len() + 2]);
         require(
             is_rope_table(cos, x, head_dim) && cos == sin,
             "cos and sin must be f32[B, S, head_dim / 2]",
         )?;
     }
-    Ok(with_columns(&Type::new(x.dtype, x.dims[..2].iter().cloned()), heads * head_dim))
+    Ok(with_columns(&Type::new(q.dtype, q.dims[..2].iter().cloned()), heads * head_dim))
 }
 
 fn operand_count(op: &Op, inputs: &[Type]) -> String {

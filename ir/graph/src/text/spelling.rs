@@ -90,7 +90,7 @@ impl Op {
                     ("kv_heads", int(a.kv_heads)),
                     ("head_dim", int(a.head_dim)),
                 ];
-                attributes.extend(flags(&[("packed", a.packed), ("rope", a.rope)]));
+                attributes.extend(flags(&[("packed", a.packed), ("rope", a.rope), ("rows", a.rows)]));
                 ("attention", attributes)
             }
             Op::Add => ("add", vec![]),
@@ -166,6 +166,7 @@ impl Op {
                 head_dim: a.int("head_dim")?,
                 packed: a.flag("packed")?,
                 rope: a.flag("rope")?,
+                rows: a.flag("rows")?,
             }),
             "add" => Op::Add,
             "mul" => Op::Mul,

@@ -140,6 +140,7 @@ pub(crate) fn all() -> Vec<Case> {
         decoder::rows(),
         decoder::linear(),
         decoder::attention(),
+        decoder::attention_rows(),
         vision::layers(),
         vision::moves(),
         vision::actions(),
@@ -248,8 +249,9 @@ fn spelling(case: &Case) -> String {
         Kernel::Attention(a) => {
             let packed = if a.packed { ", packed=1" } else { "" };
             let rope = if a.rope { ", rope=1" } else { "" };
+            let rows = if a.rows { ", rows=1" } else { "" };
             let (heads, kv, d) = (a.heads, a.kv_heads, a.head_dim);
-            format!("attention/heads={heads}, kv_heads={kv}, head_dim={d}{packed}{rope}")
+            format!("attention/heads={heads}, kv_heads={kv}, head_dim={d}{packed}{rope}{rows}")
         }
         Kernel::Slice { start } => {
             format!("slice/start={start}, len={}", case.writes[0].1.last().copied().unwrap())
