@@ -20,6 +20,7 @@ pub mod fuse_residual;
 pub mod fuse_rope;
 pub mod merge_gate_up;
 pub mod merge_qkv;
+pub mod needed_rows;
 pub mod pack_qkv;
 mod pipeline;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::{
     Stats, canonicalize, cse, dce, fold, fuse_norm, fuse_residual, fuse_rope, merge_gate_up, merge_qkv,
-    pack_qkv,
+    needed_rows, pack_qkv,
 };
 use dreamc_ir::{Graph, Module};
 
@@ -31,6 +31,11 @@ pub const PIPELINE: &[Pass] = &[
         name: "fuse-rope",
         run: fuse_rope::run,
         why: "before merge-qkv: rotations between projections and attention would hide them",
+    },
+    Pass {
+        name: "needed-rows",
+        run: needed_rows::run,
+        why: "after fuse-rope, which has attention rotate queries at their rows; before the merges, which join queries with keys",
     },
     Pass {
         name: "merge-qkv",
