@@ -15,13 +15,14 @@ fn kernels() -> Vec<Kernel> {
         let engine = Engine::Units(Tile { rows: 4, columns: 8, depth: 4, side: 1 });
         Kernel::Linear(Linear { x: float, weights, y: float, n: 8, k: 16, bias, swiglu, residual, engine })
     };
-    let attention = |packed| {
+    let attention = |packed, rows| {
         Kernel::Attention(Attention {
             float,
             heads: 4,
             kv_heads: 2,
             head_dim: 16,
             packed,
+            rows,
             queries: 4,
             keys: 8,
         })
@@ -54,8 +55,9 @@ fn kernels() -> Vec<Kernel> {
         linear(Table::PackedBF16, true, Residual::None, false),
         linear(Table::PackedF16, false, Residual::None, true),
         linear(Table::Floats(float), false, Residual::Apart, false),
-        attention(false),
-        attention(true),
+        attention(false, false),
+        attention(true, false),
+        attention(false, true),
         Kernel::TimestepEmbed(TimestepEmbed),
     ]);
     let confidences = [Confidence::Probability, Confidence::Margin, Confidence::NegativeEntropy];
@@ -317,6 +319,7 @@ fn what_cannot_be_is_said() {
         kv_heads: 1,
         head_dim: 256,
         packed: false,
+        rows: false,
         queries: 16,
         keys: 16,
     };

@@ -232,6 +232,21 @@ fn attention(add: Add<'_>) {
                 normed(64, ports)
             ),
         );
+        add(
+            &format!("attention, {heads} heads of {d} over {kv}, at some rows"),
+            format!(
+                "{}
+  {tables}
+  %8 = weight {{name=\"q\"}} : T[{q}, 64]
+  %9 = weight {{name=\"k\"}} : T[{kv_width}, 64]
+  %10 = linear %2, %8 : T[B, S, {q}]
+  %11 = linear %2, %9 : T[B, S, {kv_width}]
+  %12 = take_rows %10, %7 : T[B, S, {q}]
+  %13 = attention %12, %11, %11, %3, %5, %6, %7 {{{shape}, rope=1, rows=1}} : T[B, S, {q}]
+  return %13 \"y\"",
+                normed(64, &format!("{ports}, %7: i32[B, S] \"rows\""))
+            ),
+        );
     }
     add(
         "rotation tables",
