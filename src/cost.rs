@@ -196,6 +196,7 @@ impl<'a> Counter<'a> {
                 })?;
                 let epilogue = u64::from(linear.bias) + u64::from(linear.residual);
                 let epilogue = epilogue + if linear.swiglu { SWIGLU } else { 0 };
+                let epilogue = epilogue + linear.activation.map_or(0, activation);
                 let product = x.saturating_mul(rows).saturating_mul(2);
                 let norm = x.saturating_mul(gain * RMS_NORM);
                 Ok(product.saturating_add(norm).saturating_add(out.saturating_mul(epilogue)))
@@ -223,10 +224,7 @@ impl<'a> Counter<'a> {
             // The angle, its cosine and its sine.
             Op::RopeTable(_) => each(result()?, 3),
             Op::Add | Op::Mul => result(),
-            // Negation or scale, exponential, sum, quotient; or error function, sum, two products.
-            Op::Activate(Activation::Silu | Activation::Gelu) => each(result()?, 4),
-            Op::Activate(Activation::QuickGelu) => each(result()?, 5),
-            Op::Activate(Activation::Relu) => result(),
+            Op::Activate(kind) => each(result()?, activation(*kind)),
             // The angle, its sine or cosine.
             Op::TimestepEmbed { .. } => each(result()?, 2),
             Op::EulerStep { .. } => each(result()?, 2),
@@ -267,6 +265,16 @@ impl<'a> Counter<'a> {
             | Op::AdvanceStream
             | Op::Denoise { .. } => Ok(0),
         }
+    }
+}
+
+/// For each element.
+const fn activation(kind: Activation) -> u64 {
+    match kind {
+        // Negation or scale, exponential, sum, quotient; or error function, sum, two products.
+        Activation::Silu | Activation::Gelu => 4,
+        Activation::QuickGelu => 5,
+        Activation::Relu => 1,
     }
 }
 

@@ -106,6 +106,7 @@ impl Builder {
             norm_eps: (extras & 1 != 0).then_some(1e-6),
             bias: extras & 2 != 0 && extras & 4 == 0,
             swiglu: extras & 4 != 0 && rows.len() == 2 && rows[0] == rows[1],
+            activation: None,
             residual: residual.is_some(),
         };
         let mut inputs = vec![x];

@@ -15,6 +15,7 @@ pub mod canonicalize;
 pub mod cse;
 pub mod dce;
 pub mod fold;
+pub mod fuse_epilogues;
 pub mod fuse_norm;
 pub mod fuse_residual;
 pub mod fuse_rope;

@@ -1,8 +1,8 @@
 //! The passes in the order they run, each with the reason for its place.
 
 use crate::{
-    Stats, canonicalize, cse, dce, fold, fuse_norm, fuse_residual, fuse_rope, merge_gate_up, merge_qkv,
-    needed_rows, pack_qkv,
+    Stats, canonicalize, cse, dce, fold, fuse_epilogues, fuse_norm, fuse_residual, fuse_rope, merge_gate_up,
+    merge_qkv, needed_rows, pack_qkv,
 };
 use dreamc_ir::{Graph, Module};
 
@@ -51,6 +51,11 @@ pub const PIPELINE: &[Pass] = &[
         name: "merge-gate-up",
         run: merge_gate_up::run,
         why: "after canonicalize, which makes swiglu; before fuse-norm, as merge-qkv",
+    },
+    Pass {
+        name: "fuse-epilogues",
+        run: fuse_epilogues::run,
+        why: "after canonicalize, which wants the silu of a gate itself; before fuse-residual, which adds last",
     },
     Pass {
         name: "fuse-residual",

@@ -109,7 +109,7 @@ impl Builder {
         let pick = |i: u8| self.hidden[self.hidden.len() - 1 - i as usize % self.hidden.len().min(3)];
         let (x, other) = (pick(at), pick(at >> 4));
         let flag = |bit: u8| at >> bit & 1 == 1;
-        let made = match choice % 10 {
+        let made = match choice % 11 {
             0 => self.norm(x),
             1 => self.linear(x, HIDDEN, flag(3)),
             2 => self.push(Op::Add, vec![x, other], rows(HIDDEN)),
@@ -142,6 +142,13 @@ impl Builder {
             8 => {
                 let heads = self.joint_attention(x, flag(2), flag(3));
                 self.linear(heads, HIDDEN, true)
+            }
+            9 => {
+                let all = [Activation::Silu, Activation::Gelu, Activation::QuickGelu, Activation::Relu];
+                let sums = self.linear(x, HIDDEN, flag(2));
+                let activation = Op::Activate(all[at as usize >> 6]);
+                let activated = self.push(activation, vec![sums], rows(HIDDEN));
+                if flag(3) { self.push(Op::Add, vec![other, activated], rows(HIDDEN)) } else { activated }
             }
             _ => {
                 // The last node once more.

@@ -178,6 +178,18 @@ fn linear(add: Add<'_>) {
             ),
         );
         add(
+            &format!("linear {k} to {n}, bias, gelu and residual"),
+            format!(
+                "{}
+  %4 = weight {{name=\"a\"}} : T[{n}, {k}]
+  %5 = weight {{name=\"bias\"}} : f32[{n}]
+  %6 = linear %2, %4, %5, %3 {{bias=1, activation=gelu, residual=1}} : f32[B, S, {n}]
+  %7 = linear %2, %4, %5 {{bias=1, activation=relu}} : T[B, S, {n}]
+  return %6 \"wide\", %7 \"narrow\"",
+                normed(k, &format!(", %3: f32[B, S, {n}] \"residual\""))
+            ),
+        );
+        add(
             &format!("norm, linear {k} to {n}, swiglu"),
             format!(
                 "%0: f32[B, S, {k}] \"x\") {{

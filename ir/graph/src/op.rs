@@ -197,7 +197,7 @@ pub enum Activation {
     Relu,
 }
 
-/// `act(norm(x) W^T + bias) + residual`. The rows of several weights follow each other, so `N` is the sum of
+/// `activation(norm(x) W^T + bias) + residual`. The rows of several weights follow each other, so `N` is the sum of
 /// their rows; with `swiglu` there are two weights `gate, up` and the result is `silu(x gate^T) * (x up^T)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Linear {
@@ -209,6 +209,8 @@ pub struct Linear {
     pub bias: bool,
     /// Whether the two weights are gate and up.
     pub swiglu: bool,
+    /// What is done to each sum after the bias, in f32 before it becomes `U`; not with `swiglu`.
+    pub activation: Option<Activation>,
     /// Whether there is a residual operand, added last.
     pub residual: bool,
 }

@@ -130,6 +130,9 @@ pub(crate) fn linear(linear: &Linear, operands: &[&Tensor]) -> Tensor {
         let biased = y.floats().iter().enumerate().map(|(i, y)| y + bias.floats()[i % n]).collect();
         y = Tensor::f32(&y.dims, biased);
     }
+    if let Some(activation) = linear.activation {
+        y = map(&y, |y| activate(activation, y));
+    }
     if linear.residual {
         y = zip(&y, next(), |y, r| y + r);
     }

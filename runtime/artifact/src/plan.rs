@@ -397,6 +397,8 @@ pub struct Linear {
     pub residual: bool,
     /// `silu(first weight's features) * second weight's`: two weights of equal rows, no bias, `N` is the rows of one.
     pub swiglu: bool,
+    /// What is done to each sum after the bias and before the residual; not with `swiglu`.
+    pub activation: Option<Activation>,
 }
 
 /// See [`Kernel::Attention`].

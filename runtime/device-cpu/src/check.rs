@@ -205,7 +205,7 @@ fn linear_fits(linear: &Linear, reads: &[Buf], y: &Buf) -> bool {
     let matrices = linear_weights(linear);
     let count = matrices.end + usize::from(linear.bias) + usize::from(linear.residual);
     if !(1..=3).contains(&linear.weights)
-        || linear.swiglu && (linear.weights != 2 || linear.bias)
+        || linear.swiglu && (linear.weights != 2 || linear.bias || linear.activation.is_some())
         || reads.len() != count
     {
         return false;

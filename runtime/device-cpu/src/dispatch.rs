@@ -38,8 +38,9 @@ pub(crate) fn run(
             weights.iter_mut().zip(&mut rest).for_each(|(to, weight)| *to = weight);
             let bias = if linear.bias { rest.next() } else { None };
             let residual = if linear.residual { rest.next() } else { None };
-            let swiglu = linear.swiglu;
-            matmul::run(context, &Matmul { x: *x, weights, norm, bias, residual, swiglu, out: *out });
+            let (swiglu, activation) = (linear.swiglu, linear.activation);
+            let matmul = Matmul { x: *x, weights, norm, bias, residual, swiglu, activation, out: *out };
+            matmul::run(context, &matmul);
         }
         (Kernel::Rope { .. }, [x, cos, sin], [y]) => angles::rope(context, x, cos, sin, y),
         (Kernel::Attention(a), [q, rest @ ..], [out]) => {

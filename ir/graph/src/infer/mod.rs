@@ -197,6 +197,7 @@ fn infer_linear(linear: &Linear, inputs: &[Type], dtype: DType) -> Result<Type, 
     require((1..=3).contains(&linear.weights), "there must be 1 to 3 weights")?;
     require(!linear.swiglu || linear.weights == 2, "swiglu takes two weights, gate and up")?;
     require(!(linear.swiglu && linear.bias), "swiglu takes no bias")?;
+    require(!(linear.swiglu && linear.activation.is_some()), "swiglu takes no activation")?;
     let extras =
         [linear.norm_eps.is_some(), linear.bias, linear.residual].into_iter().filter(|on| *on).count();
     let wanted = 1 + linear.weights as usize + extras;

@@ -80,7 +80,9 @@ impl Op {
                     attributes.push(("weights", int(l.weights)));
                 }
                 attributes.extend(l.norm_eps.map(|eps| ("norm_eps", Float(eps))));
-                attributes.extend(flags(&[("bias", l.bias), ("swiglu", l.swiglu), ("residual", l.residual)]));
+                attributes.extend(flags(&[("bias", l.bias), ("swiglu", l.swiglu)]));
+                attributes.extend(l.activation.map(|a| ("activation", Word(a.name().to_owned()))));
+                attributes.extend(flags(&[("residual", l.residual)]));
                 ("linear", attributes)
             }
             Op::Rope { head_dim } => ("rope", vec![("head_dim", int(*head_dim))]),
@@ -157,6 +159,11 @@ impl Op {
                 norm_eps: if a.has("norm_eps") { Some(a.float("norm_eps")?) } else { None },
                 bias: a.flag("bias")?,
                 swiglu: a.flag("swiglu")?,
+                activation: if a.has("activation") {
+                    Some(a.word("activation", &Activation::ALL, Activation::name)?)
+                } else {
+                    None
+                },
                 residual: a.flag("residual")?,
             }),
             "rope" => Op::Rope { head_dim: a.int("head_dim")? },

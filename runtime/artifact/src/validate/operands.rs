@@ -16,7 +16,8 @@ pub(super) fn linear_weights(linear: &Linear) -> core::ops::Range<usize> {
 pub(super) fn linear_operands(linear: &Linear, reads: &[&Value], y: &Value) -> Result<Facts, Rule> {
     ensure((1..=3).contains(&linear.weights), Rule::Setting)?;
     ensure(linear.norm_eps.is_none_or(|eps| eps.is_finite() && eps >= 0.0), Rule::Setting)?;
-    ensure(!linear.swiglu || linear.weights == 2 && !linear.bias, Rule::Setting)?;
+    let gated = linear.weights == 2 && !linear.bias && linear.activation.is_none();
+    ensure(!linear.swiglu || gated, Rule::Setting)?;
     let matrices = linear_weights(linear);
     let count = matrices.end + usize::from(linear.bias) + usize::from(linear.residual);
     ensure(reads.len() == count, Rule::OperandCount)?;

@@ -1,7 +1,7 @@
 //! Cases of the decoder's kernels.
 
 use super::{Case, Tensor, case, ints, numbers, random, real, table, weight};
-use dreamc_artifact::plan::{Attention, Kernel, Linear};
+use dreamc_artifact::plan::{Activation, Attention, Kernel, Linear};
 use dreamc_num::DType;
 use dreamc_num::DType::{BF16, F32};
 
@@ -103,8 +103,14 @@ pub(crate) fn linear() -> Vec<Case> {
             // Long sums of numbers of either sign lose more than their result shows.
             let long = (f64::from(k) / 1024.0).max(1.0);
             let bound = tolerance(&[x, w, y]) * long;
-            let linear =
-                Linear { norm_eps: Some(1e-6), weights: 3, bias: true, residual: true, swiglu: false };
+            let linear = Linear {
+                norm_eps: Some(1e-6),
+                weights: 3,
+                bias: true,
+                residual: true,
+                swiglu: false,
+                activation: None,
+            };
             let full = case(Kernel::Linear(linear.clone()), &reads, y, &[m, all], bound + rounding);
             cases.push(if y == F32 { full.over(&[6]) } else { full });
             let plain = Linear { norm_eps: None, weights: 1, bias: false, residual: false, ..linear };
@@ -121,11 +127,46 @@ pub(crate) fn linear() -> Vec<Case> {
     for (x, w) in [(F32, F32), (F32, BF16), (BF16, BF16)] {
         let (n, k) = (33, 89);
         let matrix = weight(w, n as usize, k as usize, &numbers((n * k) as usize, 3));
-        let linear = Linear { norm_eps: None, weights: 1, bias: true, residual: false, swiglu: false };
+        let linear = Linear {
+            norm_eps: None,
+            weights: 1,
+            bias: true,
+            residual: false,
+            swiglu: false,
+            activation: None,
+        };
         let reads = [random(x, &[1, 1, k], 1), matrix, random(F32, &[n], 4)];
         cases.push(case(Kernel::Linear(linear), &reads, F32, &[1, 1, n], 3e-5));
     }
+    activated(&mut cases);
     cases
+}
+
+/// Activations between bias and residual: several weights, odd columns, rounded once at the end.
+fn activated(cases: &mut Vec<Case>) {
+    let (m, n, k) = (7, 37, 89);
+    for kind in [Activation::Silu, Activation::Gelu, Activation::QuickGelu, Activation::Relu] {
+        for (x, w, y) in [(F32, F32, F32), (BF16, BF16, BF16), (F32, BF16, F32)] {
+            let matrix =
+                |rows: u32, seed| weight(w, rows as usize, k as usize, &numbers((rows * k) as usize, seed));
+            let bound = tolerance(&[x, y]);
+            let linear = Linear {
+                norm_eps: None,
+                weights: 1,
+                bias: true,
+                residual: false,
+                swiglu: false,
+                activation: Some(kind),
+            };
+            let reads = [random(x, &[m, k], 1), matrix(n, 2), random(F32, &[n], 3)];
+            cases.push(case(Kernel::Linear(linear.clone()), &reads, y, &[m, n], bound));
+            let two = Linear { weights: 2, bias: false, residual: true, ..linear };
+            let all = n + 5;
+            let reads = [random(x, &[m, k], 1), matrix(n, 2), matrix(5, 3), random(F32, &[m, all], 4)];
+            let case = case(Kernel::Linear(two), &reads, y, &[m, all], bound);
+            cases.push(if y == F32 { case.over(&[3]) } else { case });
+        }
+    }
 }
 
 /// The rows where `mask` is 0 hold no numbers, in queries, keys and values alike.

@@ -5,7 +5,7 @@ pub(crate) mod sampler;
 pub(crate) mod vision;
 
 use dreamc_artifact::layout::Layout;
-use dreamc_artifact::plan::{Dim, Dispatch, Kernel, Place, Program, Step, Value, ValueId};
+use dreamc_artifact::plan::{Activation, Dim, Dispatch, Kernel, Place, Program, Step, Value, ValueId};
 use dreamc_device_cpu::{CpuDevice, CpuOptions, Isa, WeightView};
 use dreamc_interp as interp;
 use dreamc_num::DType;
@@ -242,7 +242,9 @@ fn spelling(case: &Case) -> String {
             let flag = |name: &str, on: bool| if on { format!(", {name}=1") } else { String::new() };
             let weights = if l.weights == 1 { String::new() } else { format!(", weights={}", l.weights) };
             let (bias, swiglu) = (flag("bias", l.bias), flag("swiglu", l.swiglu));
-            let all = format!("{weights}{norm}{bias}{swiglu}{}", flag("residual", l.residual));
+            let activation = l.activation.map(|kind| format!(", activation={}", activation(kind)));
+            let activation = activation.unwrap_or_default();
+            let all = format!("{weights}{norm}{bias}{swiglu}{activation}{}", flag("residual", l.residual));
             format!("linear/{}", all.trim_start_matches(", "))
         }
         Kernel::Rope { head_dim } => format!("rope/head_dim={head_dim}"),
@@ -276,14 +278,7 @@ fn spelling(case: &Case) -> String {
         Kernel::Add => "add/".to_owned(),
         Kernel::Mul => "mul/".to_owned(),
         Kernel::Activate(kind) => {
-            use dreamc_artifact::plan::Activation::{Gelu, QuickGelu, Relu, Silu};
-            let name = match kind {
-                Silu => "silu",
-                Gelu => "gelu",
-                QuickGelu => "quick_gelu",
-                Relu => "relu",
-            };
-            format!("{name}/")
+            format!("{}/", activation(*kind))
         }
         Kernel::Concat { axis } => format!("concat/axis={axis}"),
         Kernel::DropRows { count } => format!("drop_rows/count={count}"),
@@ -303,6 +298,15 @@ fn spelling(case: &Case) -> String {
         Kernel::Commit => "commit/".to_owned(),
         Kernel::AdvanceStream => "advance_stream/".to_owned(),
         Kernel::Copy => String::new(),
+    }
+}
+
+fn activation(kind: Activation) -> &'static str {
+    match kind {
+        Activation::Silu => "silu",
+        Activation::Gelu => "gelu",
+        Activation::QuickGelu => "quick_gelu",
+        Activation::Relu => "relu",
     }
 }
 
