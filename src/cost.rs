@@ -9,7 +9,7 @@
 //!
 //! Sums stop at the largest `u64`.
 
-use dreamc_ir::{Activation, Confidence, Dim, Graph, Module, NodeData, Op, Type, Value, Verified};
+use dreamc_ir::{Activation, Confidence, Dim, Graph, Linear, Module, NodeData, Op, Type, Value, Verified};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -172,6 +172,15 @@ impl<'a> Counter<'a> {
                 Ok(self.bytes(*ids)?.saturating_add(read).saturating_add(results))
             }
             (Op::Slice { .. } | Op::DropRows { .. } | Op::TakeRows, _, _) => Ok(results.saturating_mul(2)),
+            // The rest of the weight is not stored.
+            (Op::Linear(Linear { rows: Some((_, len)), norm_eps, .. }), inputs, _) => {
+                let weight = 1 + usize::from(norm_eps.is_some());
+                let others = inputs.iter().enumerate().filter(|(i, _)| *i != weight).map(|(_, v)| *v);
+                let ty = inputs.get(weight).map(|v| self.graph.ty(*v));
+                let row = ty.map_or(0, |ty| ty.columns().unwrap_or(0) * ty.dtype.bytes() as u64);
+                let read = row.saturating_mul(*len);
+                Ok(sum(&others.collect::<Vec<_>>())?.saturating_add(read).saturating_add(results))
+            }
             // The same bytes in other dimensions.
             (Op::MergeRows { .. } | Op::SplitRows { .. }, _, _) => Ok(0),
             _ => Ok(sum(&data.inputs)?.saturating_add(results)),
@@ -194,6 +203,7 @@ impl<'a> Counter<'a> {
                     let rows = self.graph.ty(*weight).dims.first();
                     Ok(n.saturating_add(rows.map_or(Ok(0), |d| self.at_max(d))?))
                 })?;
+                let rows = linear.rows.map_or(rows, |(_, len)| len);
                 let epilogue = u64::from(linear.bias) + u64::from(linear.residual);
                 let epilogue = epilogue + if linear.swiglu { SWIGLU } else { 0 };
                 let epilogue = epilogue + linear.activation.map_or(0, activation);
@@ -234,7 +244,7 @@ impl<'a> Counter<'a> {
             // Division by the temperature, maximum, difference, exponential, sum, quotient.
             Op::SamplingProbs => each(result()?, 6),
             // A comparison.
-            Op::DrawToken => first_input(),
+            Op::DrawToken { .. } => first_input(),
             Op::Confidence(Confidence::Probability) => Ok(0),
             Op::Confidence(Confidence::Margin) => each(first_input()?, 2),
             // Sum, logarithm, product, sum.

@@ -308,7 +308,9 @@ fn linear<X: Float, W: Numeric, Y: Float>(
                     let bias = bias.as_ref().unwrap();
                     value += bias[(first + n) as usize];
                 }
-                value = activate(value, shape.activation);
+                if comptime!(shape.activation.is_some()) {
+                    value = activate(value, shape.activation);
+                }
                 if comptime!(residual.is_some()) {
                     let residual = residual.as_ref().unwrap();
                     value += f32::cast_from(residual[to]);

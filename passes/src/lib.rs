@@ -19,6 +19,7 @@ pub mod fuse_epilogues;
 pub mod fuse_norm;
 pub mod fuse_residual;
 pub mod fuse_rope;
+pub mod kept_tokens;
 pub mod merge_gate_up;
 pub mod merge_qkv;
 pub mod needed_rows;

@@ -1,8 +1,8 @@
 //! The passes in the order they run, each with the reason for its place.
 
 use crate::{
-    Stats, canonicalize, cse, dce, fold, fuse_epilogues, fuse_norm, fuse_residual, fuse_rope, merge_gate_up,
-    merge_qkv, needed_rows, pack_qkv,
+    Stats, canonicalize, cse, dce, fold, fuse_epilogues, fuse_norm, fuse_residual, fuse_rope, kept_tokens,
+    merge_gate_up, merge_qkv, needed_rows, pack_qkv,
 };
 use dreamc_ir::{Graph, Module};
 
@@ -26,6 +26,11 @@ pub const PIPELINE: &[Pass] = &[
         name: "canonicalize",
         run: canonicalize::run,
         why: "after cse, which decides what is shared; gives the fusions one form to look for",
+    },
+    Pass {
+        name: "kept-tokens",
+        run: kept_tokens::run,
+        why: "after dce, which drops confidences that nobody reads; before fusions give the head more operands",
     },
     Pass {
         name: "fuse-rope",

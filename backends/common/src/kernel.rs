@@ -54,7 +54,7 @@ pub fn kernel(op: &Op) -> Result<Kernel, String> {
         Op::KeepTokens { first, len } => Kernel::KeepTokens { first: small(*first)?, len: small(*len)? },
         Op::SamplingProbs => Kernel::SamplingProbs,
         Op::RandomBits { lane } => Kernel::RandomBits { lane: *lane },
-        Op::DrawToken => Kernel::DrawToken,
+        Op::DrawToken { first } => Kernel::DrawToken { first: small(*first)? },
         Op::Confidence(kind) => Kernel::Confidence(match kind {
             Confidence::Probability => plan::Confidence::Probability,
             Confidence::Margin => plan::Confidence::Margin,
@@ -132,7 +132,7 @@ pub fn in_place(node: &NodeData) -> Vec<usize> {
         | Op::ShiftRows
         | Op::IsToken { .. }
         | Op::RandomBits { .. }
-        | Op::DrawToken
+        | Op::DrawToken { .. }
         | Op::Confidence(_)
         | Op::TransferCount { .. }
         | Op::SelectSlots

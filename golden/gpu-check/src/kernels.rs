@@ -367,7 +367,7 @@ fn sampler(add: Add<'_>) {
                 "%0: f32[B, S, {columns}] \"probs\", %1: i32[B, S] \"none\", %2: f32[] \"temperature\", %3: f32[] \"zero\", %4: u32[B, S] \"bits\", %5: i32[B, S] \"token\") {{
   %6 = is_token %1 {{token=0}} : bool[B, S]
   %7 = draw_token %0, %6, %2, %4 : i32[B, S]
-  %8 = draw_token %0, %6, %3, %4 : i32[B, S]
+  %8 = draw_token %0, %6, %3, %4 {{first=100}} : i32[B, S]
   %9 = confidence %0, %6, %5 {{kind=probability}} : f32[B, S]
   %10 = confidence %0, %6, %5 {{kind=margin}} : f32[B, S]
   %11 = confidence %0, %6, %5 {{kind=negative_entropy}} : f32[B, S]

@@ -113,7 +113,10 @@ pub enum Op {
     },
     /// `(probs f32[B, S, V], active bool[B, S], temperature f32[], bits u32[B, S]) -> i32[B, S]`: the most probable token, lowest
     /// id on a tie, or a draw when the temperature is above 0; -1 where not active.
-    DrawToken,
+    DrawToken {
+        /// The token of column 0.
+        first: u64,
+    },
     /// `(probs f32[B, S, V], active bool[B, S], token i32[B, S]) -> f32[B, S]`; 0 where not active.
     Confidence(Confidence),
     /// `(active bool[B, S], step i32[], joint i32[]) -> i32[B]`: slots that each row commits (`spec/sampling.md` section 5).
@@ -209,6 +212,8 @@ pub struct Linear {
     pub bias: bool,
     /// Whether the two weights are gate and up.
     pub swiglu: bool,
+    /// First row and number of rows of the one weight that is multiplied, where not all of it is; `N` is their number.
+    pub rows: Option<(u64, u64)>,
     /// What is done to each sum after the bias, in f32 before it becomes `U`; not with `swiglu`.
     pub activation: Option<Activation>,
     /// Whether there is a residual operand, added last.

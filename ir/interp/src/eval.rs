@@ -41,7 +41,7 @@ pub(crate) fn eval(op: &Op, x: &[&Tensor]) -> Result<Vec<Tensor>, RunError> {
         }
         Op::SamplingProbs => sampler::sampling_probs(x[0], x[2], x[3], x[4]),
         Op::RandomBits { lane } => sampler::random_bits(x[0], x[1], *lane),
-        Op::DrawToken => sampler::draw_token(x[0], x[1], x[2], x[3]),
+        Op::DrawToken { first } => sampler::draw_token(*first, x[0], x[1], x[2], x[3]),
         Op::Confidence(kind) => sampler::confidence(*kind, x[0], x[1], x[2]),
         Op::TransferCount { steps, eps } => sampler::transfer_count(x[0], x[1], x[2], *steps as u32, *eps),
         Op::SelectSlots => sampler::select_slots(x[0], x[1], x[2], x[3], x[4], x[5]),

@@ -118,7 +118,14 @@ pub(crate) fn linear(linear: &Linear, operands: &[&Tensor]) -> Tensor {
     if let Some(eps) = linear.norm_eps {
         x = rms_norm(&x, next(), eps);
     }
-    let parts: Vec<Tensor> = (0..linear.weights).map(|_| matmul(&x, next())).collect();
+    let weight = |weight: &Tensor| match linear.rows {
+        None => weight.clone(),
+        Some((first, len)) => {
+            let (k, first, len) = (weight.columns(), first as usize, len as usize);
+            Tensor::f32(&[len, k], weight.floats()[first * k..(first + len) * k].to_vec())
+        }
+    };
+    let parts: Vec<Tensor> = (0..linear.weights).map(|_| matmul(&x, &weight(next()))).collect();
     let mut y = if linear.swiglu {
         zip(&parts[0], &parts[1], |gate, up| activate(Activation::Silu, gate) * up)
     } else {

@@ -320,7 +320,10 @@ pub enum Kernel {
     },
     /// `(probs f32[B, S, V], active bool[B, S], temperature f32[], bits u32[B, S]) -> i32[B, S]`: the most probable
     /// token (lowest id on a tie) at temperature 0, else a draw; -1 where not active.
-    DrawToken,
+    DrawToken {
+        /// The token of column 0.
+        first: u32,
+    },
     /// `(probs f32[B, S, V], active bool[B, S], token i32[B, S]) -> f32[B, S]`; 0 where not active.
     Confidence(Confidence),
     /// `(active bool[B, S], index i32[], joint i32[]) -> i32[B]`: how many slots a row commits in this step. If `joint`

@@ -118,7 +118,7 @@ fn sampler(c: &mut Criterion) {
     for (name, temperature) in [("draw_token", 1.0), ("draw_token_greedy", 0.0)] {
         let bits = ones(DType::U32, &[1, ROWS]);
         let tensors = [probs(), active(), scalar(temperature), bits, ones(DType::I32, &[1, ROWS])];
-        let mut prepared = prepare(Kernel::DrawToken, &tensors, 0);
+        let mut prepared = prepare(Kernel::DrawToken { first: 0 }, &tensors, 0);
         group.bench_function(name, |b| b.iter(|| prepared.run()));
     }
     for kind in [Confidence::Margin, Confidence::NegativeEntropy] {

@@ -127,8 +127,9 @@ fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static
                 && shaped(y, DType::U32, dims(canvas)),
             &[],
         ),
-        (Kernel::DrawToken, [probs, active, temperature, bits], [y]) => (
+        (Kernel::DrawToken { first }, [probs, active, temperature, bits], [y]) => (
             vocabulary(probs)
+                && i32::try_from(*first as usize + probs.columns()).is_ok()
                 && shaped(active, DType::Bool, &dims(probs)[..2])
                 && shaped(temperature, DType::F32, &[])
                 && shaped(bits, DType::U32, dims(active))

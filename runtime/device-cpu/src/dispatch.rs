@@ -82,8 +82,8 @@ pub(crate) fn run(
             sampler::probs(context, logits, active, temperature, top_p, top_k, y);
         }
         (Kernel::RandomBits { lane }, [_, stream], [y]) => slots::random_bits(stream, *lane, y),
-        (Kernel::DrawToken, [probs, active, temperature, bits], [y]) => {
-            sampler::draw(context, probs, active, temperature.get(0), bits, y);
+        (Kernel::DrawToken { first }, [probs, active, temperature, bits], [y]) => {
+            sampler::draw(context, *first, probs, active, temperature.get(0), bits, y);
         }
         (Kernel::Confidence(kind), [probs, active, token], [y]) => {
             sampler::confidence(context, *kind, probs, active, token, y);
@@ -171,7 +171,7 @@ pub(crate) fn name(kernel: &Kernel) -> &'static str {
         Kernel::KeepTokens { .. } => "keep_tokens",
         Kernel::SamplingProbs => "sampling_probs",
         Kernel::RandomBits { .. } => "random_bits",
-        Kernel::DrawToken => "draw_token",
+        Kernel::DrawToken { .. } => "draw_token",
         Kernel::Confidence(_) => "confidence",
         Kernel::TransferCount { .. } => "transfer_count",
         Kernel::SelectSlots => "select_slots",

@@ -114,8 +114,20 @@ fn hostile_numbers_do_not_panic() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -1.0] {
         let values = || common::real(DType::F32, &[b, s, v], &vec![bad; (b * s * v) as usize]);
         let mut cases = vec![
-            case(Kernel::DrawToken, &[values(), active(), scalar(1.0), bits()], DType::I32, &[b, s], 0.0),
-            case(Kernel::DrawToken, &[values(), active(), scalar(bad), bits()], DType::I32, &[b, s], 0.0),
+            case(
+                Kernel::DrawToken { first: 0 },
+                &[values(), active(), scalar(1.0), bits()],
+                DType::I32,
+                &[b, s],
+                0.0,
+            ),
+            case(
+                Kernel::DrawToken { first: 0 },
+                &[values(), active(), scalar(bad), bits()],
+                DType::I32,
+                &[b, s],
+                0.0,
+            ),
         ];
         for (top_p, top_k) in [(0.5, 3), (bad, 0), (1.0, i32::MIN)] {
             let reads = [values(), active(), scalar(bad), scalar(top_p), ints(&[], &[top_k])];
@@ -168,7 +180,9 @@ fn refuse_changes(case: &Case) {
         for axis in 0..shape.dims().len() {
             // Dimensions that nothing else hangs on: the results do not have them.
             let free = match case.kernel {
-                Kernel::Slice { .. } | Kernel::DrawToken | Kernel::Confidence(_) => i == 0 && axis == 2,
+                Kernel::Slice { .. } | Kernel::DrawToken { .. } | Kernel::Confidence(_) => {
+                    i == 0 && axis == 2
+                }
                 Kernel::TakeRows => i == 0 && axis == 1,
                 Kernel::Splice => i == 2 && axis + 1 < shape.dims().len(),
                 Kernel::Embed => i == 1 && axis == 0,

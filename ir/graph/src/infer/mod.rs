@@ -144,7 +144,7 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
             | Op::KeepTokens { .. }
             | Op::SamplingProbs
             | Op::RandomBits { .. }
-            | Op::DrawToken
+            | Op::DrawToken { .. }
             | Op::Confidence(_)
             | Op::TransferCount { .. }
             | Op::SelectSlots
@@ -218,7 +218,13 @@ fn infer_linear(linear: &Linear, inputs: &[Type], dtype: DType) -> Result<Type, 
         let weight = next()?;
         require(weight.dtype.is_float() && weight.dims.len() == 2, "a weight must be a float matrix")?;
         require(weight.dims[1].as_constant() == Some(k), "a weight must be as wide as `x`")?;
-        let n = weight.dims[0].as_constant().ok_or("a weight's rows must be a constant")?;
+        let mut n = weight.dims[0].as_constant().ok_or("a weight's rows must be a constant")?;
+        if let Some((first, len)) = linear.rows {
+            require(linear.weights == 1, "rows of a weight are those of one weight")?;
+            let fits = len > 0 && first.checked_add(len).is_some_and(|end| end <= n);
+            require(fits, "the rows must be inside the weight")?;
+            n = len;
+        }
         require(!linear.swiglu || i == 0 || n == columns, "gate and up must have the same rows")?;
         let sum = columns.checked_add(n).ok_or("the weights have too many rows")?;
         columns = if linear.swiglu { n } else { sum };

@@ -79,6 +79,9 @@ impl Op {
                 if l.weights != 1 {
                     attributes.push(("weights", int(l.weights)));
                 }
+                if let Some((first, len)) = l.rows {
+                    attributes.extend([("first", int(first)), ("len", int(len))]);
+                }
                 attributes.extend(l.norm_eps.map(|eps| ("norm_eps", Float(eps))));
                 attributes.extend(flags(&[("bias", l.bias), ("swiglu", l.swiglu)]));
                 attributes.extend(l.activation.map(|a| ("activation", Word(a.name().to_owned()))));
@@ -117,7 +120,8 @@ impl Op {
             }
             Op::SamplingProbs => ("sampling_probs", vec![]),
             Op::RandomBits { lane } => ("random_bits", vec![("lane", Word(lane.name().to_owned()))]),
-            Op::DrawToken => ("draw_token", vec![]),
+            Op::DrawToken { first: 0 } => ("draw_token", vec![]),
+            Op::DrawToken { first } => ("draw_token", vec![("first", int(*first))]),
             Op::Confidence(kind) => ("confidence", vec![("kind", Word(kind.name().to_owned()))]),
             Op::TransferCount { steps, eps } => {
                 ("transfer_count", vec![("steps", int(*steps)), ("eps", Float(*eps))])
@@ -158,6 +162,7 @@ impl Op {
                 weights: if a.has("weights") { a.int("weights")? } else { 1 },
                 norm_eps: if a.has("norm_eps") { Some(a.float("norm_eps")?) } else { None },
                 bias: a.flag("bias")?,
+                rows: if a.has("first") { Some((a.int("first")?, a.int("len")?)) } else { None },
                 swiglu: a.flag("swiglu")?,
                 activation: if a.has("activation") {
                     Some(a.word("activation", &Activation::ALL, Activation::name)?)
@@ -193,7 +198,7 @@ impl Op {
             "keep_tokens" => Op::KeepTokens { first: a.int("first")?, len: a.int("len")? },
             "sampling_probs" => Op::SamplingProbs,
             "random_bits" => Op::RandomBits { lane: a.word("lane", &Lane::ALL, Lane::name)? },
-            "draw_token" => Op::DrawToken,
+            "draw_token" => Op::DrawToken { first: if a.has("first") { a.int("first")? } else { 0 } },
             "confidence" => Op::Confidence(a.word("kind", &Confidence::ALL, Confidence::name)?),
             "transfer_count" => Op::TransferCount { steps: a.int("steps")?, eps: a.float("eps")? },
             "select_slots" => Op::SelectSlots,

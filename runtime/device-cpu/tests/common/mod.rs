@@ -293,7 +293,7 @@ fn spelling(case: &Case) -> String {
         Kernel::SwiGlu => "swiglu/".to_owned(),
         Kernel::ShiftRows => "shift_rows/".to_owned(),
         Kernel::SamplingProbs => "sampling_probs/".to_owned(),
-        Kernel::DrawToken => "draw_token/".to_owned(),
+        Kernel::DrawToken { first } => format!("draw_token/first={first}"),
         Kernel::SelectSlots => "select_slots/".to_owned(),
         Kernel::Commit => "commit/".to_owned(),
         Kernel::AdvanceStream => "advance_stream/".to_owned(),
