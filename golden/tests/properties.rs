@@ -146,13 +146,28 @@ impl Builder {
         self.op(op(packed, rope), &inputs)
     }
 
+    /// Some rows of a layer over four times as many.
+    fn taken(&mut self, x: Value, other: Value, rope: bool, bias: bool) -> Value {
+        let (mask, tables) = (self.mask, self.tables);
+        let longer = Op::Concat { axis: 1 };
+        let hidden = self.wide(longer.clone(), &[x, other, x, x]);
+        self.mask = self.op(longer.clone(), &[mask; 4]);
+        self.tables = tables.map(|table| self.wide(longer.clone(), &[table; 4]));
+        let normed = self.norm(hidden, self.dtype);
+        let heads = self.attention(normed, false, rope, bias);
+        let out = self.linear(heads, &[HIDDEN], 0, None, DType::F32);
+        let sum = self.wide(Op::Add, &[hidden, out]);
+        (self.mask, self.tables) = (mask, tables);
+        self.wide(Op::TakeRows, &[sum, self.ids])
+    }
+
     /// One random step: `choice` picks the op and its variants, `at` the operands.
     fn step(&mut self, choice: u8, at: u8) {
         let pick = |i: u8| self.hidden[self.hidden.len() - 1 - i as usize % self.hidden.len().min(3)];
         let (x, other) = (pick(at), pick(at >> 4));
         let flag = |bit: u8| at >> bit & 1 == 1;
         let t = self.dtype;
-        let made = match choice % 16 {
+        let made = match choice % 18 {
             0 => self.norm(x, DType::F32),
             1 => self.linear(x, &[HIDDEN], at & 3, flag(3).then_some(other), DType::F32),
             2 => self.wide(Op::Add, &[x, other]),
@@ -232,6 +247,14 @@ impl Builder {
                 let heads = self.op(Op::Attention(op), &[q, k, v, self.mask]);
                 self.linear(heads, &[HIDDEN], 2, Some(x), DType::F32)
             }
+            15 => {
+                let activation =
+                    [Activation::Gelu, Activation::QuickGelu, Activation::Relu, Activation::Silu];
+                let sums = self.linear(x, &[HIDDEN], at & 3, None, t);
+                let activated = self.op(Op::Activate(activation[usize::from(at) >> 6]), &[sums]);
+                self.linear(activated, &[HIDDEN], 2, flag(3).then_some(other), DType::F32)
+            }
+            16 => self.taken(x, other, flag(2), flag(3)),
             _ => {
                 // A weight that is stored as two.
                 let parts = [4, HIDDEN - 4].map(|n| self.weight(t, &[n, HIDDEN]));
