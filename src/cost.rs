@@ -1,7 +1,7 @@
 //! Cost model: arithmetic and memory traffic of a graph, from its shapes alone, at the maxima of its symbols.
 //!
 //! - FLOP: a matmul of `[M, K]` and `[N, K]` is `2 * M * N * K`; attention is `4 * S * S * heads * head_dim` for each
-//!   row of the batch; elementwise ops, norms, rotations and softmaxes count each arithmetic operation they are
+//!   row of the batch, `4 * R * S` where only `R` rows have queries; elementwise ops, norms, rotations and softmaxes count each arithmetic operation they are
 //!   written with, a transcendental function as one. Integer work counts nothing. Fused ops cost what their parts cost.
 //! - Bytes: every operand and every result once, as if each op met empty caches. A table or a slice counts with the
 //!   elements that are read.
@@ -9,7 +9,7 @@
 //!
 //! Sums stop at the largest `u64`.
 
-use dreamc_ir::{Activation, Confidence, Dim, Graph, Module, NodeData, Op, Type, Value, Verified};
+use dreamc_ir::{Activation, Confidence, Dim, Graph, Linear, Module, NodeData, Op, Type, Value, Verified};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -172,6 +172,15 @@ impl<'a> Counter<'a> {
                 Ok(self.bytes(*ids)?.saturating_add(read).saturating_add(results))
             }
             (Op::Slice { .. } | Op::DropRows { .. } | Op::TakeRows, _, _) => Ok(results.saturating_mul(2)),
+            // The rest of the weight is not stored.
+            (Op::Linear(Linear { rows: Some((_, len)), norm_eps, .. }), inputs, _) => {
+                let weight = 1 + usize::from(norm_eps.is_some());
+                let others = inputs.iter().enumerate().filter(|(i, _)| *i != weight).map(|(_, v)| *v);
+                let ty = inputs.get(weight).map(|v| self.graph.ty(*v));
+                let row = ty.map_or(0, |ty| ty.columns().unwrap_or(0) * ty.dtype.bytes() as u64);
+                let read = row.saturating_mul(*len);
+                Ok(sum(&others.collect::<Vec<_>>())?.saturating_add(read).saturating_add(results))
+            }
             // The same bytes in other dimensions.
             (Op::MergeRows { .. } | Op::SplitRows { .. }, _, _) => Ok(0),
             _ => Ok(sum(&data.inputs)?.saturating_add(results)),
@@ -194,8 +203,10 @@ impl<'a> Counter<'a> {
                     let rows = self.graph.ty(*weight).dims.first();
                     Ok(n.saturating_add(rows.map_or(Ok(0), |d| self.at_max(d))?))
                 })?;
+                let rows = linear.rows.map_or(rows, |(_, len)| len);
                 let epilogue = u64::from(linear.bias) + u64::from(linear.residual);
                 let epilogue = epilogue + if linear.swiglu { SWIGLU } else { 0 };
+                let epilogue = epilogue + linear.activation.map_or(0, activation);
                 let product = x.saturating_mul(rows).saturating_mul(2);
                 let norm = x.saturating_mul(gain * RMS_NORM);
                 Ok(product.saturating_add(norm).saturating_add(out.saturating_mul(epilogue)))
@@ -203,13 +214,17 @@ impl<'a> Counter<'a> {
             Op::Attention(attention) => {
                 let Some(out) = data.outputs.first() else { return Ok(0) };
                 let ty = self.graph.ty(*out);
-                let length = ty.dims.get(1).map_or(Ok(0), |d| self.at_max(d))?;
-                // The result has B * S * heads * head_dim elements.
-                let scores = self.elements(ty)?.saturating_mul(length).saturating_mul(4);
-                let heads = attention.heads.saturating_add(attention.kv_heads);
-                let rows = self.elements(ty)? / attention.heads.max(1);
+                // The keys: packed with the queries, or the second operand.
+                let keys = data.inputs.get(usize::from(!attention.packed)).map(|v| self.graph.ty(*v));
+                let length = keys.and_then(|ty| ty.dims.get(1)).map_or(Ok(0), |d| self.at_max(d))?;
+                let batch = ty.dims.first().map_or(Ok(0), |d| self.at_max(d))?;
+                // The result has an element for each of B * R * heads * head_dim.
+                let queries = self.elements(ty)?;
+                let scores = queries.saturating_mul(length).saturating_mul(4);
+                let key_columns = attention.kv_heads.saturating_mul(attention.head_dim);
+                let keys = batch.saturating_mul(length).saturating_mul(key_columns);
                 let rotated =
-                    if attention.rope { rows.saturating_mul(heads).saturating_mul(ROPE) } else { 0 };
+                    if attention.rope { queries.saturating_add(keys).saturating_mul(ROPE) } else { 0 };
                 Ok(scores.saturating_add(rotated))
             }
             Op::RmsNorm { .. } => each(first_input()?, RMS_NORM),
@@ -219,10 +234,7 @@ impl<'a> Counter<'a> {
             // The angle, its cosine and its sine.
             Op::RopeTable(_) => each(result()?, 3),
             Op::Add | Op::Mul => result(),
-            // Negation or scale, exponential, sum, quotient; or error function, sum, two products.
-            Op::Activate(Activation::Silu | Activation::Gelu) => each(result()?, 4),
-            Op::Activate(Activation::QuickGelu) => each(result()?, 5),
-            Op::Activate(Activation::Relu) => result(),
+            Op::Activate(kind) => each(result()?, activation(*kind)),
             // The angle, its sine or cosine.
             Op::TimestepEmbed { .. } => each(result()?, 2),
             Op::EulerStep { .. } => each(result()?, 2),
@@ -232,7 +244,7 @@ impl<'a> Counter<'a> {
             // Division by the temperature, maximum, difference, exponential, sum, quotient.
             Op::SamplingProbs => each(result()?, 6),
             // A comparison.
-            Op::DrawToken => first_input(),
+            Op::DrawToken { .. } => first_input(),
             Op::Confidence(Confidence::Probability) => Ok(0),
             Op::Confidence(Confidence::Margin) => each(first_input()?, 2),
             // Sum, logarithm, product, sum.
@@ -263,6 +275,16 @@ impl<'a> Counter<'a> {
             | Op::AdvanceStream
             | Op::Denoise { .. } => Ok(0),
         }
+    }
+}
+
+/// For each element.
+const fn activation(kind: Activation) -> u64 {
+    match kind {
+        // Negation or scale, exponential, sum, quotient; or error function, sum, two products.
+        Activation::Silu | Activation::Gelu => 4,
+        Activation::QuickGelu => 5,
+        Activation::Relu => 1,
     }
 }
 

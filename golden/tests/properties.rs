@@ -106,6 +106,8 @@ impl Builder {
             norm_eps: (extras & 1 != 0).then_some(1e-6),
             bias: extras & 2 != 0 && extras & 4 == 0,
             swiglu: extras & 4 != 0 && rows.len() == 2 && rows[0] == rows[1],
+            activation: None,
+            rows: None,
             residual: residual.is_some(),
         };
         let mut inputs = vec![x];
@@ -124,7 +126,9 @@ impl Builder {
 
     fn attention(&mut self, x: Value, packed: bool, rope: bool, bias: bool) -> Value {
         let (bias, tables) = (u8::from(bias) * 2, self.tables);
-        let op = |packed, rope| Op::Attention(Attention { heads: 4, kv_heads: 2, head_dim: 4, packed, rope });
+        let op = |packed, rope| {
+            Op::Attention(Attention { heads: 4, kv_heads: 2, head_dim: 4, packed, rope, rows: false })
+        };
         let mut inputs = if packed {
             vec![self.linear(x, &[16, 8, 8], bias, None, self.dtype)]
         } else {
@@ -142,13 +146,28 @@ impl Builder {
         self.op(op(packed, rope), &inputs)
     }
 
+    /// Some rows of a layer over four times as many.
+    fn taken(&mut self, x: Value, other: Value, rope: bool, bias: bool) -> Value {
+        let (mask, tables) = (self.mask, self.tables);
+        let longer = Op::Concat { axis: 1 };
+        let hidden = self.wide(longer.clone(), &[x, other, x, x]);
+        self.mask = self.op(longer.clone(), &[mask; 4]);
+        self.tables = tables.map(|table| self.wide(longer.clone(), &[table; 4]));
+        let normed = self.norm(hidden, self.dtype);
+        let heads = self.attention(normed, false, rope, bias);
+        let out = self.linear(heads, &[HIDDEN], 0, None, DType::F32);
+        let sum = self.wide(Op::Add, &[hidden, out]);
+        (self.mask, self.tables) = (mask, tables);
+        self.wide(Op::TakeRows, &[sum, self.ids])
+    }
+
     /// One random step: `choice` picks the op and its variants, `at` the operands.
     fn step(&mut self, choice: u8, at: u8) {
         let pick = |i: u8| self.hidden[self.hidden.len() - 1 - i as usize % self.hidden.len().min(3)];
         let (x, other) = (pick(at), pick(at >> 4));
         let flag = |bit: u8| at >> bit & 1 == 1;
         let t = self.dtype;
-        let made = match choice % 16 {
+        let made = match choice % 18 {
             0 => self.norm(x, DType::F32),
             1 => self.linear(x, &[HIDDEN], at & 3, flag(3).then_some(other), DType::F32),
             2 => self.wide(Op::Add, &[x, other]),
@@ -223,10 +242,19 @@ impl Builder {
                 let [q, k, v] = [0, 16, 32].map(|start| self.op(Op::Slice { start, len: 16 }, &[qkv]));
                 let [cos, sin] = self.tables;
                 let [q, k] = [q, k].map(|part| self.op(Op::Rope { head_dim: 4 }, &[part, cos, sin]));
-                let op = Attention { heads: 4, kv_heads: 4, head_dim: 4, packed: false, rope: false };
+                let op =
+                    Attention { heads: 4, kv_heads: 4, head_dim: 4, packed: false, rope: false, rows: false };
                 let heads = self.op(Op::Attention(op), &[q, k, v, self.mask]);
                 self.linear(heads, &[HIDDEN], 2, Some(x), DType::F32)
             }
+            15 => {
+                let activation =
+                    [Activation::Gelu, Activation::QuickGelu, Activation::Relu, Activation::Silu];
+                let sums = self.linear(x, &[HIDDEN], at & 3, None, t);
+                let activated = self.op(Op::Activate(activation[usize::from(at) >> 6]), &[sums]);
+                self.linear(activated, &[HIDDEN], 2, flag(3).then_some(other), DType::F32)
+            }
+            16 => self.taken(x, other, flag(2), flag(3)),
             _ => {
                 // A weight that is stored as two.
                 let parts = [4, HIDDEN - 4].map(|n| self.weight(t, &[n, HIDDEN]));

@@ -5,6 +5,9 @@
 //! `[B, S]`, `y` like `q`; scalars `rows` (B), `positions` (S). A query sees the keys whose mask is its own; rows of mask
 //! 0 come out as 0. Scores, maxima, sums and results in f32.
 //!
+//! Queries at some rows: `q` and `y` are `[B, taken, heads * head_dim]`, and a buffer `index` i32 `[B, taken]` says at which
+//! position each stands; a further scalar is `taken`. Those that stand nowhere come out as 0.
+//!
 //! A workgroup has the queries of one tile and one head, and goes through the keys in tiles; keys and values take turns
 //! in one part of shared memory, and keys of which no query sees any are passed over. A unit has one score of a tile, and `head_dim / keys` columns of the result. Made for 28
 //! + 4 heads of 128 and 16 heads of 80.
@@ -28,6 +31,8 @@ pub struct Attention {
     pub head_dim: u32,
     /// Whether q, k and v are column ranges of one buffer.
     pub packed: bool,
+    /// Whether only some positions have a query, by an index; not packed.
+    pub rows: bool,
     /// Queries of a tile.
     pub queries: u32,
     /// Keys of a tile.
@@ -46,6 +51,8 @@ struct Shape {
     strides: [u32; 3],
     /// Where k and v begin in a position.
     firsts: [u32; 2],
+    /// Whether queries stand where an index says.
+    rows: bool,
 }
 
 impl Attention {
@@ -56,17 +63,23 @@ impl Attention {
         kv_heads: u32,
         head_dim: u32,
         packed: bool,
+        rows: bool,
         target: &Target,
     ) -> Option<Attention> {
         let tiles = [(32, 32), (32, 16), (16, 16), (32, 8), (16, 8), (8, 8), (8, 4), (8, 2)];
-        let with = |(queries, keys)| Attention { float, heads, kv_heads, head_dim, packed, queries, keys };
+        let with =
+            |(queries, keys)| Attention { float, heads, kv_heads, head_dim, packed, rows, queries, keys };
         tiles.into_iter().map(with).find(|kernel| kernel.check(target.capabilities()).is_ok())
     }
 
     pub(crate) fn name(&self) -> String {
-        let packed = if self.packed { "_packed" } else { "" };
+        let form = match (self.packed, self.rows) {
+            (true, _) => "_packed",
+            (false, true) => "_rows",
+            (false, false) => "",
+        };
         format!(
-            "{}_attention{packed}_h{}kv{}d{}_tile{}x{}",
+            "{}_attention{form}_h{}kv{}d{}_tile{}x{}",
             self.float.name(),
             self.heads,
             self.kv_heads,
@@ -82,7 +95,10 @@ impl Attention {
     }
 
     pub(crate) fn check(&self, capabilities: &Capabilities) -> Result<(), String> {
-        let Attention { heads, kv_heads, head_dim, queries, keys, .. } = *self;
+        let Attention { heads, kv_heads, head_dim, queries, keys, packed, rows, .. } = *self;
+        if packed && rows {
+            return Err("queries at some rows are not packed with keys".to_owned());
+        }
         if kv_heads == 0 || heads == 0 || heads % kv_heads != 0 {
             return Err(format!("{heads} query heads do not share {kv_heads} key heads"));
         }
@@ -103,9 +119,9 @@ impl Attention {
     }
 
     pub(crate) fn launch(&self, r: &Recorder) {
-        let Attention { float, heads, kv_heads, head_dim, packed, queries, keys } = *self;
+        let Attention { float, heads, kv_heads, head_dim, packed, rows, queries, keys } = *self;
         let grid = [
-            Extent::Ceil { of: "positions", per: queries, any: false },
+            Extent::Ceil { of: if rows { "taken" } else { "positions" }, per: queries, any: false },
             Extent::Constant(heads),
             Extent::each("rows"),
         ];
@@ -114,7 +130,8 @@ impl Attention {
         } else {
             ([heads * head_dim, kv_heads * head_dim, kv_heads * head_dim], [0, 0])
         };
-        let shape = Shape { heads, group: heads / kv_heads, dim: head_dim, queries, keys, strides, firsts };
+        let group = heads / kv_heads;
+        let shape = Shape { heads, group, dim: head_dim, queries, keys, strides, firsts, rows };
         let units = CubeDim::new_1d(queries * keys);
         let element = float.element();
         if packed {
@@ -127,6 +144,22 @@ impl Attention {
                 r.buffer("y", element),
                 r.int("rows"),
                 r.int("positions"),
+                shape,
+            ));
+        } else if rows {
+            floats!((float => F) => attend_rows::launch_unchecked::<F>(
+                r.client(),
+                r.grid(grid),
+                units,
+                r.buffer("q", element),
+                r.buffer("k", element),
+                r.buffer("v", element),
+                r.buffer("mask", Element::I32),
+                r.buffer("index", Element::I32),
+                r.buffer("y", element),
+                r.int("rows"),
+                r.int("positions"),
+                r.int("taken"),
                 shape,
             ));
         } else {
@@ -158,7 +191,24 @@ fn attend_apart<F: Float>(
     positions: u32,
     #[comptime] shape: Shape,
 ) {
-    attend(q, k, v, mask, y, positions, shape);
+    // Every position has a query: there is no index to read, and any buffer may stand for it.
+    attend(q, k, v, mask, mask, y, positions, positions, shape);
+}
+
+#[cube(launch_unchecked)]
+fn attend_rows<F: Float>(
+    q: &[F],
+    k: &[F],
+    v: &[F],
+    mask: &[i32],
+    index: &[i32],
+    y: &mut [F],
+    _rows: u32,
+    positions: u32,
+    taken: u32,
+    #[comptime] shape: Shape,
+) {
+    attend(q, k, v, mask, index, y, positions, taken, shape);
 }
 
 #[cube(launch_unchecked)]
@@ -170,7 +220,7 @@ fn attend_packed<F: Float>(
     positions: u32,
     #[comptime] shape: Shape,
 ) {
-    attend(qkv, qkv, qkv, mask, y, positions, shape);
+    attend(qkv, qkv, qkv, mask, mask, y, positions, positions, shape);
 }
 
 /// Below every score.
@@ -182,8 +232,10 @@ fn attend<F: Float>(
     k: &[F],
     v: &[F],
     mask: &[i32],
+    index: &[i32],
     y: &mut [F],
     positions: u32,
+    taken: u32,
     #[comptime] shape: Shape,
 ) {
     let dim = comptime!(shape.dim);
@@ -203,22 +255,24 @@ fn attend<F: Float>(
 
     let head = CUBE_POS_Y;
     let base = CUBE_POS_Z * positions;
+    // Where the batch row's queries begin.
+    let own_base = if comptime!(shape.rows) { CUBE_POS_Z * taken } else { base };
     let first_query = CUBE_POS_X * shape.queries;
     let own_query = UNIT_POS_X / keys;
     let own_key = UNIT_POS_X % keys;
     let row = first_query + own_query;
     let mut segment = 0i32;
-    if row < positions {
-        segment = mask[(base + row) as usize];
+    if row < taken {
+        segment = segment_of(mask, index, base, own_base, row, positions, comptime!(shape.rows));
     }
     let scale = comptime!(1.0f32 / (shape.dim as f32).sqrt());
     fetch(
         q,
         &mut tiles,
         0u32,
-        base,
+        own_base,
         first_query,
-        positions,
+        taken,
         head * dim,
         shape.queries,
         comptime!(shape.strides[0]),
@@ -227,7 +281,17 @@ fn attend<F: Float>(
     );
 
     // The segments of the tile's queries lie between these two.
-    let queries = segments(mask, base, first_query, positions, shape.queries);
+    let queries = segments(
+        mask,
+        index,
+        base,
+        own_base,
+        first_query,
+        taken,
+        positions,
+        shape.queries,
+        comptime!(shape.rows),
+    );
     let lowest_query = queries.0;
     let highest_query = queries.1;
 
@@ -238,7 +302,7 @@ fn attend<F: Float>(
     while first_key < positions {
         // Keys of other segments cost no more than this look at their masks: so each of several images costs what it
         // costs alone. It is the same for all units, who meet at every exchange all the same.
-        let others = segments(mask, base, first_key, positions, keys);
+        let others = segments(mask, mask, base, base, first_key, positions, positions, keys, false);
         let met = others.0 <= highest_query && others.1 >= lowest_query;
         if met {
             let k_column = key_head + comptime!(shape.firsts[0]);
@@ -326,9 +390,9 @@ fn attend<F: Float>(
         sync_cube();
         first_key += keys;
     }
-    if row < positions {
+    if row < taken {
         let inverse = select(total > 0.0f32, 1.0f32 / total, 0.0f32);
-        let to = ((base + row) * comptime!(shape.heads * dim) + head * dim + own_key) as usize;
+        let to = ((own_base + row) * comptime!(shape.heads * dim) + head * dim + own_key) as usize;
         #[unroll]
         for c in 0..parts {
             y[to + comptime!(c * keys as usize)] = F::cast_from(sums[c] * inverse);
@@ -336,13 +400,46 @@ fn attend<F: Float>(
     }
 }
 
-/// The lowest and the highest segment among `count` positions from `first` on; none if the lowest is above the highest.
+/// The segment of a query or key: of its own position, or of that which the index says; 0 where there is none.
 #[cube]
-fn segments(mask: &[i32], base: u32, first: u32, positions: u32, #[comptime] count: u32) -> (i32, i32) {
+fn segment_of(
+    mask: &[i32],
+    index: &[i32],
+    base: u32,
+    own_base: u32,
+    row: u32,
+    positions: u32,
+    #[comptime] by_index: bool,
+) -> i32 {
+    if comptime!(by_index) {
+        let mut segment = 0i32;
+        let at = index[(own_base + row) as usize];
+        if at >= 0 && u32::cast_from(at) < positions {
+            segment = mask[(base + u32::cast_from(at)) as usize];
+        }
+        segment
+    } else {
+        mask[(base + row) as usize]
+    }
+}
+
+/// The lowest and the highest segment among `count` rows from `first` on; none if the lowest is above the highest.
+#[cube]
+fn segments(
+    mask: &[i32],
+    index: &[i32],
+    base: u32,
+    own_base: u32,
+    first: u32,
+    rows: u32,
+    positions: u32,
+    #[comptime] count: u32,
+    #[comptime] by_index: bool,
+) -> (i32, i32) {
     let mut lowest = i32::new(0x7fff_ffff);
     let mut highest = i32::new(-0x8000_0000);
-    for i in first..min(first + count, positions) {
-        let segment = mask[(base + i) as usize];
+    for i in first..min(first + count, rows) {
+        let segment = segment_of(mask, index, base, own_base, i, positions, by_index);
         if segment != 0 {
             lowest = min(lowest, segment);
             highest = max(highest, segment);

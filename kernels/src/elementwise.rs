@@ -6,7 +6,7 @@
 
 use crate::emit::{Element, Extent};
 use crate::kernel::{Float as Dtype, floats};
-use crate::math::{UNITS, silu};
+use crate::math::{UNITS, gelu, quick_gelu, relu, silu};
 use crate::record::Recorder;
 use cubecl::prelude::*;
 
@@ -148,12 +148,11 @@ fn apply(a: f32, b: f32, dt: f32, now: f32, next: f32, #[comptime] map: Map) -> 
     } else if comptime!(map == Map::Silu) {
         silu(a)
     } else if comptime!(map == Map::Gelu) {
-        0.5f32 * a * (1.0f32 + Erf::erf(a * 0.707_106_77f32))
+        gelu(a)
     } else if comptime!(map == Map::QuickGelu) {
-        a / (1.0f32 + f32::exp(-1.702f32 * a))
+        quick_gelu(a)
     } else if comptime!(map == Map::Relu) {
-        // Written so that what is no number stays none.
-        select(a < 0.0f32, 0.0f32, a)
+        relu(a)
     } else if comptime!(map == Map::Euler) {
         a + b * dt
     } else {

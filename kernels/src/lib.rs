@@ -45,6 +45,7 @@ pub use elementwise::{Elementwise, Map};
 pub use emit::{Access, Buffer, Element, EmitError, Emitted, Extent, Form, Info, Scalar, ScalarType, Word};
 pub use kernel::{Float, Kernel};
 pub use linear::{Engine, Linear, Residual, Tile, Weights};
+pub use math::Activation;
 pub use matrix::MatrixTile;
 pub use norm::{Norm, Statistic};
 pub use rope::{Rope, RopeTable, TimestepEmbed};

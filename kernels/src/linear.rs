@@ -11,7 +11,7 @@
 
 use crate::emit::{Element, Extent};
 use crate::kernel::Float as Dtype;
-use crate::math::{Packed, load, silu, unpack};
+use crate::math::{Activation, Packed, activate, load, silu, unpack};
 use crate::matrix::MatrixTile;
 use crate::record::Recorder;
 use crate::rows::{Table, stored};
@@ -38,6 +38,8 @@ pub struct Linear {
     pub bias: bool,
     /// Whether there is a second weight: `silu(x weight^T) * (x up^T)`. Not with a bias.
     pub swiglu: bool,
+    /// What is done to the sums, after the bias. Not with SwiGLU.
+    pub activation: Option<Activation>,
     /// What is added last.
     pub residual: Residual,
     /// What computes it.
@@ -99,6 +101,7 @@ struct Shape {
     side: u32,
     units: u32,
     packed: Packed,
+    activation: Option<Activation>,
     in_place: bool,
 }
 
@@ -124,9 +127,11 @@ impl Linear {
 
     pub(crate) fn name(&self) -> String {
         let mut name = format!("{}w_{}_linear", self.weights.name(), self.x.name());
+        let activation = self.activation.map(|a| format!("_{}", a.name())).unwrap_or_default();
         for (has, part) in [
             (self.swiglu, "_swiglu"),
             (self.bias, "_bias"),
+            (self.activation.is_some(), activation.as_str()),
             (self.residual == Residual::Apart, "_residual"),
             (self.residual == Residual::InPlace, "_residual_inplace"),
         ] {
@@ -142,8 +147,8 @@ impl Linear {
     }
 
     pub(crate) fn check(&self, capabilities: &Capabilities) -> Result<(), String> {
-        if self.swiglu && self.bias {
-            return Err("swiglu takes no bias".into());
+        if self.swiglu && (self.bias || self.activation.is_some()) {
+            return Err("swiglu takes no bias and no activation".into());
         }
         if self.n == 0 || self.k == 0 {
             return Err("n and k are at least 1".into());
@@ -168,7 +173,7 @@ impl Linear {
     }
 
     pub(crate) fn launch(&self, r: &Recorder) {
-        let Linear { x, weights, y, n, k, bias, swiglu, residual, engine } = *self;
+        let Linear { x, weights, y, n, k, bias, swiglu, activation, residual, engine } = *self;
         let tile = match engine {
             Engine::Units(tile) => tile,
             Engine::Matrix(tile) => return tile.launch(self, r),
@@ -188,6 +193,7 @@ impl Linear {
             side: tile.side,
             units,
             packed,
+            activation,
             in_place: residual == Residual::InPlace,
         };
         stored!(weights => (W, packed), (x => X, y => Y) => linear::launch_unchecked::<X, W, Y>(
@@ -301,6 +307,9 @@ fn linear<X: Float, W: Numeric, Y: Float>(
                 if comptime!(bias.is_some()) {
                     let bias = bias.as_ref().unwrap();
                     value += bias[(first + n) as usize];
+                }
+                if comptime!(shape.activation.is_some()) {
+                    value = activate(value, shape.activation);
                 }
                 if comptime!(residual.is_some()) {
                     let residual = residual.as_ref().unwrap();

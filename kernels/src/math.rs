@@ -11,6 +11,65 @@ pub(crate) fn silu(x: f32) -> f32 {
     x / (1.0f32 + f32::exp(-x))
 }
 
+/// `x * (1 + erf(x / sqrt(2))) / 2`, the error function to 2e-7.
+#[cube]
+pub(crate) fn gelu(x: f32) -> f32 {
+    0.5f32 * x * (1.0f32 + Erf::erf(x * 0.707_106_77f32))
+}
+
+/// `x * sigmoid(1.702 x)`.
+#[cube]
+pub(crate) fn quick_gelu(x: f32) -> f32 {
+    x / (1.0f32 + f32::exp(-1.702f32 * x))
+}
+
+/// `max(x, 0)`.
+#[cube]
+pub(crate) fn relu(x: f32) -> f32 {
+    // Written so that what is no number stays none.
+    select(x < 0.0f32, 0.0f32, x)
+}
+
+/// What is done to the sums of a matmul.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `x * (1 + erf(x / sqrt(2))) / 2`.
+    Gelu,
+    /// `x * sigmoid(1.702 x)`.
+    QuickGelu,
+    /// `max(x, 0)`; what is not a number stays so.
+    Relu,
+}
+
+impl Activation {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Activation::Silu => "silu",
+            Activation::Gelu => "gelu",
+            Activation::QuickGelu => "quick_gelu",
+            Activation::Relu => "relu",
+        }
+    }
+}
+
+/// `x` where there is nothing to do.
+#[cube]
+pub(crate) fn activate(x: f32, #[comptime] activation: Option<Activation>) -> f32 {
+    if comptime!(activation == Some(Activation::Silu)) {
+        silu(x)
+    } else if comptime!(activation == Some(Activation::Gelu)) {
+        gelu(x)
+    } else if comptime!(activation == Some(Activation::QuickGelu)) {
+        quick_gelu(x)
+    } else if comptime!(activation == Some(Activation::Relu)) {
+        relu(x)
+    } else {
+        x
+    }
+}
+
 /// Whether a list is of words of two elements each, the first in the low half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Packed {

@@ -40,7 +40,7 @@
 use crate::emit::{Element, Extent};
 use crate::kernel::floats;
 use crate::linear::{Linear, Residual};
-use crate::math::silu;
+use crate::math::{Activation, activate, silu};
 use crate::record::Recorder;
 use crate::rows::Table;
 use crate::stage::{load, operand, put};
@@ -88,6 +88,7 @@ pub(crate) struct Shape {
     pub(crate) weights: u32,
     /// Elements that are loaded at once.
     pub(crate) vector: u32,
+    pub(crate) activation: Option<Activation>,
     pub(crate) in_place: bool,
 }
 
@@ -168,10 +169,11 @@ impl MatrixTile {
     }
 
     pub(crate) fn launch(self, linear: &Linear, r: &Recorder) {
-        let Linear { x, y, n, k, bias, swiglu, residual, .. } = *linear;
+        let Linear { x, y, n, k, bias, swiglu, activation, residual, .. } = *linear;
         let weights = if swiglu { 2 } else { 1 };
         let vector = [8, 4, 2].into_iter().find(|v| k % v == 0).unwrap_or(1);
-        let shape = Shape { n, k, tile: self, weights, vector, in_place: residual == Residual::InPlace };
+        let in_place = residual == Residual::InPlace;
+        let shape = Shape { n, k, tile: self, weights, vector, activation, in_place };
         let grid = [
             Extent::Ceil { of: "rows", per: self.rows, any: false },
             Extent::Constant(n.div_ceil(self.columns / weights)),
@@ -338,6 +340,9 @@ fn linear_matrix<X: Float, Y: Float>(
                     if comptime!(bias.is_some()) {
                         let bias = bias.as_ref().unwrap();
                         value += bias[(first + n) as usize];
+                    }
+                    if comptime!(shape.activation.is_some()) {
+                        value = activate(value, shape.activation);
                     }
                     if comptime!(residual.is_some()) {
                         let residual = residual.as_ref().unwrap();

@@ -30,7 +30,7 @@ pub enum Sampler {
     SamplingProbs,
     /// Buffers `probs` f32, `active` bool, `temperature` f32 `[1]`, `bits` u32 `[rows]`, `y` i32 `[rows]`: the most probable
     /// token, lowest id on a tie, or a draw with the integer weights of `dreamc_num::stream`, exactly; -1 where not
-    /// active. Scalars `rows`, `columns`.
+    /// active. Column 0 is the token `first`. Scalars `rows`, `columns`, `first`.
     DrawToken,
     /// Buffers `probs` f32, `active` bool, `token` i32 `[rows]`, `y` f32 `[rows]`; 0 where not active. Scalars `rows`,
     /// `columns`.
@@ -112,6 +112,7 @@ impl Sampler {
                 r.buffer("y", Element::I32),
                 r.int("rows"),
                 r.int("columns"),
+                r.int("first"),
             )),
             Sampler::Confidence(kind) => floats!(() => certainty::launch_unchecked(
                 r.client(),
@@ -195,6 +196,7 @@ fn draw_token(
     y: &mut [i32],
     rows: u32,
     columns: u32,
+    first: u32,
 ) {
     // Sums of all units: low words, then high words.
     let mut scratch = Shared::<[u32]>::new_slice(comptime!(2 * UNITS as usize));
@@ -267,7 +269,7 @@ fn draw_token(
         }
         if is_active {
             if mine {
-                y[row as usize] = i32::cast_from(token);
+                y[row as usize] = i32::cast_from(first + token);
             }
         } else if UNIT_POS_X == 0 {
             y[row as usize] = -1i32;

@@ -1,9 +1,9 @@
 //! Emission itself: determinism, the block of scalars, what a target cannot do, and the sources as snapshots.
 
 use dreamc_kernels::{
-    Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Engine, Extent, Float, Form, Kernel,
-    Linear, Map, MatrixTile, Norm, Residual, Rope, RopeTable, Rows, Sampler, Slots, Statistic, Table, Target,
-    Tile, TimestepEmbed, Word,
+    Activation, Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Engine, Extent, Float, Form,
+    Kernel, Linear, Map, MatrixTile, Norm, Residual, Rope, RopeTable, Rows, Sampler, Slots, Statistic, Table,
+    Target, Tile, TimestepEmbed, Word,
 };
 use dreamc_num::stream::Lane;
 use std::fmt::Write as _;
@@ -13,18 +13,27 @@ fn kernels() -> Vec<Kernel> {
     let float = Float::F32;
     let linear = |weights, swiglu, residual, bias| {
         let engine = Engine::Units(Tile { rows: 4, columns: 8, depth: 4, side: 1 });
-        Kernel::Linear(Linear { x: float, weights, y: float, n: 8, k: 16, bias, swiglu, residual, engine })
+        let activation = None;
+        let (x, y, n, k) = (float, float, 8, 16);
+        Kernel::Linear(Linear { x, weights, y, n, k, bias, swiglu, activation, residual, engine })
     };
-    let attention = |packed| {
+    let attention = |packed, rows| {
         Kernel::Attention(Attention {
             float,
             heads: 4,
             kv_heads: 2,
             head_dim: 16,
             packed,
+            rows,
             queries: 4,
             keys: 8,
         })
+    };
+    let activated = |activation, residual| {
+        let engine = Engine::Units(Tile { rows: 4, columns: 8, depth: 4, side: 1 });
+        let (x, y, weights) = (float, float, Table::Floats(float));
+        let (bias, swiglu, activation) = (true, false, Some(activation));
+        Kernel::Linear(Linear { x, weights, y, n: 8, k: 16, bias, swiglu, activation, residual, engine })
     };
     let maps = [
         (Map::Add, true),
@@ -54,8 +63,11 @@ fn kernels() -> Vec<Kernel> {
         linear(Table::PackedBF16, true, Residual::None, false),
         linear(Table::PackedF16, false, Residual::None, true),
         linear(Table::Floats(float), false, Residual::Apart, false),
-        attention(false),
-        attention(true),
+        activated(Activation::Gelu, Residual::None),
+        activated(Activation::Relu, Residual::InPlace),
+        attention(false, false),
+        attention(true, false),
+        attention(false, true),
         Kernel::TimestepEmbed(TimestepEmbed),
     ]);
     let confidences = [Confidence::Probability, Confidence::Margin, Confidence::NegativeEntropy];
@@ -81,7 +93,8 @@ fn on_matrix_units() -> Vec<Kernel> {
     let case = |float, k, swiglu, residual, bias| {
         let tile = MatrixTile { rows: 32, columns: 32, depth: 32, warp_rows: 16, warp_columns: 32 };
         let (x, y, weights, engine) = (float, float, Table::Floats(float), Engine::Matrix(tile));
-        Kernel::Linear(Linear { x, weights, y, n: 8, k, bias, swiglu, residual, engine })
+        let activation = None;
+        Kernel::Linear(Linear { x, weights, y, n: 8, k, bias, swiglu, activation, residual, engine })
     };
     vec![
         case(Float::BF16, 32, false, Residual::InPlace, true),
@@ -262,7 +275,8 @@ fn linears_fit_their_target() {
     let (f32, bf16) = (Float::F32, Float::BF16);
     let linear = |x, stored, n, k, swiglu| {
         let (weights, engine) = (Table::Floats(stored), Engine::Units(Tile::WIDE));
-        Linear { x, weights, y: bf16, n, k, bias: false, swiglu, residual: Residual::None, engine }
+        let (y, residual) = (bf16, Residual::None);
+        Linear { x, weights, y, n, k, bias: false, swiglu, activation: None, residual, engine }
     };
     let engine = |linear: Linear, rows, name| linear.fitted(rows, &target(name)).engine;
     for name in ["sm_80", "sm_86", "sm_89", "sm_90a"] {
@@ -317,6 +331,7 @@ fn what_cannot_be_is_said() {
         kv_heads: 1,
         head_dim: 256,
         packed: false,
+        rows: false,
         queries: 16,
         keys: 16,
     };

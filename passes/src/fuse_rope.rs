@@ -22,7 +22,8 @@ use dreamc_ir::{Attention, Graph, Node, Op, Value};
 pub fn run(graph: &mut Graph) -> Stats {
     each_node(graph, |graph, uses, node| {
         let data = graph.node(node);
-        let Op::Attention(attention @ Attention { packed: false, rope: false, .. }) = data.op else {
+        let Op::Attention(attention @ Attention { packed: false, rope: false, rows: false, .. }) = data.op
+        else {
             return None;
         };
         let &[q, k, v, mask] = data.inputs.as_slice() else { return None };

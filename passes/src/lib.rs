@@ -15,11 +15,14 @@ pub mod canonicalize;
 pub mod cse;
 pub mod dce;
 pub mod fold;
+pub mod fuse_epilogues;
 pub mod fuse_norm;
 pub mod fuse_residual;
 pub mod fuse_rope;
+pub mod kept_tokens;
 pub mod merge_gate_up;
 pub mod merge_qkv;
+pub mod needed_rows;
 pub mod pack_qkv;
 mod pipeline;
 #[cfg(test)]

@@ -15,7 +15,15 @@ use crate::rewrite::{absorb, each_node};
 use dreamc_ir::{Graph, Linear, Op};
 
 /// A product and nothing else.
-const PLAIN: Linear = Linear { weights: 1, norm_eps: None, bias: false, swiglu: false, residual: false };
+const PLAIN: Linear = Linear {
+    weights: 1,
+    norm_eps: None,
+    bias: false,
+    rows: None,
+    swiglu: false,
+    activation: None,
+    residual: false,
+};
 
 /// Runs the pass.
 pub fn run(graph: &mut Graph) -> Stats {

@@ -4,7 +4,7 @@
 //! Ensures: no unpacked `attention` whose q, k and v are one-weight `linear`s of the same `x` without other
 //! users, all with a bias or all without.
 //! Declines: projections with a norm, a residual or other users; some with a bias and some without; a
-//! rotation outside attention.
+//! rotation outside attention; queries at some rows, which are fewer than the keys.
 //!
 //! ```text
 //! %9 = linear %0, %1 : f32[B, S, 8] loc "q"
@@ -25,7 +25,9 @@ use dreamc_num::DType;
 pub fn run(graph: &mut Graph) -> Stats {
     each_node(graph, |graph, uses, node| {
         let data = graph.node(node);
-        let Op::Attention(attention @ Attention { packed: false, .. }) = data.op else { return None };
+        let Op::Attention(attention @ Attention { packed: false, rows: false, .. }) = data.op else {
+            return None;
+        };
         let (values, rest) = data.inputs.split_at_checked(3)?;
         let (values, rest) = (values.to_vec(), rest.to_vec());
         let projections = projections(graph, uses, &values)?;

@@ -21,7 +21,9 @@ use dreamc_ir::{Attention, Graph, Op};
 pub fn run(graph: &mut Graph) -> Stats {
     each_node(graph, |graph, uses, node| {
         let data = graph.node(node);
-        let Op::Attention(attention @ Attention { packed: false, .. }) = data.op else { return None };
+        let Op::Attention(attention @ Attention { packed: false, rows: false, .. }) = data.op else {
+            return None;
+        };
         let (values, rest) = data.inputs.split_at_checked(3)?;
         let (mut slices, mut sources, mut end) = (Vec::new(), Vec::new(), 0);
         for value in values {

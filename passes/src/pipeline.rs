@@ -1,8 +1,8 @@
 //! The passes in the order they run, each with the reason for its place.
 
 use crate::{
-    Stats, canonicalize, cse, dce, fold, fuse_norm, fuse_residual, fuse_rope, merge_gate_up, merge_qkv,
-    pack_qkv,
+    Stats, canonicalize, cse, dce, fold, fuse_epilogues, fuse_norm, fuse_residual, fuse_rope, kept_tokens,
+    merge_gate_up, merge_qkv, needed_rows, pack_qkv,
 };
 use dreamc_ir::{Graph, Module};
 
@@ -28,9 +28,19 @@ pub const PIPELINE: &[Pass] = &[
         why: "after cse, which decides what is shared; gives the fusions one form to look for",
     },
     Pass {
+        name: "kept-tokens",
+        run: kept_tokens::run,
+        why: "after dce, which drops confidences that nobody reads; before fusions give the head more operands",
+    },
+    Pass {
         name: "fuse-rope",
         run: fuse_rope::run,
         why: "before merge-qkv: rotations between projections and attention would hide them",
+    },
+    Pass {
+        name: "needed-rows",
+        run: needed_rows::run,
+        why: "after fuse-rope, which has attention rotate queries at their rows; before the merges, which join queries with keys",
     },
     Pass {
         name: "merge-qkv",
@@ -46,6 +56,11 @@ pub const PIPELINE: &[Pass] = &[
         name: "merge-gate-up",
         run: merge_gate_up::run,
         why: "after canonicalize, which makes swiglu; before fuse-norm, as merge-qkv",
+    },
+    Pass {
+        name: "fuse-epilogues",
+        run: fuse_epilogues::run,
+        why: "after canonicalize, which wants the silu of a gate itself; before fuse-residual, which adds last",
     },
     Pass {
         name: "fuse-residual",

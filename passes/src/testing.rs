@@ -35,7 +35,7 @@ pub(crate) fn assert_same(before: &Module, after: &Module, seed: u64) {
 }
 
 fn results(module: &Module, seed: u64) -> Vec<Tensor> {
-    let symbols = module.symbols.iter().map(|(name, max)| (name.clone(), (*max).min(3))).collect();
+    let symbols = module.symbols.iter().map(|(name, max)| (name.clone(), (*max).min(4))).collect();
     let graph = &module.graphs[0];
     let of_type = |(i, ty): (usize, &Type)| seeded(ty, &symbols, seed + i as u64);
     let inputs: Vec<Tensor> =

@@ -136,7 +136,14 @@ mod tests {
         let dims = vec![Dim { terms: vec![Term { coefficient: 2, symbols: vec![0] }] }, Dim::constant(8)];
         let arena = Value { dtype: DType::F32, dims, place: Place::Arena(64) };
         let weight = Value { dtype: DType::F32, dims: vec![], place: Place::Weight(0) };
-        let linear = Linear { norm_eps: None, weights: 1, bias: true, residual: false, swiglu: false };
+        let linear = Linear {
+            norm_eps: None,
+            weights: 1,
+            bias: true,
+            residual: false,
+            swiglu: false,
+            activation: None,
+        };
         let dispatch = |kernel, reads: &[u32]| {
             Step::Dispatch(Dispatch {
                 kernel,

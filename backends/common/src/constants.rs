@@ -10,6 +10,15 @@ use dreamc_num::DType;
 pub enum Source {
     /// Checkpoint tensors, one after another along the first axis.
     Checkpoint(Vec<String>),
+    /// Rows of a matrix of the checkpoint, as many as the constant has.
+    Rows {
+        /// The tensor.
+        name: String,
+        /// The first of them.
+        first: u64,
+        /// Rows of the whole tensor.
+        of: u64,
+    },
     /// The elements themselves.
     Literal(Literal),
 }
@@ -57,6 +66,10 @@ impl Constants {
             let Constant { source, dtype, dims, layout } = constant;
             let mut name = match source {
                 Source::Checkpoint(names) => names.join("+"),
+                Source::Rows { name, first, .. } => {
+                    let rows = dims.first().copied().unwrap_or(0);
+                    format!("{name}[{first}..{}]", first.saturating_add(rows))
+                }
                 Source::Literal(_) => format!("constant.{index}"),
             };
             if table.iter().any(|w| w.name == name) {

@@ -25,6 +25,7 @@ pub fn kernel(op: &Op) -> Result<Kernel, String> {
             bias: l.bias,
             residual: l.residual,
             swiglu: l.swiglu,
+            activation: l.activation.map(activation),
         }),
         Op::Rope { head_dim } => Kernel::Rope { head_dim: small(*head_dim)? },
         Op::Attention(a) => Kernel::Attention(plan::Attention {
@@ -33,15 +34,11 @@ pub fn kernel(op: &Op) -> Result<Kernel, String> {
             head_dim: small(a.head_dim)?,
             packed: a.packed,
             rope: a.rope,
+            rows: a.rows,
         }),
         Op::Add => Kernel::Add,
         Op::Mul => Kernel::Mul,
-        Op::Activate(activation) => Kernel::Activate(match activation {
-            Activation::Silu => plan::Activation::Silu,
-            Activation::Gelu => plan::Activation::Gelu,
-            Activation::QuickGelu => plan::Activation::QuickGelu,
-            Activation::Relu => plan::Activation::Relu,
-        }),
+        Op::Activate(kind) => Kernel::Activate(activation(*kind)),
         Op::SwiGlu => Kernel::SwiGlu,
         Op::Slice { start, .. } => Kernel::Slice { start: small(*start)? },
         Op::Concat { axis } => Kernel::Concat { axis: small(*axis)? },
@@ -57,7 +54,7 @@ pub fn kernel(op: &Op) -> Result<Kernel, String> {
         Op::KeepTokens { first, len } => Kernel::KeepTokens { first: small(*first)?, len: small(*len)? },
         Op::SamplingProbs => Kernel::SamplingProbs,
         Op::RandomBits { lane } => Kernel::RandomBits { lane: *lane },
-        Op::DrawToken => Kernel::DrawToken,
+        Op::DrawToken { first } => Kernel::DrawToken { first: small(*first)? },
         Op::Confidence(kind) => Kernel::Confidence(match kind {
             Confidence::Probability => plan::Confidence::Probability,
             Confidence::Margin => plan::Confidence::Margin,
@@ -75,6 +72,15 @@ pub fn kernel(op: &Op) -> Result<Kernel, String> {
             return Err("bug: this is no kernel; please report it".to_owned());
         }
     })
+}
+
+const fn activation(kind: Activation) -> plan::Activation {
+    match kind {
+        Activation::Silu => plan::Activation::Silu,
+        Activation::Gelu => plan::Activation::Gelu,
+        Activation::QuickGelu => plan::Activation::QuickGelu,
+        Activation::Relu => plan::Activation::Relu,
+    }
 }
 
 /// Number of the operand that is a matmul's first weight.
@@ -126,7 +132,7 @@ pub fn in_place(node: &NodeData) -> Vec<usize> {
         | Op::ShiftRows
         | Op::IsToken { .. }
         | Op::RandomBits { .. }
-        | Op::DrawToken
+        | Op::DrawToken { .. }
         | Op::Confidence(_)
         | Op::TransferCount { .. }
         | Op::SelectSlots

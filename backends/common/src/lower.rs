@@ -285,8 +285,13 @@ impl Lowering<'_> {
                 }
                 Binding::Constant(source, ty) => {
                     let dtype = self.target.stored_constant(data, operand, ty);
-                    let ty = Type { dtype, ..ty.clone() };
-                    self.space.constant(source, &ty, layout, &origin)?
+                    let (source, dims) = match &data.op {
+                        Op::Linear(linear) if is_matrix(&data.op, operand) => {
+                            rows_of(source, ty, linear.rows).map_err(&unsupported)?
+                        }
+                        _ => (source.clone(), ty.dims.clone()),
+                    };
+                    self.space.constant(&source, &Type { dtype, dims }, layout, &origin)?
                 }
             });
         }
@@ -452,7 +457,29 @@ impl Binding {
 fn checkpoint_names(scope: &Scope, value: Value) -> Option<&Vec<String>> {
     match scope.get(&value) {
         Some(Binding::Constant(Source::Checkpoint(names), _)) => Some(names),
-        Some(Binding::Constant(Source::Literal(_), _) | Binding::Value(_)) | None => None,
+        Some(Binding::Constant(Source::Rows { .. } | Source::Literal(_), _) | Binding::Value(_)) | None => {
+            None
+        }
+    }
+}
+
+/// A matrix of weights, or the rows of it that are multiplied, and the dimensions of those.
+fn rows_of(
+    source: &Source,
+    ty: &Type,
+    rows: Option<(u64, u64)>,
+) -> Result<(Source, Vec<dreamc_ir::Dim>), String> {
+    let Some((first, len)) = rows else { return Ok((source.clone(), ty.dims.clone())) };
+    match (source, ty.dims.as_slice()) {
+        (Source::Checkpoint(names), [of, k]) if names.len() == 1 => {
+            let of = of.as_constant().ok_or("its weights have no constant size")?;
+            let source = Source::Rows { name: names[0].clone(), first, of };
+            Ok((source, vec![len.into(), k.clone()]))
+        }
+        _ => {
+            Err("its weight must be one tensor of the checkpoint, of which it multiplies some rows"
+                .to_owned())
+        }
     }
 }
 

@@ -50,11 +50,14 @@ pub(crate) fn pack(
     reader: &mut dyn WeightReader,
     emit: &mut dyn FnMut(&[u8]) -> Result<(), PackError>,
 ) -> Result<(), PackError> {
-    let names = match &constant.source {
-        Source::Checkpoint(names) => names,
+    // The tensors, the first row that is wanted, and all rows.
+    let all = constant.dims.first().copied().unwrap_or(1);
+    let (names, first, of) = match &constant.source {
+        Source::Checkpoint(names) => (names.as_slice(), 0, all),
+        Source::Rows { name, first, of } => (std::slice::from_ref(name), *first, *of),
         Source::Literal(literal) => return emit(&literal_bytes(literal, constant.dtype)?),
     };
-    let mut tensor = Tensor::of(names, reader, constant)?;
+    let mut tensor = Tensor::of(names, reader, constant, first, of)?;
     let (mut floats, mut bytes) = (Vec::new(), Vec::new());
     match (constant.layout, constant.dims.as_slice()) {
         (Layout::RowMajor, _) => {
@@ -88,6 +91,8 @@ pub(crate) fn pack(
 struct Tensor<'a> {
     names: &'a [String],
     reader: &'a mut dyn WeightReader,
+    /// Where what is wanted begins, and how much it is.
+    first: u64,
     elements: u64,
 }
 
@@ -96,12 +101,17 @@ impl<'a> Tensor<'a> {
         names: &'a [String],
         reader: &'a mut dyn WeightReader,
         constant: &Constant,
+        first: u64,
+        of: u64,
     ) -> Result<Tensor<'a>, PackError> {
         let missing = || PackError::Missing(names.join("+"));
         let sizes = names.iter().map(|name| reader.elements(name)).collect::<Option<Vec<u64>>>();
-        let elements = sizes.ok_or_else(missing)?.iter().sum();
-        if elements == constant.dims.iter().product::<u64>() {
-            Ok(Tensor { names, reader, elements })
+        let stored: u64 = sizes.ok_or_else(missing)?.iter().sum();
+        let row: u64 = constant.dims.iter().skip(1).product();
+        let rows = constant.dims.first().copied().unwrap_or(1);
+        let inside = first.checked_add(rows).is_some_and(|end| end <= of);
+        if inside && of.checked_mul(row) == Some(stored) {
+            Ok(Tensor { names, reader, first: first * row, elements: rows * row })
         } else {
             Err(missing())
         }
@@ -111,6 +121,7 @@ impl<'a> Tensor<'a> {
     fn read(&mut self, start: u64, n: u64, out: &mut Vec<f32>) -> Result<(), PackError> {
         out.clear();
         out.resize(n as usize, 0.0);
+        let start = self.first + start;
         let (mut begin, mut filled) = (0, 0);
         for name in self.names {
             let size = self.reader.elements(name).unwrap_or(0);
@@ -236,6 +247,31 @@ mod tests {
             }
             let total: f32 = (0..stored.len() / dtype.bytes()).map(at).sum();
             assert_eq!(total, sum);
+        }
+    }
+
+    /// Rows of a matrix are stored as if it had no others.
+    #[test]
+    fn rows_of_a_matrix() {
+        let pack_all = |source: Source, rows: u64| {
+            let constant =
+                Constant { source, dtype: DType::F32, dims: vec![rows, 3], layout: Layout::Panels };
+            let mut stored = Vec::new();
+            let mut emit = |bytes: &[u8]| {
+                stored.extend_from_slice(bytes);
+                Ok(())
+            };
+            pack(&constant, &mut Counting, &mut emit).map(|()| stored)
+        };
+        let rows = |first, of| Source::Rows { name: "51".to_owned(), first, of };
+        let stored = pack_all(rows(5, 17), 4).unwrap();
+        for (row, column) in (0..4).flat_map(|row| (0..3).map(move |column| (row, column))) {
+            let at = Layout::Panels.index(3, row, column) * 4;
+            let found = f32::from_le_bytes(stored[at..at + 4].try_into().unwrap());
+            assert_eq!(found, ((row + 5) * 3 + column) as f32);
+        }
+        for (first, of, count) in [(14, 17, 4), (u64::MAX, 17, 1), (0, 16, 4), (0, u64::MAX, 4)] {
+            assert!(pack_all(rows(first, of), count).is_err());
         }
     }
 

@@ -1,6 +1,7 @@
 //! Attention, and the rotation of queries and keys before it.
 
 use crate::launcher::{Launcher, count};
+use crate::rows;
 use dreamc_artifact::plan::{Attention, Scalar, ValueId};
 use dreamc_kernels::{self as kernels, Rope};
 
@@ -14,28 +15,47 @@ pub(crate) fn rope(l: &mut Launcher<'_, '_, '_>, head_dim: u32) -> Result<(), St
 }
 
 pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, attention: &Attention) -> Result<(), String> {
-    let Attention { heads, kv_heads, head_dim, packed, rope } = *attention;
+    let Attention { heads, kv_heads, head_dim, packed, rope, rows } = *attention;
     let inputs = if packed { 1 } else { 3 };
-    let mask = l.read(inputs);
+    let (mask, index) = (l.read(inputs), l.read(l.read_count() - 1));
     let mut operands: Vec<ValueId> = (0..inputs).map(|i| l.read(i)).collect();
     if rope {
         let angles = [l.read(inputs + 1), l.read(inputs + 2)];
         // Queries and keys stand side by side in a packed row, and are turned together.
         let turned = if packed { vec![heads + kv_heads] } else { vec![heads, kv_heads] };
         for (i, heads) in turned.into_iter().enumerate() {
+            // Queries are turned by the rows of the tables at which they stand.
+            let angles = if rows && i == 0 { taken(l, angles, index)? } else { angles };
             operands[i] = rotated(l, i, heads, head_dim, packed, angles)?;
         }
     }
     let y = l.write(0);
-    let kernel = kernels::Attention::tiled(l.float(y)?, heads, kv_heads, head_dim, packed, l.target());
+    let kernel = kernels::Attention::tiled(l.float(y)?, heads, kv_heads, head_dim, packed, rows, l.target());
     let kernel =
         kernel.ok_or_else(|| format!("no tile of it fits heads of {head_dim} dimensions on this target"))?;
     let names = if packed { &["qkv"][..] } else { &["q", "k", "v"] };
     let mut buffers: Vec<_> = names.iter().zip(&operands).map(|(name, v)| (*name, (*v).into())).collect();
     buffers.extend([("mask", mask.into()), ("y", y.into())]);
     let mask = &l.value(mask).dims;
-    let scalars = [("rows", l.length(&mask[..1])?), ("positions", l.length(&mask[1..])?)];
-    l.launch(kernels::Kernel::Attention(kernel), &buffers, &scalars.map(|(n, d)| (n, Scalar::Count(d))))
+    let mut scalars = vec![("rows", l.length(&mask[..1])?), ("positions", l.length(&mask[1..])?)];
+    if rows {
+        buffers.push(("index", index.into()));
+        scalars.push(("taken", l.length(&l.value(index).dims[1..])?));
+    }
+    let scalars: Vec<_> = scalars.into_iter().map(|(name, dim)| (name, Scalar::Count(dim))).collect();
+    l.launch(kernels::Kernel::Attention(kernel), &buffers, &scalars)
+}
+
+/// The rows of both tables at which the queries stand.
+fn taken(l: &mut Launcher<'_, '_, '_>, angles: [ValueId; 2], index: ValueId) -> Result<[ValueId; 2], String> {
+    let mut rows = angles;
+    for (to, table) in rows.iter_mut().zip(angles) {
+        let (dtype, mut dims) = (l.value(table).dtype, l.value(table).dims.clone());
+        dims[1] = l.value(index).dims[1].clone();
+        *to = l.scratch(dtype, &dims)?;
+        rows::take(l, table, index, *to)?;
+    }
+    Ok(rows)
 }
 
 /// Operand `read` with its first `heads` turned: where it lies, or if others need it in memory of its own.

@@ -139,7 +139,7 @@ fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
         | Kernel::KeepTokens { .. }
         | Kernel::SamplingProbs
         | Kernel::RandomBits { .. }
-        | Kernel::DrawToken
+        | Kernel::DrawToken { .. }
         | Kernel::Confidence(_)
         | Kernel::TransferCount { .. }
         | Kernel::SelectSlots

@@ -1,7 +1,7 @@
 //! Matmuls: the norm before them is a launch of its own, and so is each weight, and each part of a weight.
 
 use crate::launcher::{Bound, Launcher, Part, count};
-use dreamc_artifact::plan::{Linear, Scalar, ValueId};
+use dreamc_artifact::plan::{Activation, Linear, Scalar, ValueId};
 use dreamc_kernels::{self as kernels, Engine, Norm, Residual, Statistic, Table, Tile};
 use dreamc_num::DType;
 
@@ -27,6 +27,7 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
             k,
             bias: bias.is_some(),
             swiglu: linear.swiglu,
+            activation: linear.activation.map(activation),
             residual: match residual {
                 None => Residual::None,
                 Some(read) if l.in_place(read) => Residual::InPlace,
@@ -58,6 +59,15 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
         column += parts.iter().map(|p: &Part| p.rows).sum::<u32>();
     }
     Ok(())
+}
+
+const fn activation(kind: Activation) -> kernels::Activation {
+    match kind {
+        Activation::Silu => kernels::Activation::Silu,
+        Activation::Gelu => kernels::Activation::Gelu,
+        Activation::QuickGelu => kernels::Activation::QuickGelu,
+        Activation::Relu => kernels::Activation::Relu,
+    }
 }
 
 /// The rows of `x` normed, in the weights' type where the target computes with it.

@@ -2,7 +2,7 @@
 
 use crate::launcher::{Bound, Launcher, count, moved};
 use crate::size;
-use dreamc_artifact::plan::{Dim, Kernel, Scalar};
+use dreamc_artifact::plan::{Dim, Kernel, Scalar, ValueId};
 use dreamc_kernels::{self as kernels, Embed, Rows};
 
 pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
@@ -26,15 +26,7 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
         }
         Kernel::TakeRows => {
             let (x, index, y) = (l.read(0), l.read(1), l.write(0));
-            let (taken, rows) = (l.value(index).dims[1].clone(), l.value(x).dims[1].clone());
-            let scalars = [
-                ("all", l.elements(index)?),
-                ("taken", Scalar::Count(taken)),
-                ("rows", Scalar::Count(rows)),
-                ("columns", l.columns(y)?),
-            ];
-            let buffers: [(&str, Bound); 3] = [("x", x.into()), ("index", index.into()), ("y", y.into())];
-            l.launch(kernels::Kernel::Rows(Rows::Take(l.float(x)?)), &buffers, &scalars)
+            take(l, x, index, y)
         }
         Kernel::Splice => {
             let (x, index, given, y) = (l.read(0), l.read(1), l.read(2), l.write(0));
@@ -57,6 +49,24 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
         }
         other => Err(format!("bug: {other:?} moves no rows; please report it")),
     }
+}
+
+/// The rows of `x` that the index picks.
+pub(crate) fn take(
+    l: &mut Launcher<'_, '_, '_>,
+    x: ValueId,
+    index: ValueId,
+    y: ValueId,
+) -> Result<(), String> {
+    let (taken, rows) = (l.value(index).dims[1].clone(), l.value(x).dims[1].clone());
+    let scalars = [
+        ("all", l.elements(index)?),
+        ("taken", Scalar::Count(taken)),
+        ("rows", Scalar::Count(rows)),
+        ("columns", l.columns(y)?),
+    ];
+    let buffers: [(&str, Bound); 3] = [("x", x.into()), ("index", index.into()), ("y", y.into())];
+    l.launch(kernels::Kernel::Rows(Rows::Take(l.float(x)?)), &buffers, &scalars)
 }
 
 /// A launch for each part of the table, in ascending order: the kernel leaves alone what lower parts have written.

@@ -34,12 +34,13 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
             let buffers = [("stream", l.read(1).into()), ("y", y.into())];
             l.launch(kernels::Kernel::Slots(Slots::RandomBits(*lane)), &buffers, &scalars)
         }
-        Kernel::DrawToken => {
+        Kernel::DrawToken { first } => {
             let by_row = [("probs", l.read(0)), ("active", l.read(1)), ("bits", l.read(3)), ("y", y)];
             let rows = l.row_count(l.read(0))?;
             let buffers = [("temperature", l.read(2).into())];
             let kernel = kernels::Kernel::Sampler(Sampler::DrawToken);
-            l.launch_rows(&kernel, &rows, &by_row, &buffers, &[("columns", l.columns(l.read(0))?)])
+            let scalars = [("columns", l.columns(l.read(0))?), ("first", count(*first))];
+            l.launch_rows(&kernel, &rows, &by_row, &buffers, &scalars)
         }
         Kernel::Confidence(kind) => {
             let kind = match kind {

@@ -72,7 +72,8 @@ impl Decoder<'_> {
         let v = b.linear(x, &format!("{attn}.v_proj"), [kv, h], true, t);
         let q = b.op(Op::Rope { head_dim }, &[q, cos, sin], &format!("{attn}.q_rope"));
         let k = b.op(Op::Rope { head_dim }, &[k, cos, sin], &format!("{attn}.k_rope"));
-        let op = Op::Attention(Attention { heads, kv_heads, head_dim, packed: false, rope: false });
+        let op =
+            Op::Attention(Attention { heads, kv_heads, head_dim, packed: false, rope: false, rows: false });
         let a = b.op(op, &[q, k, v, mask], &format!("{attn}.attention_out"));
         let o = b.linear(a, &format!("{attn}.o_proj"), [h, h], false, DType::F32);
         let hidden = b.op(Op::Add, &[hidden, o], &attn);

@@ -151,7 +151,7 @@ pub(crate) fn choose(
     let Settings { temperature, top_p, top_k, .. } = *settings;
     let probs = b.op(Op::SamplingProbs, &[logits, active, temperature, top_p, top_k], "sampler.probs");
     let bits = b.op(Op::RandomBits { lane: Lane::Token }, &[canvas, stream], "sampler.token_bits");
-    let token = b.op(Op::DrawToken, &[probs, active, temperature, bits], "sampler.token");
+    let token = b.op(Op::DrawToken { first: 0 }, &[probs, active, temperature, bits], "sampler.token");
     let confidence = b.op(Op::Confidence(kind), &[probs, active, token], "sampler.confidence");
     [token, confidence]
 }

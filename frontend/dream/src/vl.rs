@@ -105,7 +105,14 @@ impl Vision<'_> {
             .map(|(i, name)| b.op(Op::Slice { start: i * e, len: e }, &[qkv], &format!("{attn}.{name}")));
         let q = b.op(Op::Rope { head_dim }, &[q, cos, sin], &format!("{attn}.q_rope"));
         let k = b.op(Op::Rope { head_dim }, &[k, cos, sin], &format!("{attn}.k_rope"));
-        let op = Op::Attention(Attention { heads, kv_heads: heads, head_dim, packed: false, rope: false });
+        let op = Op::Attention(Attention {
+            heads,
+            kv_heads: heads,
+            head_dim,
+            packed: false,
+            rope: false,
+            rows: false,
+        });
         let a = b.op(op, &[q, k, v, segments], &format!("{attn}.attention_out"));
         let o = b.linear(a, &format!("{attn}.proj"), [e, e], true, DType::F32);
         let hidden = b.op(Op::Add, &[hidden, o], &attn);

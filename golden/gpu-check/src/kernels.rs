@@ -178,6 +178,18 @@ fn linear(add: Add<'_>) {
             ),
         );
         add(
+            &format!("linear {k} to {n}, bias, gelu and residual"),
+            format!(
+                "{}
+  %4 = weight {{name=\"a\"}} : T[{n}, {k}]
+  %5 = weight {{name=\"bias\"}} : f32[{n}]
+  %6 = linear %2, %4, %5, %3 {{bias=1, activation=gelu, residual=1}} : f32[B, S, {n}]
+  %7 = linear %2, %4, %5 {{bias=1, activation=relu}} : T[B, S, {n}]
+  return %6 \"wide\", %7 \"narrow\"",
+                normed(k, &format!(", %3: f32[B, S, {n}] \"residual\""))
+            ),
+        );
+        add(
             &format!("norm, linear {k} to {n}, swiglu"),
             format!(
                 "%0: f32[B, S, {k}] \"x\") {{
@@ -230,6 +242,21 @@ fn attention(add: Add<'_>) {
   %13 = attention %11, %12, %10, %3 {{{shape}}} : T[B, S, {q}]
   return %13 \"y\"",
                 normed(64, ports)
+            ),
+        );
+        add(
+            &format!("attention, {heads} heads of {d} over {kv}, at some rows"),
+            format!(
+                "{}
+  {tables}
+  %8 = weight {{name=\"q\"}} : T[{q}, 64]
+  %9 = weight {{name=\"k\"}} : T[{kv_width}, 64]
+  %10 = linear %2, %8 : T[B, S, {q}]
+  %11 = linear %2, %9 : T[B, S, {kv_width}]
+  %12 = take_rows %10, %7 : T[B, S, {q}]
+  %13 = attention %12, %11, %11, %3, %5, %6, %7 {{{shape}, rope=1, rows=1}} : T[B, S, {q}]
+  return %13 \"y\"",
+                normed(64, &format!("{ports}, %7: i32[B, S] \"rows\""))
             ),
         );
     }
@@ -340,7 +367,7 @@ fn sampler(add: Add<'_>) {
                 "%0: f32[B, S, {columns}] \"probs\", %1: i32[B, S] \"none\", %2: f32[] \"temperature\", %3: f32[] \"zero\", %4: u32[B, S] \"bits\", %5: i32[B, S] \"token\") {{
   %6 = is_token %1 {{token=0}} : bool[B, S]
   %7 = draw_token %0, %6, %2, %4 : i32[B, S]
-  %8 = draw_token %0, %6, %3, %4 : i32[B, S]
+  %8 = draw_token %0, %6, %3, %4 {{first=100}} : i32[B, S]
   %9 = confidence %0, %6, %5 {{kind=probability}} : f32[B, S]
   %10 = confidence %0, %6, %5 {{kind=margin}} : f32[B, S]
   %11 = confidence %0, %6, %5 {{kind=negative_entropy}} : f32[B, S]

@@ -36,7 +36,7 @@ pub enum Op {
         /// Dimensions of a head.
         head_dim: u64,
     },
-    /// `(q, k, v | qkv, mask i32[B, S], [cos, sin]) -> T[B, S, heads * d]`: see [`Attention`].
+    /// `(q, k, v | qkv, mask i32[B, S], [cos, sin], [index i32[B, R]]) -> T[B, S or R, heads * d]`: see [`Attention`].
     Attention(Attention),
     /// `(a T[..], b T[..]) -> T[..]`.
     Add,
@@ -113,7 +113,10 @@ pub enum Op {
     },
     /// `(probs f32[B, S, V], active bool[B, S], temperature f32[], bits u32[B, S]) -> i32[B, S]`: the most probable token, lowest
     /// id on a tie, or a draw when the temperature is above 0; -1 where not active.
-    DrawToken,
+    DrawToken {
+        /// The token of column 0.
+        first: u64,
+    },
     /// `(probs f32[B, S, V], active bool[B, S], token i32[B, S]) -> f32[B, S]`; 0 where not active.
     Confidence(Confidence),
     /// `(active bool[B, S], step i32[], joint i32[]) -> i32[B]`: slots that each row commits (`spec/sampling.md` section 5).
@@ -197,7 +200,7 @@ pub enum Activation {
     Relu,
 }
 
-/// `act(norm(x) W^T + bias) + residual`. The rows of several weights follow each other, so `N` is the sum of
+/// `activation(norm(x) W^T + bias) + residual`. The rows of several weights follow each other, so `N` is the sum of
 /// their rows; with `swiglu` there are two weights `gate, up` and the result is `silu(x gate^T) * (x up^T)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Linear {
@@ -209,6 +212,10 @@ pub struct Linear {
     pub bias: bool,
     /// Whether the two weights are gate and up.
     pub swiglu: bool,
+    /// First row and number of rows of the one weight that is multiplied, where not all of it is; `N` is their number.
+    pub rows: Option<(u64, u64)>,
+    /// What is done to each sum after the bias, in f32 before it becomes `U`; not with `swiglu`.
+    pub activation: Option<Activation>,
     /// Whether there is a residual operand, added last.
     pub residual: bool,
 }
@@ -226,8 +233,11 @@ pub struct Attention {
     pub head_dim: u64,
     /// One operand holds q, k and v as column ranges.
     pub packed: bool,
-    /// q and k are rotated here, by the tables that are the last two operands.
+    /// q and k are rotated here, by the tables that follow the mask.
     pub rope: bool,
+    /// Queries are given at some rows only: `q` is `T[B, R, heads * d]`, not packed, and the last operand, the index, says
+    /// where each stands: by that row's number it sees keys, and by that row of the tables it is rotated.
+    pub rows: bool,
 }
 
 /// How certain a drawn token is (`spec/sampling.md` section 4).

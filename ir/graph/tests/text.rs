@@ -68,7 +68,7 @@ graph @act(%0: i32[1, S] "input_ids", %1: f32[1, 2, 3] "noise", %2: i32[1, S] "s
 graph @act.step(%0: i32[], %1: f32[1, 2, 3], %2: i32[1, S], %3: i32[1, 6], %4: f32[1, S, 8]) {
   %5 = split_rows %1 {count=3} : f32[1, 6, 1]
   %6 = weight {name="fc"} : f32[8, 1]
-  %7 = linear %5, %6 : f32[1, 6, 8]
+  %7 = linear %5, %6 {first=0, len=8, activation=quick_gelu} : f32[1, 6, 8]
   %8 = splice %4, %2, %7 : f32[1, S, 8]
   %9 = timestep_embed %0 {times=[0.0, 0.5], width=8} : f32[1, 1, 8]
   %10 = concat %9, %8 {axis=1} : f32[1, S+1, 8]
@@ -105,6 +105,14 @@ fn images_and_actions() {
         ("alphas=[0.1, 0.5, 1.0]", "alphas=[0.1, 0.0]", "above 0"),
         ("len=3} : f32[1, S, 8]", "len=7} : f32[1, S, 8]", "inside the vocabulary"),
         ("euler_step %1, %16", "euler_step %1, %14", "one f32 type"),
+        (
+            "%6 {first=0, len=8, activation",
+            "%6, %6 {weights=2, swiglu=1, activation",
+            "swiglu takes no activation",
+        ),
+        ("%6 {first=0", "%6, %6 {weights=2, first=0", "those of one weight"),
+        ("first=0, len=8", "first=1, len=8", "inside the weight"),
+        ("first=0, len=8", "first=0, len=7", "the result must be f32[1, 6, 7]"),
     ];
     for (from, to, message) in cases {
         assert!(ACT.contains(from), "{from}");

@@ -17,7 +17,7 @@ pub(crate) fn eval(op: &Op, x: &[&Tensor]) -> Result<Vec<Tensor>, RunError> {
         Op::LayerNorm { eps } => float::layer_norm(x[0], x[1], x[2], *eps),
         Op::Linear(linear) => float::linear(linear, x),
         Op::Rope { head_dim } => float::rope(x[0], x[1], x[2], *head_dim as usize),
-        Op::Attention(attention) => float::attention(attention, x),
+        Op::Attention(attention) => float::attention(attention, x)?,
         Op::Add => float::zip(x[0], x[1], |a, b| a + b),
         Op::Mul => float::zip(x[0], x[1], |a, b| a * b),
         Op::Activate(activation) => float::map(x[0], |x| float::activate(*activation, x)),
@@ -41,7 +41,7 @@ pub(crate) fn eval(op: &Op, x: &[&Tensor]) -> Result<Vec<Tensor>, RunError> {
         }
         Op::SamplingProbs => sampler::sampling_probs(x[0], x[2], x[3], x[4]),
         Op::RandomBits { lane } => sampler::random_bits(x[0], x[1], *lane),
-        Op::DrawToken => sampler::draw_token(x[0], x[1], x[2], x[3]),
+        Op::DrawToken { first } => sampler::draw_token(*first, x[0], x[1], x[2], x[3]),
         Op::Confidence(kind) => sampler::confidence(*kind, x[0], x[1], x[2]),
         Op::TransferCount { steps, eps } => sampler::transfer_count(x[0], x[1], x[2], *steps as u32, *eps),
         Op::SelectSlots => sampler::select_slots(x[0], x[1], x[2], x[3], x[4], x[5]),

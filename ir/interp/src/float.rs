@@ -1,7 +1,8 @@
 //! Ops of the decoder (`spec/text-model.md` sections 3, 4, 6).
 
+use crate::rows;
 use crate::run::RunError;
-use crate::tensor::Tensor;
+use crate::tensor::{Data, Tensor};
 use dreamc_ir::{Activation, Attention, Linear, RopeTable};
 
 pub(crate) fn map(x: &Tensor, f: impl Fn(f32) -> f32) -> Tensor {
@@ -117,7 +118,14 @@ pub(crate) fn linear(linear: &Linear, operands: &[&Tensor]) -> Tensor {
     if let Some(eps) = linear.norm_eps {
         x = rms_norm(&x, next(), eps);
     }
-    let parts: Vec<Tensor> = (0..linear.weights).map(|_| matmul(&x, next())).collect();
+    let weight = |weight: &Tensor| match linear.rows {
+        None => weight.clone(),
+        Some((first, len)) => {
+            let (k, first, len) = (weight.columns(), first as usize, len as usize);
+            Tensor::f32(&[len, k], weight.floats()[first * k..(first + len) * k].to_vec())
+        }
+    };
+    let parts: Vec<Tensor> = (0..linear.weights).map(|_| matmul(&x, &weight(next()))).collect();
     let mut y = if linear.swiglu {
         zip(&parts[0], &parts[1], |gate, up| activate(Activation::Silu, gate) * up)
     } else {
@@ -128,6 +136,9 @@ pub(crate) fn linear(linear: &Linear, operands: &[&Tensor]) -> Tensor {
         let n = y.columns();
         let biased = y.floats().iter().enumerate().map(|(i, y)| y + bias.floats()[i % n]).collect();
         y = Tensor::f32(&y.dims, biased);
+    }
+    if let Some(activation) = linear.activation {
+        y = map(&y, |y| activate(activation, y));
     }
     if linear.residual {
         y = zip(&y, next(), |y, r| y + r);
@@ -150,8 +161,8 @@ pub(crate) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> T
     Tensor::f32(&x.dims, out)
 }
 
-pub(crate) fn attention(attention: &Attention, operands: &[&Tensor]) -> Tensor {
-    let Attention { heads, kv_heads, head_dim, packed, rope: rotate } = *attention;
+pub(crate) fn attention(attention: &Attention, operands: &[&Tensor]) -> Result<Tensor, RunError> {
+    let Attention { heads, kv_heads, head_dim, packed, rope: rotate, rows: some } = *attention;
     let (heads, kv_heads, d) = (heads as usize, kv_heads as usize, head_dim as usize);
     let columns = |start: usize, heads: usize| {
         let n = operands[0].columns();
@@ -168,19 +179,24 @@ pub(crate) fn attention(attention: &Attention, operands: &[&Tensor]) -> Tensor {
     } else {
         (operands[0].clone(), operands[1].clone(), operands[2].clone(), &operands[3..])
     };
+    // What belongs to the rows of the queries: all rows, or those of the index.
+    let index = rest.last().filter(|_| some);
+    let of_queries = |x: &Tensor| index.map_or_else(|| Ok(x.clone()), |index| rows::take(x, index));
     if rotate {
-        q = rope(&q, rest[1], rest[2], d);
+        q = rope(&q, &of_queries(rest[1])?, &of_queries(rest[2])?, d);
         k = rope(&k, rest[1], rest[2], d);
     }
-    let mask = rest[0].ints();
-    let (batch, s) = (q.dims[0], q.dims[1]);
+    let column = Tensor { dims: vec![k.dims[0], k.dims[1], 1], data: Data::I32(rest[0].ints().to_vec()) };
+    let (mask, own) = (rest[0].ints(), of_queries(&column)?);
+    let (batch, r, s) = (q.dims[0], q.dims[1], k.dims[1]);
     let mut out = vec![0.0; q.floats().len()];
     for b in 0..batch {
-        for i in (0..s).filter(|i| mask[b * s + i] != 0) {
+        for i in (0..r).filter(|i| own.ints()[b * r + i] != 0) {
             for h in 0..heads {
-                let q = &q.floats()[((b * s + i) * heads + h) * d..][..d];
+                let q = &q.floats()[((b * r + i) * heads + h) * d..][..d];
                 let key = |j: usize| ((b * s + j) * kv_heads + h / (heads / kv_heads)) * d;
-                let visible: Vec<usize> = (0..s).filter(|j| mask[b * s + j] == mask[b * s + i]).collect();
+                let visible: Vec<usize> =
+                    (0..s).filter(|j| mask[b * s + j] == own.ints()[b * r + i]).collect();
                 let score = |j: &usize| {
                     let dot: f64 = q
                         .iter()
@@ -199,10 +215,10 @@ pub(crate) fn attention(attention: &Attention, operands: &[&Tensor]) -> Tensor {
                         .zip(&weights)
                         .map(|(j, w)| w * f64::from(v.floats()[key(*j) + c]))
                         .sum();
-                    out[((b * s + i) * heads + h) * d + c] = (sum / total) as f32;
+                    out[((b * r + i) * heads + h) * d + c] = (sum / total) as f32;
                 }
             }
         }
     }
-    Tensor::f32(&q.dims, out)
+    Ok(Tensor::f32(&q.dims, out))
 }

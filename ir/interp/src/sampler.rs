@@ -89,14 +89,21 @@ fn argmax(row: &[f32]) -> usize {
     (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }
 
-pub(crate) fn draw_token(probs: &Tensor, active: &Tensor, temperature: &Tensor, bits: &Tensor) -> Tensor {
+/// The token of each row; column 0 is the token `first`.
+pub(crate) fn draw_token(
+    first: u64,
+    probs: &Tensor,
+    active: &Tensor,
+    temperature: &Tensor,
+    bits: &Tensor,
+) -> Tensor {
     let draw = |(i, row): (usize, &[f32])| {
         if !active.bools()[i] {
             return -1;
         }
         let total: u64 = row.iter().map(|p| weight(*p)).sum();
         if temperature.floats()[0] <= 0.0 || total == 0 {
-            return argmax(row) as i32;
+            return first as i32 + argmax(row) as i32;
         }
         let target = draw_target(bits.words()[i], total);
         let mut sum = 0;
@@ -104,7 +111,7 @@ pub(crate) fn draw_token(probs: &Tensor, active: &Tensor, temperature: &Tensor, 
             sum += weight(*p);
             sum > target
         };
-        row.iter().position(crosses).unwrap_or_else(|| argmax(row)) as i32
+        first as i32 + row.iter().position(crosses).unwrap_or_else(|| argmax(row)) as i32
     };
     Tensor::i32(&active.dims, probs.floats().chunks(probs.columns()).enumerate().map(draw).collect())
 }

@@ -76,6 +76,56 @@ fn attention_stays_inside_a_segment() {
     near(result(text, &inputs).floats(), &[0.0, 3.0, 7.0, 6.0, 0.0, 3.0, 0.0, 0.0]);
 }
 
+/// A query at some row sees what that row sees, and is turned by that row's angles.
+#[test]
+fn attention_at_some_rows() {
+    let graph = |more: &str| {
+        format!(
+            "graph @f(%0: f32[1, 3, 2], %1: f32[1, 4, 2], %2: i32[1, 4], %3: i32[1, 3], %4: f32[1, 4, 1], %5: f32[1, 4, 1]) {{
+              %6 = attention %0, %1, %1, %2, {more}=1}} : f32[1, 3, 2]
+              return %6
+            }}"
+        )
+    };
+    let plain = graph("%3 {heads=1, kv_heads=1, head_dim=2, rows");
+    let turned = graph("%4, %5, %3 {heads=1, kv_heads=1, head_dim=2, rope=1, rows");
+    let q = Tensor::f32(&[1, 3, 2], vec![5.0, 5.0, 0.0, 0.0, 0.0, 0.0]);
+    let x = Tensor::f32(&[1, 4, 2], vec![0.0, 3.0, 7.0, 6.0, 2.0, 5.0, 5.0, 5.0]);
+    let zeros = || Tensor::f32(&[1, 4, 1], vec![0.0; 4]);
+    let inputs = |index: Vec<i32>| {
+        let mask = Tensor::i32(&[1, 4], vec![1, 2, 1, 0]);
+        [q.clone(), x.clone(), mask, Tensor::i32(&[1, 3], index), zeros(), zeros()]
+    };
+    // Position 3 is padding, 1 is alone, 2 sees 0 and 2 alike; turned to nothing, so does any query.
+    near(result(&plain, &inputs(vec![3, 1, 2])).floats(), &[0.0, 0.0, 7.0, 6.0, 1.0, 4.0]);
+    near(result(&turned, &inputs(vec![2, 1, 2])).floats(), &[1.0, 4.0, 7.0, 6.0, 1.0, 4.0]);
+    assert!(matches!(results(&plain, &inputs(vec![0, 4, 0])), Err(RunError::Row(4))));
+    assert!(matches!(results(&plain, &inputs(vec![-1, 0, 0])), Err(RunError::Row(-1))));
+}
+
+/// Rows of a weight, an activation before the residual, and a token that is counted from the first.
+#[test]
+fn a_head_of_some_tokens() {
+    let text = "graph @f(%0: f32[1, 1, 2], %1: f32[4, 2], %2: f32[1, 1, 2], %3: f32[], %4: u32[1, 1], %5: i32[1, 1]) {
+      %6 = linear %0, %1, %2 {first=1, len=2, activation=relu, residual=1} : f32[1, 1, 2]
+      %7 = is_token %5 {token=0} : bool[1, 1]
+      %8 = draw_token %6, %7, %3, %4 {first=40} : i32[1, 1]
+      return %6, %8
+    }";
+    let weight = Tensor::f32(&[4, 2], vec![9.0, 9.0, -1.0, -1.0, 2.0, 0.5, 9.0, 9.0]);
+    let inputs = [
+        Tensor::f32(&[1, 1, 2], vec![1.0, 2.0]),
+        weight,
+        Tensor::f32(&[1, 1, 2], vec![0.25, 0.5]),
+        Tensor::f32(&[], vec![0.0]),
+        Tensor::u32(&[1, 1], vec![0]),
+        Tensor::i32(&[1, 1], vec![0]),
+    ];
+    let found = results(text, &inputs).unwrap();
+    near(found[0].floats(), &[0.25, 3.5]);
+    assert_eq!(found[1].ints(), [41]);
+}
+
 #[test]
 fn rows_are_moved() {
     let text = "graph @f(%0: f32[1, 3, 2], %1: i32[1, 3], %2: f32[2, 2], %3: i32[1, 2]) {

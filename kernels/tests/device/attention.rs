@@ -59,6 +59,7 @@ fn attention() {
                     kv_heads: kv_heads as u32,
                     head_dim: dim as u32,
                     packed,
+                    rows: false,
                     queries,
                     keys,
                 });
@@ -95,6 +96,7 @@ fn padding_is_not_looked_at() {
         kv_heads: 1,
         head_dim: n as u32,
         packed: false,
+        rows: false,
         queries: 8,
         keys: 8,
     });
@@ -104,5 +106,49 @@ fn padding_is_not_looked_at() {
         let y = launch.run().floats("y");
         assert!(y.iter().all(|y| y.is_finite()));
         assert!(y.chunks(n).zip(&mask).all(|(row, m)| *m != 0 || row.iter().all(|y| *y == 0.0)));
+    }
+}
+
+/// Queries at some rows, in any order, more than a tile; some that stand nowhere, which come out as 0.
+#[test]
+fn at_some_rows() {
+    for (b, s, r, heads, kv_heads, dim) in [(1, 1, 1, 1, 1, 16), (2, 45, 19, 4, 2, 16), (1, 50, 50, 2, 1, 80)]
+    {
+        let (n, m) = (heads * dim, kv_heads * dim);
+        let mask = Tensor::i32(&[b, s], (0..b * s).map(|i| (i % s / 15) as i32).collect());
+        let index = Tensor::i32(&[b, r], (0..b * r).map(|i| ((i * 7 + 3) % s) as i32).collect());
+        for float in FLOATS {
+            let q = rounded(&tensor(&[b, r, n], 1), float);
+            let [k, v] = [2, 3].map(|seed| rounded(&tensor(&[b, s, m], seed), float));
+            let text = format!(
+                "graph @f(%0: f32[{b}, {r}, {n}], %1: f32[{b}, {s}, {m}], %2: f32[{b}, {s}, {m}], %3: i32[{b}, {s}], %4: i32[{b}, {r}]) {{
+                  %5 = attention %0, %1, %2, %3, %4 {{heads={heads}, kv_heads={kv_heads}, head_dim={dim}, rows=1}} : f32[{b}, {r}, {n}]
+                  return %5
+                }}"
+            );
+            let mut wanted = interpret(&text, &[&q, &k, &v, &mask, &index]).remove(0).floats().to_vec();
+            // Behind the last position, and before the first.
+            let mut rows = index.ints().to_vec();
+            for (i, outside) in [(0, s as i32), (r / 2, -1), (r - 1, i32::MIN)].into_iter().take(r) {
+                rows[i] = outside;
+                wanted[i * n..(i + 1) * n].fill(0.0);
+            }
+            let kernel = Kernel::Attention(Attention {
+                float,
+                heads: heads as u32,
+                kv_heads: kv_heads as u32,
+                head_dim: dim as u32,
+                packed: false,
+                rows: true,
+                queries: 16,
+                keys: 8,
+            });
+            for on in runners(&kernel) {
+                let launch = Launch::of(on, &kernel).tensor("q", &q).tensor("k", &k).tensor("v", &v);
+                let launch = launch.tensor("mask", &mask).ints("index", &rows).result("y", b * r * n);
+                let launch = launch.int("rows", b).int("positions", s).int("taken", r);
+                launch.run().near("y", &wanted, 5e-6);
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::common::{Launch, runners};
 use crate::judge::{interpret, near, rounded, tensor, tensor_of};
 use dreamc_interp::Tensor;
-use dreamc_kernels::{Engine, Float, Kernel, Linear, Residual, Table, Tile, Weights};
+use dreamc_kernels::{Activation, Engine, Float, Kernel, Linear, Residual, Table, Tile, Weights};
 
 /// Rows, features, steps: single ones, odd ones, whole tiles, tiles and a rest, a scaled-down MLP.
 const SHAPES: [[usize; 3]; 6] =
@@ -47,6 +47,7 @@ fn plain((x, weights, y): (Float, Weights, Float), [_, n, k]: [usize; 3], tile: 
         k,
         bias: false,
         swiglu: false,
+        activation: None,
         residual: Residual::None,
         engine: Engine::Units(tile),
     }
@@ -108,6 +109,47 @@ fn bias_and_residual() {
                         let launch = launch.int("rows", m).int("stride", n).int("first", 0);
                         launch.run().near("y", wanted.floats(), 2e-6);
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Every activation, between bias and residual.
+#[test]
+fn activations() {
+    let shape = [5, 33, 17];
+    let [m, n, k] = shape;
+    let (bias, r) = (tensor(&[n], 3), tensor(&[m, n], 4));
+    for (name, activation) in [
+        ("silu", Activation::Silu),
+        ("gelu", Activation::Gelu),
+        ("quick_gelu", Activation::QuickGelu),
+        ("relu", Activation::Relu),
+    ] {
+        for residual in [Residual::None, Residual::Apart] {
+            let (operand, attribute) =
+                if residual == Residual::None { ("", "") } else { (", %3", ", residual=1") };
+            let text = format!(
+                "graph @f(%0: f32[{m}, {k}], %1: f32[{n}, {k}], %2: f32[{n}], %3: f32[{m}, {n}]) {{
+                  %4 = linear %0, %1, %2{operand} {{bias=1, activation={name}{attribute}}} : f32[{m}, {n}]
+                  return %4
+                }}"
+            );
+            for types in types(shape) {
+                let (x, w) = (tensor_of(types.0, &[m, k], 1), tensor_of(float_of(types.1), &[n, k], 2));
+                let r = rounded(&r, types.2);
+                let wanted = interpret(&text, &[&x, &w, &bias, &r]).remove(0);
+                let plain = plain(types, shape, Tile::FLAT);
+                let kernel =
+                    Kernel::Linear(Linear { bias: true, activation: Some(activation), residual, ..plain });
+                for on in runners(&kernel) {
+                    let launch = Launch::of(on, &kernel).tensor("x", &x).tensor("weight", &w);
+                    let launch = launch.tensor("bias", &bias).result("y", m * n);
+                    let launch =
+                        if residual == Residual::None { launch } else { launch.tensor("residual", &r) };
+                    let launch = launch.int("rows", m).int("stride", n).int("first", 0);
+                    launch.run().near("y", wanted.floats(), 3e-6);
                 }
             }
         }

@@ -3,7 +3,7 @@
 use crate::common::{Launch, Runner, runners};
 use crate::judge::{interpret, near, tensor, tensor_of};
 use dreamc_interp::Tensor;
-use dreamc_kernels::{Engine, Float, Kernel, Linear, MatrixTile, Residual, Table};
+use dreamc_kernels::{Activation, Engine, Float, Kernel, Linear, MatrixTile, Residual, Table};
 
 /// Single ones and odd ones, a tile exactly, tiles and a rest; loads of 1, 8, 4, 2 and 8 elements; K shorter than a step,
 /// several steps and a rest, whole steps.
@@ -29,7 +29,7 @@ fn tiles([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
 fn plain((x, y): (Float, Float), [_, n, k]: [usize; 3], tile: MatrixTile) -> Linear {
     let (n, k, engine) = (n as u32, k as u32, Engine::Matrix(tile));
     let (weights, residual) = (Table::Floats(x), Residual::None);
-    Linear { x, weights, y, n, k, bias: false, swiglu: false, residual, engine }
+    Linear { x, weights, y, n, k, bias: false, swiglu: false, activation: None, residual, engine }
 }
 
 /// At least one.
@@ -76,6 +76,33 @@ fn bias_and_residual() {
                 };
                 let launch = launch.int("rows", m).int("stride", n).int("first", 0);
                 launch.run().near("y", wanted.floats(), 2e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn activations() {
+    let shape = SHAPES[0];
+    let [m, n, k] = shape;
+    let bias = tensor(&[n], 3);
+    for (name, activation) in [("gelu", Activation::Gelu), ("relu", Activation::Relu)] {
+        let text = format!(
+            "graph @f(%0: f32[{m}, {k}], %1: f32[{n}, {k}], %2: f32[{n}]) {{
+              %3 = linear %0, %1, %2 {{bias=1, activation={name}}} : f32[{m}, {n}]
+              return %3
+            }}"
+        );
+        for types in TYPES {
+            let (x, w) = (tensor_of(types.0, &[m, k], 1), tensor_of(types.0, &[n, k], 2));
+            let wanted = interpret(&text, &[&x, &w, &bias]).remove(0);
+            let plain = plain(types, shape, tiles(shape)[0]);
+            let kernel = Kernel::Linear(Linear { bias: true, activation: Some(activation), ..plain });
+            for on in runners_of(&kernel) {
+                let launch = Launch::of(on, &kernel).tensor("x", &x).tensor("weight", &w);
+                let launch = launch.tensor("bias", &bias).result("y", m * n);
+                let launch = launch.int("rows", m).int("stride", n).int("first", 0);
+                launch.run().near("y", wanted.floats(), 3e-6);
             }
         }
     }

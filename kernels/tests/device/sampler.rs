@@ -154,7 +154,7 @@ fn draws() {
             for temperature in [&zero, &one] {
                 let text = format!(
                     "graph @f(%0: f32[1, {b}, {v}], %1: bool[1, {b}], %2: f32[], %3: u32[1, {b}]) {{
-                      %4 = draw_token %0, %1, %2, %3 : i32[1, {b}]
+                      %4 = draw_token %0, %1, %2, %3 {{first=900}} : i32[1, {b}]
                       return %4
                     }}"
                 );
@@ -162,7 +162,7 @@ fn draws() {
                 for on in everywhere() {
                     let launch = of(on, Sampler::DrawToken).tensor("probs", &probs).tensor("active", &active);
                     let launch = launch.tensor("temperature", temperature).tensor("bits", &bits);
-                    let y = launch.result("y", b).int("rows", b).int("columns", v).run();
+                    let y = launch.result("y", b).int("rows", b).int("columns", v).int("first", 900).run();
                     assert_eq!(y.ints("y"), wanted.ints(), "{}", y.label());
                 }
             }
@@ -176,7 +176,7 @@ fn draws_of_nothing() {
     for on in everywhere() {
         let launch = of(on, Sampler::DrawToken).floats("probs", &[0.0; 5]).bools("active", &[true]);
         let launch = launch.floats("temperature", &[1.0]).words("bits", vec![77]).result("y", 1);
-        assert_eq!(launch.int("rows", 1).int("columns", 5).run().ints("y"), [0]);
+        assert_eq!(launch.int("rows", 1).int("columns", 5).int("first", 0).run().ints("y"), [0]);
     }
 }
 

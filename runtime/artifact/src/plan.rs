@@ -249,7 +249,9 @@ pub enum Kernel {
     /// Bidirectional attention, softmax scale `1 / sqrt(head_dim)`.
     ///
     /// `(q T[B, S, heads * head_dim], k, v T[B, S, kv_heads * head_dim], mask i32[B, S], [cos, sin])`, or with
-    /// `packed` `(qkv T[B, S, (heads + 2 * kv_heads) * head_dim], mask, [cos, sin])` `-> T[B, S, heads * head_dim]`.
+    /// `packed` `(qkv T[B, S, (heads + 2 * kv_heads) * head_dim], mask, [cos, sin])` `-> T[B, S, heads * head_dim]`. With
+    /// `rows` there is one more operand, `index i32[B, R]`, and queries and result have `R` rows: each stands at the
+    /// position of its index.
     ///
     /// The mask numbers segments: a query sees the keys that have its own number. Rows whose mask is 0 belong to no
     /// segment and come out as 0.
@@ -318,7 +320,10 @@ pub enum Kernel {
     },
     /// `(probs f32[B, S, V], active bool[B, S], temperature f32[], bits u32[B, S]) -> i32[B, S]`: the most probable
     /// token (lowest id on a tie) at temperature 0, else a draw; -1 where not active.
-    DrawToken,
+    DrawToken {
+        /// The token of column 0.
+        first: u32,
+    },
     /// `(probs f32[B, S, V], active bool[B, S], token i32[B, S]) -> f32[B, S]`; 0 where not active.
     Confidence(Confidence),
     /// `(active bool[B, S], index i32[], joint i32[]) -> i32[B]`: how many slots a row commits in this step. If `joint`
@@ -395,6 +400,8 @@ pub struct Linear {
     pub residual: bool,
     /// `silu(first weight's features) * second weight's`: two weights of equal rows, no bias, `N` is the rows of one.
     pub swiglu: bool,
+    /// What is done to each sum after the bias and before the residual; not with `swiglu`.
+    pub activation: Option<Activation>,
 }
 
 /// See [`Kernel::Attention`].
@@ -410,6 +417,8 @@ pub struct Attention {
     pub packed: bool,
     /// Whether cos and sin are given: q and k are rotated here.
     pub rope: bool,
+    /// Whether queries are given at the rows of an index only, the last operand; not packed.
+    pub rows: bool,
 }
 
 /// How certain a drawn token is.

@@ -284,6 +284,43 @@ fn settings_are_checked() {
     assert_eq!((table(vec![2, 2], 3), table(vec![2, 2], 1)), (Some(Rule::Shape), Some(Rule::Shape)));
 }
 
+/// Queries stand at the rows of an index; tokens are counted from one that fits.
+#[test]
+fn rows_and_tokens_are_checked() {
+    let (b, s, r, n) = (linear(0, &[(1, 0)]), linear(0, &[(1, 1)]), Dim::constant(3), Dim::constant);
+    let f32 = |dims: &[&Dim]| (DType::F32, dims.iter().map(|d| (*d).clone()).collect::<Vec<_>>());
+    let i32 = |dims: &[&Dim]| (DType::I32, f32(dims).1);
+    let attend = |packed, rope, index: Option<Typed>, y: Typed| {
+        let attention = Attention { heads: 2, kv_heads: 1, head_dim: 4, packed, rope, rows: true };
+        let (q, k, table) = (f32(&[&b, &r, &n(8)]), f32(&[&b, &s, &n(4)]), f32(&[&b, &s, &n(2)]));
+        let mut reads = vec![q, k.clone(), k, i32(&[&b, &s])];
+        if rope {
+            reads.extend([table.clone(), table]);
+        }
+        reads.extend(index);
+        alone(Kernel::Attention(attention), &reads, y)
+    };
+    let (index, y) = (Some(i32(&[&b, &r])), f32(&[&b, &r, &n(8)]));
+    assert_eq!(attend(false, false, index.clone(), y.clone()), None);
+    assert_eq!(attend(false, true, index.clone(), y.clone()), None);
+    assert_eq!(attend(true, false, index.clone(), y.clone()), Some(Rule::Setting));
+    assert_eq!(attend(false, true, None, y.clone()), Some(Rule::OperandCount));
+    assert_eq!(attend(false, true, Some(i32(&[&b, &s])), y.clone()), Some(Rule::Shape));
+    assert_eq!(attend(false, true, Some(f32(&[&b, &r])), y), Some(Rule::DType));
+    assert_eq!(attend(false, true, index, f32(&[&b, &s, &n(8)])), Some(Rule::Shape));
+    let draw = |first| {
+        let reads = [
+            f32(&[&b, &s, &n(10)]),
+            (DType::Bool, f32(&[&b, &s]).1),
+            f32(&[]),
+            (DType::U32, f32(&[&b, &s]).1),
+        ];
+        alone(Kernel::DrawToken { first }, &reads, i32(&[&b, &s]))
+    };
+    assert_eq!((draw(0), draw(i32::MAX as u32 - 10)), (None, None));
+    assert_eq!((draw(i32::MAX as u32), draw(u32::MAX)), (Some(Rule::Setting), Some(Rule::Setting)));
+}
+
 /// A loop does not run past the schedule of what it holds.
 #[test]
 fn schedules_cover_the_loop() {

@@ -42,7 +42,8 @@ fn attention(c: &mut Criterion) {
             random(DType::F32, &[1, S, HEAD_DIM / 2], 3, None),
             random(dtype, &[1, S, HEADS * HEAD_DIM], 4, None),
         ];
-        let kernel = Kernel::Attention(Attention { heads, kv_heads, head_dim, packed: true, rope: true });
+        let kernel =
+            Kernel::Attention(Attention { heads, kv_heads, head_dim, packed: true, rope: true, rows: false });
         let mut prepared = prepare(kernel, &tensors, 0);
         group.bench_function(dtype.name(), |b| b.iter(|| prepared.run()));
     }
@@ -70,7 +71,7 @@ fn vision(c: &mut Criterion) {
             random(DType::F32, &[1, s, head_dim / 2], 3, None),
             random(DType::BF16, &[1, s, heads * head_dim], 4, None),
         ];
-        let attention = Attention { heads, kv_heads: heads, head_dim, packed: true, rope: true };
+        let attention = Attention { heads, kv_heads: heads, head_dim, packed: true, rope: true, rows: false };
         let mut prepared = prepare(Kernel::Attention(attention), &tensors, 0);
         group.bench_function(name, |b| b.iter(|| prepared.run()));
     }
@@ -117,7 +118,7 @@ fn sampler(c: &mut Criterion) {
     for (name, temperature) in [("draw_token", 1.0), ("draw_token_greedy", 0.0)] {
         let bits = ones(DType::U32, &[1, ROWS]);
         let tensors = [probs(), active(), scalar(temperature), bits, ones(DType::I32, &[1, ROWS])];
-        let mut prepared = prepare(Kernel::DrawToken, &tensors, 0);
+        let mut prepared = prepare(Kernel::DrawToken { first: 0 }, &tensors, 0);
         group.bench_function(name, |b| b.iter(|| prepared.run()));
     }
     for kind in [Confidence::Margin, Confidence::NegativeEntropy] {

@@ -21,8 +21,14 @@ const K: u32 = 3584;
 const N: u32 = 18944;
 
 fn ours(c: &mut Criterion, threads: usize, dtype: DType) {
-    let kernel =
-        Kernel::Linear(Linear { norm_eps: None, weights: 1, bias: false, residual: false, swiglu: false });
+    let kernel = Kernel::Linear(Linear {
+        norm_eps: None,
+        weights: 1,
+        bias: false,
+        residual: false,
+        swiglu: false,
+        activation: None,
+    });
     let tensors = [
         random(dtype, &[M, K], 1, None),
         random(dtype, &[N, K], 2, Layout::of_matmul(dtype)),

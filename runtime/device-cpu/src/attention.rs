@@ -9,7 +9,9 @@ use crate::isa::{Isa, per_isa};
 use crate::math::exp;
 use crate::matmul::micro::{Micro, Tile};
 use crate::memory::{Buf, Shared};
+use crate::rows;
 use dreamc_num::DType;
+use dreamc_runtime::DeviceError;
 
 /// Queries of a task: a multiple of every strip height.
 const QUERIES: usize = 48;
@@ -25,6 +27,8 @@ pub(crate) struct Attention {
     pub(crate) v: (Buf, usize),
     pub(crate) mask: Buf,
     pub(crate) rope: Option<(Buf, Buf)>,
+    /// Where each query stands, if not all positions have one.
+    pub(crate) index: Option<Buf>,
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
@@ -59,10 +63,26 @@ fn range(segments: impl Iterator<Item = i32>) -> [i32; 2] {
     segments.fold([i32::MAX, i32::MIN], |[low, high], segment| [low.min(segment), high.max(segment)])
 }
 
+impl Attention {
+    /// The position at which row `row` of a batch row's queries stands, counted over the whole batch.
+    fn position(&self, b: usize, row: usize) -> Result<usize, DeviceError> {
+        let s = self.mask.shape.dims()[1] as usize;
+        let at = match &self.index {
+            None => row,
+            Some(index) => rows::pick(index.get(b * index.columns() + row), s)?,
+        };
+        Ok(b * s + at)
+    }
+}
+
 /// Runs it.
-pub(crate) fn run(context: &Context<'_>, attention: &Attention) {
+pub(crate) fn run(context: &Context<'_>, attention: &Attention) -> Result<(), DeviceError> {
     let (batch, s) = (attention.mask.shape.dims()[0] as usize, attention.mask.shape.dims()[1] as usize);
     let (d, kv_heads) = (attention.head_dim, attention.kv_heads);
+    let r = attention.out.shape.dims()[1] as usize;
+    if attention.index.is_some() {
+        (0..batch * r).try_for_each(|row| attention.position(row / r, row % r).map(|_| ()))?;
+    }
     let packed = context.shared(need(batch, s, kv_heads, d).shared);
     // SAFETY: inside the scratch, whose size was just checked: it ends with the ranges.
     let ranges = Shared(unsafe { packed.get().add(batch * kv_heads * head_floats(s, d)).cast::<[i32; 2]>() });
@@ -83,7 +103,7 @@ pub(crate) fn run(context: &Context<'_>, attention: &Attention) {
             unsafe { *ranges.get().add(b * tiles + tile) = range(keys.map(|row| attention.mask.get(row))) };
         }
     });
-    let blocks = s.div_ceil(QUERIES);
+    let blocks = r.div_ceil(QUERIES);
     let group = attention.heads / kv_heads;
     context.pool.run(batch * attention.heads * blocks, &|task, worker| {
         // SAFETY: as above.
@@ -95,19 +115,20 @@ pub(crate) fn run(context: &Context<'_>, attention: &Attention) {
         let ranges = unsafe { std::slice::from_raw_parts(ranges.get().add(b * tiles), tiles) };
         queries(context.isa, context.isa, attention, b, h, block * QUERIES, keys, ranges, scratch);
     });
+    Ok(())
 }
 
-/// Loads head `head` of row `row` of one operand, rotated if asked for; zeros where masked.
+/// Loads head `head` of row `row` of one operand, which stands at position `at`, rotated if asked for; zeros where masked.
 #[inline(always)]
 fn load_head(
     attention: &Attention,
     x: &(Buf, usize),
-    row: usize,
+    (row, at): (usize, usize),
     head: usize,
     rotate: bool,
     out: &mut [f32],
 ) {
-    if attention.mask.get::<i32>(row) == 0 {
+    if attention.mask.get::<i32>(at) == 0 {
         out.fill(0.0);
         return;
     }
@@ -116,7 +137,7 @@ fn load_head(
     if let (true, Some((cos, sin))) = (rotate, &attention.rope) {
         let (first, second) = out.split_at_mut(d / 2);
         for (j, (a, b)) in first.iter_mut().zip(second).enumerate() {
-            let (c, s) = (cos.get::<f32>(row * (d / 2) + j), sin.get::<f32>(row * (d / 2) + j));
+            let (c, s) = (cos.get::<f32>(at * (d / 2) + j), sin.get::<f32>(at * (d / 2) + j));
             (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
         }
     }
@@ -130,7 +151,7 @@ per_isa! {
         for j in first..first + KEYS {
             let load = |x: &(Buf, usize), rotate: bool, row: &mut [f32]| {
                 if j < s {
-                    load_head(attention, x, b * s + j, head, rotate, row);
+                    load_head(attention, x, (b * s + j, b * s + j), head, rotate, row);
                 } else {
                     row.fill(0.0);
                 }
@@ -191,7 +212,8 @@ per_isa! {
     fn queries(of: Isa, attention: &Attention, b: usize, head: usize, first: usize, keys: Shared<f32>, ranges: &[[i32; 2]], scratch: &mut [f32]) {
         let (d, s) = (attention.head_dim, attention.mask.shape.dims()[1] as usize);
         let (padded, keys_max) = (d.next_multiple_of(16), s.next_multiple_of(KEYS));
-        let rows = QUERIES.min(s - first);
+        let r_max = attention.out.shape.dims()[1] as usize;
+        let rows = QUERIES.min(r_max - first);
         let micro = Micro::select(of, DType::F32, DType::F32);
         let (q, scratch) = scratch.split_at_mut(QUERIES * d);
         let (scores, scratch) = scratch.split_at_mut(QUERIES * KEYS);
@@ -202,8 +224,22 @@ per_isa! {
         let row = &mut row[..d];
 
         let scale = 1.0 / (d as f32).sqrt();
+        // The position of each query and its segment. Queries of none see what the first segment sees and are set to 0 in
+        // the end; so are those whose index changed since it was looked at.
+        let (mut positions, mut segments) = ([usize::MAX; QUERIES], [0_i32; QUERIES]);
         for r in 0..rows {
-            load_head(attention, &attention.q, b * s + first + r, head, true, row);
+            let Ok(at) = attention.position(b, first + r) else {
+                continue;
+            };
+            (positions[r], segments[r]) = (at, attention.mask.get(at));
+        }
+        for r in 0..rows {
+            if segments[r] == 0 {
+                row.fill(0.0);
+            } else {
+                let at = (b * r_max + first + r, positions[r]);
+                load_head(attention, &attention.q, at, head, true, row);
+            }
             for (i, v) in row.iter().enumerate() {
                 q[(r / micro.rows * d + i) * micro.rows + r % micro.rows] = v * scale;
             }
@@ -211,10 +247,8 @@ per_isa! {
         sums.fill(0.0);
         total.fill(0.0);
         largest.fill(f32::NEG_INFINITY);
-        // The segment of each query. Queries of none see what the first segment sees and are set to 0 in the end.
-        let mut segments = [0_i32; QUERIES];
+        let none = segments.map(|segment| segment == 0);
         let own = &mut segments[..rows];
-        own.iter_mut().enumerate().for_each(|(r, own)| *own = attention.mask.get(b * s + first + r));
         let [low, high] = range(own.iter().copied());
         own.iter_mut().filter(|own| **own == 0).for_each(|own| *own = low);
         let mut theirs = [0_i32; KEYS];
@@ -270,9 +304,9 @@ per_isa! {
             multiply(&micro, KEYS, rows, p, padded / 16, v_panel, (sums, padded), true);
         }
         for r in 0..rows {
-            let at = b * s + first + r;
+            let at = b * r_max + first + r;
             let sums = &mut sums[r * padded..][..d];
-            if attention.mask.get::<i32>(at) == 0 || total[r] == 0.0 {
+            if none[r] || total[r] == 0.0 {
                 sums.fill(0.0);
             } else {
                 let inverse = 1.0 / total[r];

@@ -127,8 +127,9 @@ fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static
                 && shaped(y, DType::U32, dims(canvas)),
             &[],
         ),
-        (Kernel::DrawToken, [probs, active, temperature, bits], [y]) => (
+        (Kernel::DrawToken { first }, [probs, active, temperature, bits], [y]) => (
             vocabulary(probs)
+                && i32::try_from(*first as usize + probs.columns()).is_ok()
                 && shaped(active, DType::Bool, &dims(probs)[..2])
                 && shaped(temperature, DType::F32, &[])
                 && shaped(bits, DType::U32, dims(active))
@@ -205,7 +206,7 @@ fn linear_fits(linear: &Linear, reads: &[Buf], y: &Buf) -> bool {
     let matrices = linear_weights(linear);
     let count = matrices.end + usize::from(linear.bias) + usize::from(linear.residual);
     if !(1..=3).contains(&linear.weights)
-        || linear.swiglu && (linear.weights != 2 || linear.bias)
+        || linear.swiglu && (linear.weights != 2 || linear.bias || linear.activation.is_some())
         || reads.len() != count
     {
         return false;
@@ -230,10 +231,11 @@ fn linear_fits(linear: &Linear, reads: &[Buf], y: &Buf) -> bool {
 }
 
 fn attention_fits(attention: &Attention, reads: &[Buf], y: &Buf) -> bool {
-    let Attention { heads, kv_heads, head_dim, packed, rope } = *attention;
+    let Attention { heads, kv_heads, head_dim, packed, rope, rows } = *attention;
     let inputs = if packed { 1 } else { 3 };
+    let count = inputs + 1 + if rope { 2 } else { 0 } + usize::from(rows);
     let settings = heads > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads);
-    if !settings || !even(head_dim) || reads.len() != inputs + 1 + if rope { 2 } else { 0 } {
+    if !settings || !even(head_dim) || packed && rows || reads.len() != count {
         return false;
     }
     let (q, mask) = (&reads[0], &reads[inputs]);
@@ -245,11 +247,22 @@ fn attention_fits(attention: &Attention, reads: &[Buf], y: &Buf) -> bool {
             && dims(x)[..2] == *dims(mask)
             && x.columns() as u64 == width(heads)
     };
+    // Queries and result stand at the rows of the index, if there is one.
+    let own = |x: &Buf, heads: u64| match reads.last().filter(|_| rows) {
+        None => wide(x, heads),
+        Some(index) => {
+            x.dtype == q.dtype
+                && dims(x).len() == 3
+                && shaped(index, DType::I32, &dims(x)[..2])
+                && dims(x)[0] == dims(mask)[0]
+                && x.columns() as u64 == width(heads)
+        }
+    };
     let (h, kv) = (u64::from(heads), u64::from(kv_heads));
     real(q)
         && typed(mask, DType::I32, 2)
-        && if packed { wide(q, h + 2 * kv) } else { wide(q, h) && wide(&reads[1], kv) && wide(&reads[2], kv) }
-        && wide(y, h)
+        && if packed { wide(q, h + 2 * kv) } else { own(q, h) && wide(&reads[1], kv) && wide(&reads[2], kv) }
+        && own(y, h)
         && (!rope || table(&reads[inputs + 1], &reads[inputs + 2], dims(mask), head_dim / 2))
 }
 

@@ -38,8 +38,9 @@ pub(crate) fn run(
             weights.iter_mut().zip(&mut rest).for_each(|(to, weight)| *to = weight);
             let bias = if linear.bias { rest.next() } else { None };
             let residual = if linear.residual { rest.next() } else { None };
-            let swiglu = linear.swiglu;
-            matmul::run(context, &Matmul { x: *x, weights, norm, bias, residual, swiglu, out: *out });
+            let (swiglu, activation) = (linear.swiglu, linear.activation);
+            let matmul = Matmul { x: *x, weights, norm, bias, residual, swiglu, activation, out: *out };
+            matmul::run(context, &matmul);
         }
         (Kernel::Rope { .. }, [x, cos, sin], [y]) => angles::rope(context, x, cos, sin, y),
         (Kernel::Attention(a), [q, rest @ ..], [out]) => {
@@ -48,13 +49,14 @@ pub(crate) fn run(
                 [k, v, rest @ ..] if !a.packed => ((*k, 0), (*v, 0), rest),
                 _ => ((*q, heads * head_dim), (*q, (heads + kv_heads) * head_dim), rest),
             };
-            let (mask, rope) = match rest {
-                [mask, cos, sin] => (*mask, Some((*cos, *sin))),
-                [mask, ..] => (*mask, None),
+            let (mask, rope, rest) = match rest {
+                [mask, cos, sin, rest @ ..] if a.rope => (*mask, Some((*cos, *sin)), rest),
+                [mask, rest @ ..] => (*mask, None, rest),
                 [] => return Err(DeviceError::Unsupported { kernel: name(kernel) }),
             };
-            let (q, out) = ((*q, 0), *out);
-            attention::run(context, &Attention { q, k, v, mask, rope, heads, kv_heads, head_dim, out });
+            let (q, index, out) = ((*q, 0), rest.first().filter(|_| a.rows).copied(), *out);
+            let attention = Attention { q, k, v, mask, rope, index, heads, kv_heads, head_dim, out };
+            attention::run(context, &attention)?;
         }
         (Kernel::Add, [a, b], [y]) => elementwise::run(context, Op::Add, a, b, y),
         (Kernel::Mul, [a, b], [y]) => elementwise::run(context, Op::Mul, a, b, y),
@@ -80,8 +82,8 @@ pub(crate) fn run(
             sampler::probs(context, logits, active, temperature, top_p, top_k, y);
         }
         (Kernel::RandomBits { lane }, [_, stream], [y]) => slots::random_bits(stream, *lane, y),
-        (Kernel::DrawToken, [probs, active, temperature, bits], [y]) => {
-            sampler::draw(context, probs, active, temperature.get(0), bits, y);
+        (Kernel::DrawToken { first }, [probs, active, temperature, bits], [y]) => {
+            sampler::draw(context, *first, probs, active, temperature.get(0), bits, y);
         }
         (Kernel::Confidence(kind), [probs, active, token], [y]) => {
             sampler::confidence(context, *kind, probs, active, token, y);
@@ -169,7 +171,7 @@ pub(crate) fn name(kernel: &Kernel) -> &'static str {
         Kernel::KeepTokens { .. } => "keep_tokens",
         Kernel::SamplingProbs => "sampling_probs",
         Kernel::RandomBits { .. } => "random_bits",
-        Kernel::DrawToken => "draw_token",
+        Kernel::DrawToken { .. } => "draw_token",
         Kernel::Confidence(_) => "confidence",
         Kernel::TransferCount { .. } => "transfer_count",
         Kernel::SelectSlots => "select_slots",

@@ -157,6 +157,7 @@ fn argmax(values: &[f32]) -> usize {
 /// One token per active row.
 pub(crate) fn draw(
     context: &Context<'_>,
+    first: u32,
     probs: &Buf,
     active: &Buf,
     temperature: f32,
@@ -183,7 +184,7 @@ pub(crate) fn draw(
         } else {
             None
         };
-        out.set(row, token.unwrap_or_else(|| argmax(values)) as i32);
+        out.set(row, (first as usize + token.unwrap_or_else(|| argmax(values))) as i32);
     });
 }
 

@@ -4,7 +4,9 @@
 #[allow(dead_code, reason = "not every test file uses all of it")]
 mod common;
 
-use common::{check, decoder, sampler, vision};
+use common::{bench, check, decoder, elements, sampler, vision};
+use dreamc_device_cpu::Isa;
+use dreamc_interp as interp;
 
 #[test]
 fn rows() {
@@ -19,6 +21,33 @@ fn linear() {
 #[test]
 fn attention() {
     decoder::attention().iter().for_each(check);
+}
+
+#[test]
+fn attention_at_some_rows() {
+    decoder::attention_rows().iter().for_each(check);
+}
+
+/// A row's result does not depend on which other rows have a query.
+#[test]
+fn attention_at_all_rows_is_the_same_to_the_bit() {
+    for some in decoder::attention_rows() {
+        let all = decoder::at_all_rows(&some);
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let results = |case| {
+                let mut bench = bench(case, isa, 2, None);
+                bench.run().unwrap();
+                bench.results().remove(0)
+            };
+            let (found, whole) = (results(&some), results(&all));
+            let row = whole.bytes.len() / (whole.dims[0] * whole.dims[1]) as usize;
+            let interp::Data::I32(index) = elements(some.reads.last().unwrap()) else { panic!("an index") };
+            for (i, at) in index.iter().enumerate() {
+                let from = (i / found.dims[1] as usize * whole.dims[1] as usize + *at as usize) * row;
+                assert!(found.bytes[i * row..][..row] == whole.bytes[from..][..row], "{isa:?} {i} {at}");
+            }
+        }
+    }
 }
 
 #[test]

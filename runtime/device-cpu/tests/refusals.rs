@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Case, bench, bools, case, decoder, ints, random, sampler, scalar};
-use dreamc_artifact::plan::{Confidence, Kernel, Place, ValueId};
+use dreamc_artifact::plan::{Attention, Confidence, Kernel, Place, ValueId};
 use dreamc_device_cpu::{CpuDevice, CpuError, CpuOptions, Isa};
 use dreamc_num::DType;
 use dreamc_runtime::{Device, DeviceError, Operand, Shape};
@@ -72,6 +72,13 @@ fn row_outside() {
         let case = case(Kernel::TakeRows, &[x(), ints(&[1, 2], &[0, index])], DType::F32, &[1, 2, 4], 0.0);
         let error = bench(&case, Isa::detect(), 2, None).run().unwrap_err();
         assert_eq!(error, DeviceError::RowOutOfRange { index, rows: 3 });
+        let attention =
+            Attention { heads: 1, kv_heads: 1, head_dim: 4, packed: false, rope: false, rows: true };
+        let q = random(DType::F32, &[1, 2, 4], 2);
+        let reads = [q, x(), x(), ints(&[1, 3], &[1; 3]), ints(&[1, 2], &[0, index])];
+        let case = common::case(Kernel::Attention(attention), &reads, DType::F32, &[1, 2, 4], 0.0);
+        let error = bench(&case, Isa::detect(), 2, None).run().unwrap_err();
+        assert_eq!(error, DeviceError::RowOutOfRange { index, rows: 3 });
     }
 }
 
@@ -107,8 +114,20 @@ fn hostile_numbers_do_not_panic() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -1.0] {
         let values = || common::real(DType::F32, &[b, s, v], &vec![bad; (b * s * v) as usize]);
         let mut cases = vec![
-            case(Kernel::DrawToken, &[values(), active(), scalar(1.0), bits()], DType::I32, &[b, s], 0.0),
-            case(Kernel::DrawToken, &[values(), active(), scalar(bad), bits()], DType::I32, &[b, s], 0.0),
+            case(
+                Kernel::DrawToken { first: 0 },
+                &[values(), active(), scalar(1.0), bits()],
+                DType::I32,
+                &[b, s],
+                0.0,
+            ),
+            case(
+                Kernel::DrawToken { first: 0 },
+                &[values(), active(), scalar(bad), bits()],
+                DType::I32,
+                &[b, s],
+                0.0,
+            ),
         ];
         for (top_p, top_k) in [(0.5, 3), (bad, 0), (1.0, i32::MIN)] {
             let reads = [values(), active(), scalar(bad), scalar(top_p), ints(&[], &[top_k])];
@@ -136,6 +155,7 @@ fn hostile_numbers_do_not_panic() {
 #[test]
 fn operands_that_do_not_fit() {
     let mut seen = vec![];
+    decoder::attention_rows().iter().take(3).for_each(refuse_changes);
     for case in common::all() {
         let kind = std::mem::discriminant(&case.kernel);
         if seen.contains(&kind) {
@@ -160,7 +180,9 @@ fn refuse_changes(case: &Case) {
         for axis in 0..shape.dims().len() {
             // Dimensions that nothing else hangs on: the results do not have them.
             let free = match case.kernel {
-                Kernel::Slice { .. } | Kernel::DrawToken | Kernel::Confidence(_) => i == 0 && axis == 2,
+                Kernel::Slice { .. } | Kernel::DrawToken { .. } | Kernel::Confidence(_) => {
+                    i == 0 && axis == 2
+                }
                 Kernel::TakeRows => i == 0 && axis == 1,
                 Kernel::Splice => i == 2 && axis + 1 < shape.dims().len(),
                 Kernel::Embed => i == 1 && axis == 0,

@@ -144,7 +144,7 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
             | Op::KeepTokens { .. }
             | Op::SamplingProbs
             | Op::RandomBits { .. }
-            | Op::DrawToken
+            | Op::DrawToken { .. }
             | Op::Confidence(_)
             | Op::TransferCount { .. }
             | Op::SelectSlots
@@ -197,6 +197,7 @@ fn infer_linear(linear: &Linear, inputs: &[Type], dtype: DType) -> Result<Type, 
     require((1..=3).contains(&linear.weights), "there must be 1 to 3 weights")?;
     require(!linear.swiglu || linear.weights == 2, "swiglu takes two weights, gate and up")?;
     require(!(linear.swiglu && linear.bias), "swiglu takes no bias")?;
+    require(!(linear.swiglu && linear.activation.is_some()), "swiglu takes no activation")?;
     let extras =
         [linear.norm_eps.is_some(), linear.bias, linear.residual].into_iter().filter(|on| *on).count();
     let wanted = 1 + linear.weights as usize + extras;
@@ -217,7 +218,13 @@ fn infer_linear(linear: &Linear, inputs: &[Type], dtype: DType) -> Result<Type, 
         let weight = next()?;
         require(weight.dtype.is_float() && weight.dims.len() == 2, "a weight must be a float matrix")?;
         require(weight.dims[1].as_constant() == Some(k), "a weight must be as wide as `x`")?;
-        let n = weight.dims[0].as_constant().ok_or("a weight's rows must be a constant")?;
+        let mut n = weight.dims[0].as_constant().ok_or("a weight's rows must be a constant")?;
+        if let Some((first, len)) = linear.rows {
+            require(linear.weights == 1, "rows of a weight are those of one weight")?;
+            let fits = len > 0 && first.checked_add(len).is_some_and(|end| end <= n);
+            require(fits, "the rows must be inside the weight")?;
+            n = len;
+        }
         require(!linear.swiglu || i == 0 || n == columns, "gate and up must have the same rows")?;
         let sum = columns.checked_add(n).ok_or("the weights have too many rows")?;
         columns = if linear.swiglu { n } else { sum };
@@ -236,23 +243,30 @@ fn infer_linear(linear: &Linear, inputs: &[Type], dtype: DType) -> Result<Type, 
 }
 
 fn infer_attention(attention: &Attention, inputs: &[Type]) -> Result<Type, String> {
-    let Attention { heads, kv_heads, head_dim, packed, rope } = *attention;
+    let Attention { heads, kv_heads, head_dim, packed, rope, rows } = *attention;
     require(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, "kv_heads must divide heads")?;
     require(head_dim > 0 && head_dim % 2 == 0, "head_dim must be even")?;
     require(heads.checked_mul(head_dim).is_some_and(|n| n < 1 << 31), "the heads are too wide")?;
+    require(!rows || !packed, "queries at some rows are not packed with keys")?;
     let widths = if packed {
         vec![(heads + 2 * kv_heads) * head_dim]
     } else {
         [heads, kv_heads, kv_heads].map(|h| h * head_dim).to_vec()
     };
-    let wanted = widths.len() + 1 + if rope { 2 } else { 0 };
+    let wanted = widths.len() + 1 + if rope { 2 } else { 0 } + usize::from(rows);
     if inputs.len() != wanted {
         return Err(format!("this `attention` takes {wanted} operands, not {}", inputs.len()));
     }
-    let x = &inputs[0];
-    require(x.dtype.is_float() && x.dims.len() == 3, "queries must be float [B, S, columns]")?;
-    for (operand, width) in inputs.iter().zip(&widths) {
-        let fits = operand.dtype == x.dtype && operand.dims.len() == 3 && operand.dims[..2] == x.dims[..2];
+    let (q, x) = (&inputs[0], &inputs[usize::from(rows)]);
+    require(q.dtype.is_float() && q.dims.len() == 3, "queries must be float [B, S, columns]")?;
+    require(x.dims.len() == 3, "keys must be float [B, S, columns]")?;
+    if rows {
+        let index = Type::new(DType::I32, q.dims[..2].iter().cloned());
+        require(inputs[wanted - 1] == index && q.dims[0] == x.dims[0], "the index must be i32[B, R]")?;
+    }
+    for (i, (operand, width)) in inputs.iter().zip(&widths).enumerate() {
+        let outer = if i == 0 { &q.dims[..2] } else { &x.dims[..2] };
+        let fits = operand.dtype == q.dtype && operand.dims.len() == 3 && operand.dims[..2] == *outer;
         require(
             fits && operand.columns() == Some(*width),
             "queries, keys and values must be whole heads of the same rows and dtype",
@@ -261,13 +275,13 @@ fn infer_attention(attention: &Attention, inputs: &[Type]) -> Result<Type, Strin
     let mask = &inputs[widths.len()];
     require(*mask == Type::new(DType::I32, x.dims[..2].iter().cloned()), "the mask must be i32[B, S]")?;
     if rope {
-        let (cos, sin) = (&inputs[wanted - 2], &inputs[wanted - 1]);
+        let (cos, sin) = (&inputs[widths.len() + 1], &inputs[widths.len() + 2]);
         require(
             is_rope_table(cos, x, head_dim) && cos == sin,
             "cos and sin must be f32[B, S, head_dim / 2]",
         )?;
     }
-    Ok(with_columns(&Type::new(x.dtype, x.dims[..2].iter().cloned()), heads * head_dim))
+    Ok(with_columns(&Type::new(q.dtype, q.dims[..2].iter().cloned()), heads * head_dim))
 }
 
 fn operand_count(op: &Op, inputs: &[Type]) -> String {

@@ -34,8 +34,10 @@ pub(super) fn infer(op: &Op, inputs: &[Type]) -> Result<Type, String> {
             stream_type(stream)?;
             Ok(canvas.with_dtype(DType::U32))
         }
-        (Op::DrawToken, [probs, active, temperature, bits]) => {
+        (Op::DrawToken { first }, [probs, active, temperature, bits]) => {
             logits_type(probs)?;
+            let last = probs.columns().and_then(|n| first.checked_add(n));
+            require(last.is_some_and(|n| i32::try_from(n).is_ok()), "the tokens must fit i32")?;
             rows(probs, active, DType::Bool, "active")?;
             scalar(temperature, DType::F32, "temperature")?;
             rows(probs, bits, DType::U32, "bits")?;

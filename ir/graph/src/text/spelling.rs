@@ -79,8 +79,13 @@ impl Op {
                 if l.weights != 1 {
                     attributes.push(("weights", int(l.weights)));
                 }
+                if let Some((first, len)) = l.rows {
+                    attributes.extend([("first", int(first)), ("len", int(len))]);
+                }
                 attributes.extend(l.norm_eps.map(|eps| ("norm_eps", Float(eps))));
-                attributes.extend(flags(&[("bias", l.bias), ("swiglu", l.swiglu), ("residual", l.residual)]));
+                attributes.extend(flags(&[("bias", l.bias), ("swiglu", l.swiglu)]));
+                attributes.extend(l.activation.map(|a| ("activation", Word(a.name().to_owned()))));
+                attributes.extend(flags(&[("residual", l.residual)]));
                 ("linear", attributes)
             }
             Op::Rope { head_dim } => ("rope", vec![("head_dim", int(*head_dim))]),
@@ -90,7 +95,7 @@ impl Op {
                     ("kv_heads", int(a.kv_heads)),
                     ("head_dim", int(a.head_dim)),
                 ];
-                attributes.extend(flags(&[("packed", a.packed), ("rope", a.rope)]));
+                attributes.extend(flags(&[("packed", a.packed), ("rope", a.rope), ("rows", a.rows)]));
                 ("attention", attributes)
             }
             Op::Add => ("add", vec![]),
@@ -115,7 +120,8 @@ impl Op {
             }
             Op::SamplingProbs => ("sampling_probs", vec![]),
             Op::RandomBits { lane } => ("random_bits", vec![("lane", Word(lane.name().to_owned()))]),
-            Op::DrawToken => ("draw_token", vec![]),
+            Op::DrawToken { first: 0 } => ("draw_token", vec![]),
+            Op::DrawToken { first } => ("draw_token", vec![("first", int(*first))]),
             Op::Confidence(kind) => ("confidence", vec![("kind", Word(kind.name().to_owned()))]),
             Op::TransferCount { steps, eps } => {
                 ("transfer_count", vec![("steps", int(*steps)), ("eps", Float(*eps))])
@@ -156,7 +162,13 @@ impl Op {
                 weights: if a.has("weights") { a.int("weights")? } else { 1 },
                 norm_eps: if a.has("norm_eps") { Some(a.float("norm_eps")?) } else { None },
                 bias: a.flag("bias")?,
+                rows: if a.has("first") { Some((a.int("first")?, a.int("len")?)) } else { None },
                 swiglu: a.flag("swiglu")?,
+                activation: if a.has("activation") {
+                    Some(a.word("activation", &Activation::ALL, Activation::name)?)
+                } else {
+                    None
+                },
                 residual: a.flag("residual")?,
             }),
             "rope" => Op::Rope { head_dim: a.int("head_dim")? },
@@ -166,6 +178,7 @@ impl Op {
                 head_dim: a.int("head_dim")?,
                 packed: a.flag("packed")?,
                 rope: a.flag("rope")?,
+                rows: a.flag("rows")?,
             }),
             "add" => Op::Add,
             "mul" => Op::Mul,
@@ -185,7 +198,7 @@ impl Op {
             "keep_tokens" => Op::KeepTokens { first: a.int("first")?, len: a.int("len")? },
             "sampling_probs" => Op::SamplingProbs,
             "random_bits" => Op::RandomBits { lane: a.word("lane", &Lane::ALL, Lane::name)? },
-            "draw_token" => Op::DrawToken,
+            "draw_token" => Op::DrawToken { first: if a.has("first") { a.int("first")? } else { 0 } },
             "confidence" => Op::Confidence(a.word("kind", &Confidence::ALL, Confidence::name)?),
             "transfer_count" => Op::TransferCount { steps: a.int("steps")?, eps: a.float("eps")? },
             "select_slots" => Op::SelectSlots,

@@ -3,7 +3,7 @@
 use super::kernel::Facts;
 use super::shapes::{Checked, dims, dtype, ensure, even, real, rope_table, rows, shaped, vector};
 use crate::Rule;
-use crate::plan::{Attention, Linear, Place, Value};
+use crate::plan::{Attention, Dim, Linear, Place, Value};
 use crate::poly::{constant, same_dim, same_dims};
 use dreamc_num::DType;
 
@@ -16,7 +16,8 @@ pub(super) fn linear_weights(linear: &Linear) -> core::ops::Range<usize> {
 pub(super) fn linear_operands(linear: &Linear, reads: &[&Value], y: &Value) -> Result<Facts, Rule> {
     ensure((1..=3).contains(&linear.weights), Rule::Setting)?;
     ensure(linear.norm_eps.is_none_or(|eps| eps.is_finite() && eps >= 0.0), Rule::Setting)?;
-    ensure(!linear.swiglu || linear.weights == 2 && !linear.bias, Rule::Setting)?;
+    let gated = linear.weights == 2 && !linear.bias && linear.activation.is_none();
+    ensure(!linear.swiglu || gated, Rule::Setting)?;
     let matrices = linear_weights(linear);
     let count = matrices.end + usize::from(linear.bias) + usize::from(linear.residual);
     ensure(reads.len() == count, Rule::OperandCount)?;
@@ -56,30 +57,40 @@ pub(super) fn linear_operands(linear: &Linear, reads: &[&Value], y: &Value) -> R
 }
 
 pub(super) fn attention_operands(attention: &Attention, reads: &[&Value], y: &Value) -> Checked {
-    let Attention { heads, kv_heads, head_dim, packed, rope } = *attention;
+    let Attention { heads, kv_heads, head_dim, packed, rope, rows: some } = *attention;
+    ensure(!some || !packed, Rule::Setting)?;
     ensure(even(head_dim) && heads > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads), Rule::Setting)?;
     let all = kv_heads.checked_mul(2).and_then(|kv| kv.checked_add(heads));
     let width = |h: u32| h.checked_mul(head_dim).ok_or(Rule::Setting);
     let (q_width, kv_width, all_width) = (width(heads)?, width(kv_heads)?, width(all.ok_or(Rule::Setting)?)?);
     let inputs = if packed { 1 } else { 3 };
-    ensure(reads.len() == inputs + 1 + if rope { 2 } else { 0 }, Rule::OperandCount)?;
-    let first = reads[0];
+    let count = inputs + 1 + if rope { 2 } else { 0 } + usize::from(some);
+    ensure(reads.len() == count, Rule::OperandCount)?;
+    // The rows of the queries, and those of everything else.
+    let (first, other) = (reads[0], reads[usize::from(some)]);
     real(first)?;
-    ensure(first.dims.len() == 3, Rule::Shape)?;
-    let outer = &first.dims[..2];
-    let columns = |value: &Value, n: u32| {
+    ensure(first.dims.len() == 3 && other.dims.len() == 3, Rule::Shape)?;
+    let (own, outer) = (&first.dims[..2], &other.dims[..2]);
+    let columns = |value: &Value, outer: &[Dim], n: u32| {
         dtype(value, first.dtype)?;
         let (o, last) = rows(value)?;
         ensure(same_dims(o, outer) && constant(last) == Some(n), Rule::Shape)
     };
     if packed {
-        columns(first, all_width)?;
+        columns(first, own, all_width)?;
     } else {
-        columns(first, q_width)?;
-        columns(reads[1], kv_width)?;
-        columns(reads[2], kv_width)?;
+        columns(first, own, q_width)?;
+        columns(reads[1], outer, kv_width)?;
+        columns(reads[2], outer, kv_width)?;
     }
-    columns(y, q_width)?;
+    columns(y, own, q_width)?;
     shaped(reads[inputs], DType::I32, outer)?;
-    if rope { rope_table(reads[inputs + 1], reads[inputs + 2], outer, head_dim / 2) } else { Ok(()) }
+    if rope {
+        rope_table(reads[inputs + 1], reads[inputs + 2], outer, head_dim / 2)?;
+    }
+    if some {
+        ensure(same_dim(&own[0], &outer[0]), Rule::Shape)?;
+        shaped(reads[count - 1], DType::I32, own)?;
+    }
+    Ok(())
 }

@@ -43,8 +43,11 @@ pub(super) fn check(k: &Kernel, reads: &[&Value], writes: &[&Value]) -> Result<F
             shaped(y, DType::U32, &canvas.dims)?;
             Ok(none)
         }
-        (Kernel::DrawToken, [probs, active, temperature, bits], [y]) => {
+        (Kernel::DrawToken { first }, [probs, active, temperature, bits], [y]) => {
             vocabulary(probs)?;
+            let columns = probs.dims.last().and_then(constant);
+            let end = columns.and_then(|n| first.checked_add(n)).ok_or(Rule::Setting)?;
+            ensure(i32::try_from(end).is_ok(), Rule::Setting)?;
             condition(active, &probs.dims[..2])?;
             shaped(temperature, DType::F32, &[])?;
             shaped(bits, DType::U32, &probs.dims[..2])?;

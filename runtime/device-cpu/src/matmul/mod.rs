@@ -15,8 +15,9 @@ mod plain;
 
 use crate::context::{Context, Need};
 use crate::isa::{Isa, per_isa};
-use crate::math::silu;
+use crate::math::{gelu, quick_gelu, relu, silu};
 use crate::memory::{Buf, Shared};
+use dreamc_artifact::plan::Activation;
 use dreamc_num::DType;
 use micro::{Micro, Tile};
 use pack::{Norm, inverse_rms, pack_strip};
@@ -39,6 +40,7 @@ pub(crate) struct Matmul<'m> {
     pub(crate) bias: Option<Buf>,
     pub(crate) residual: Option<Buf>,
     pub(crate) swiglu: bool,
+    pub(crate) activation: Option<Activation>,
     pub(crate) out: Buf,
 }
 
@@ -185,7 +187,7 @@ fn block(
 }
 
 per_isa! {
-    /// Bias, SwiGLU, residual and rounding for one row of a group.
+    /// SwiGLU, bias, activation, residual and rounding for one row of a group.
     fn epilogue(matmul: &Matmul<'_>, row: usize, sums: &[f32], slots: &[Slot]) {
         let n = matmul.out.columns();
         let mut values = [0.0_f32; PANEL];
@@ -202,6 +204,13 @@ per_isa! {
             if let Some(bias) = &matmul.bias {
                 bias.load(slot.column, &mut other[..slot.columns]);
                 values.iter_mut().zip(&other).for_each(|(v, o)| *v += o);
+            }
+            match matmul.activation {
+                None => {}
+                Some(Activation::Silu) => values.iter_mut().for_each(|v| *v = silu(*v)),
+                Some(Activation::Gelu) => values.iter_mut().for_each(|v| *v = gelu(*v)),
+                Some(Activation::QuickGelu) => values.iter_mut().for_each(|v| *v = quick_gelu(*v)),
+                Some(Activation::Relu) => values.iter_mut().for_each(|v| *v = relu(*v)),
             }
             if let Some(residual) = &matmul.residual {
                 residual.load(row * n + slot.column, &mut other[..slot.columns]);

@@ -1,7 +1,7 @@
 //! Cases of the decoder's kernels.
 
 use super::{Case, Tensor, case, ints, numbers, random, real, table, weight};
-use dreamc_artifact::plan::{Attention, Kernel, Linear};
+use dreamc_artifact::plan::{Activation, Attention, Kernel, Linear};
 use dreamc_num::DType;
 use dreamc_num::DType::{BF16, F32};
 
@@ -103,8 +103,14 @@ pub(crate) fn linear() -> Vec<Case> {
             // Long sums of numbers of either sign lose more than their result shows.
             let long = (f64::from(k) / 1024.0).max(1.0);
             let bound = tolerance(&[x, w, y]) * long;
-            let linear =
-                Linear { norm_eps: Some(1e-6), weights: 3, bias: true, residual: true, swiglu: false };
+            let linear = Linear {
+                norm_eps: Some(1e-6),
+                weights: 3,
+                bias: true,
+                residual: true,
+                swiglu: false,
+                activation: None,
+            };
             let full = case(Kernel::Linear(linear.clone()), &reads, y, &[m, all], bound + rounding);
             cases.push(if y == F32 { full.over(&[6]) } else { full });
             let plain = Linear { norm_eps: None, weights: 1, bias: false, residual: false, ..linear };
@@ -121,11 +127,46 @@ pub(crate) fn linear() -> Vec<Case> {
     for (x, w) in [(F32, F32), (F32, BF16), (BF16, BF16)] {
         let (n, k) = (33, 89);
         let matrix = weight(w, n as usize, k as usize, &numbers((n * k) as usize, 3));
-        let linear = Linear { norm_eps: None, weights: 1, bias: true, residual: false, swiglu: false };
+        let linear = Linear {
+            norm_eps: None,
+            weights: 1,
+            bias: true,
+            residual: false,
+            swiglu: false,
+            activation: None,
+        };
         let reads = [random(x, &[1, 1, k], 1), matrix, random(F32, &[n], 4)];
         cases.push(case(Kernel::Linear(linear), &reads, F32, &[1, 1, n], 3e-5));
     }
+    activated(&mut cases);
     cases
+}
+
+/// Activations between bias and residual: several weights, odd columns, rounded once at the end.
+fn activated(cases: &mut Vec<Case>) {
+    let (m, n, k) = (7, 37, 89);
+    for kind in [Activation::Silu, Activation::Gelu, Activation::QuickGelu, Activation::Relu] {
+        for (x, w, y) in [(F32, F32, F32), (BF16, BF16, BF16), (F32, BF16, F32)] {
+            let matrix =
+                |rows: u32, seed| weight(w, rows as usize, k as usize, &numbers((rows * k) as usize, seed));
+            let bound = tolerance(&[x, y]);
+            let linear = Linear {
+                norm_eps: None,
+                weights: 1,
+                bias: true,
+                residual: false,
+                swiglu: false,
+                activation: Some(kind),
+            };
+            let reads = [random(x, &[m, k], 1), matrix(n, 2), random(F32, &[n], 3)];
+            cases.push(case(Kernel::Linear(linear.clone()), &reads, y, &[m, n], bound));
+            let two = Linear { weights: 2, bias: false, residual: true, ..linear };
+            let all = n + 5;
+            let reads = [random(x, &[m, k], 1), matrix(n, 2), matrix(5, 3), random(F32, &[m, all], 4)];
+            let case = case(Kernel::Linear(two), &reads, y, &[m, all], bound);
+            cases.push(if y == F32 { case.over(&[3]) } else { case });
+        }
+    }
 }
 
 /// The rows where `mask` is 0 hold no numbers, in queries, keys and values alike.
@@ -182,10 +223,67 @@ pub(crate) fn attention() -> Vec<Case> {
                     reads.push(real(F32, &[b, s, d / 2], &of(f32::cos)));
                     reads.push(real(F32, &[b, s, d / 2], &of(f32::sin)));
                 }
-                let kernel = Kernel::Attention(Attention { heads, kv_heads, head_dim: d, packed, rope });
+                let kernel =
+                    Kernel::Attention(Attention { heads, kv_heads, head_dim: d, packed, rope, rows: false });
                 cases.push(case(kernel, &reads, dtype, &[b, s, heads * d], tolerance(&[dtype])));
             }
         }
     }
     cases
+}
+
+/// Queries at some rows: a few, all of them, more than a block, in any order, some of padding.
+pub(crate) fn attention_rows() -> Vec<Case> {
+    let mut cases = vec![];
+    for (heads, kv_heads, d, b, s, r) in [
+        (4, 2, 20, 2, 37, 5),
+        (2, 2, 16, 1, 1, 1),
+        (3, 1, 2, 2, 5, 5),
+        (4, 1, 32, 1, 150, 131),
+        (1, 1, 80, 2, 300, 49),
+    ] {
+        let masks: [&dyn Fn(u32) -> i32; 3] =
+            [&|i| i32::from(i % s >= s / 3), &|i| (i % s * 5 / s) as i32, &|i| (i % 3) as i32];
+        for (i, mask) in masks.into_iter().enumerate() {
+            let mask: Vec<i32> = (0..b * s).map(mask).collect();
+            let all = [(F32, true), (BF16, true), (F32, false), (BF16, false)];
+            for (dtype, rope) in all.into_iter().take(if i < 2 { 4 } else { 2 }) {
+                let index: Vec<i32> = (0..b * r).map(|i| ((i * 7 + 3) % s) as i32).collect();
+                let own = (0..b * r).map(|i| mask[((i / r) * s) as usize + index[i as usize] as usize]);
+                let own: Vec<i32> = own.collect();
+                let key = |seed| poison(&random(dtype, &[b, s, kv_heads * d], seed), &mask);
+                let q = poison(&random(dtype, &[b, r, heads * d], 1), &own);
+                let mut reads = vec![q, key(2), key(3), ints(&[b, s], &mask)];
+                if rope {
+                    let angles = numbers((b * s * d / 2) as usize, 4);
+                    let of = |f: fn(f32) -> f32| angles.iter().map(|a| f(*a)).collect::<Vec<_>>();
+                    reads.push(real(F32, &[b, s, d / 2], &of(f32::cos)));
+                    reads.push(real(F32, &[b, s, d / 2], &of(f32::sin)));
+                }
+                reads.push(ints(&[b, r], &index));
+                let kernel = Attention { heads, kv_heads, head_dim: d, packed: false, rope, rows: true };
+                let kernel = Kernel::Attention(kernel);
+                cases.push(case(kernel, &reads, dtype, &[b, r, heads * d], tolerance(&[dtype])));
+            }
+        }
+    }
+    cases
+}
+
+/// The case where every position has a query: those at the rows of the index are the same.
+pub(crate) fn at_all_rows(some: &Case) -> Case {
+    let Kernel::Attention(attention) = &some.kernel else { panic!("an attention") };
+    let (index, reads) = some.reads.split_last().expect("an index");
+    let (q, mask) = (&reads[0], &reads[3]);
+    let (r, s) = (index.dims[1] as usize, mask.dims[1] as usize);
+    let row = q.bytes.len() / (q.dims[0] as usize * r);
+    let mut bytes = vec![0; mask.dims[0] as usize * s * row];
+    for (i, at) in index.bytes.chunks(4).enumerate() {
+        let at = i / r * s + u32::from_le_bytes([at[0], at[1], at[2], at[3]]) as usize;
+        bytes[at * row..][..row].copy_from_slice(&q.bytes[i * row..][..row]);
+    }
+    let dims = vec![q.dims[0], s as u32, q.dims[2]];
+    let all = Tensor { bytes, dims: dims.clone(), ..q.clone() };
+    let reads = [&[all], &reads[1..]].concat();
+    case(Kernel::Attention(Attention { rows: false, ..attention.clone() }), &reads, q.dtype, &dims, 0.0)
 }

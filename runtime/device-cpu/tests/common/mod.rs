@@ -5,7 +5,7 @@ pub(crate) mod sampler;
 pub(crate) mod vision;
 
 use dreamc_artifact::layout::Layout;
-use dreamc_artifact::plan::{Dim, Dispatch, Kernel, Place, Program, Step, Value, ValueId};
+use dreamc_artifact::plan::{Activation, Dim, Dispatch, Kernel, Place, Program, Step, Value, ValueId};
 use dreamc_device_cpu::{CpuDevice, CpuOptions, Isa, WeightView};
 use dreamc_interp as interp;
 use dreamc_num::DType;
@@ -140,6 +140,7 @@ pub(crate) fn all() -> Vec<Case> {
         decoder::rows(),
         decoder::linear(),
         decoder::attention(),
+        decoder::attention_rows(),
         vision::layers(),
         vision::moves(),
         vision::actions(),
@@ -241,15 +242,18 @@ fn spelling(case: &Case) -> String {
             let flag = |name: &str, on: bool| if on { format!(", {name}=1") } else { String::new() };
             let weights = if l.weights == 1 { String::new() } else { format!(", weights={}", l.weights) };
             let (bias, swiglu) = (flag("bias", l.bias), flag("swiglu", l.swiglu));
-            let all = format!("{weights}{norm}{bias}{swiglu}{}", flag("residual", l.residual));
+            let activation = l.activation.map(|kind| format!(", activation={}", activation(kind)));
+            let activation = activation.unwrap_or_default();
+            let all = format!("{weights}{norm}{bias}{swiglu}{activation}{}", flag("residual", l.residual));
             format!("linear/{}", all.trim_start_matches(", "))
         }
         Kernel::Rope { head_dim } => format!("rope/head_dim={head_dim}"),
         Kernel::Attention(a) => {
             let packed = if a.packed { ", packed=1" } else { "" };
             let rope = if a.rope { ", rope=1" } else { "" };
+            let rows = if a.rows { ", rows=1" } else { "" };
             let (heads, kv, d) = (a.heads, a.kv_heads, a.head_dim);
-            format!("attention/heads={heads}, kv_heads={kv}, head_dim={d}{packed}{rope}")
+            format!("attention/heads={heads}, kv_heads={kv}, head_dim={d}{packed}{rope}{rows}")
         }
         Kernel::Slice { start } => {
             format!("slice/start={start}, len={}", case.writes[0].1.last().copied().unwrap())
@@ -274,14 +278,7 @@ fn spelling(case: &Case) -> String {
         Kernel::Add => "add/".to_owned(),
         Kernel::Mul => "mul/".to_owned(),
         Kernel::Activate(kind) => {
-            use dreamc_artifact::plan::Activation::{Gelu, QuickGelu, Relu, Silu};
-            let name = match kind {
-                Silu => "silu",
-                Gelu => "gelu",
-                QuickGelu => "quick_gelu",
-                Relu => "relu",
-            };
-            format!("{name}/")
+            format!("{}/", activation(*kind))
         }
         Kernel::Concat { axis } => format!("concat/axis={axis}"),
         Kernel::DropRows { count } => format!("drop_rows/count={count}"),
@@ -296,11 +293,20 @@ fn spelling(case: &Case) -> String {
         Kernel::SwiGlu => "swiglu/".to_owned(),
         Kernel::ShiftRows => "shift_rows/".to_owned(),
         Kernel::SamplingProbs => "sampling_probs/".to_owned(),
-        Kernel::DrawToken => "draw_token/".to_owned(),
+        Kernel::DrawToken { first } => format!("draw_token/first={first}"),
         Kernel::SelectSlots => "select_slots/".to_owned(),
         Kernel::Commit => "commit/".to_owned(),
         Kernel::AdvanceStream => "advance_stream/".to_owned(),
         Kernel::Copy => String::new(),
+    }
+}
+
+fn activation(kind: Activation) -> &'static str {
+    match kind {
+        Activation::Silu => "silu",
+        Activation::Gelu => "gelu",
+        Activation::QuickGelu => "quick_gelu",
+        Activation::Relu => "relu",
     }
 }
 

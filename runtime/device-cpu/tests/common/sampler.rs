@@ -64,13 +64,13 @@ pub(crate) fn tokens() -> Vec<Case> {
                 for seed in 0..4 {
                     let bits = random_words(&[2, 3], seed);
                     let reads = [probs(v, steps), active(), scalar(temperature), bits];
-                    cases.push(case(Kernel::DrawToken, &reads, I32, &[2, 3], 0.0));
+                    cases.push(case(Kernel::DrawToken { first: v * 7 }, &reads, I32, &[2, 3], 0.0));
                 }
             }
             // Nothing to draw from: the lowest id.
             let nothing = real(F32, &[2, 3, v], &vec![0.0; 6 * v as usize]);
             let reads = [nothing, active(), scalar(1.0), random_words(&[2, 3], 1)];
-            cases.push(case(Kernel::DrawToken, &reads, I32, &[2, 3], 0.0));
+            cases.push(case(Kernel::DrawToken { first: v * 7 }, &reads, I32, &[2, 3], 0.0));
             for kind in [Confidence::Probability, Confidence::Margin, Confidence::NegativeEntropy] {
                 // Tokens outside the vocabulary have no probability.
                 let token = ints(&[2, 3], &[0, 1, v as i32 - 1, -1, i32::MAX, v as i32]);
