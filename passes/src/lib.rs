@@ -14,12 +14,14 @@
 pub mod canonicalize;
 pub mod cse;
 pub mod dce;
+pub mod drop_idle_steps;
 pub mod fold;
 pub mod fuse_norm;
 pub mod fuse_residual;
 pub mod fuse_rope;
 pub mod merge_gate_up;
 pub mod merge_qkv;
+pub mod open_slots;
 pub mod pack_qkv;
 mod pipeline;
 #[cfg(test)]
