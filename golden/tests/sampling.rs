@@ -111,6 +111,7 @@ impl Request {
             dtype: DType::F32,
             max_batch: 3,
             max_length: 16,
+            max_slots: 16,
             max_image_tokens: 1,
             sampler: Sampler { steps: self.steps.into(), eps: self.eps, alg: self.alg },
             act: None,

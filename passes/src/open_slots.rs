@@ -143,7 +143,7 @@ fn take(graph: &mut Graph, shift: Node, slots: Value) {
     let uses = Uses::of(graph);
     let mut source = graph.node(shift).inputs[0];
     // From below.
-    let mut row_wise = Vec::new();
+    let (mut row_wise, mut unread) = (Vec::new(), None);
     while let Some(node) = uses.sole(source) {
         let data = graph.node(node);
         if !matches!(data.op, Op::Linear(Linear { residual: false, .. }) | Op::RmsNorm { .. }) {
@@ -152,14 +152,15 @@ fn take(graph: &mut Graph, shift: Node, slots: Value) {
         row_wise.push(node);
         source = data.inputs[0];
     }
-    let dropped = uses.definition(source).map(|n| graph.node(n));
-    let before = match dropped.map(|data| (&data.op, data.inputs.as_slice())) {
-        Some((Op::DropRows { count }, &[whole])) => {
-            source = whole;
-            *count
+    let mut before = 0;
+    if let Some(node) = uses.definition(source)
+        && let Op::DropRows { count } = graph.node(node).op
+    {
+        if uses.sole(source).is_some() {
+            unread = Some(node);
         }
-        _ => 0,
-    };
+        (before, source) = (count, graph.node(node).inputs[0]);
+    }
     let at = place(graph, shift).unwrap_or(0);
     let origin = graph.node(shift).origin.clone();
     let rows = insert(graph, at, Op::ReadRows { before }, vec![slots], DType::I32, origin.clone())[0];
@@ -173,7 +174,7 @@ fn take(graph: &mut Graph, shift: Node, slots: Value) {
         taken = insert(graph, at + 2 + next, data.op, inputs, dtype, data.origin)[0];
     }
     supersede(graph, shift, taken);
-    row_wise.into_iter().for_each(|node| graph.remove(node));
+    row_wise.into_iter().chain(unread).for_each(|node| graph.remove(node));
 }
 
 /// The node once more at its place, on other operands and so of another type.

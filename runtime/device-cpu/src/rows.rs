@@ -132,7 +132,7 @@ pub(crate) fn splice(
 }
 
 /// The index if it is one of `rows`.
-fn pick(index: i32, rows: usize) -> Result<usize, DeviceError> {
+pub(crate) fn pick(index: i32, rows: usize) -> Result<usize, DeviceError> {
     let outside = DeviceError::RowOutOfRange { index, rows: u32::try_from(rows).unwrap_or(u32::MAX) };
     usize::try_from(index).ok().filter(|at| *at < rows).ok_or(outside)
 }
