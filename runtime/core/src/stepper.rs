@@ -518,6 +518,150 @@ mod tests {
         }
     }
 
+    /// Notes the open slots of every dispatch.
+    #[derive(Default)]
+    struct Counting {
+        now: u32,
+        seen: Vec<u32>,
+        copies: u32,
+    }
+
+    impl Device for Counting {
+        fn prepare(&mut self, _: &Program) -> Result<(), DeviceError> {
+            Ok(())
+        }
+
+        fn resize(&mut self, symbols: &[u32]) -> Result<(), DeviceError> {
+            self.now = symbols[1];
+            Ok(())
+        }
+
+        fn write(&mut self, _: u64, _: &[u8]) -> Result<(), DeviceError> {
+            Ok(())
+        }
+
+        fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), DeviceError> {
+            Ok(())
+        }
+
+        fn copy(&mut self, _: u64, _: u64, _: u64) -> Result<(), DeviceError> {
+            self.copies += 1;
+            Ok(())
+        }
+
+        fn dispatch(&mut self, _: u32, dispatch: &Dispatch, operands: &[Operand]) -> Result<(), DeviceError> {
+            let shape = operands[dispatch.writes[0].0 as usize].shape;
+            assert_eq!(shape.dims(), [1, self.now]);
+            self.seen.push(self.now);
+            Ok(())
+        }
+    }
+
+    /// A loop over a canvas of one row, whose one dispatch has an element for each open slot.
+    fn filling(steps: u32) -> Program {
+        use dreamc_artifact::plan::{Kernel, Slots};
+        let dim = |symbol| Dim { terms: vec![Term { coefficient: 1, symbols: vec![symbol] }] };
+        let n = Dim::constant;
+        let value = |dtype, dims: Vec<Dim>, at: u64| Value { dtype, dims, place: Place::Arena(at * 1024) };
+        let dispatch = |writes| {
+            let kernel = Kernel::ReadRows { before: 0 };
+            Step::Dispatch(Dispatch {
+                kernel,
+                reads: vec![],
+                writes: vec![writes],
+                origin: vec![],
+                launches: vec![],
+            })
+        };
+        let slots =
+            Slots { symbol: 1, token: 7, eps: 1e-3, joint: ValueId(4), idle: Some((ValueId(5), ValueId(6))) };
+        let denoise = Denoise {
+            steps,
+            index: ValueId(1),
+            body: vec![dispatch(ValueId(3))],
+            history: Some((ValueId(0), ValueId(2))),
+            slots: Some(slots),
+        };
+        let port = |name: &str, value| Port { name: name.to_string(), value: ValueId(value) };
+        Program {
+            name: "f".to_string(),
+            symbols: vec![
+                Symbol { name: "S".to_string(), max: 200 },
+                Symbol { name: "K".to_string(), max: 200 },
+            ],
+            values: vec![
+                value(DType::I32, vec![n(1), dim(0)], 0),
+                value(DType::I32, vec![], 1),
+                value(DType::I32, vec![n(steps), n(1), dim(0)], 8),
+                value(DType::I32, vec![n(1), dim(1)], 2),
+                value(DType::I32, vec![], 3),
+                value(DType::F32, vec![], 4),
+                value(DType::F32, vec![], 5),
+            ],
+            inputs: vec![port("canvas", 0), port("joint", 4), port("temperature", 5), port("alg_temp", 6)],
+            outputs: vec![port("history", 2)],
+            // After the loop there are as many as before.
+            steps: vec![Step::Denoise(denoise), dispatch(ValueId(3))],
+            arena_bytes: 1 << 24,
+        }
+    }
+
+    /// Open slots of each iteration that was run, and of what follows the loop.
+    fn counts(steps: u32, open: u32, joint: i32, temperature: f32, keep: bool) -> Vec<u32> {
+        let program = filling(steps);
+        let (mut device, mut stepper) = (Counting::default(), Stepper::new(&program).unwrap());
+        stepper.resize(&[("S", 150), ("K", open)]).unwrap();
+        stepper.keep_slots(keep);
+        stepper.write(&mut device, "joint", &joint.to_le_bytes()).unwrap();
+        stepper.write(&mut device, "temperature", &temperature.to_le_bytes()).unwrap();
+        stepper.write(&mut device, "alg_temp", &0_f32.to_le_bytes()).unwrap();
+        for _ in 0..2 {
+            device.seen.clear();
+            let iterations = stepper.run(&mut device, &mut ()).unwrap();
+            assert_eq!(iterations as usize + 1, device.seen.len());
+        }
+        assert_eq!(device.copies, 2 * steps);
+        device.seen
+    }
+
+    #[test]
+    fn slots_of_every_iteration() {
+        assert_eq!(counts(4, 16, 0, 0.0, false), [16, 13, 9, 5, 16]);
+        assert_eq!(counts(8, 4, 0, 0.0, false), [4, 3, 2, 4]);
+        let all = counts(128, 128, 0, 0.0, false);
+        assert_eq!((all.len(), all[0], all[1], all[126], all[127]), (128, 128, 127, 2, 128));
+        // Drawn at random: no iteration is left out.
+        assert_eq!(counts(8, 4, 0, 0.5, false), [4, 4, 4, 4, 4, 4, 3, 2, 4]);
+        // Rows that are counted together, and slots that took the mask token.
+        assert_eq!(counts(4, 16, 1, 0.0, false), [16; 5]);
+        assert_eq!(counts(8, 4, 0, 0.0, true), [4; 9]);
+    }
+
+    /// More open slots than the schedule says are found, but not behind the last step.
+    #[test]
+    fn strayed_histories() {
+        let program = filling(4);
+        let (mut device, mut stepper) = (Counting::default(), Stepper::new(&program).unwrap());
+        stepper.resize(&[("S", 20), ("K", 16)]).unwrap();
+        assert_eq!(stepper.scheduled(), None);
+        for name in ["joint", "temperature", "alg_temp"] {
+            stepper.write(&mut device, name, &[0; 4]).unwrap();
+        }
+        stepper.run(&mut device, &mut ()).unwrap();
+        assert_eq!(stepper.scheduled(), Some("history"));
+        let history = |open: [usize; 4]| -> Vec<u8> {
+            let row = |n: usize| (0..20).map(move |p| if p < n { 7_i32 } else { 1 });
+            open.into_iter().flat_map(row).flat_map(i32::to_le_bytes).collect()
+        };
+        assert!(!stepper.strayed(&history([13, 9, 5, 0])));
+        assert!(!stepper.strayed(&history([13, 9, 5, 3])));
+        assert!(stepper.strayed(&history([13, 10, 6, 1])));
+        assert!(stepper.strayed(&history([14, 9, 5, 0])));
+        stepper.keep_slots(true);
+        stepper.run(&mut device, &mut ()).unwrap();
+        assert!(stepper.scheduled().is_none() && !stepper.strayed(&history([14, 9, 5, 0])));
+    }
+
     /// A refused length changes none of the others.
     #[test]
     fn resize_is_all_or_nothing() {
