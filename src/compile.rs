@@ -21,6 +21,7 @@ use dreamc_front::{ActionError, FrontError, VisionTokens};
 use dreamc_frontend::config::CONFIG_FILE;
 use dreamc_frontend::module::{ACT, Architecture, ENCODE_IMAGE, FORWARD, GENERATE, Options, module};
 use dreamc_frontend::sampler::Sampler;
+use dreamc_frontend::vla::Mode;
 use dreamc_frontend::{
     EMBEDDING, ImportError, LM_HEAD, ModelConfig, Variant, check_tensors, check_vocabulary,
 };
@@ -260,6 +261,7 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
         dtype: options.dtype,
         max_batch: options.max_batch.into(),
         max_length,
+        max_slots: slots_max(options, acting.as_ref()).min(max_length),
         max_image_tokens: image_tokens_max(options).into(),
         sampler: Sampler { steps: options.steps.into(), eps: options.eps, alg: options.alg },
         act: acting.as_ref().map(|a| a.graph.clone()),
@@ -321,6 +323,16 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
         })
         .collect();
     Ok(Report { file_bytes, tensors: constants.list().len(), programs })
+}
+
+/// Open slots of a row: what `generate` appends, and as many inside a prompt; exactly those of the actions.
+fn slots_max(options: &BuildOptions, acting: Option<&Acting>) -> u64 {
+    let acted = acting.filter(|a| a.graph.mode == Mode::Discrete).map_or(1, Acting::new_tokens);
+    if !options.entries.contains(&Entry::Generate) {
+        return acted;
+    }
+    let twice = options.new_tokens.saturating_mul(2);
+    acted.max(options.max_slots.unwrap_or(twice).into())
 }
 
 /// Image tokens that all rows computed at a time can hold: the prompts have no room for more.

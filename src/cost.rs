@@ -1,15 +1,21 @@
-//! Cost model: arithmetic and memory traffic of a graph, from its shapes alone, at the maxima of its symbols.
+//! Cost model: arithmetic and memory traffic of a graph, from its shapes alone, at the maxima of its symbols or at lengths that are
+//! given.
 //!
 //! - FLOP: a matmul of `[M, K]` and `[N, K]` is `2 * M * N * K`; attention is `4 * S * S * heads * head_dim` for each
 //!   row of the batch, `4 * R * S` where only `R` rows have queries; elementwise ops, norms, rotations and softmaxes count each arithmetic operation they are
 //!   written with, a transcendental function as one. Integer work counts nothing. Fused ops cost what their parts cost.
 //! - Bytes: every operand and every result once, as if each op met empty caches. A table or a slice counts with the
 //!   elements that are read.
-//! - A loop costs its body as often as it runs.
+//! - A loop costs its body as often as it runs. Where it knows its slots, each step costs what the slots cost that the
+//!   schedule leaves open, and a step that fills none costs nothing if it may be left out.
 //!
 //! Sums stop at the largest `u64`.
 
-use dreamc_ir::{Activation, Confidence, Dim, Graph, Linear, Module, NodeData, Op, Type, Value, Verified};
+use dreamc_ir::{
+    Activation, Confidence, Dim, Graph, Linear, Module, NodeData, Op, SLOTS, SlotSchedule, Type, Value,
+    Verified,
+};
+use dreamc_num::schedule::transfer_count;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -70,21 +76,25 @@ pub struct Unbounded {
     pub dim: String,
 }
 
-/// The cost of every graph of a module, in the module's order.
+/// The cost of every graph of a module, in the module's order. `lengths`: values of symbols other than their maxima.
 ///
 /// ```
 /// let text = "symbol L <= 4\n\ngraph @f(%0: f32[L, 8], %1: f32[L, 8]) {\n  %2 = add %0, %1 : f32[L, 8]\n  return %2\n}\n";
 /// let module = dreamc_ir::parse(text).unwrap();
-/// let costs = dreamc::cost::of(dreamc_ir::verify(&module).unwrap()).unwrap();
+/// let costs = dreamc::cost::of(dreamc_ir::verify(&module).unwrap(), &[]).unwrap();
 /// assert_eq!((costs[0].total.flop, costs[0].total.bytes), (32, 3 * 32 * 4));
 /// ```
 ///
 /// # Errors
 ///
 /// Where a symbol without a bound occurs in a shape.
-pub fn of(module: Verified<'_>) -> Result<Vec<GraphCost>, Unbounded> {
+pub fn of(module: Verified<'_>, lengths: &[(&str, u64)]) -> Result<Vec<GraphCost>, Unbounded> {
     let module = module.module();
-    module.graphs.iter().map(|graph| Counter { module, graph }.count()).collect()
+    let mut symbols = module.symbols.clone();
+    for (name, n) in lengths {
+        symbols.entry((*name).to_owned()).and_modify(|max| *max = (*max).min(*n));
+    }
+    module.graphs.iter().map(|graph| Counter { module, graph, symbols: &symbols }.count()).collect()
 }
 
 type Tally = BTreeMap<&'static str, (u64, Cost)>;
@@ -92,6 +102,7 @@ type Tally = BTreeMap<&'static str, (u64, Cost)>;
 struct Counter<'a> {
     module: &'a Module,
     graph: &'a Graph,
+    symbols: &'a BTreeMap<String, u64>,
 }
 
 impl<'a> Counter<'a> {
@@ -120,11 +131,16 @@ impl<'a> Counter<'a> {
         };
         for node in self.graph.order() {
             let data = self.graph.node(*node);
-            if let Op::Denoise { steps, body, .. } = &data.op {
+            if let Op::Denoise { steps, body, slots, .. } = &data.op {
                 // A verified loop names a graph that holds no loop itself.
                 let Some(graph) = self.module.graph(body) else { continue };
-                for (op, (runs, cost)) in (Counter { module: self.module, graph }).tally()? {
-                    add(op, runs.saturating_mul(*steps), cost.times(*steps));
+                for (open, times) in self.slots(*steps, slots.as_ref()) {
+                    let mut symbols = self.symbols.clone();
+                    symbols.extend(open.map(|open| (SLOTS.to_owned(), open)));
+                    let body = Counter { module: self.module, graph, symbols: &symbols };
+                    for (op, (runs, cost)) in body.tally()? {
+                        add(op, runs.saturating_mul(times), cost.times(times));
+                    }
                 }
             } else {
                 add(data.op.name(), 1, self.node(data)?);
@@ -133,8 +149,25 @@ impl<'a> Counter<'a> {
         Ok(tally)
     }
 
+    /// Numbers of open slots, and how many steps have each; nothing instead of a number where it stays.
+    fn slots(&self, steps: u64, slots: Option<&SlotSchedule>) -> BTreeMap<Option<u64>, u64> {
+        let first = self.symbols.get(SLOTS).and_then(|n| u32::try_from(*n).ok());
+        let (Some(schedule), Some(mut left), Ok(count)) = (slots, first, u32::try_from(steps)) else {
+            return BTreeMap::from([(None, steps)]);
+        };
+        let mut found = BTreeMap::new();
+        for step in 0..count {
+            let filled = transfer_count(left, step, count, schedule.eps).min(left);
+            if filled > 0 || !schedule.drop_idle {
+                *found.entry(Some(u64::from(left.max(1)))).or_insert(0) += 1;
+            }
+            left -= filled;
+        }
+        found
+    }
+
     fn at_max(&self, dim: &Dim) -> Result<u64, Unbounded> {
-        let symbols = &self.module.symbols;
+        let symbols = self.symbols;
         let unbounded = || Unbounded { graph: self.graph.name.clone(), dim: dim.to_string() };
         let known = dim.terms().all(|(_, names)| names.iter().all(|n| symbols.contains_key(n)));
         if !known {
@@ -171,7 +204,9 @@ impl<'a> Counter<'a> {
                     .saturating_mul(self.graph.ty(*table).dtype.bytes() as u64);
                 Ok(self.bytes(*ids)?.saturating_add(read).saturating_add(results))
             }
-            (Op::Slice { .. } | Op::DropRows { .. } | Op::TakeRows, _, _) => Ok(results.saturating_mul(2)),
+            (Op::Slice { .. } | Op::DropRows { .. } | Op::TakeRows | Op::TakeSlots, _, _) => {
+                Ok(results.saturating_mul(2))
+            }
             // The rest of the weight is not stored.
             (Op::Linear(Linear { rows: Some((_, len)), norm_eps, .. }), inputs, _) => {
                 let weight = 1 + usize::from(norm_eps.is_some());
@@ -273,6 +308,11 @@ impl<'a> Counter<'a> {
             | Op::OriginSlots { .. }
             | Op::Commit
             | Op::AdvanceStream
+            | Op::OpenSlots { .. }
+            | Op::ReadRows { .. }
+            | Op::SlotBits { .. }
+            | Op::TakeSlots
+            | Op::CommitSlots
             | Op::Denoise { .. } => Ok(0),
         }
     }
@@ -305,7 +345,7 @@ mod tests {
 
     fn costs(text: &str) -> Vec<GraphCost> {
         let module = dreamc_ir::parse(text).unwrap();
-        of(dreamc_ir::verify(&module).unwrap()).unwrap()
+        of(dreamc_ir::verify(&module).unwrap(), &[]).unwrap()
     }
 
     #[test]
@@ -330,7 +370,7 @@ mod tests {
     fn unbounded_symbols_are_named() {
         let text = "graph @f(%0: f32[L]) {\n  %1 = silu %0 : f32[L]\n  return %1\n}";
         let module = dreamc_ir::parse(text).unwrap();
-        let error = of(dreamc_ir::verify(&module).unwrap()).unwrap_err();
+        let error = of(dreamc_ir::verify(&module).unwrap(), &[]).unwrap_err();
         assert_eq!(error, Unbounded { graph: "f".to_owned(), dim: "L".to_owned() });
     }
 
@@ -342,6 +382,7 @@ mod tests {
             dtype: DType::BF16,
             max_batch: 2,
             max_length: 32,
+            max_slots: 16,
             max_image_tokens: 1,
             sampler: Sampler { steps: 7, eps: 1e-3, alg: Alg::Entropy },
             act: None,
@@ -349,14 +390,43 @@ mod tests {
         let layout = Layout { lm_head: dreamc_frontend::LM_HEAD };
         let of_text = Architecture { text: &config, vision: None, mrope_section: None, layout: &layout };
         let mut module = module(&of_text, &options);
-        let before = of(dreamc_ir::verify(&module).unwrap()).unwrap();
+        let before = of(dreamc_ir::verify(&module).unwrap(), &[]).unwrap();
         let named = |list: &[GraphCost], name: &str| list.iter().find(|c| c.graph == name).unwrap().total;
         assert_eq!(named(&before, "generate"), named(&before, "generate.step").times(7));
         dreamc_passes::optimize(&mut module, &mut |_, _, _| ());
-        let after = of(dreamc_ir::verify(&module).unwrap()).unwrap();
+        let after = of(dreamc_ir::verify(&module).unwrap(), &[]).unwrap();
         for graph in ["forward", "generate"] {
             let (before, after) = (named(&before, graph), named(&after, graph));
             assert!(after.flop <= before.flop && after.bytes < before.bytes, "{before:?} {after:?}");
         }
+    }
+
+    /// Four slots in eight steps: three steps fill some, of 4, 3 and 2 that are open.
+    #[test]
+    fn slots_of_the_schedule() {
+        let text = "symbol K <= 9\n
+            graph @f(%0: i32[1, 9], %1: u32[4], %2: f32[1, 9, 8], %3: f32[], %4: i32[]) {
+              %5, %6, %7 = denoise %0, %1, %2, %3, %4 {steps=8, state=2, body=\"s\", slots=1, eps=0.001, drop_idle=1} : i32[1, 9], u32[4], i32[8, 1, 9]
+              return %5
+            }
+            graph @s(%0: i32[], %1: i32[1, 9], %2: u32[4], %3: f32[1, 9, 8], %4: f32[], %5: i32[]) {
+              %6, %7 = open_slots %1 {token=1} : i32[1, K], bool[1, K]
+              %8 = take_rows %3, %6 : f32[1, K, 8]
+              %9 = slot_bits %6, %2 {lane=slot} : u32[1, K]
+              %10 = draw_token %8, %7, %4, %9 : i32[1, K]
+              %11 = confidence %8, %7, %10 {kind=margin} : f32[1, K]
+              %12 = transfer_count %7, %0, %5 {steps=8, eps=0.001} : i32[1]
+              %13 = select_slots %11, %7, %12, %4, %9, %5 : bool[1, K]
+              %14 = commit_slots %13, %10, %6, %1 : i32[1, 9]
+              %15 = advance_stream %2 : u32[4]
+              return %14, %15
+            }";
+        let flop = |text: &str| {
+            let module = dreamc_ir::parse(text).unwrap();
+            let costs = of(dreamc_ir::verify(&module).unwrap(), &[(SLOTS, 4)]).unwrap();
+            costs[0].ops.iter().find(|o| o.op == "draw_token").unwrap().cost.flop
+        };
+        assert_eq!(flop(text), (4 + 3 + 2) * 8);
+        assert_eq!(flop(&text.replace(", drop_idle=1", "")), (6 * 4 + 3 + 2) * 8);
     }
 }

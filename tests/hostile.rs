@@ -205,6 +205,7 @@ fn options(checkpoint: &Checkpoint) -> BuildOptions {
         eps: 1e-3,
         alg: Alg::Entropy,
         new_tokens: 4,
+        max_slots: None,
         max_prompt: 8,
         max_batch: 2,
         entries: Entry::of(Variant::Text).to_vec(),

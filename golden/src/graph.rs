@@ -4,7 +4,7 @@ use crate::device;
 use crate::runners::{Place, bytes_of, tensor_of};
 use dream::DeviceKind;
 use dreamc_artifact::code::Code;
-use dreamc_artifact::plan::{Plan, Program};
+use dreamc_artifact::plan::{Dispatch, Kernel, Plan, Program, Step};
 use dreamc_artifact::{Artifact, Manifest, Model};
 use dreamc_backend::{Constants, Contents, WeightReader, write_artifact};
 use dreamc_backend_gpu::Modules;
@@ -243,11 +243,27 @@ fn step(
         graph.params.iter().zip(inputs).flat_map(|(p, t)| lengths(graph.ty(p.value), t)).collect();
     let lengths: Vec<(&str, u32)> = lengths.iter().map(|(name, n)| (name.as_str(), *n)).collect();
     stepper.resize(&lengths).unwrap_or_else(|e| panic!("{e}"));
-    for (port, tensor) in program.inputs.iter().zip(inputs) {
-        let dtype = program.values[port.value.0 as usize].dtype;
-        stepper.write(device, &port.name, &stored_bytes(tensor, dtype)).unwrap_or_else(|e| panic!("{e}"));
+    if let Some(slots) = open_slots(program, inputs) {
+        stepper.resize(&[(dreamc_ir::SLOTS, slots)]).unwrap_or_else(|e| panic!("{e}"));
     }
-    stepper.run(device, &mut ()).unwrap_or_else(|e| panic!("{e}"));
+    let mut run = |stepper: &mut Stepper| {
+        for (port, tensor) in program.inputs.iter().zip(inputs) {
+            let dtype = program.values[port.value.0 as usize].dtype;
+            let bytes = stored_bytes(tensor, dtype);
+            stepper.write(device, &port.name, &bytes).unwrap_or_else(|e| panic!("{e}"));
+        }
+        stepper.run(device, &mut ()).unwrap_or_else(|e| panic!("{e}"));
+        let history = stepper.scheduled()?;
+        let (dtype, shape) = stepper.output(history).expect("it is there");
+        let mut bytes = vec![0; shape.elements() * dtype.bytes()];
+        stepper.read(device, history, &mut bytes).unwrap_or_else(|e| panic!("{e}"));
+        Some(stepper.strayed(&bytes))
+    };
+    // As the runtime does it.
+    if run(&mut stepper) == Some(true) {
+        stepper.keep_slots(true);
+        assert_eq!(run(&mut stepper), None);
+    }
     let mut output = |(port, result): (&dreamc_artifact::plan::Port, &dreamc_ir::Port)| {
         let (dtype, shape) = stepper.output(&port.name).expect("it is there");
         let mut bytes = vec![0; shape.elements() * dtype.bytes()];
@@ -256,6 +272,20 @@ fn step(
         as_condition(tensor_of(dtype, &dims, &bytes), graph.ty(result.value).dtype)
     };
     program.outputs.iter().zip(&graph.results).map(&mut output).collect()
+}
+
+/// Open slots of the first input, if a loop looks for them there.
+fn open_slots(program: &Program, inputs: &[Tensor]) -> Option<u32> {
+    let token = program.steps.iter().find_map(|step| match step {
+        Step::Denoise(denoise) => denoise.body.iter().find_map(|step| match step {
+            Step::Dispatch(Dispatch { kernel: Kernel::OpenSlots { token }, .. }) => Some(*token as i32),
+            Step::Dispatch(_) | Step::Denoise(_) => None,
+        }),
+        Step::Dispatch(_) => None,
+    })?;
+    let canvas = inputs.first()?;
+    let rows = canvas.ints().chunks(canvas.columns());
+    rows.map(|row| row.iter().filter(|t| **t == token).count().max(1) as u32).max()
 }
 
 /// The elements as a device takes them: conditions are bytes on some and words on others.

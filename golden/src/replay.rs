@@ -72,7 +72,47 @@ pub struct Replay<'a> {
     confidence: f32,
     logits: f32,
     seen: u32,
+    /// Positions of the open slots of this step, where the sampler looks at no others.
+    slots: Option<Slots>,
 }
+
+/// The slots of a step, `[B, K]`: ascending, position 0 behind the last.
+struct Slots {
+    dims: Vec<usize>,
+    positions: Vec<i32>,
+}
+
+impl Slots {
+    fn new(value: &Tensor) -> Option<Slots> {
+        let Data::I32(positions) = &value.data else { return None };
+        Some(Slots { dims: value.dims.clone(), positions: positions.clone() })
+    }
+
+    /// What belongs to the slots of `[B, S]` elements; `none` where there is no slot.
+    fn of<T: Copy>(&self, all: &[T], none: T) -> Vec<T> {
+        let (rows, k) = (self.dims[0], self.dims[1]);
+        let s = all.len() / rows;
+        let at = |i: usize| {
+            let p = self.positions[i];
+            let is_open = i.is_multiple_of(k) || p > self.positions[i - 1];
+            if is_open { all[i / k * s + p as usize] } else { none }
+        };
+        (0..rows * k).map(at).collect()
+    }
+
+    fn narrowed(&self, all: &Tensor) -> Tensor {
+        let data = match &all.data {
+            Data::F32(v) => Data::F32(self.of(v, 0.0)),
+            Data::I32(v) => Data::I32(self.of(v, -1)),
+            Data::U32(v) => Data::U32(self.of(v, 0)),
+            Data::Bool(v) => Data::Bool(self.of(v, false)),
+        };
+        Tensor { dims: self.dims.clone(), data }
+    }
+}
+
+/// Where the slots are looked for.
+const ACTIVE: &str = "sampler.active";
 
 /// Modules whose results are shown to a [`Replay`].
 const PATHS: [&str; 4] = ["sampler.token", "sampler.confidence", "sampler.slot_bits", "sampler.select"];
@@ -81,7 +121,7 @@ impl<'a> Replay<'a> {
     /// For `sampling/<case>`; tokens are drawn at random where `random`.
     pub fn new(fixture: &'a Fixture, case: &'a str, random: bool) -> Replay<'a> {
         let first = FirstLogits::new(fixture);
-        Replay { fixture, case, random, first, confidence: 0.0, logits: 0.0, seen: 0 }
+        Replay { fixture, case, random, first, confidence: 0.0, logits: 0.0, seen: 0, slots: None }
     }
 
     /// Asserts that all was shown and that nothing was further off than this.
@@ -97,7 +137,12 @@ impl<'a> Replay<'a> {
         self.fixture.find(&format!("sampling/{}/{name}", self.case))
     }
 
-    /// The part of a recorded `[steps, ..]` tensor that belongs to a step.
+    /// A `[B, S]` tensor as the sampler has it.
+    fn seen(&self, all: Tensor) -> Tensor {
+        self.slots.as_ref().map_or_else(|| all.clone(), |slots| slots.narrowed(&all))
+    }
+
+    /// The part of a recorded `[steps, B, S]` tensor that belongs to a step, as the sampler has it.
     fn at(&self, name: &str, step: u32) -> Option<Tensor> {
         let all = self.find(name)?;
         let dims = all.dims[1..].to_vec();
@@ -108,18 +153,19 @@ impl<'a> Replay<'a> {
             Data::I32(v) => Data::I32(v[range].to_vec()),
             Data::U32(_) | Data::Bool(_) => panic!("not recorded"),
         };
-        Some(Tensor { dims, data })
+        Some(self.seen(Tensor { dims, data }))
     }
 }
 
 impl Spy for Replay<'_> {
     fn wants(&self, path: &str) -> bool {
-        PATHS.contains(&path) || self.first.wants(path)
+        PATHS.contains(&path) || path == ACTIVE || self.first.wants(path)
     }
 
     fn value(&mut self, path: &str, step: u32, value: &mut Tensor) {
         self.seen += u32::from(PATHS.contains(&path));
         match path {
+            ACTIVE => self.slots = Slots::new(value),
             _ if self.first.are(path, value) => {
                 let Some(recorded) = self.find("first_step_logits") else { return };
                 let off = max_difference(&last_rows(value, recorded.dims[1]), &recorded, |_| true);
@@ -146,12 +192,13 @@ impl Spy for Replay<'_> {
             }
             "sampler.select" => {
                 let Some(recorded) = self.find(&format!("transfer_index.{step}")) else { return };
-                let columns = value.columns();
-                let mut selected = vec![false; value.bools().len()];
+                let Some(history) = self.find("history") else { return };
+                let (dims, columns) = (&history.dims[1..], history.columns());
+                let mut selected = vec![false; dims.iter().product()];
                 for (row, slots) in rows(&recorded).iter().enumerate() {
                     slots.iter().for_each(|p| selected[row * columns + *p as usize] = true);
                 }
-                *value = Tensor::bool(&value.dims, selected);
+                *value = self.seen(Tensor::bool(dims, selected));
             }
             _ => {}
         }

@@ -49,6 +49,7 @@ fn of(size: Size, variant: Variant, dtype: DType, steps: u64, act: Option<Act>) 
         dtype,
         max_batch: 1,
         max_length: LENGTH_MAX,
+        max_slots: LENGTH_MAX,
         max_image_tokens: LENGTH_MAX,
         sampler: Sampler { steps, eps: 1e-3, alg: Alg::Entropy },
         act,

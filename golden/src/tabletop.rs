@@ -83,6 +83,7 @@ impl Trained {
             eps: 1e-3,
             alg: Alg::MaskgitPlus,
             new_tokens: 37,
+            max_slots: None,
             max_prompt: 64,
             max_batch: 1,
             entries: entries.to_vec(),

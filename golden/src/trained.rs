@@ -58,6 +58,7 @@ fn compile(
         eps: 1e-3,
         alg,
         new_tokens,
+        max_slots: None,
         max_prompt,
         max_batch: 1,
         entries: entries.to_vec(),

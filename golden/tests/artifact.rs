@@ -27,6 +27,7 @@ fn options(checkpoint: &Path, output: &Path) -> BuildOptions {
         eps: 1e-3,
         alg: Alg::Entropy,
         new_tokens: 16,
+        max_slots: None,
         max_prompt: 17,
         max_batch: 2,
         entries: vec![Entry::Generate],

@@ -38,6 +38,7 @@ fn acting(fixture: &Fixture, mode: Mode, integrator: Option<Integrator>) -> Modu
         dtype: DType::F32,
         max_batch: 1,
         max_length: 64,
+        max_slots: 64,
         max_image_tokens: 1,
         sampler: Sampler { steps: 1, eps: 1e-3, alg: Alg::Entropy },
         act: Some(act),

@@ -11,6 +11,7 @@ use dreamc_interp::{Data, Event, Tensor};
 use dreamc_ir::{Confidence, Dim, Graph, Module, Op, Origin, Port, Type, parse};
 use dreamc_num::stream::{StreamState, philox4x32_10};
 use dreamc_num::{DType, schedule};
+use dreamc_passes::{PIPELINE, run_passes};
 use dreamc_runtime::Canvas;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
@@ -111,6 +112,7 @@ impl Request {
             dtype: DType::F32,
             max_batch: 3,
             max_length: 16,
+            max_slots: 16,
             max_image_tokens: 1,
             sampler: Sampler { steps: self.steps.into(), eps: self.eps, alg: self.alg },
             act: None,
@@ -271,6 +273,31 @@ fn judge_requests(cases: u32, places: &[On]) {
     };
     TestRunner::new(config(cases)).run(&requests(), judge).unwrap();
     assert!(clear.get() * 4 > all.get() * 3, "only {clear:?} of {all:?} cases could be compared");
+}
+
+/// The same tokens whether the sampler looks at open slots or at all positions, and whether idle steps are run.
+#[test]
+fn open_slots_change_nothing() {
+    const OURS: [&str; 2] = ["open-slots", "drop-idle-steps"];
+    let on = On::cpus().pop().unwrap();
+    let judge = |request: Request| {
+        let inputs = request.inputs();
+        let run = |left_out: &[&str]| {
+            let kept = PIPELINE.iter().filter(|pass| !left_out.contains(&pass.name));
+            let mut module = request.module();
+            run_passes(&kept.copied().collect::<Vec<_>>(), &mut module, &mut |_, _, _| ());
+            let [counted, idle] = ["open_slots", "drop_idle"].map(|op| module.to_string().contains(op));
+            assert_eq!(counted, !left_out.contains(&OURS[0]));
+            assert_eq!(idle, !left_out.contains(&OURS[1]) && request.alg != Alg::Origin);
+            execute(&module, GENERATE, &inputs, on)
+        };
+        let wanted = run(&OURS);
+        for left_out in [&[][..], &OURS[..1], &OURS[1..]] {
+            prop_assert_eq!(&run(left_out), &wanted, "without {:?}", left_out);
+        }
+        Ok(())
+    };
+    TestRunner::new(config(48)).run(&requests(), judge).unwrap();
 }
 
 const DRAW: &str = "

@@ -5,6 +5,7 @@ use crate::elementwise::Elementwise;
 use crate::emit::{Element, EmitError, Emitted, emit};
 use crate::linear::Linear;
 use crate::norm::Norm;
+use crate::open::Open;
 use crate::record::Recorder;
 use crate::rope::{Rope, RopeTable, TimestepEmbed};
 use crate::rows::{Embed, Rows};
@@ -36,6 +37,8 @@ pub enum Kernel {
     Sampler(Sampler),
     /// Slots of the canvas.
     Slots(Slots),
+    /// Those of them that are open.
+    Open(Open),
     /// Angles of the action loops' times.
     TimestepEmbed(TimestepEmbed),
 }
@@ -86,6 +89,7 @@ impl Kernel {
             Kernel::Attention(kernel) => kernel.name(),
             Kernel::Sampler(kernel) => kernel.name(),
             Kernel::Slots(kernel) => kernel.name(),
+            Kernel::Open(kernel) => kernel.name(),
             Kernel::TimestepEmbed(kernel) => kernel.name(),
         }
     }
@@ -113,9 +117,11 @@ impl Kernel {
         match self {
             Kernel::Elementwise(kernel) => vec![kernel.float],
             Kernel::Norm(kernel) => vec![kernel.x, kernel.y],
-            Kernel::RopeTable(_) | Kernel::TimestepEmbed(_) | Kernel::Sampler(_) | Kernel::Slots(_) => {
-                Vec::new()
-            }
+            Kernel::RopeTable(_)
+            | Kernel::TimestepEmbed(_)
+            | Kernel::Sampler(_)
+            | Kernel::Slots(_)
+            | Kernel::Open(_) => Vec::new(),
             Kernel::Rope(kernel) => vec![kernel.float],
             Kernel::Embed(kernel) => kernel.table.float().into_iter().chain([kernel.y]).collect(),
             Kernel::Rows(kernel) => kernel.float().into_iter().collect(),
@@ -139,6 +145,7 @@ impl Kernel {
             | Kernel::Attention(_)
             | Kernel::Sampler(_)
             | Kernel::Slots(_)
+            | Kernel::Open(_)
             | Kernel::TimestepEmbed(_) => None,
         }
     }
@@ -156,6 +163,7 @@ impl Kernel {
             | Kernel::Rows(_)
             | Kernel::Sampler(_)
             | Kernel::Slots(_)
+            | Kernel::Open(_)
             | Kernel::TimestepEmbed(_) => Ok(()),
         }
     }
@@ -172,6 +180,7 @@ impl Kernel {
             Kernel::Attention(kernel) => kernel.launch(recorder),
             Kernel::Sampler(kernel) => kernel.launch(recorder),
             Kernel::Slots(kernel) => kernel.launch(recorder),
+            Kernel::Open(kernel) => kernel.launch(recorder),
             Kernel::TimestepEmbed(kernel) => kernel.launch(recorder),
         }
     }

@@ -153,7 +153,7 @@ fn random_bits(stream: &[u32], y: &mut [u32], elements: u32, positions: u32, #[c
 
 /// The first word of Philox4x32-10.
 #[cube]
-fn philox(c0: u32, c1: u32, c2: u32, #[comptime] lane: u32, k0: u32, k1: u32) -> u32 {
+pub(crate) fn philox(c0: u32, c1: u32, c2: u32, #[comptime] lane: u32, k0: u32, k1: u32) -> u32 {
     let mut c0 = c0;
     let mut c1 = c1;
     let mut c2 = c2;

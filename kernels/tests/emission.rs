@@ -2,8 +2,8 @@
 
 use dreamc_kernels::{
     Activation, Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Engine, Extent, Float, Form,
-    Kernel, Linear, Map, MatrixTile, Norm, Residual, Rope, RopeTable, Rows, Sampler, Slots, Statistic, Table,
-    Target, Tile, TimestepEmbed, Word,
+    Kernel, Linear, Map, MatrixTile, Norm, Open, Residual, Rope, RopeTable, Rows, Sampler, Slots, Statistic,
+    Table, Target, Tile, TimestepEmbed, Word,
 };
 use dreamc_num::stream::Lane;
 use std::fmt::Write as _;
@@ -85,6 +85,15 @@ fn kernels() -> Vec<Kernel> {
         Slots::SelectSlots,
     ];
     all.extend(on_slots.map(Kernel::Slots));
+    let on_open = [
+        Open::Find,
+        Open::ReadRows,
+        Open::Bits(Lane::Token),
+        Open::Bits(Lane::Slot),
+        Open::Take,
+        Open::Commit,
+    ];
+    all.extend(on_open.map(Kernel::Open));
     all
 }
 
@@ -110,7 +119,11 @@ fn half(kernel: &Kernel, half: Float) -> Kernel {
     match &mut kernel {
         Kernel::Elementwise(k) => k.float = half,
         Kernel::Norm(k) => k.y = half,
-        Kernel::RopeTable(_) | Kernel::TimestepEmbed(_) | Kernel::Sampler(_) | Kernel::Slots(_) => (),
+        Kernel::RopeTable(_)
+        | Kernel::TimestepEmbed(_)
+        | Kernel::Sampler(_)
+        | Kernel::Slots(_)
+        | Kernel::Open(_) => (),
         Kernel::Rope(k) => k.float = half,
         Kernel::Embed(k) => (k.table, k.y) = (Table::Floats(half), half),
         Kernel::Rows(Rows::Copy(f) | Rows::Take(f) | Rows::Splice { float: f, .. } | Rows::Shift(f)) => {
@@ -182,7 +195,8 @@ fn snapshots_in_16_bits() {
                 | Kernel::Rows(_)
                 | Kernel::TimestepEmbed(_)
                 | Kernel::Sampler(_)
-                | Kernel::Slots(_) => false,
+                | Kernel::Slots(_)
+                | Kernel::Open(_) => false,
             };
             for float in floats.iter().filter(|_| chosen) {
                 snapshot(name, &half(&kernel, *float));

@@ -14,6 +14,7 @@
 pub mod canonicalize;
 pub mod cse;
 pub mod dce;
+pub mod drop_idle_steps;
 pub mod fold;
 pub mod fuse_epilogues;
 pub mod fuse_norm;
@@ -23,6 +24,7 @@ pub mod kept_tokens;
 pub mod merge_gate_up;
 pub mod merge_qkv;
 pub mod needed_rows;
+pub mod open_slots;
 pub mod pack_qkv;
 mod pipeline;
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The passes in the order they run, each with the reason for its place.
 
 use crate::{
-    Stats, canonicalize, cse, dce, fold, fuse_epilogues, fuse_norm, fuse_residual, fuse_rope, kept_tokens,
-    merge_gate_up, merge_qkv, needed_rows, pack_qkv,
+    Stats, canonicalize, cse, dce, drop_idle_steps, fold, fuse_epilogues, fuse_norm, fuse_residual,
+    fuse_rope, kept_tokens, merge_gate_up, merge_qkv, needed_rows, open_slots, pack_qkv,
 };
 use dreamc_ir::{Graph, Module};
 
@@ -22,6 +22,16 @@ pub const PIPELINE: &[Pass] = &[
     Pass { name: "dce", run: dce::run, why: "a dead user would make a value look shared" },
     Pass { name: "fold", run: fold::run, why: "constants first: later passes then see fewer ops" },
     Pass { name: "cse", run: cse::run, why: "before fusing: fused nodes hide what they have in common" },
+    Pass {
+        name: "open-slots",
+        run: open_slots::run,
+        why: "after cse, which leaves one is_token; before canonicalize, which hides the shift of the logits",
+    },
+    Pass {
+        name: "drop-idle-steps",
+        run: drop_idle_steps::run,
+        why: "anywhere after dce: a dead user would make a stream look used",
+    },
     Pass {
         name: "canonicalize",
         run: canonicalize::run,

@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// Tokens that `run` appends to a prompt [default: 128]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(super) new_tokens: Option<u32>,
+    /// Most open slots of a row, mask tokens inside a prompt included [default: twice the new tokens]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(super) max_slots: Option<u32>,
     /// Longest prompt in tokens, those of images included [default: 2048, or what the model has room for; of `act` what its
     /// images and a long task need]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]

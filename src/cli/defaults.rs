@@ -97,6 +97,7 @@ pub(super) fn options(args: &Args) -> Result<BuildOptions, Failure> {
         eps: args.eps,
         alg,
         new_tokens,
+        max_slots: args.max_slots,
         max_prompt,
         max_batch: args.max_batch.unwrap_or(if only_act { 1 } else { MAX_BATCH }),
         entries,

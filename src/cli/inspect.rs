@@ -8,7 +8,7 @@ use dream::{Manifest, Settings};
 use dreamc::cost::{self, GraphCost};
 use dreamc_artifact::plan::{Dispatch, Plan, Program, Step};
 use dreamc_artifact::{Artifact, FORMAT_VERSION};
-use dreamc_ir::{parse, verify};
+use dreamc_ir::{SLOTS, parse, verify};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -163,7 +163,7 @@ fn report<'a>(
             .collect(),
         weights: weights(artifact),
         cost: match ir {
-            Some(text) if args.cost => Some(costs(text)?),
+            Some(text) if args.cost => Some(costs(text, artifact.manifest().model.new_tokens)?),
             _ => None,
         },
         plan: args.plan.then(|| plans(artifact).map(|(target, plan)| TargetPlan { target, plan }).collect()),
@@ -270,13 +270,13 @@ fn ir<'a>(artifact: &Artifact<'a>) -> Result<&'a str, Failure> {
     std::str::from_utf8(bytes).map_err(|_| Failure::failed("the artifact's IR is no text", help))
 }
 
-fn costs(ir: &str) -> Result<Vec<GraphCost>, Failure> {
+fn costs(ir: &str, new_tokens: u32) -> Result<Vec<GraphCost>, Failure> {
     let help = "build it again with this version of dreamc";
     let module =
         parse(ir).map_err(|error| Failure::failed("the artifact's IR does not read", help).because(error))?;
     let module = verify(&module)
         .map_err(|error| Failure::failed("the artifact's IR does not verify", help).because(error))?;
-    Ok(cost::of(module)?)
+    Ok(cost::of(module, &[(SLOTS, new_tokens.into())])?)
 }
 
 fn summary(report: &Report<'_>) -> Result<String, Failure> {

@@ -60,6 +60,7 @@ fn settings(options: &BuildOptions, config: &ModelConfig) -> BTreeMap<String, St
     if options.entries != [Entry::Act] {
         settings.push(("new-tokens", options.new_tokens.to_string()));
     }
+    settings.extend(options.max_slots.map(|slots| ("max-slots", slots.to_string())));
     settings.extend(options.image.map(|[width, height]| ("image", format!("{width}x{height}"))));
     if options.entries.contains(&Entry::Act) && config.variant == Variant::Vla {
         let act = &options.act;

@@ -27,6 +27,8 @@ pub struct BuildOptions {
     pub alg: Alg,
     /// Tokens that `generate` appends.
     pub new_tokens: u32,
+    /// Most open slots of a row that `generate` takes, those inside a prompt included; none means twice the new tokens.
+    pub max_slots: Option<u32>,
     /// Longest prompt, with the tokens of its images.
     pub max_prompt: u32,
     /// Most rows computed at a time.
@@ -115,6 +117,10 @@ pub(super) fn check(options: &BuildOptions, config: &ModelConfig) -> Result<(), 
         ("--max-prompt", options.max_prompt, 1 << 20),
         ("--max-batch", options.max_batch, 1 << 12),
     ];
+    if let Some(slots) = options.max_slots {
+        let longest = options.max_prompt.saturating_add(options.new_tokens);
+        counts.push(("--max-slots", slots, longest.min(1 << 20)));
+    }
     if let Some([width, height]) = options.image {
         counts.extend([("--image", width, IMAGE_SIDE_MAX), ("--image", height, IMAGE_SIDE_MAX)]);
     }

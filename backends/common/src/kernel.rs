@@ -65,6 +65,11 @@ pub fn kernel(op: &Op) -> Result<Kernel, String> {
         Op::OriginSlots { steps, eps } => Kernel::OriginSlots { steps: small(*steps)?, eps: *eps },
         Op::Commit => Kernel::Commit,
         Op::AdvanceStream => Kernel::AdvanceStream,
+        Op::OpenSlots { token } => Kernel::OpenSlots { token: small(*token)? },
+        Op::ReadRows { before } => Kernel::ReadRows { before: small(*before)? },
+        Op::SlotBits { lane } => Kernel::SlotBits { lane: *lane },
+        Op::TakeSlots => Kernel::TakeSlots,
+        Op::CommitSlots => Kernel::CommitSlots,
         Op::TimestepEmbed { times, .. } => Kernel::TimestepEmbed { times: times.clone() },
         Op::EulerStep { dt } => Kernel::EulerStep { dt: *dt },
         Op::DdimStep { alphas } => Kernel::DdimStep { alphas: alphas.clone() },
@@ -113,6 +118,7 @@ pub fn in_place(node: &NodeData) -> Vec<usize> {
         | Op::DdimStep { .. }
         | Op::AdvanceStream => vec![0],
         Op::Commit => vec![2],
+        Op::CommitSlots => vec![3],
         Op::Linear(linear) if linear.residual => vec![node.inputs.len() - 1],
         Op::Linear(_)
         | Op::Weight { .. }
@@ -137,6 +143,10 @@ pub fn in_place(node: &NodeData) -> Vec<usize> {
         | Op::TransferCount { .. }
         | Op::SelectSlots
         | Op::OriginSlots { .. }
+        | Op::OpenSlots { .. }
+        | Op::ReadRows { .. }
+        | Op::SlotBits { .. }
+        | Op::TakeSlots
         | Op::Denoise { .. } => vec![],
     }
 }

@@ -6,9 +6,9 @@ use crate::space::Space;
 use dreamc_artifact::ARENA_BYTES_MAX;
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{
-    Denoise, Dim, Dispatch, Kernel, Launch, Port, Program, Step, Symbol, Value as PlanValue, ValueId,
+    Denoise, Dim, Dispatch, Kernel, Launch, Port, Program, Slots, Step, Symbol, Value as PlanValue, ValueId,
 };
-use dreamc_ir::{Graph, Literal, Module, NodeData, Op, Type, Value, Verified};
+use dreamc_ir::{Graph, Literal, Module, NodeData, Op, SLOTS, Type, Value, Verified};
 use dreamc_num::DType;
 use std::collections::BTreeMap;
 
@@ -157,7 +157,7 @@ pub fn lower(
         .iter()
         .map(|(name, max)| Symbol { name: name.clone(), max: (*max).min(u64::from(u32::MAX)) as u32 });
     let space = Space::new(symbols.collect(), constants);
-    let lowering = Lowering { module, target, space };
+    let lowering = Lowering { module, target, space, inputs: Vec::new(), counts_slots: false };
     lowering.run(graph, name)
 }
 
@@ -176,16 +176,18 @@ struct Lowering<'a> {
     module: &'a Module,
     target: &'a mut dyn Target,
     space: Space<'a>,
+    inputs: Vec<Port>,
+    /// Whether a loop changes the number of open slots.
+    counts_slots: bool,
 }
 
 impl Lowering<'_> {
     fn run(mut self, graph: &Graph, name: &str) -> Result<Program, EmitError> {
         let mut scope = Scope::new();
-        let mut inputs = Vec::new();
         for port in &graph.params {
             let value = self.space.new_value(&self.stored(graph.ty(port.value)), &port.name)?;
             scope.insert(port.value, Binding::Value(value));
-            inputs.push(Port { name: port.name.clone(), value });
+            self.inputs.push(Port { name: port.name.clone(), value });
         }
         self.space.time = 1;
         let steps = self.steps(graph, &mut scope, 0)?;
@@ -195,7 +197,7 @@ impl Lowering<'_> {
             self.space.keep(value, u32::MAX);
             outputs.push(Port { name: port.name.clone(), value });
         }
-        let (symbols, values, arena_bytes) = self.space.arranged(name)?;
+        let (inputs, (symbols, values, arena_bytes)) = (self.inputs, self.space.arranged(name)?);
         Ok(Program { name: name.to_owned(), symbols, values, inputs, outputs, steps, arena_bytes })
     }
 
@@ -234,7 +236,7 @@ impl Lowering<'_> {
                     )?;
                     scope.insert(value, Binding::Value(alias));
                 }
-                Op::Denoise { steps: count, state, body } => {
+                Op::Denoise { steps: count, state, body, .. } => {
                     let count = (*count as u32, *state as usize);
                     let results = self.denoise(count, body, data, graph, scope, &mut steps)?;
                     for (value, result) in data.outputs.iter().zip(results) {
@@ -420,9 +422,30 @@ impl Lowering<'_> {
         }
         state.iter().chain([&history, &index]).for_each(|id| self.space.keep(*id, self.space.time));
         self.space.time += 1;
-        steps.push(Step::Denoise(Denoise { steps: count, index, body, history: Some((state[0], history)) }));
+        let slots = self.slots(&data.op, inner, &inner_scope);
+        self.counts_slots |= slots.is_some();
+        let history_of = Some((state[0], history));
+        steps.push(Step::Denoise(Denoise { steps: count, index, body, history: history_of, slots }));
         state.push(history);
         Ok(state)
+    }
+
+    /// What the runtime has to know to count the slots of a loop; nothing where it cannot look at what they depend on.
+    fn slots(&self, op: &Op, body: &Graph, scope: &Scope) -> Option<Slots> {
+        let Op::Denoise { slots: Some(schedule), .. } = op else { return None };
+        let symbol = self.space.symbol(SLOTS).filter(|_| !self.counts_slots)?;
+        let mut nodes = body.order().iter().map(|node| body.node(*node));
+        let input = |value: &Value| {
+            let id = scope.get(value)?.value()?;
+            self.inputs.iter().any(|port| port.value == id).then_some(id)
+        };
+        let select = nodes.clone().find(|data| data.op == Op::SelectSlots)?;
+        let draw = nodes.find(|data| matches!(data.op, Op::DrawToken { .. }))?;
+        let [temperature, alg_temp, joint] =
+            [draw.inputs.get(2)?, select.inputs.get(3)?, select.inputs.get(5)?];
+        let idle = input(temperature).zip(input(alg_temp)).filter(|_| schedule.drop_idle);
+        let token = u32::try_from(schedule.token).ok()?;
+        Some(Slots { symbol, token, eps: schedule.eps, joint: input(joint)?, idle })
     }
 
     /// The program's value for a result or a state, which must not be a constant.

@@ -111,6 +111,11 @@ impl<'a> Space<'a> {
         Some(ValueId(self.values.len() as u32 - 1))
     }
 
+    /// The number of a symbol.
+    pub(crate) fn symbol(&self, name: &str) -> Option<u32> {
+        self.symbols.iter().position(|s| s.name == name).map(|i| i as u32)
+    }
+
     /// Largest values of the symbols.
     pub(crate) fn maxima(&self) -> Vec<u32> {
         self.symbols.iter().map(|s| s.max).collect()

@@ -12,6 +12,7 @@ mod attention;
 mod launcher;
 mod linear;
 mod modules;
+mod open;
 mod rows;
 mod sampler;
 mod size;
@@ -146,6 +147,11 @@ fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
         | Kernel::OriginSlots { .. }
         | Kernel::Commit
         | Kernel::AdvanceStream => sampler::launches(l),
+        Kernel::OpenSlots { .. }
+        | Kernel::ReadRows { .. }
+        | Kernel::SlotBits { .. }
+        | Kernel::TakeSlots
+        | Kernel::CommitSlots => open::launches(l),
     }
 }
 

@@ -127,7 +127,8 @@ impl Sampling<'_> {
         let history = [&[steps.into()], self.canvas_dims().as_slice()].concat();
         let types = [canvas, stream].map(|v| b.graph.ty(v).clone());
         let types = [types.as_slice(), &[Type::new(DType::I32, history)]].concat();
-        let op = Op::Denoise { steps, state: 2, body: self.body() };
+        let slots = self.options.sampler.slot_schedule(self.decoder.config.mask_token_id);
+        let op = Op::Denoise { steps, state: 2, body: self.body(), slots };
         let node = b.graph.push(op, inputs, types, Origin::path("sampler"));
         let outputs = b.graph.node(node).outputs.clone();
         b.result("canvas", outputs[0]);

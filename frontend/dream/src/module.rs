@@ -7,7 +7,7 @@ use crate::lm::Decoder;
 use crate::sampler::Sampler;
 use crate::vl::Vision;
 use crate::vla::{self, Act};
-use dreamc_ir::Module;
+use dreamc_ir::{Module, SLOTS};
 use dreamc_num::DType;
 
 /// Name of the regression entry: ids to logits.
@@ -52,6 +52,8 @@ pub struct Options {
     pub max_length: u64,
     /// Most image tokens of all rows together.
     pub max_image_tokens: u64,
+    /// Most open slots of a row.
+    pub max_slots: u64,
     /// How slots are filled.
     pub sampler: Sampler,
     /// How actions are made; none for models that do not act.
@@ -74,7 +76,7 @@ pub fn module(of: &Architecture<'_>, options: &Options) -> Module {
     let decoder =
         Decoder { config: of.text, layout: of.layout, sections: of.mrope_section.unwrap_or(&half_head) };
     let vision = of.vision.map(|config| Vision { config, hidden_size: of.text.hidden_size });
-    let mut symbols = vec![("B", options.max_batch), ("S", options.max_length)];
+    let mut symbols = vec![("B", options.max_batch), ("S", options.max_length), (SLOTS, options.max_slots)];
     let mut graphs = vec![entries::forward(decoder, vision, options.dtype)];
     graphs.extend(entries::generate(decoder, vision, options));
     if let Some(vision) = vision {

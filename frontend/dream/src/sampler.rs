@@ -1,7 +1,7 @@
 //! One step of the sampler: logits to a canvas with some more slots filled (`spec/sampling.md` sections 3 to 5).
 
 use crate::builder::Builder;
-use dreamc_ir::{Confidence, Op, Value};
+use dreamc_ir::{Confidence, Op, SlotSchedule, Value};
 use dreamc_num::DType;
 use dreamc_num::stream::Lane;
 
@@ -111,6 +111,12 @@ impl Settings {
 }
 
 impl Sampler {
+    /// What the loop may know about its slots; with `origin` chance decides.
+    pub(crate) fn slot_schedule(&self, mask: u32) -> Option<SlotSchedule> {
+        let schedule = SlotSchedule { token: mask.into(), eps: self.eps, drop_idle: false };
+        (self.alg != Alg::Origin).then_some(schedule)
+    }
+
     /// Logits (not shifted) to the next canvas and stream.
     pub(crate) fn step(&self, b: &mut Builder, tokens: Tokens, state: &State, logits: Value) -> [Value; 2] {
         let (steps, eps) = (self.steps, self.eps);

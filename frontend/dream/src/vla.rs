@@ -243,7 +243,7 @@ impl Acting<'_> {
         let steps = integrator.times().len() as u64;
         let state = b.graph.ty(noise).clone();
         let history = Type::new(DType::F32, [steps.into()].into_iter().chain(state.dims.iter().cloned()));
-        let op = Op::Denoise { steps, state: 1, body: STEP.to_owned() };
+        let op = Op::Denoise { steps, state: 1, body: STEP.to_owned(), slots: None };
         let node = b.graph.push(op, inputs, vec![state, history], Origin::path("actions"));
         let outputs = b.graph.node(node).outputs.clone();
         b.result("normalized_actions", outputs[0]);

@@ -201,7 +201,9 @@ impl Runner for Compiled {
             self.model.generate_with(&request, &mut Spying(spy)).unwrap_or_else(|e| panic!("{e}"));
         let (rows, length) = (generated.sequences.len(), generated.sequences[0].len());
         let batches = rows.div_ceil(self.model.manifest().model.max_batch as usize) as u32;
-        assert_eq!(generated.forwards, generated.steps * batches);
+        // Whoever looks on sees every step, and all of them again where a slot took the mask token.
+        let all = generated.steps * batches;
+        assert!((all..=2 * all).contains(&generated.forwards), "{} passes", generated.forwards);
         let history = generated.history.expect("asked for").concat().concat();
         let last = Tensor::i32(&[rows, length], generated.sequences.concat());
         [last, Tensor::i32(&[generated.steps as usize, rows, length], history)]

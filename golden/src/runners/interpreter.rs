@@ -58,6 +58,7 @@ impl Interpreter {
             dtype: options.dtype,
             max_batch: options.max_batch.into(),
             max_length: (options.max_prompt + options.new_tokens).into(),
+            max_slots: (options.max_prompt + options.new_tokens).into(),
             max_image_tokens: (options.max_batch * options.max_prompt).into(),
             sampler: Sampler { steps: options.steps.into(), eps: options.eps, alg: options.alg },
             act,

@@ -49,6 +49,7 @@ pub fn build_options(checkpoint: &Path) -> BuildOptions {
         eps: 1e-3,
         alg: Alg::Entropy,
         new_tokens: 4,
+        max_slots: None,
         max_prompt: 12,
         max_batch: 2,
         entries: vec![Entry::Forward, Entry::Generate],

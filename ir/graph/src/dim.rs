@@ -74,6 +74,11 @@ impl Dim {
         })
     }
 
+    /// Whether `symbol` occurs.
+    pub fn has(&self, symbol: &str) -> bool {
+        self.terms.keys().flatten().any(|name| name == symbol)
+    }
+
     /// Terms in canonical order: coefficient and its symbols.
     pub fn terms(&self) -> impl Iterator<Item = (u64, &[String])> {
         self.terms.iter().rev().map(|(symbols, coefficient)| (*coefficient, symbols.as_slice()))
@@ -116,6 +121,7 @@ mod tests {
         assert_eq!(Dim::from(3).times(&Dim::from(4)).as_constant(), Some(12));
         assert_eq!(b.plus(&s).at(&|name| Some(if name == "B" { 2 } else { 5 })), Some(7));
         assert_eq!(b.at(&|_| None), None);
+        assert!(b.times(&s).has("S") && !b.has("S"));
         assert_eq!(b.plus(&3.into()).minus(3), Some(b.clone()));
         assert_eq!((b.minus(1), Dim::from(2).minus(2)), (None, Some(Dim::from(0))));
         assert_eq!(b.times(&4.into()).plus(&8.into()).over(4), Some(b.plus(&2.into())));

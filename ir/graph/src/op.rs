@@ -142,6 +142,27 @@ pub enum Op {
     Commit,
     /// `(stream u32[4]) -> u32[4]`: the stream of the next step.
     AdvanceStream,
+    /// `(canvas i32[B, S]) -> (slots i32[B, K], open bool[B, K])`: positions of the tokens equal to `token`, ascending, the
+    /// first `K` of each row. A row that has fewer ends in position 0, not open. `K` is [`SLOTS`].
+    OpenSlots {
+        /// The token looked for.
+        token: u64,
+    },
+    /// `(slots i32[B, K]) -> i32[B, K]`: the row whose logits a slot reads after the shift, `max(p - 1, 0) + before`.
+    ReadRows {
+        /// Rows that stand before the canvas.
+        before: u64,
+    },
+    /// `(slots i32[B, K], stream u32[4]) -> u32[B, K]`: what [`Op::RandomBits`] gives for these positions.
+    SlotBits {
+        /// What the bits are for.
+        lane: Lane,
+    },
+    /// `(x i32[B, S], slots i32[B, K]) -> i32[B, K]`: the elements at these positions.
+    TakeSlots,
+    /// `(select bool[B, K], token i32[B, K], slots i32[B, K], canvas i32[B, S]) -> i32[B, S]`: `token` at the positions that
+    /// are selected, the canvas elsewhere. No position is selected twice.
+    CommitSlots,
     /// `(step i32[]) -> f32[1, 1, width]`: sines, then cosines of `times[step] * 10000^(-k / (width / 2 - 1))`
     /// (`spec/actions.md` section 6).
     TimestepEmbed {
@@ -164,6 +185,9 @@ pub enum Op {
     ///
     /// The body is the graph `body`, `(step i32[], state.., captured..) -> (state..)`, run `steps` times with `step` from 0.
     /// `history` holds the first state after every step.
+    ///
+    /// With `slots` the first state is a canvas that is written only where it holds the token, in each row as often as
+    /// [`Op::TransferCount`] says, and all other states are streams.
     Denoise {
         /// Number of iterations, at least 1.
         steps: u64,
@@ -171,7 +195,23 @@ pub enum Op {
         state: u64,
         /// Name of the body's graph.
         body: String,
+        /// How many slots each step fills, where the schedule says it.
+        slots: Option<SlotSchedule>,
     },
+}
+
+/// The symbol that counts the open slots of a row.
+pub const SLOTS: &str = "K";
+
+/// The schedule by which a loop fills the slots of its canvas.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SlotSchedule {
+    /// Marks a slot.
+    pub token: u64,
+    /// End of the schedule.
+    pub eps: f32,
+    /// Whether steps that fill no slot may be left out where nothing is drawn at random.
+    pub drop_idle: bool,
 }
 
 /// Rotary angles: `sections` says how many frequencies belong to each axis of the positions. They are i32[B, S] for

@@ -2,7 +2,7 @@
 
 use crate::run::RunError;
 use crate::tensor::Tensor;
-use crate::{actions, float, rows, sampler};
+use crate::{actions, float, rows, sampler, slots};
 use dreamc_ir::{Activation, Op};
 
 /// Results of `op`. The operands are those of a verified graph.
@@ -65,7 +65,14 @@ pub(crate) fn eval(op: &Op, x: &[&Tensor]) -> Result<Vec<Tensor>, RunError> {
             let (now, next) = (actions::at(alphas, x[2])?, actions::at(&alphas[1..], x[2])?);
             float::zip(x[0], x[1], |x, noise| actions::ddim_step(x, noise, now, next))
         }
-        Op::Weight { .. } | Op::Const(_) | Op::Denoise { .. } => {
+        Op::ReadRows { before } => {
+            let row = |p: &i32| p.saturating_sub(1).max(0).saturating_add(*before as i32);
+            Tensor::i32(&x[0].dims, x[0].ints().iter().map(row).collect())
+        }
+        Op::SlotBits { lane } => slots::bits(x[0], x[1], *lane),
+        Op::TakeSlots => slots::take(x[0], x[1])?,
+        Op::CommitSlots => slots::commit(x[0], x[1], x[2], x[3])?,
+        Op::Weight { .. } | Op::Const(_) | Op::OpenSlots { .. } | Op::Denoise { .. } => {
             unreachable!("handled where graphs are walked")
         }
     };

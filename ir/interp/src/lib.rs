@@ -7,6 +7,7 @@ mod float;
 mod rows;
 mod run;
 mod sampler;
+mod slots;
 mod tensor;
 
 pub use run::{Event, Observer, RunError, Weights, run};

@@ -2,8 +2,9 @@
 
 use crate::eval::eval;
 use crate::rows::concat;
+use crate::slots;
 use crate::tensor::{Data, Tensor, dims_of};
-use dreamc_ir::{Graph, Literal, Module, NodeData, Op, Type, Value, Verified};
+use dreamc_ir::{Graph, Literal, Module, NodeData, Op, SLOTS, Type, Value, Verified};
 use std::collections::BTreeMap;
 
 /// Why a module could not be run.
@@ -116,7 +117,9 @@ impl Run<'_> {
             let results = match &data.op {
                 Op::Weight { name } => vec![self.weight(name, graph.ty(data.outputs[0]))?],
                 Op::Const(literal) => vec![constant(literal, graph.ty(data.outputs[0]))],
-                Op::Denoise { steps, state, body } => {
+                // Where the inputs do not say how many there are, there are as many as the fullest row has.
+                Op::OpenSlots { token } => slots::open(operands[0], *token, self.symbols.get(SLOTS).copied()),
+                Op::Denoise { steps, state, body, .. } => {
                     self.denoise(*steps as u32, *state as usize, body, &operands)?
                 }
                 op => eval(op, &operands)?,

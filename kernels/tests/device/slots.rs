@@ -3,7 +3,7 @@
 use crate::common::{Launch, Runner, everywhere};
 use crate::judge::{floats, interpret};
 use dreamc_interp::Tensor;
-use dreamc_kernels::{Kernel, Slots, TimestepEmbed};
+use dreamc_kernels::{Kernel, Open, Slots, TimestepEmbed};
 use dreamc_num::schedule;
 use dreamc_num::stream::Lane;
 
@@ -41,6 +41,64 @@ fn canvas() {
             assert_eq!(launch.int("elements", b * s).int("token", 3).run().bools("y"), wanted[0].bools());
             let launch = of(on, Slots::Commit).tensor("select", &select).tensor("token", &token);
             assert_eq!(launch.tensor("y", &canvas).int("elements", b * s).run().ints("y"), wanted[1].ints());
+        }
+    }
+}
+
+/// More slots than there are, fewer, and more than positions.
+#[test]
+fn open() {
+    for [b, s] in SHAPES {
+        for k in [1, s.div_ceil(2), s + 3] {
+            let canvas = Tensor::i32(&[b, s], (0..b * s).map(|i| (i * i) as i32 % 5).collect());
+            let state = Tensor::u32(&[4], vec![0x89ab_cdef, 0xfedc_ba98, 5, 7]);
+            let select = active(b, k);
+            let token = Tensor::i32(&[b, k], (0..b * k).map(|i| -(i as i32)).collect());
+            let text = format!(
+                "symbol K <= {k}
+                graph @f(%0: i32[{b}, {s}], %1: u32[4], %2: bool[{b}, K], %3: i32[{b}, K]) {{
+                  %4, %5 = open_slots %0 {{token=4}} : i32[{b}, K], bool[{b}, K]
+                  %6 = read_rows %4 {{before=3}} : i32[{b}, K]
+                  %7 = slot_bits %4, %1 {{lane=token}} : u32[{b}, K]
+                  %8 = slot_bits %4, %1 {{lane=slot}} : u32[{b}, K]
+                  %9 = take_slots %0, %4 : i32[{b}, K]
+                  return %4, %5, %6, %7, %8, %9
+                }}"
+            );
+            let wanted = interpret(&text, &[&canvas, &state, &select, &token]);
+            let slots = &wanted[0];
+            let chosen: Vec<bool> =
+                select.bools().iter().zip(wanted[1].bools()).map(|(a, b)| *a && *b).collect();
+            let chosen = Tensor::bool(&[b, k], chosen);
+            let text = format!(
+                "graph @f(%0: bool[{b}, {k}], %1: i32[{b}, {k}], %2: i32[{b}, {k}], %3: i32[{b}, {s}]) {{
+                  %4 = commit_slots %0, %1, %2, %3 : i32[{b}, {s}]
+                  return %4
+                }}"
+            );
+            let committed = interpret(&text, &[&chosen, &token, slots, &canvas]).remove(0);
+            for on in everywhere() {
+                let of = |kernel| Launch::of(on, &Kernel::Open(kernel));
+                let find =
+                    of(Open::Find).tensor("canvas", &canvas).result("slots", b * k).result("open", b * k);
+                let find = find.int("rows", b).int("positions", s).int("count", k).int("token", 4).run();
+                assert_eq!(find.ints("slots"), slots.ints(), "{}", find.label());
+                assert_eq!(find.bools("open"), wanted[1].bools(), "{}", find.label());
+                let rows = of(Open::ReadRows).tensor("slots", slots).result("y", b * k);
+                assert_eq!(rows.int("elements", b * k).int("before", 3).run().ints("y"), wanted[2].ints());
+                for (lane, wanted) in Lane::ALL.into_iter().zip(&wanted[3..]) {
+                    let bits = of(Open::Bits(lane)).tensor("slots", slots).tensor("stream", &state);
+                    let y = bits.result("y", b * k).int("elements", b * k).int("count", k).run();
+                    assert_eq!(y.words("y"), wanted.words(), "{}", y.label());
+                }
+                let take = of(Open::Take).tensor("x", &canvas).tensor("slots", slots).result("y", b * k);
+                let take = take.int("elements", b * k).int("count", k).int("positions", s).run();
+                assert_eq!(take.ints("y"), wanted[5].ints(), "{}", take.label());
+                let commit = of(Open::Commit).tensor("select", &chosen).tensor("token", &token);
+                let commit = commit.tensor("slots", slots).tensor("y", &canvas).int("elements", b * k);
+                let commit = commit.int("count", k).int("positions", s).run();
+                assert_eq!(commit.ints("y"), committed.ints(), "{}", commit.label());
+            }
         }
     }
 }

@@ -233,4 +233,7 @@ pub enum Rule {
     /// A launch does not fit its module, or there is none where one is needed.
     #[error("a launch does not fit its module")]
     Launch,
+    /// A value has as many elements as slots are open where another number of them may be.
+    #[error("a value depends on the open slots where their number is another")]
+    Slots,
 }

@@ -203,6 +203,25 @@ pub struct Denoise {
     /// Copies `.0` (any type, at most 3 dimensions) into slot `index` of `.1` (the same type, with `steps` as a further
     /// first dimension) after each iteration.
     pub history: Option<(ValueId, ValueId)>,
+    /// How many slots of the canvas are open in each iteration, where that is known.
+    pub slots: Option<Slots>,
+}
+
+/// The slots of a loop's canvas, `i32[B, S]`, which its history copies. An iteration fills as many in each row as the
+/// schedule says ([`dreamc_num::schedule`]), and writes nothing but those.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Slots {
+    /// Index of the symbol that counts the open slots of a row: those of the request outside of the loop and in the first
+    /// iteration, those that the schedule leaves in every other.
+    pub symbol: u32,
+    /// Marks a slot.
+    pub token: u32,
+    /// End of the schedule.
+    pub eps: f32,
+    /// `i32[]`, an input: where it is not 0 the rows are counted together, and the number of slots of a row stays.
+    pub joint: ValueId,
+    /// `f32[]`, two inputs: where both are 0, iterations that fill no slot may be left out. None where they may not.
+    pub idle: Option<(ValueId, ValueId)>,
 }
 
 /// What a dispatch computes. `T` stands for f32, bf16 or f16; softmax, norms and confidences accumulate in f32
@@ -371,6 +390,27 @@ pub enum Kernel {
         #[serde(deserialize_with = "crate::wire::alphas")]
         alphas: Vec<f32>,
     },
+    /// `(canvas i32[B, S]) -> (slots i32[B, K], open bool[B, K])`: positions of `token`, ascending, the first `K` of each
+    /// row; where a row has fewer, position 0 and not open.
+    OpenSlots {
+        /// The token looked for.
+        token: u32,
+    },
+    /// `(slots i32[B, K]) -> i32[B, K]`: `max(p - 1, 0) + before`.
+    ReadRows {
+        /// Rows before the canvas; fits i32.
+        before: u32,
+    },
+    /// `(slots i32[B, K], stream u32[4]) -> u32[B, K]`: random bits for these positions.
+    SlotBits {
+        /// What they are for.
+        lane: Lane,
+    },
+    /// `(x i32[B, S], slots i32[B, K]) -> i32[B, K]`: the elements at these positions. One outside is an error.
+    TakeSlots,
+    /// `(select bool[B, K], token i32[B, K], slots i32[B, K], canvas i32[B, S]) -> i32[B, S]`: `token` at the positions
+    /// selected, each at most once. One outside is an error. May write over the canvas.
+    CommitSlots,
 }
 
 /// See [`Kernel::Activate`].

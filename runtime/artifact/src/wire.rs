@@ -3,7 +3,7 @@
 
 use crate::code::{BUFFER_COUNT_MAX, SCALAR_COUNT_MAX};
 use crate::plan::{
-    Binding, Denoise, Dispatch, Launch, Plan, Port, Program, Scalar, Step, Symbol, Value, ValueId,
+    Binding, Denoise, Dispatch, Launch, Plan, Port, Program, Scalar, Slots, Step, Symbol, Value, ValueId,
 };
 use crate::{LAUNCH_COUNT_MAX, OpenError, ROPE_SECTION_COUNT_MAX, STEPS_MAX};
 use alloc::string::String;
@@ -130,6 +130,7 @@ struct DenoiseWire {
     index: ValueId,
     body: Vec<BodyWire>,
     history: Option<(ValueId, ValueId)>,
+    slots: Option<Slots>,
 }
 
 #[derive(Deserialize)]
@@ -149,10 +150,10 @@ impl From<StepWire> for Step {
     fn from(wire: StepWire) -> Step {
         match wire {
             StepWire::Dispatch(dispatch) => Step::Dispatch(dispatch),
-            StepWire::Denoise(DenoiseWire { steps, index, body, history }) => {
+            StepWire::Denoise(DenoiseWire { steps, index, body, history, slots }) => {
                 let body =
                     body.into_iter().map(|BodyWire::Dispatch(dispatch)| Step::Dispatch(dispatch)).collect();
-                Step::Denoise(Denoise { steps, index, body, history })
+                Step::Denoise(Denoise { steps, index, body, history, slots })
             }
         }
     }

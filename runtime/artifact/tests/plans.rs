@@ -381,6 +381,127 @@ fn history_of_any_type() {
     assert_eq!(history((DType::F32, vec![n(1); 4]), (DType::F32, deep)), Some(Rule::Limit));
 }
 
+/// The plan, with a loop that knows its slots: symbol 2 counts them, values 11 and 12 hold them, 13 to 15 are inputs.
+fn slotted() -> Plan {
+    let mut plan = plan();
+    let p = &mut plan.programs[0];
+    p.arena_bytes = 1 << 20;
+    p.symbols.push(Symbol { name: "K".into(), max: 16 });
+    let by_slot = vec![linear(0, &[(1, 0)]), linear(0, &[(1, 2)])];
+    let added = [
+        (DType::I32, by_slot.clone()),
+        (DType::Bool, by_slot),
+        (DType::I32, vec![]),
+        (DType::F32, vec![]),
+        (DType::F32, vec![]),
+    ];
+    for ((dtype, dims), at) in added.into_iter().zip(1..) {
+        p.values.push(Value { dtype, dims, place: Place::Arena(at << 16) });
+    }
+    for (name, value) in [("joint", 13), ("temperature", 14), ("alg_temp", 15)] {
+        p.inputs.push(Port { name: name.into(), value: ValueId(value) });
+    }
+    let dispatch = |kernel, reads: &[u32], writes: &[u32]| {
+        let ids = |ids: &[u32]| ids.iter().map(|id| ValueId(*id)).collect();
+        let (reads, writes) = (ids(reads), ids(writes));
+        Step::Dispatch(Dispatch { kernel, reads, writes, origin: vec![], launches: vec![] })
+    };
+    let loop_ = denoise(p);
+    loop_.slots = Some(Slots {
+        symbol: 2,
+        token: 7,
+        eps: 1e-3,
+        joint: ValueId(13),
+        idle: Some((ValueId(14), ValueId(15))),
+    });
+    loop_.body.insert(0, dispatch(Kernel::OpenSlots { token: 7 }, &[0], &[11, 12]));
+    loop_.body.insert(1, dispatch(Kernel::CommitSlots, &[12, 11, 11, 10], &[9]));
+    plan
+}
+
+/// What depends on the number of open slots lives in one iteration, and what the loop looks at are inputs.
+#[test]
+fn rules_of_slots() {
+    fn slots(p: &mut Program) -> &mut Slots {
+        denoise(p).slots.as_mut().unwrap()
+    }
+    let broken = |edit: &dyn Fn(&mut Program)| {
+        let mut plan = slotted();
+        edit(&mut plan.programs[0]);
+        let read = decode_plan(&encode_plan(&plan).unwrap()).unwrap();
+        assert_eq!(read, plan);
+        validate(&read, &Code::default(), &weights().0).err().map(|e| e.rule)
+    };
+    assert_eq!(broken(&|_| ()), None);
+    assert_eq!(broken(&|p| slots(p).idle = None), None);
+    assert_eq!(broken(&|p| slots(p).symbol = 3), Some(Rule::Index));
+    assert_eq!(broken(&|p| slots(p).token = u32::MAX), Some(Rule::Setting));
+    for eps in [0.0, 1.0, f32::NAN] {
+        assert_eq!(broken(&|p| slots(p).eps = eps), Some(Rule::Setting));
+    }
+    assert_eq!(broken(&|p| slots(p).joint = ValueId(99)), Some(Rule::Slots));
+    assert_eq!(broken(&|p| slots(p).joint = ValueId(5)), Some(Rule::Slots));
+    assert_eq!(broken(&|p| slots(p).joint = ValueId(14)), Some(Rule::DType));
+    assert_eq!(broken(&|p| slots(p).idle = Some((ValueId(14), ValueId(13)))), Some(Rule::DType));
+    assert_eq!(broken(&|p| slots(p).idle = Some((ValueId(2), ValueId(15)))), Some(Rule::Slots));
+    assert_eq!(broken(&|p| denoise(p).history = None), Some(Rule::Slots));
+    let twice = |p: &mut Program| p.steps.push(p.steps[0].clone());
+    assert_eq!(broken(&twice), Some(Rule::Limit));
+    // Read before it is written: it would come from an iteration with more slots.
+    assert_eq!(broken(&|p| denoise(p).body.swap(0, 1)), Some(Rule::Slots));
+    // Outside of the loop, or of the program.
+    assert_eq!(
+        broken(&|p| {
+            let first = denoise(p).body[0].clone();
+            p.steps.push(first);
+        }),
+        Some(Rule::Slots)
+    );
+    let port = |value| Port { name: "k".into(), value: ValueId(value) };
+    assert_eq!(broken(&|p| p.outputs.push(port(11))), Some(Rule::Slots));
+    assert_eq!(broken(&|p| p.inputs.push(port(12))), Some(Rule::Slots));
+}
+
+#[test]
+fn kernels_of_slots() {
+    let (b, s, k, n) = (linear(0, &[(1, 0)]), linear(0, &[(1, 1)]), Dim::constant(5), Dim::constant);
+    let of = |dtype, dims: &[&Dim]| (dtype, dims.iter().map(|d| (*d).clone()).collect::<Vec<_>>());
+    let (canvas, slots) = (of(DType::I32, &[&b, &s]), of(DType::I32, &[&b, &k]));
+    let (open, bits) = (of(DType::Bool, &[&b, &k]), of(DType::U32, &[&b, &k]));
+    let (shape, dtype, setting) = (Some(Rule::Shape), Some(Rule::DType), Some(Rule::Setting));
+    let find = |token, slots: &Typed, open: &Typed| {
+        let plan = single(
+            Kernel::OpenSlots { token },
+            std::slice::from_ref(&canvas),
+            &[slots.clone(), open.clone()],
+        );
+        validate(&plan, &Code::default(), &weights().0).err().map(|e| e.rule)
+    };
+    assert_eq!((find(7, &slots, &open), find(u32::MAX, &slots, &open)), (None, setting));
+    assert_eq!((find(7, &slots, &of(DType::Bool, &[&b, &s])), find(7, &bits, &open)), (shape, dtype));
+    assert_eq!(find(7, &of(DType::I32, &[&s, &k]), &of(DType::Bool, &[&s, &k])), shape);
+    let rows =
+        |before, y: &Typed| alone(Kernel::ReadRows { before }, std::slice::from_ref(&slots), y.clone());
+    assert_eq!((rows(1, &slots), rows(u32::MAX, &slots), rows(0, &canvas)), (None, setting, shape));
+    let lane = dreamc_num::stream::Lane::Token;
+    let drawn = |words: u32, y: &Typed| {
+        alone(Kernel::SlotBits { lane }, &[slots.clone(), of(DType::U32, &[&n(words)])], y.clone())
+    };
+    assert_eq!((drawn(4, &bits), drawn(3, &bits), drawn(4, &slots)), (None, shape, dtype));
+    let take = |x: &Typed, y: &Typed| alone(Kernel::TakeSlots, &[x.clone(), slots.clone()], y.clone());
+    assert_eq!((take(&canvas, &slots), take(&canvas, &canvas)), (None, shape));
+    assert_eq!(
+        (take(&of(DType::I32, &[&n(2), &s]), &slots), take(&of(DType::F32, &[&b, &s]), &slots)),
+        (shape, dtype)
+    );
+    let commit = |select: &Typed, token: &Typed, y: &Typed| {
+        let reads = [select.clone(), token.clone(), slots.clone(), canvas.clone()];
+        alone(Kernel::CommitSlots, &reads, y.clone())
+    };
+    assert_eq!((commit(&open, &slots, &canvas), commit(&open, &canvas, &canvas)), (None, shape));
+    assert_eq!((commit(&slots, &slots, &canvas), commit(&open, &slots, &slots)), (dtype, shape));
+}
+
 /// Lists inside a kernel are bounded while they are read.
 #[test]
 fn long_lists_are_refused() {
@@ -426,7 +547,7 @@ proptest! {
     /// Damaged bytes that still read as a plan are the most natural source of odd plans.
     #[test]
     fn mutations_do_not_panic(
-        which in 0..4_usize,
+        which in 0..5_usize,
         places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
         let (b, s, f32) = (linear(0, &[(1, 0)]), linear(0, &[(1, 1)]), |dims: Vec<Dim>| (DType::F32, dims));
@@ -437,6 +558,7 @@ proptest! {
         let table = Kernel::RopeTable { theta: 1e4, sections: vec![2, 3], axial: true };
         let plans = [
             plan(),
+            slotted(),
             single(Kernel::Concat { axis: 1 }, &[part.clone(), part.clone()], &[joined]),
             single(Kernel::Copy, std::slice::from_ref(&part), std::slice::from_ref(&part)),
             single(table, &[positions], &[angles.clone(), angles]),

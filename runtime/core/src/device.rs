@@ -152,9 +152,16 @@ pub trait Device {
         Ok(())
     }
 
+    /// The lengths from here on, between two steps of a run; in recordings too. When the run ends they are those of its
+    /// beginning again.
+    fn resize_within(&mut self, symbols: &[u32]) -> Result<(), DeviceError> {
+        self.resize(symbols)
+    }
+
     /// Before all steps of a run between which nobody looks. Whether the device has done them all by itself, as it
-    /// recorded them in a run of the same lengths: then none follows.
-    fn begin(&mut self) -> Result<bool, DeviceError> {
+    /// recorded them in a run of the same lengths and `variant`: then none follows. Runs of one variant that begin at the
+    /// same lengths have the same steps, and the same lengths in each.
+    fn begin(&mut self, _variant: u32) -> Result<bool, DeviceError> {
         Ok(false)
     }
 

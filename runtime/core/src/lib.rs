@@ -5,6 +5,7 @@ extern crate alloc;
 pub mod canvas;
 pub mod device;
 pub mod launch;
+mod slots;
 pub mod stepper;
 
 pub use canvas::{Canvas, CanvasError};

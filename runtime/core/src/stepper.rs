@@ -1,9 +1,10 @@
 //! Steps through a program on a device.
 
 use crate::device::{Device, DeviceError, Operand, Shape};
+use crate::slots::{Iteration, Open, Policy, counted, matters};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use dreamc_artifact::plan::{Denoise, Dispatch, Place, Program, Step, ValueId};
+use dreamc_artifact::plan::{Denoise, Dispatch, Place, Port, Program, Step, ValueId};
 use dreamc_num::DType;
 
 /// Why a program could not be run.
@@ -99,6 +100,21 @@ pub struct Stepper {
     program: Program,
     operands: Vec<Operand>,
     symbols: Vec<u32>,
+    /// The symbol of open slots, where a value depends on it.
+    slots: Option<u32>,
+    chance: Chance,
+    keeps_slots: bool,
+    /// Of the last run.
+    policy: Policy,
+}
+
+/// What the inputs leave to chance. What was not written may be.
+#[derive(Clone, Copy, Debug)]
+struct Chance {
+    /// The rows are counted together.
+    joint: bool,
+    /// Tokens are drawn, and slots.
+    draws: [bool; 2],
 }
 
 impl Stepper {
@@ -109,7 +125,16 @@ impl Stepper {
         let operand =
             |v: &dreamc_artifact::plan::Value| Operand { dtype: v.dtype, shape: zero, place: v.place };
         let operands = program.values.iter().map(operand).collect();
-        let mut stepper = Stepper { program: program.clone(), operands, symbols };
+        let slots = counted(program).map(|(_, slots)| slots.symbol).filter(|s| matters(program, *s));
+        let mut stepper = Stepper {
+            program: program.clone(),
+            operands,
+            symbols,
+            slots,
+            chance: Chance { joint: true, draws: [true; 2] },
+            keeps_slots: false,
+            policy: Policy::default(),
+        };
         stepper.shapes()?;
         Ok(stepper)
     }
@@ -140,10 +165,7 @@ impl Stepper {
     }
 
     fn shapes(&mut self) -> Result<(), StepError> {
-        for (operand, value) in self.operands.iter_mut().zip(&self.program.values) {
-            *operand = crate::launch::operand(value, &self.symbols).ok_or(StepError::Unsound)?;
-        }
-        Ok(())
+        shapes(&self.program, &self.symbols, &mut self.operands)
     }
 
     /// Type and shape of an output in the current request.
@@ -171,9 +193,79 @@ impl Stepper {
         }
     }
 
+    /// Whether the loop computes as many slots in every iteration as are open at first, and leaves no iteration out. Else
+    /// it goes by the schedule, as far as the inputs leave nothing to chance: then the first number of open slots is to be
+    /// that of the canvas, or more.
+    pub fn keep_slots(&mut self, keep: bool) {
+        self.keeps_slots = keep;
+    }
+
+    /// The output to show to [`Stepper::strayed`] after a run that went by the schedule.
+    pub fn scheduled(&self) -> Option<&str> {
+        let (denoise, _) = counted(&self.program).filter(|_| self.policy != Policy::default())?;
+        let (_, history) = denoise.history?;
+        self.program.outputs.iter().find(|port| port.value == history).map(|port| port.name.as_str())
+    }
+
+    /// Whether more slots were open in an iteration of the last run than its schedule says, since a slot took the mask
+    /// token itself: then the iterations behind are not what they would be, and [`Stepper::keep_slots`] is needed. Takes
+    /// the history.
+    pub fn strayed(&self, history: &[u8]) -> bool {
+        let Some((denoise, slots)) = counted(&self.program).filter(|_| self.policy != Policy::default())
+        else {
+            return false;
+        };
+        let canvas = denoise.history.and_then(|(canvas, _)| self.operand(canvas));
+        let Some((shape, first)) = canvas.map(|o| o.shape).zip(self.symbols.get(slots.symbol as usize))
+        else {
+            return false;
+        };
+        let (row, rows) = (shape.columns() * 4, shape.rows());
+        let mut open = Open::new(*first, denoise, slots, self.policy);
+        // What is open after the last iteration concerns nobody.
+        let steps = (1..denoise.steps).zip(history.chunks(row.max(1) * rows.max(1)));
+        steps.into_iter().any(|(step, canvas)| {
+            open.step(step - 1);
+            let token = slots.token.to_le_bytes();
+            let is_open = |bytes: &&[u8]| **bytes == token;
+            canvas.chunks(row.max(1)).any(|row| row.chunks(4).filter(is_open).count() > open.left() as usize)
+        })
+    }
+
+    /// What a run that this observer watches makes of the schedule.
+    fn policy(&self, observer: &dyn Observer) -> Policy {
+        let Some((denoise, slots)) = counted(&self.program) else { return Policy::default() };
+        if self.keeps_slots || self.chance.joint {
+            return Policy::default();
+        }
+        let looks = |step: &Step| matches!(step, Step::Dispatch(dispatch) if observer.wants(dispatch));
+        let drops =
+            slots.idle.is_some() && self.chance.draws == [false; 2] && !denoise.body.iter().any(looks);
+        Policy { shrinks: self.slots.is_some(), drops }
+    }
+
+    /// Notes what an input leaves to chance.
+    fn note(&mut self, name: &str, bytes: &[u8]) {
+        let Some((_, slots)) = counted(&self.program) else { return };
+        let is = |value: ValueId, port: &Port| port.name == name && port.value == value;
+        let is_input = |value: ValueId| self.program.inputs.iter().any(|port| is(value, port));
+        let some = bytes.iter().any(|byte| *byte != 0);
+        if is_input(slots.joint) {
+            self.chance.joint = some;
+        }
+        if let Some((temperature, alg_temp)) = slots.idle {
+            for (draws, value) in self.chance.draws.iter_mut().zip([temperature, alg_temp]) {
+                if is_input(value) {
+                    *draws = some;
+                }
+            }
+        }
+    }
+
     /// Sets an input.
-    pub fn write(&self, device: &mut dyn Device, name: &str, bytes: &[u8]) -> Result<(), StepError> {
+    pub fn write(&mut self, device: &mut dyn Device, name: &str, bytes: &[u8]) -> Result<(), StepError> {
         let offset = self.place(name, false, bytes.len())?;
+        self.note(name, bytes);
         device.write(offset, bytes).map_err(|error| StepError::Device { origin: name.to_string(), error })
     }
 
@@ -184,16 +276,29 @@ impl Stepper {
     }
 
     /// Runs all steps. Allocates nothing unless the observer wants to see values. Returns the number of iterations
-    /// of loops.
-    pub fn run(&self, device: &mut dyn Device, observer: &mut dyn Observer) -> Result<u32, StepError> {
-        let failed = |error| StepError::Device { origin: self.program.name.clone(), error };
-        device.resize(&self.symbols).map_err(failed)?;
+    /// of loops that were run.
+    pub fn run(&mut self, device: &mut dyn Device, observer: &mut dyn Observer) -> Result<u32, StepError> {
+        let policy = self.policy(observer);
+        self.policy = policy;
+        let Stepper { program, operands, symbols, slots, .. } = self;
+        let failed = |error| StepError::Device { origin: program.name.clone(), error };
+        device.resize(symbols).map_err(failed)?;
         let alone = !observer.watches();
-        if alone && device.begin().map_err(failed)? {
-            return Ok(iterations(&self.program.steps));
+        if alone && device.begin(policy.variant()).map_err(failed)? {
+            return Ok(iterations(program, symbols, policy));
         }
-        let mut run = Run { stepper: self, device, observer, iterations: 0, bytes: Vec::new() };
-        let done = run.steps(&self.program.steps, 0, &mut 0);
+        let mut run = Run {
+            program,
+            operands,
+            symbols,
+            slots: *slots,
+            policy,
+            device,
+            observer,
+            iterations: 0,
+            bytes: Vec::new(),
+        };
+        let done = run.steps(&program.steps, 0, &mut 0);
         if alone {
             let ended = run.device.end(done.is_ok()).map_err(failed);
             // What failed first is what there is to tell.
@@ -205,17 +310,38 @@ impl Stepper {
     }
 }
 
-/// Iterations of all loops.
-fn iterations(steps: &[Step]) -> u32 {
+/// Iterations of all loops that such a run runs.
+fn iterations(program: &Program, symbols: &[u32], policy: Policy) -> u32 {
     let of = |step: &Step| match step {
         Step::Dispatch(_) => 0,
-        Step::Denoise(denoise) => denoise.steps,
+        Step::Denoise(denoise) => match open(denoise, symbols, policy) {
+            Some(mut open) => (0..denoise.steps).map(|step| u32::from(!open.step(step).idle)).sum(),
+            None => denoise.steps,
+        },
     };
-    steps.iter().map(of).sum()
+    program.steps.iter().map(of).sum()
+}
+
+/// The slots of a loop that counts them.
+fn open(denoise: &Denoise, symbols: &[u32], policy: Policy) -> Option<Open> {
+    let slots = denoise.slots.as_ref()?;
+    Some(Open::new(*symbols.get(slots.symbol as usize)?, denoise, slots, policy))
+}
+
+fn shapes(program: &Program, symbols: &[u32], operands: &mut [Operand]) -> Result<(), StepError> {
+    for (operand, value) in operands.iter_mut().zip(&program.values) {
+        *operand = crate::launch::operand(value, symbols).ok_or(StepError::Unsound)?;
+    }
+    Ok(())
 }
 
 struct Run<'a> {
-    stepper: &'a Stepper,
+    program: &'a Program,
+    operands: &'a mut [Operand],
+    symbols: &'a mut [u32],
+    /// See [`Stepper`].
+    slots: Option<u32>,
+    policy: Policy,
     device: &'a mut dyn Device,
     observer: &'a mut dyn Observer,
     iterations: u32,
@@ -238,7 +364,7 @@ impl Run<'_> {
     }
 
     fn dispatch(&mut self, number: u32, dispatch: &Dispatch, step: u32) -> Result<(), StepError> {
-        let done = self.device.dispatch(number, dispatch, &self.stepper.operands);
+        let done = self.device.dispatch(number, dispatch, self.operands);
         done.map_err(|error| StepError::Device { origin: dispatch.origin.join(", "), error })?;
         if self.observer.wants(dispatch) {
             for (result, id) in dispatch.writes.iter().enumerate() {
@@ -249,7 +375,7 @@ impl Run<'_> {
     }
 
     fn show(&mut self, dispatch: &Dispatch, result: usize, id: ValueId, step: u32) -> Result<(), StepError> {
-        let Operand { dtype, shape, place } = *self.stepper.operand(id).ok_or(StepError::Unsound)?;
+        let Operand { dtype, shape, place } = *self.operands.get(id.0 as usize).ok_or(StepError::Unsound)?;
         let Place::Arena(offset) = place else { return Err(StepError::Unsound) };
         let failed = |error| StepError::Device { origin: dispatch.origin.join(", "), error };
         self.bytes.clear();
@@ -260,7 +386,25 @@ impl Run<'_> {
     }
 
     fn denoise(&mut self, denoise: &Denoise, number: &mut u32) -> Result<(), StepError> {
-        let arena = |id: ValueId| match self.stepper.operand(id) {
+        let first = self.slots.and_then(|symbol| self.symbols.get(symbol as usize).copied());
+        let done = self.iterate(denoise, number);
+        // Outside of the loop as many slots are open as the request says, also where it failed.
+        let restored = first.map_or(Ok(()), |first| self.count_slots(first));
+        done.and(restored)
+    }
+
+    /// Tells all who ask how many slots are open.
+    fn count_slots(&mut self, open: u32) -> Result<(), StepError> {
+        let symbol = self.slots.and_then(|symbol| self.symbols.get_mut(symbol as usize));
+        let Some(symbol) = symbol.filter(|symbol| **symbol != open) else { return Ok(()) };
+        *symbol = open;
+        shapes(self.program, self.symbols, self.operands)?;
+        let failed = |error| StepError::Device { origin: "the denoising loop".to_string(), error };
+        self.device.resize_within(self.symbols).map_err(failed)
+    }
+
+    fn iterate(&mut self, denoise: &Denoise, number: &mut u32) -> Result<(), StepError> {
+        let arena = |id: ValueId| match self.operands.get(id.0 as usize) {
             Some(Operand { place: Place::Arena(offset), shape, dtype }) => {
                 Ok((*offset, (shape.elements() * dtype.bytes()) as u64))
             }
@@ -270,14 +414,24 @@ impl Run<'_> {
         let history = denoise.history.map(|(from, into)| Ok((arena(from)?, arena(into)?))).transpose()?;
         let failed = |error| StepError::Device { origin: "the denoising loop".to_string(), error };
         let first = *number;
+        let mut open = open(denoise, self.symbols, self.policy);
         for step in 0..denoise.steps {
-            *number = first;
-            self.device.set(index, step).map_err(failed)?;
-            self.steps(&denoise.body, step, number)?;
+            let Iteration { slots, idle } = match &mut open {
+                Some(open) => open.step(step),
+                None => Iteration { slots: 0, idle: false },
+            };
+            if !idle {
+                *number = first;
+                if open.is_some() {
+                    self.count_slots(slots)?;
+                }
+                self.device.set(index, step).map_err(failed)?;
+                self.steps(&denoise.body, step, number)?;
+                self.iterations += 1;
+            }
             if let Some(((from, bytes), (into, _))) = history {
                 self.device.copy(from, into + u64::from(step) * bytes, bytes).map_err(failed)?;
             }
-            self.iterations += 1;
             if !self.observer.step(step + 1, denoise.steps) {
                 return Err(StepError::Stopped);
             }
@@ -339,6 +493,7 @@ mod tests {
                 index: ValueId(1),
                 body: vec![Step::Dispatch(dispatch)],
                 history: Some((ValueId(0), ValueId(2))),
+                slots: None,
             };
             let program = Program {
                 name: "f".to_string(),
@@ -354,13 +509,157 @@ mod tests {
                 arena_bytes: 256,
             };
             let (mut device, slot) = (Adding(vec![0; 256]), 6 * dtype.bytes());
-            let stepper = Stepper::new(&program).unwrap();
+            let mut stepper = Stepper::new(&program).unwrap();
             assert_eq!(stepper.run(&mut device, &mut ()), Ok(3));
             let mut history = vec![0; 3 * slot];
             stepper.read(&mut device, "history", &mut history).unwrap();
             let firsts: Vec<u8> = history.iter().step_by(slot).copied().collect();
             assert_eq!(firsts, [1, 3, 6], "{dtype:?}");
         }
+    }
+
+    /// Notes the open slots of every dispatch.
+    #[derive(Default)]
+    struct Counting {
+        now: u32,
+        seen: Vec<u32>,
+        copies: u32,
+    }
+
+    impl Device for Counting {
+        fn prepare(&mut self, _: &Program) -> Result<(), DeviceError> {
+            Ok(())
+        }
+
+        fn resize(&mut self, symbols: &[u32]) -> Result<(), DeviceError> {
+            self.now = symbols[1];
+            Ok(())
+        }
+
+        fn write(&mut self, _: u64, _: &[u8]) -> Result<(), DeviceError> {
+            Ok(())
+        }
+
+        fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), DeviceError> {
+            Ok(())
+        }
+
+        fn copy(&mut self, _: u64, _: u64, _: u64) -> Result<(), DeviceError> {
+            self.copies += 1;
+            Ok(())
+        }
+
+        fn dispatch(&mut self, _: u32, dispatch: &Dispatch, operands: &[Operand]) -> Result<(), DeviceError> {
+            let shape = operands[dispatch.writes[0].0 as usize].shape;
+            assert_eq!(shape.dims(), [1, self.now]);
+            self.seen.push(self.now);
+            Ok(())
+        }
+    }
+
+    /// A loop over a canvas of one row, whose one dispatch has an element for each open slot.
+    fn filling(steps: u32) -> Program {
+        use dreamc_artifact::plan::{Kernel, Slots};
+        let dim = |symbol| Dim { terms: vec![Term { coefficient: 1, symbols: vec![symbol] }] };
+        let n = Dim::constant;
+        let value = |dtype, dims: Vec<Dim>, at: u64| Value { dtype, dims, place: Place::Arena(at * 1024) };
+        let dispatch = |writes| {
+            let kernel = Kernel::ReadRows { before: 0 };
+            Step::Dispatch(Dispatch {
+                kernel,
+                reads: vec![],
+                writes: vec![writes],
+                origin: vec![],
+                launches: vec![],
+            })
+        };
+        let slots =
+            Slots { symbol: 1, token: 7, eps: 1e-3, joint: ValueId(4), idle: Some((ValueId(5), ValueId(6))) };
+        let denoise = Denoise {
+            steps,
+            index: ValueId(1),
+            body: vec![dispatch(ValueId(3))],
+            history: Some((ValueId(0), ValueId(2))),
+            slots: Some(slots),
+        };
+        let port = |name: &str, value| Port { name: name.to_string(), value: ValueId(value) };
+        Program {
+            name: "f".to_string(),
+            symbols: vec![
+                Symbol { name: "S".to_string(), max: 200 },
+                Symbol { name: "K".to_string(), max: 200 },
+            ],
+            values: vec![
+                value(DType::I32, vec![n(1), dim(0)], 0),
+                value(DType::I32, vec![], 1),
+                value(DType::I32, vec![n(steps), n(1), dim(0)], 8),
+                value(DType::I32, vec![n(1), dim(1)], 2),
+                value(DType::I32, vec![], 3),
+                value(DType::F32, vec![], 4),
+                value(DType::F32, vec![], 5),
+            ],
+            inputs: vec![port("canvas", 0), port("joint", 4), port("temperature", 5), port("alg_temp", 6)],
+            outputs: vec![port("history", 2)],
+            // After the loop there are as many as before.
+            steps: vec![Step::Denoise(denoise), dispatch(ValueId(3))],
+            arena_bytes: 1 << 24,
+        }
+    }
+
+    /// Open slots of each iteration that was run, and of what follows the loop.
+    fn counts(steps: u32, open: u32, joint: i32, temperature: f32, keep: bool) -> Vec<u32> {
+        let program = filling(steps);
+        let (mut device, mut stepper) = (Counting::default(), Stepper::new(&program).unwrap());
+        stepper.resize(&[("S", 150), ("K", open)]).unwrap();
+        stepper.keep_slots(keep);
+        stepper.write(&mut device, "joint", &joint.to_le_bytes()).unwrap();
+        stepper.write(&mut device, "temperature", &temperature.to_le_bytes()).unwrap();
+        stepper.write(&mut device, "alg_temp", &0_f32.to_le_bytes()).unwrap();
+        for _ in 0..2 {
+            device.seen.clear();
+            let iterations = stepper.run(&mut device, &mut ()).unwrap();
+            assert_eq!(iterations as usize + 1, device.seen.len());
+        }
+        assert_eq!(device.copies, 2 * steps);
+        device.seen
+    }
+
+    #[test]
+    fn slots_of_every_iteration() {
+        assert_eq!(counts(4, 16, 0, 0.0, false), [16, 13, 9, 5, 16]);
+        assert_eq!(counts(8, 4, 0, 0.0, false), [4, 3, 2, 4]);
+        let all = counts(128, 128, 0, 0.0, false);
+        assert_eq!((all.len(), all[0], all[1], all[126], all[127]), (128, 128, 127, 2, 128));
+        // Drawn at random: no iteration is left out.
+        assert_eq!(counts(8, 4, 0, 0.5, false), [4, 4, 4, 4, 4, 4, 3, 2, 4]);
+        // Rows that are counted together, and slots that took the mask token.
+        assert_eq!(counts(4, 16, 1, 0.0, false), [16; 5]);
+        assert_eq!(counts(8, 4, 0, 0.0, true), [4; 9]);
+    }
+
+    /// More open slots than the schedule says are found, but not behind the last step.
+    #[test]
+    fn strayed_histories() {
+        let program = filling(4);
+        let (mut device, mut stepper) = (Counting::default(), Stepper::new(&program).unwrap());
+        stepper.resize(&[("S", 20), ("K", 16)]).unwrap();
+        assert_eq!(stepper.scheduled(), None);
+        for name in ["joint", "temperature", "alg_temp"] {
+            stepper.write(&mut device, name, &[0; 4]).unwrap();
+        }
+        stepper.run(&mut device, &mut ()).unwrap();
+        assert_eq!(stepper.scheduled(), Some("history"));
+        let history = |open: [usize; 4]| -> Vec<u8> {
+            let row = |n: usize| (0..20).map(move |p| if p < n { 7_i32 } else { 1 });
+            open.into_iter().flat_map(row).flat_map(i32::to_le_bytes).collect()
+        };
+        assert!(!stepper.strayed(&history([13, 9, 5, 0])));
+        assert!(!stepper.strayed(&history([13, 9, 5, 3])));
+        assert!(stepper.strayed(&history([13, 10, 6, 1])));
+        assert!(stepper.strayed(&history([14, 9, 5, 0])));
+        stepper.keep_slots(true);
+        stepper.run(&mut device, &mut ()).unwrap();
+        assert!(stepper.scheduled().is_none() && !stepper.strayed(&history([14, 9, 5, 0])));
     }
 
     /// A refused length changes none of the others.

@@ -175,6 +175,36 @@ fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static
             &[2],
         ),
         (Kernel::AdvanceStream, [stream], [y]) => (shaped(stream, DType::U32, &[4]) && like(y, stream), &[0]),
+        (Kernel::OpenSlots { .. }, [canvas], [slots, open]) => (
+            typed(canvas, DType::I32, 2)
+                && typed(slots, DType::I32, 2)
+                && dims(slots)[0] == dims(canvas)[0]
+                && shaped(open, DType::Bool, dims(slots)),
+            &[],
+        ),
+        (Kernel::ReadRows { .. }, [slots], [y]) => (typed(slots, DType::I32, 2) && like(y, slots), &[]),
+        (Kernel::SlotBits { .. }, [slots, stream], [y]) => (
+            typed(slots, DType::I32, 2)
+                && shaped(stream, DType::U32, &[4])
+                && shaped(y, DType::U32, dims(slots)),
+            &[],
+        ),
+        (Kernel::TakeSlots, [x, slots], [y]) => (
+            typed(x, DType::I32, 2)
+                && typed(slots, DType::I32, 2)
+                && dims(x)[0] == dims(slots)[0]
+                && like(y, slots),
+            &[],
+        ),
+        (Kernel::CommitSlots, [select, token, slots, canvas], [y]) => (
+            typed(canvas, DType::I32, 2)
+                && typed(slots, DType::I32, 2)
+                && dims(canvas)[0] == dims(slots)[0]
+                && shaped(select, DType::Bool, dims(slots))
+                && like(token, slots)
+                && like(y, canvas),
+            &[3],
+        ),
         (Kernel::TimestepEmbed { .. }, [index], [y]) => {
             let w = y.columns();
             let row = !dims(y).is_empty() && y.elements() == w && w >= 4 && w.is_multiple_of(2);

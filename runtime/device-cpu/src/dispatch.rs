@@ -8,7 +8,7 @@ use crate::matmul::pack::Norm;
 use crate::matmul::{self, Matmul};
 use crate::memory::Buf;
 use crate::slots::{self, Choice};
-use crate::{angles, norm, rows, sampler};
+use crate::{angles, norm, open_slots, rows, sampler};
 use dreamc_artifact::plan::{Activation, Kernel};
 use dreamc_num::{DType, schedule};
 use dreamc_runtime::{DeviceError, Shape};
@@ -100,6 +100,15 @@ pub(crate) fn run(
         }
         (Kernel::Commit, [select, token, canvas], [y]) => slots::commit(select, token, canvas, y),
         (Kernel::AdvanceStream, [stream], [y]) => slots::advance(stream, y),
+        (Kernel::OpenSlots { token }, [canvas], [slots, open]) => {
+            open_slots::find(canvas, *token, slots, open);
+        }
+        (Kernel::ReadRows { before }, [slots], [y]) => open_slots::read_rows(slots, *before, y),
+        (Kernel::SlotBits { lane }, [slots, stream], [y]) => open_slots::bits(slots, stream, *lane, y),
+        (Kernel::TakeSlots, [x, slots], [y]) => open_slots::take(x, slots, y)?,
+        (Kernel::CommitSlots, [select, token, slots, canvas], [y]) => {
+            open_slots::commit(select, token, slots, canvas, y)?;
+        }
         (Kernel::TimestepEmbed { times }, [index], [y]) => {
             angles::timestep_embed(times[step(index, times.len() as u32)? as usize], y);
         }
@@ -178,6 +187,11 @@ pub(crate) fn name(kernel: &Kernel) -> &'static str {
         Kernel::OriginSlots { .. } => "origin_slots",
         Kernel::Commit => "commit",
         Kernel::AdvanceStream => "advance_stream",
+        Kernel::OpenSlots { .. } => "open_slots",
+        Kernel::ReadRows { .. } => "read_rows",
+        Kernel::SlotBits { .. } => "slot_bits",
+        Kernel::TakeSlots => "take_slots",
+        Kernel::CommitSlots => "commit_slots",
         Kernel::TimestepEmbed { .. } => "timestep_embed",
         Kernel::EulerStep { .. } => "euler_step",
         Kernel::DdimStep { .. } => "ddim_step",

@@ -16,6 +16,7 @@ mod math;
 mod matmul;
 mod memory;
 mod norm;
+mod open_slots;
 mod pin;
 mod pool;
 mod rows;

@@ -76,6 +76,11 @@ fn tokens() {
 }
 
 #[test]
+fn open_slots() {
+    sampler::open_slots().iter().for_each(check);
+}
+
+#[test]
 fn slots() {
     sampler::slots().iter().for_each(check);
 }

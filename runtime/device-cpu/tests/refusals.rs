@@ -79,6 +79,16 @@ fn row_outside() {
         let case = common::case(Kernel::Attention(attention), &reads, DType::F32, &[1, 2, 4], 0.0);
         let error = bench(&case, Isa::detect(), 2, None).run().unwrap_err();
         assert_eq!(error, DeviceError::RowOutOfRange { index, rows: 3 });
+        let slots = ints(&[1, 2], &[0, index]);
+        let take = [ints(&[1, 3], &[5, 6, 7]), slots.clone()];
+        let commit = [bools(&[1, 2], &[1, 0]), ints(&[1, 2], &[8, 9]), slots, ints(&[1, 3], &[5, 6, 7])];
+        for case in [
+            common::case(Kernel::TakeSlots, &take, DType::I32, &[1, 2], 0.0),
+            common::case(Kernel::CommitSlots, &commit, DType::I32, &[1, 3], 0.0),
+        ] {
+            let error = bench(&case, Isa::detect(), 1, None).run().unwrap_err();
+            assert_eq!(error, DeviceError::RowOutOfRange { index, rows: 3 });
+        }
     }
 }
 
@@ -164,7 +174,7 @@ fn operands_that_do_not_fit() {
         seen.push(kind);
         refuse_changes(&case);
     }
-    assert_eq!(seen.len(), 33, "one case of every kernel");
+    assert_eq!(seen.len(), 38, "one case of every kernel");
 }
 
 fn refuse_changes(case: &Case) {
@@ -183,7 +193,7 @@ fn refuse_changes(case: &Case) {
                 Kernel::Slice { .. } | Kernel::DrawToken { .. } | Kernel::Confidence(_) => {
                     i == 0 && axis == 2
                 }
-                Kernel::TakeRows => i == 0 && axis == 1,
+                Kernel::TakeRows | Kernel::TakeSlots | Kernel::OpenSlots { .. } => i == 0 && axis == 1,
                 Kernel::Splice => i == 2 && axis + 1 < shape.dims().len(),
                 Kernel::Embed => i == 1 && axis == 0,
                 Kernel::TransferCount { .. } => i == 0 && axis == 1,

@@ -64,6 +64,8 @@ macro_rules! on_the_stub {
 on_the_stub! {
     cases::prepares;
     cases::records_and_replays;
+    cases::slots_shrink_within_a_run;
+    cases::slots_after_a_failure;
     cases::watched_runs_are_not_recorded;
     cases::moves_between_threads;
     cases::least_recently_used_goes;

@@ -2,7 +2,7 @@
 
 use crate::driver::{Address, Driver, InfoPlace};
 use crate::error::{Failure, GpuError};
-use crate::graphs::{GRAPH_NODE_COUNT_MAX, Graphs};
+use crate::graphs::{GRAPH_NODE_COUNT_MAX, Graphs, Key};
 use crate::launches::{Launches, Prepared, launches_of, unsound, weights_of};
 use crate::library::GpuOptions;
 use crate::memory::{DeviceMemory, Staging};
@@ -21,8 +21,8 @@ pub struct GpuDevice<'a, D: Driver> {
     kernels: Vec<Kernel<D>>,
     stored: Vec<Option<DeviceMemory<D>>>,
     weights: Vec<WeightView<'a>>,
-    /// Whether the work that is queued is being recorded.
-    recording: bool,
+    /// The run that is being recorded, if the work that is queued is.
+    recording: Option<Key>,
     driver: Arc<D>,
 }
 
@@ -58,7 +58,7 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
         let kernels = Kernel::all(code, driver.images(code)?);
         let stored = weights.iter().map(|_| None).collect();
         let driver = Arc::new(driver);
-        Ok(GpuDevice { ready: None, staging: None, kernels, stored, weights, recording: false, driver })
+        Ok(GpuDevice { ready: None, staging: None, kernels, stored, weights, recording: None, driver })
     }
 
     /// The device's name.
@@ -85,9 +85,14 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
 
     /// Ends a recording that nobody wants.
     fn abandon(&mut self) {
-        if std::mem::take(&mut self.recording)
-            && let Ok(graph) = self.driver.end_recording()
-        {
+        if self.recording.take().is_none() {
+            return;
+        }
+        if let Some(ready) = &mut self.ready {
+            // Changes of lengths were recorded and are lost.
+            ready.launches.forget();
+        }
+        if let Ok(graph) = self.driver.end_recording() {
             // SAFETY: it was just made.
             unsafe { self.driver.destroy_graph(graph) };
         }
@@ -173,6 +178,7 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
             program,
             |i| kernels.get(i).map(|kernel| &kernel.module),
             |binding, operand| self.address(&arena, binding, operand),
+            D::INFO,
         )?;
         let info = match D::INFO {
             InfoPlace::Value => None,
@@ -199,7 +205,7 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
     /// Refuses what waits for the device while it records.
     fn not_recording(&self) -> Result<(), DeviceError> {
         let refused = DeviceError::Unsupported { kernel: "reading or writing in a recorded run" };
-        if self.recording { Err(refused) } else { Ok(()) }
+        if self.recording.is_some() { Err(refused) } else { Ok(()) }
     }
 
     fn launch(&self, ready: &Ready<D>, prepared: &Prepared) -> Result<(), DeviceError> {
@@ -266,7 +272,32 @@ impl<D: Driver> Device for GpuDevice<'_, D> {
         Ok(())
     }
 
-    fn begin(&mut self) -> Result<bool, DeviceError> {
+    fn resize_within(&mut self, symbols: &[u32]) -> Result<(), DeviceError> {
+        self.bind()?;
+        self.ready()?;
+        let GpuDevice { ready: Some(ready), kernels, driver, .. } = self else { return Err(unsound()) };
+        let Ready { launches, info, .. } = ready;
+        if launches.symbols() == Some(symbols) {
+            return Ok(());
+        }
+        let module = |i: usize| kernels.get(i).map(|kernel| &kernel.module);
+        launches.resize(symbols, module, |workgroup| driver.groups_max(workgroup))?;
+        let Some(info) = info else { return Ok(()) };
+        // Work before reads the words that it was queued with, work behind the new ones.
+        let fill = |(at, word): (u64, u32)| {
+            let to = info.part(at, 4).ok_or_else(unsound)?;
+            // SAFETY: inside the block and aligned, as words are.
+            let done = unsafe { driver.fill(to, word, 1) };
+            done.map_err(|failure| failure.doing("setting the scalars of launches"))
+        };
+        let filled = launches.changed().try_for_each(fill);
+        if filled.is_err() {
+            launches.forget();
+        }
+        filled
+    }
+
+    fn begin(&mut self, variant: u32) -> Result<bool, DeviceError> {
         self.bind()?;
         self.abandon();
         self.ready()?;
@@ -275,34 +306,34 @@ impl<D: Driver> Device for GpuDevice<'_, D> {
         if !ready.records {
             return Ok(false);
         }
+        let key = Key { symbols: symbols.to_vec(), variant };
         // SAFETY: graphs are dropped with the program's memory, and modules stay.
-        match unsafe { ready.graphs.run(symbols) } {
+        match unsafe { ready.graphs.run(&key) } {
             Ok(true) => return Ok(true),
             Ok(false) => {}
             Err(failure) => return Err(failure.doing(format!("running `{}` as recorded", ready.name))),
         }
         // What cannot be recorded is run step by step.
-        *recording = driver.begin_recording().is_ok();
+        *recording = driver.begin_recording().is_ok().then_some(key);
         Ok(false)
     }
 
     fn end(&mut self, complete: bool) -> Result<(), DeviceError> {
         self.bind()?;
-        if !complete || !self.recording {
+        if !complete {
             self.abandon();
             return Ok(());
         }
-        self.recording = false;
+        let Some(key) = self.recording.take() else { return Ok(()) };
         let GpuDevice { ready: Some(ready), driver, .. } = self else { return Err(unsound()) };
-        let symbols = ready.launches.symbols().ok_or_else(unsound)?;
-        let kept = driver.end_recording().and_then(|graph| ready.graphs.keep(driver, graph, symbols));
+        let kept = driver.end_recording().and_then(|graph| ready.graphs.keep(driver, graph, &key));
         if let Err(failure) = kept {
             // This run is lost; those to come are done without recording.
             ready.records = false;
             return Err(failure.doing(format!("recording `{}`", ready.name)));
         }
         // SAFETY: as in `begin`.
-        let run = unsafe { ready.graphs.run(symbols) };
+        let run = unsafe { ready.graphs.run(&key) };
         run.map(|_| ()).map_err(|failure| failure.doing(format!("running `{}` as recorded", ready.name)))
     }
 

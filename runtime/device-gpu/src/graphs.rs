@@ -1,4 +1,4 @@
-//! Recorded runs, one for each set of lengths.
+//! Recorded runs, one for each set of lengths and each way to run the loop.
 
 use crate::driver::{Driver, Executable, Graph};
 use crate::error::Failure;
@@ -10,12 +10,20 @@ pub const GRAPH_COUNT_MAX: usize = 8;
 /// Longest run that is recorded, in launches, copies and fills: a recording takes memory for each.
 pub const GRAPH_NODE_COUNT_MAX: u64 = 1 << 17;
 
+/// What a recorded run is known by: all that it depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    /// The lengths at its beginning; those of its steps follow from them and the variant.
+    pub(crate) symbols: Vec<u32>,
+    /// As [`dreamc_runtime::Device::begin`] was told.
+    pub(crate) variant: u32,
+}
+
 /// A recorded run.
 struct Run<D: Driver> {
     driver: Arc<D>,
     executable: Executable,
-    /// The lengths that it was recorded with.
-    symbols: Vec<u32>,
+    key: Key,
 }
 
 impl<D: Driver> Drop for Run<D> {
@@ -38,13 +46,13 @@ impl<D: Driver> Graphs<D> {
         Graphs { runs: Vec::new() }
     }
 
-    /// Queues the run that was recorded with `symbols`. Whether there is one.
+    /// Queues the run that was recorded as `key`. Whether there is one.
     ///
     /// # Safety
     ///
     /// The memory and the modules that it uses are still there.
-    pub(crate) unsafe fn run(&mut self, symbols: &[u32]) -> Result<bool, Failure> {
-        let Some(found) = self.runs.iter().position(|run| run.symbols == symbols) else { return Ok(false) };
+    pub(crate) unsafe fn run(&mut self, key: &Key) -> Result<bool, Failure> {
+        let Some(found) = self.runs.iter().position(|run| run.key == *key) else { return Ok(false) };
         let run = self.runs.remove(found);
         // SAFETY: it is alive, the caller's promise covers the rest. One that fails is dropped, and recorded anew.
         unsafe { run.driver.run(run.executable) }?;
@@ -52,8 +60,8 @@ impl<D: Driver> Graphs<D> {
         Ok(true)
     }
 
-    /// Keeps a recording as the run of `symbols`, for which there is none. Destroys the recording in any case.
-    pub(crate) fn keep(&mut self, driver: &Arc<D>, graph: Graph, symbols: &[u32]) -> Result<(), Failure> {
+    /// Keeps a recording as the run of `key`, for which there is none. Destroys the recording in any case.
+    pub(crate) fn keep(&mut self, driver: &Arc<D>, graph: Graph, key: &Key) -> Result<(), Failure> {
         if self.runs.len() >= GRAPH_COUNT_MAX {
             self.runs.remove(0);
         }
@@ -66,7 +74,7 @@ impl<D: Driver> Graphs<D> {
         }
         // SAFETY: it came from this driver and is not used again.
         unsafe { driver.destroy_graph(graph) };
-        self.runs.push(Run { driver: driver.clone(), executable: made?, symbols: symbols.to_vec() });
+        self.runs.push(Run { driver: driver.clone(), executable: made?, key: key.clone() });
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! The launches of a program: what stays as it is, and what the lengths of a request decide.
 
-use crate::driver::Address;
-use dreamc_artifact::code::Module;
-use dreamc_artifact::plan::{Binding, Dispatch, Launch, Place, Program, Step, Value};
+use crate::driver::{Address, InfoPlace};
+use dreamc_artifact::code::{Module, Word};
+use dreamc_artifact::plan::{Binding, Dim, Dispatch, Launch, Place, Program, Scalar, Step, Value};
 use dreamc_runtime::{DeviceError, Grid, Operand};
 use std::ops::Range;
 
@@ -40,6 +40,8 @@ pub(crate) struct Launches {
     dispatches: Vec<Range<usize>>,
     addresses: Vec<Address>,
     words: Vec<u32>,
+    /// The words before the last change of lengths.
+    former: Vec<u32>,
     values: Vec<Value>,
     /// What the words and grids are for.
     symbols: Option<Vec<u32>>,
@@ -57,6 +59,30 @@ fn dispatches<'p>(steps: &'p [Step], times: u64, each: &mut impl FnMut(&'p Dispa
     }
 }
 
+/// The symbol that changes during a run, and how often it does: before each iteration, and behind the last.
+fn refilled(program: &Program) -> Option<(u32, u64)> {
+    program.steps.iter().find_map(|step| match step {
+        Step::Dispatch(_) => None,
+        Step::Denoise(denoise) => Some((denoise.slots.as_ref()?.symbol, u64::from(denoise.steps) + 1)),
+    })
+}
+
+/// Whether a word of a launch's block of scalars is another where `symbol` is.
+fn depends(program: &Program, launch: &Launch, word: Word, symbol: u32) -> bool {
+    let has = |dim: &Dim| dim.terms.iter().any(|term| term.symbols.contains(&symbol));
+    match word {
+        Word::Scalar(i) => match launch.scalars.get(i as usize) {
+            Some(Scalar::Count(dim) | Scalar::Part { of: dim, .. }) => has(dim),
+            Some(Scalar::Float(_)) | None => false,
+        },
+        Word::Length(i) => {
+            let value = launch.buffers.get(i as usize).and_then(|b| program.values.get(b.value.0 as usize));
+            value.is_some_and(|value| value.dims.iter().any(has))
+        }
+        Word::Zero => false,
+    }
+}
+
 /// The launches of `program`, as they stand.
 pub(crate) fn launches_of(program: &Program) -> Vec<&Launch> {
     let mut launches = Vec::new();
@@ -70,6 +96,7 @@ impl Launches {
         program: &Program,
         module: impl Fn(usize) -> Option<&'m Module>,
         address: impl Fn(&Binding, &Operand) -> Option<Address>,
+        info: InfoPlace,
     ) -> Result<Launches, DeviceError> {
         let maxima: Vec<u32> = program.symbols.iter().map(|s| s.max).collect();
         let mut all = Launches {
@@ -77,6 +104,7 @@ impl Launches {
             dispatches: Vec::new(),
             addresses: Vec::new(),
             words: Vec::new(),
+            former: Vec::new(),
             values: program.values.clone(),
             symbols: None,
             nodes: 0,
@@ -89,6 +117,10 @@ impl Launches {
         all.nodes = loops.sum();
         let mut found = Vec::new();
         dispatches(&program.steps, 1, &mut |dispatch, times| found.push((dispatch, times)));
+        let refilled = match info {
+            InfoPlace::Value => None,
+            InfoPlace::Buffer => refilled(program),
+        };
         for (dispatch, times) in found {
             let first = all.prepared.len();
             for launch in &dispatch.launches {
@@ -101,6 +133,10 @@ impl Launches {
                     let value = program.values.get(binding.value.0 as usize).ok_or_else(unsound)?;
                     let operand = dreamc_runtime::operand(value, &maxima).ok_or_else(unsound)?;
                     all.addresses.push(address(binding, &operand).ok_or_else(unsound)?);
+                }
+                if let Some((symbol, times)) = refilled {
+                    let changes = module.info.iter().filter(|word| depends(program, launch, **word, symbol));
+                    all.nodes = all.nodes.saturating_add(times.saturating_mul(changes.count() as u64));
                 }
                 let info = words..words + module.info.len();
                 all.words.resize(info.end.next_multiple_of(INFO_ALIGN), 0);
@@ -128,6 +164,12 @@ impl Launches {
         &self.words
     }
 
+    /// The words that the last change of lengths changed: the first byte of each among all, and what it is now.
+    pub(crate) fn changed(&self) -> impl Iterator<Item = (u64, u32)> {
+        let words = (0..).zip(self.words.iter().zip(&self.former));
+        words.filter(|(_, (now, former))| now != former).map(|(i, (now, _)): (u64, _)| (i * 4, *now))
+    }
+
     /// Says that the launches are for no lengths.
     pub(crate) fn forget(&mut self) {
         self.symbols = None;
@@ -141,6 +183,7 @@ impl Launches {
         groups_max: impl Fn([u32; 3]) -> Grid,
     ) -> Result<(), DeviceError> {
         self.symbols = None;
+        self.former.clone_from(&self.words);
         let operand = |value| dreamc_runtime::operand(value, symbols).ok_or_else(unsound);
         let operands = self.values.iter().map(operand).collect::<Result<Vec<Operand>, DeviceError>>()?;
         let mut words = Vec::new();

@@ -5,7 +5,7 @@ use crate::model::damaged;
 use crate::{Error, OpenOptions};
 use dreamc_artifact::plan::{Program, Step};
 use dreamc_artifact::{Artifact, Manifest};
-use dreamc_runtime::{Observer, Stepper};
+use dreamc_runtime::{Canvas, Device, Observer, StepError, Stepper};
 use std::path::Path;
 
 /// What a mapped artifact is opened into.
@@ -19,6 +19,9 @@ pub(crate) struct Engine<'a> {
     /// Which tensors have been compared with their hashes.
     checked: Vec<bool>,
 }
+
+/// The length that counts the open slots of a row.
+pub(crate) const SLOTS: &str = "K";
 
 /// Values by the names of a program's inputs.
 pub(crate) type Inputs = Vec<(&'static str, Vec<u8>)>;
@@ -95,7 +98,10 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Runs the prepared program: lengths, inputs, steps, outputs. Returns the iterations of its loop.
+    /// Runs the prepared program: lengths, inputs, steps, outputs. Returns the iterations of its loop that were run.
+    ///
+    /// Where slots took the mask token itself, more of them are open than the schedule says: the whole request is run once
+    /// more with as many in every iteration as at first. An observer then sees both runs.
     pub(crate) fn run(
         &mut self,
         lengths: &[(&str, u32)],
@@ -107,24 +113,59 @@ impl<'a> Engine<'a> {
         let device = opened.as_mut().ok_or(Error::Unopened)?.device.as_mut();
         let stepper = ready.as_mut().ok_or(dreamc_runtime::StepError::Unsound)?;
         stepper.resize(lengths)?;
-        for port in &stepper.program().inputs.clone() {
-            let given = inputs.iter().find(|(name, _)| *name == port.name);
-            let (_, bytes) = given.ok_or_else(|| dreamc_runtime::StepError::NoPort(port.name.clone()))?;
-            stepper.write(device, &port.name, bytes)?;
+        stepper.keep_slots(false);
+        let mut iterations = run(stepper, device, inputs, observer)?;
+        if let Some(name) = stepper.scheduled().map(str::to_owned) {
+            let mut history = Vec::new();
+            read(stepper, device, &name, &mut history)?;
+            if stepper.strayed(&history) {
+                stepper.keep_slots(true);
+                iterations += run(stepper, device, inputs, observer)?;
+            }
         }
-        let iterations = stepper.run(device, observer)?;
         for (name, bytes) in outputs {
-            let (dtype, shape) = stepper.output(name).ok_or(dreamc_runtime::StepError::Unsound)?;
-            bytes.resize(shape.elements() * dtype.bytes(), 0);
-            stepper.read(device, name, bytes)?;
+            read(stepper, device, name, bytes)?;
         }
         Ok(iterations)
+    }
+
+    /// Most open slots of a row that the prepared program takes; none where it does not count them.
+    pub(crate) fn slots_max(&self) -> Option<u32> {
+        let symbols = &self.ready.as_ref()?.program().symbols;
+        symbols.iter().find(|s| s.name == SLOTS).map(|s| s.max)
     }
 
     /// The prepared program.
     pub(crate) fn stepper(&self) -> Option<&Stepper> {
         self.ready.as_ref()
     }
+}
+
+/// Inputs, steps.
+fn run(
+    stepper: &mut Stepper,
+    device: &mut dyn Device,
+    inputs: &Inputs,
+    observer: &mut dyn Observer,
+) -> Result<u32, StepError> {
+    for port in &stepper.program().inputs.clone() {
+        let given = inputs.iter().find(|(name, _)| *name == port.name);
+        let (_, bytes) = given.ok_or_else(|| StepError::NoPort(port.name.clone()))?;
+        stepper.write(device, &port.name, bytes)?;
+    }
+    stepper.run(device, observer)
+}
+
+/// An output.
+fn read(
+    stepper: &Stepper,
+    device: &mut dyn Device,
+    name: &str,
+    bytes: &mut Vec<u8>,
+) -> Result<(), StepError> {
+    let (dtype, shape) = stepper.output(name).ok_or(StepError::Unsound)?;
+    bytes.resize(shape.elements() * dtype.bytes(), 0);
+    stepper.read(device, name, bytes)
 }
 
 /// What the manifest says differently from the plan, which was checked: memory is taken by both.
@@ -158,6 +199,16 @@ fn contradicts(manifest: &Manifest, programs: &[Program]) -> Option<&'static str
         }
     }
     None
+}
+
+/// Open slots of the row that has most, if a program with room for `max` takes them.
+pub(crate) fn open_slots(canvas: &Canvas, mask_token: i32, max: Option<u32>) -> Result<u32, Error> {
+    let rows = canvas.tokens.chunks(canvas.length.max(1));
+    let found = rows.map(|row| row.iter().filter(|t| **t == mask_token).count()).max().unwrap_or(0).max(1);
+    match u32::try_from(found) {
+        Ok(found) if max.is_none_or(|max| found <= max) => Ok(found),
+        _ => Err(Error::TooManySlots { found, max: max.unwrap_or(u32::MAX) }),
+    }
 }
 
 /// Elements as the device takes them.

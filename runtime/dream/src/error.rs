@@ -102,6 +102,16 @@ pub enum Error {
     /// A canvas with nothing to fill.
     #[error("the canvas has no slot; write `<|mask|>` or `<|mask:8|>` where tokens are to be filled in")]
     NoSlots,
+    /// More slots than the plan has room for.
+    #[error(
+        "a row has {found} slots, but the artifact takes at most {max}; leave fewer open, or build with --max-slots {found}"
+    )]
+    TooManySlots {
+        /// Mask tokens of the row.
+        found: usize,
+        /// What was planned for.
+        max: u32,
+    },
     /// A number of slots that is none.
     #[error("`<|mask:{written}|>` stands for no number of slots; write 1 to {max}, as in `<|mask:8|>`")]
     Slots {

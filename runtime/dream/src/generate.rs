@@ -1,6 +1,6 @@
 //! Text from a prompt.
 
-use crate::engine::{Inputs, bytes_of, bytes_of_floats, ints_of};
+use crate::engine::{Inputs, SLOTS, bytes_of, bytes_of_floats, ints_of, open_slots};
 use crate::visual::Images;
 use crate::{Error, Model, Visual};
 use dreamc_num::stream::StreamState;
@@ -57,7 +57,8 @@ pub struct Generated {
     pub history: Option<Vec<Vec<Vec<i32>>>>,
     /// Steps of the schedule.
     pub steps: u32,
-    /// Passes through the model that were really run, over all batches of rows.
+    /// Passes through the model that were really run, over all batches of rows: fewer than steps where some of them fill no
+    /// slot, more where slots took the mask token and the request was run again.
     pub forwards: u32,
 }
 
@@ -77,7 +78,7 @@ impl Model {
     }
 
     /// As [`Model::generate`], with an observer that may look at values and replace them: for tests that replay
-    /// recorded random draws.
+    /// recorded random draws. Where a slot takes the mask token itself, the request may be run twice, and it sees both runs.
     ///
     /// # Errors
     ///
@@ -130,8 +131,14 @@ impl Model {
                 let mut inputs = request.sampling.inputs(first as u32);
                 inputs.push(("canvas", bytes_of(&canvas.tokens)));
                 let image_tokens = images.inputs(&canvas, first, longest, None, &mut inputs)?;
+                let slots = open_slots(&canvas, mask_token, engine.slots_max())?;
                 let mut outputs = [("canvas", Vec::new()), ("history", Vec::new())];
-                let lengths = [("B", canvas.rows as u32), ("S", canvas.length as u32), ("M", image_tokens)];
+                let lengths = [
+                    ("B", canvas.rows as u32),
+                    ("S", canvas.length as u32),
+                    ("M", image_tokens),
+                    (SLOTS, slots),
+                ];
                 generated.forwards += engine.run(&lengths, &inputs, observer, &mut outputs)?;
                 let split = |bytes: &[u8]| -> Vec<Vec<i32>> {
                     ints_of(bytes).chunks(canvas.length).map(<[i32]>::to_vec).collect()

@@ -1,6 +1,6 @@
 //! Robot actions from an observation.
 
-use crate::engine::{Inputs, bytes_of, bytes_of_floats, floats_of, ints_of};
+use crate::engine::{Inputs, SLOTS, bytes_of, bytes_of_floats, floats_of, ints_of, open_slots};
 use crate::generate::Watch;
 use crate::visual::{Images, make_room};
 use crate::{Error, Manifest, Model, OpenOptions, Sampling, Visual};
@@ -145,9 +145,16 @@ impl Policy {
         options.sampling.check()?;
         let request = self.request(observation, options)?;
         let mut outputs = [(request.output, Vec::new())];
-        let lengths = [("B", 1), ("S", request.length), ("M", request.image_tokens)];
+        let mask_token = self.model.manifest().model.mask_token_id as i32;
         let forwards = self.model.with_engine(|engine| {
             engine.prepare(ENTRY, ENTRY)?;
+            // With a head nothing is a slot.
+            let slots = match self.actions.mode {
+                Mode::Discrete => open_slots(&request.canvas, mask_token, engine.slots_max())?,
+                Mode::OneStep | Mode::L1 | Mode::Flow | Mode::Ddim => 1,
+            };
+            let length = request.canvas.length as u32;
+            let lengths = [("B", 1), ("S", length), ("M", request.image_tokens), (SLOTS, slots)];
             engine.run(&lengths, &request.inputs, observer, &mut outputs)
         })?;
         self.read(request.output, &outputs[0].1, request.first_slot, forwards.max(1))
@@ -212,7 +219,7 @@ impl Policy {
             Mode::L1 | Mode::Flow | Mode::Ddim => "normalized_actions",
         };
         let first_slot = if discrete { prompt.len() } else { 0 };
-        Ok(Request { inputs, length: canvas.length as u32, image_tokens, output, first_slot })
+        Ok(Request { inputs, canvas, image_tokens, output, first_slot })
     }
 
     fn proprio(&self, given: Option<&[f64]>) -> Result<Option<(&'static str, Vec<u8>)>, Error> {
@@ -259,7 +266,7 @@ impl Policy {
 /// An observation as the program takes it.
 struct Request {
     inputs: Inputs,
-    length: u32,
+    canvas: Canvas,
     image_tokens: u32,
     /// Name of the result.
     output: &'static str,

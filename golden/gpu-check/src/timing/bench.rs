@@ -62,7 +62,8 @@ impl<'a> Bench<'a> {
     /// Everything at a length of the canvas.
     pub(crate) fn time(&mut self, length: u32, iterations: usize) -> Value {
         let image_tokens = (length / IMAGE_LENGTH * IMAGE_TOKENS).clamp(1, length);
-        let lengths = [("B", 1), ("S", length), ("M", image_tokens)];
+        // The canvas is nothing but slots.
+        let lengths = [("B", 1), ("S", length), ("M", image_tokens), ("K", length)];
         self.stepper.resize(&lengths).unwrap_or_else(|e| panic!("{e}"));
         for (symbol, n) in self.program.symbols.iter().zip(&mut self.symbols) {
             *n = lengths.iter().find(|(name, _)| *name == symbol.name).map_or(symbol.max, |(_, n)| *n);
@@ -186,7 +187,7 @@ impl<'a> Bench<'a> {
         self.fresh();
         let times = GROUP_COUNT_MIN.div_ceil(group.members.len());
         let mut work = |bench: &mut Self| {
-            let done = bench.device.begin().and_then(|replayed| {
+            let done = bench.device.begin(0).and_then(|replayed| {
                 if replayed {
                     return Ok(());
                 }

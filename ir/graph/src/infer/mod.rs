@@ -138,6 +138,7 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
             require(x.dims.len() == 3, "`x` must be [B, S, N]")?;
             one(x.clone())
         }
+        (Op::OpenSlots { token }, [canvas]) => sampler::open_slots(*token, canvas),
         (
             Op::IsToken { .. }
             | Op::EosPenalty { .. }
@@ -151,6 +152,10 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
             | Op::OriginSlots { .. }
             | Op::Commit
             | Op::AdvanceStream
+            | Op::ReadRows { .. }
+            | Op::SlotBits { .. }
+            | Op::TakeSlots
+            | Op::CommitSlots
             | Op::TimestepEmbed { .. }
             | Op::EulerStep { .. }
             | Op::DdimStep { .. },
@@ -173,7 +178,8 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
             | Op::DropRows { .. }
             | Op::TakeRows
             | Op::Splice
-            | Op::ShiftRows,
+            | Op::ShiftRows
+            | Op::OpenSlots { .. },
             _,
         ) => Err(operand_count(op, inputs)),
     }

@@ -1,7 +1,8 @@
 //! Result types of the sampler's ops and of the action loops'.
 
 use super::{operand_count, require, vector};
-use crate::op::Op;
+use crate::dim::Dim;
+use crate::op::{Op, SLOTS};
 use crate::types::Type;
 use dreamc_num::DType;
 
@@ -82,6 +83,30 @@ pub(super) fn infer(op: &Op, inputs: &[Type]) -> Result<Type, String> {
             stream_type(stream)?;
             Ok(stream.clone())
         }
+        (Op::ReadRows { before }, [slots]) => {
+            slots_type(slots)?;
+            require(i32::try_from(*before).is_ok(), "the rows before must fit i32")?;
+            Ok(slots.clone())
+        }
+        (Op::SlotBits { .. }, [slots, stream]) => {
+            slots_type(slots)?;
+            stream_type(stream)?;
+            Ok(slots.with_dtype(DType::U32))
+        }
+        (Op::TakeSlots, [x, slots]) => {
+            require(x.dtype == DType::I32 && x.dims.len() == 2, "`x` must be i32[B, S]")?;
+            slots_type(slots)?;
+            require(x.dims[0] == slots.dims[0], "slots and `x` must have the same rows")?;
+            Ok(slots.clone())
+        }
+        (Op::CommitSlots, [select, token, slots, canvas]) => {
+            canvas_type(canvas)?;
+            slots_type(slots)?;
+            require(canvas.dims[0] == slots.dims[0], "slots and canvas must have the same rows")?;
+            require(*select == slots.with_dtype(DType::Bool), "the selection must be bool[B, K]")?;
+            require(token == slots, "tokens and slots must have the same type")?;
+            Ok(canvas.clone())
+        }
         (Op::KeepTokens { first, len }, [logits, marked]) => {
             logits_type(logits)?;
             rows(logits, marked, DType::I32, "rows")?;
@@ -110,6 +135,19 @@ pub(super) fn infer(op: &Op, inputs: &[Type]) -> Result<Type, String> {
         }
         _ => Err(operand_count(op, inputs)),
     }
+}
+
+/// Types of the results of `Op::OpenSlots`.
+pub(super) fn open_slots(token: u64, canvas: &Type) -> Result<Vec<Type>, String> {
+    canvas_type(canvas)?;
+    require(i32::try_from(token).is_ok(), "the token must fit i32")?;
+    let slots = Type::new(DType::I32, [canvas.dims[0].clone(), Dim::symbol(SLOTS)]);
+    let open = slots.with_dtype(DType::Bool);
+    Ok(vec![slots, open])
+}
+
+fn slots_type(slots: &Type) -> Result<(), String> {
+    require(slots.dtype == DType::I32 && slots.dims.len() == 2, "the slots must be i32[B, K]")
 }
 
 fn canvas_type(canvas: &Type) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! How ops are written: names and attributes.
 
-use crate::op::{Activation, Attention, Confidence, Linear, Literal, Op, RopeTable};
+use crate::op::{Activation, Attention, Confidence, Linear, Literal, Op, RopeTable, SlotSchedule};
 use dreamc_num::stream::Lane;
 
 /// An attribute as text has it.
@@ -132,15 +132,25 @@ impl Op {
             }
             Op::Commit => ("commit", vec![]),
             Op::AdvanceStream => ("advance_stream", vec![]),
+            Op::OpenSlots { token } => ("open_slots", vec![("token", int(*token))]),
+            Op::ReadRows { before } => ("read_rows", vec![("before", int(*before))]),
+            Op::SlotBits { lane } => ("slot_bits", vec![("lane", Word(lane.name().to_owned()))]),
+            Op::TakeSlots => ("take_slots", vec![]),
+            Op::CommitSlots => ("commit_slots", vec![]),
             Op::TimestepEmbed { times, width } => {
                 ("timestep_embed", vec![("times", Floats(times.clone())), ("width", int(*width))])
             }
             Op::EulerStep { dt } => ("euler_step", vec![("dt", Float(*dt))]),
             Op::DdimStep { alphas } => ("ddim_step", vec![("alphas", Floats(alphas.clone()))]),
-            Op::Denoise { steps, state, body } => (
-                "denoise",
-                vec![("steps", int(*steps)), ("state", int(*state)), ("body", Text(body.clone()))],
-            ),
+            Op::Denoise { steps, state, body, slots } => {
+                let mut attributes =
+                    vec![("steps", int(*steps)), ("state", int(*state)), ("body", Text(body.clone()))];
+                if let Some(slots) = slots {
+                    attributes.extend([("slots", int(slots.token)), ("eps", Float(slots.eps))]);
+                    attributes.extend(flags(&[("drop_idle", slots.drop_idle)]));
+                }
+                ("denoise", attributes)
+            }
         }
     }
 
@@ -205,12 +215,20 @@ impl Op {
             "origin_slots" => Op::OriginSlots { steps: a.int("steps")?, eps: a.float("eps")? },
             "commit" => Op::Commit,
             "advance_stream" => Op::AdvanceStream,
+            "open_slots" => Op::OpenSlots { token: a.int("token")? },
+            "read_rows" => Op::ReadRows { before: a.int("before")? },
+            "slot_bits" => Op::SlotBits { lane: a.word("lane", &Lane::ALL, Lane::name)? },
+            "take_slots" => Op::TakeSlots,
+            "commit_slots" => Op::CommitSlots,
             "timestep_embed" => Op::TimestepEmbed { times: a.floats("times")?, width: a.int("width")? },
             "euler_step" => Op::EulerStep { dt: a.float("dt")? },
             "ddim_step" => Op::DdimStep { alphas: a.floats("alphas")? },
-            "denoise" => {
-                Op::Denoise { steps: a.int("steps")?, state: a.int("state")?, body: a.text("body")? }
-            }
+            "denoise" => Op::Denoise {
+                steps: a.int("steps")?,
+                state: a.int("state")?,
+                body: a.text("body")?,
+                slots: if a.has("slots") { Some(a.slot_schedule()?) } else { None },
+            },
             _ => match Activation::ALL.into_iter().find(|activation| activation.name() == name) {
                 Some(activation) => Op::Activate(activation),
                 None => return Err(format!("unknown op `{name}`")),
@@ -298,6 +316,14 @@ impl Reader<'_> {
             },
             _ => self.wrong(key, &format!("one of {}", known.join(", "))),
         }
+    }
+
+    fn slot_schedule(&mut self) -> Result<SlotSchedule, String> {
+        Ok(SlotSchedule {
+            token: self.int("slots")?,
+            eps: self.float("eps")?,
+            drop_idle: self.flag("drop_idle")?,
+        })
     }
 
     fn literal(&mut self) -> Result<Literal, String> {

@@ -6,13 +6,16 @@
 //! 3. a weight has constant dimensions and a float type; one name has one type in the whole module
 //! 4. a constant has as many elements as its type, of its kind
 //! 5. a `denoise` has at least one step, names a graph of the module that is not its own and holds no `denoise`
-//!    itself, and that body takes and gives what [`Op::Denoise`] says
+//!    itself, and that body takes and gives what [`Op::Denoise`] says; with `slots` the body fills slots as [`SlotSchedule`](crate::SlotSchedule) says, and no value that it takes
+//!    or gives has as many elements as slots are open, a number that changes from step to step
 //! 6. port names of a graph are distinct where given; a symbol's bound is at least 1
 //! 7. every dimension is at least 1
 
+mod slots;
+
 use crate::graph::{Graph, Module, Node, Value};
 use crate::infer::infer;
-use crate::op::Op;
+use crate::op::{Op, SLOTS, SlotSchedule};
 use crate::types::Type;
 use dreamc_num::DType;
 use std::collections::{BTreeMap, BTreeSet};
@@ -168,7 +171,9 @@ impl<'a> Checker<'a, '_> {
             }
             Op::Const(literal) if literal.fits(&outputs[0]) => Ok(()),
             Op::Const(_) => Err("the constant's elements must fill its type".to_owned()),
-            Op::Denoise { steps, state, body } => self.denoise((*steps, *state), body, &inputs, &outputs),
+            Op::Denoise { steps, state, body, slots } => {
+                self.denoise((*steps, *state), body, slots.as_ref(), &inputs, &outputs)
+            }
             op => match outputs.first() {
                 None => Err("it has no result".to_owned()),
                 Some(first) => infer(op, &inputs, first.dtype).and_then(|wanted| {
@@ -191,6 +196,7 @@ impl<'a> Checker<'a, '_> {
         &self,
         (steps, state): (u64, u64),
         body: &str,
+        slots: Option<&SlotSchedule>,
         inputs: &[Type],
         outputs: &[Type],
     ) -> Result<(), String> {
@@ -204,6 +210,11 @@ impl<'a> Checker<'a, '_> {
         if outputs != [states, &[history]].concat() {
             return Err("its results must be the states, and the history of the first".to_owned());
         }
+        if inputs.iter().flat_map(|ty| &ty.dims).any(|dim| dim.has(SLOTS)) {
+            return Err(format!(
+                "what it takes must not have `{SLOTS}` elements, which change from step to step"
+            ));
+        }
         let graph = self.module.graph(body).ok_or_else(|| format!("there is no graph `@{body}`"))?;
         if graph.order().iter().any(|n| matches!(graph.node(*n).op, Op::Denoise { .. })) {
             return Err(format!("`@{body}` must not hold a loop itself"));
@@ -216,6 +227,11 @@ impl<'a> Checker<'a, '_> {
         if results != states {
             return Err(format!("`@{body}` must give the states"));
         }
-        Ok(())
+        match slots {
+            Some(schedule) if !slots::fills(graph, steps, schedule) => {
+                Err(format!("`@{body}` must fill slots as the loop says, and change nothing else"))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }

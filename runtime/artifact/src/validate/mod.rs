@@ -17,12 +17,15 @@
 //!   and then lies exactly there, with the same type and shape. Results do not overlap each other.
 //! - A loop runs `1..=STEPS_MAX` times and holds no loop. No step of its body writes its index or its history.
 //!   Kernels with a schedule that read the loop's index have at least as many steps as the loop.
+//! - At most one loop knows its slots: its settings are in range, its history copies a canvas, what it looks at are inputs.
+//!   A value whose size depends on their number is no input or output, and is written and read in one iteration of it.
 
 mod code;
 mod kernel;
 mod operands;
 mod sampler;
 mod shapes;
+mod slots;
 
 use crate::code::Code;
 use crate::plan::{ARENA_ALIGN, Denoise, Dim, Dispatch, Place, Plan, Port, Program, Step, Value, ValueId};
@@ -114,7 +117,8 @@ fn check_program(program: &Program, code: &Code, weights: &[WeightInfo]) -> Resu
         let clear = program.inputs[..index].iter().all(|p| !checker.overlap(p.value, port.value));
         ensure(clear, Rule::Overlap).map_err(|rule| (At::Input(index as u32), rule))?;
     }
-    checker.steps(&program.steps)
+    checker.steps(&program.steps)?;
+    slots::check(program)
 }
 
 fn unique<'a>(names: impl Iterator<Item = &'a str>) -> bool {

@@ -2,7 +2,7 @@
 
 use super::STEPS_MAX;
 use super::kernel::Facts;
-use super::shapes::{Checked, condition, dtype, ensure, like, rows, shaped, typed, vocabulary};
+use super::shapes::{Checked, condition, dims, dtype, ensure, like, rows, shaped, typed, vocabulary};
 use crate::Rule;
 use crate::plan::{Dim, Kernel, Value};
 use crate::poly::constant;
@@ -108,6 +108,42 @@ pub(super) fn check(k: &Kernel, reads: &[&Value], writes: &[&Value]) -> Result<F
             like(y, stream)?;
             Ok(over(&[0]))
         }
+        (Kernel::OpenSlots { token }, [canvas], [slots, open]) => {
+            ensure(i32::try_from(*token).is_ok(), Rule::Setting)?;
+            typed(canvas, DType::I32, 2)?;
+            typed(slots, DType::I32, 2)?;
+            dims(&slots.dims[..1], &canvas.dims[..1])?;
+            condition(open, &slots.dims)?;
+            Ok(none)
+        }
+        (Kernel::ReadRows { before }, [slots], [y]) => {
+            ensure(i32::try_from(*before).is_ok(), Rule::Setting)?;
+            typed(slots, DType::I32, 2)?;
+            like(y, slots)?;
+            Ok(none)
+        }
+        (Kernel::SlotBits { lane: _ }, [slots, stream], [y]) => {
+            typed(slots, DType::I32, 2)?;
+            shaped(stream, DType::U32, &[Dim::constant(4)])?;
+            shaped(y, DType::U32, &slots.dims)?;
+            Ok(none)
+        }
+        (Kernel::TakeSlots, [x, slots], [y]) => {
+            typed(x, DType::I32, 2)?;
+            typed(slots, DType::I32, 2)?;
+            dims(&x.dims[..1], &slots.dims[..1])?;
+            like(y, slots)?;
+            Ok(none)
+        }
+        (Kernel::CommitSlots, [select, token, slots, canvas], [y]) => {
+            typed(canvas, DType::I32, 2)?;
+            typed(slots, DType::I32, 2)?;
+            dims(&slots.dims[..1], &canvas.dims[..1])?;
+            condition(select, &slots.dims)?;
+            like(token, slots)?;
+            like(y, canvas)?;
+            Ok(over(&[3]))
+        }
         (Kernel::TimestepEmbed { times }, [index], [y]) => {
             ensure((1..=STEPS_MAX as usize).contains(&times.len()), Rule::Setting)?;
             ensure(times.iter().all(|t| t.is_finite()), Rule::Setting)?;
@@ -138,6 +174,6 @@ pub(super) fn check(k: &Kernel, reads: &[&Value], writes: &[&Value]) -> Result<F
     }
 }
 
-fn schedule(steps: u32, eps: f32) -> Checked {
+pub(super) fn schedule(steps: u32, eps: f32) -> Checked {
     ensure((1..=STEPS_MAX).contains(&steps) && eps > 0.0 && eps < 1.0, Rule::Setting)
 }

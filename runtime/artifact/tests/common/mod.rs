@@ -54,7 +54,8 @@ pub(crate) fn plan() -> Plan {
         run(Kernel::IsToken { token: 7 }, &[0], &[8]),
         run(Kernel::Commit, &[8, 10, 9], &[9]),
     ];
-    let denoise = Denoise { steps: 3, index: ValueId(5), body, history: Some((ValueId(0), ValueId(6))) };
+    let denoise =
+        Denoise { steps: 3, index: ValueId(5), body, history: Some((ValueId(0), ValueId(6))), slots: None };
     let program = Program {
         name: "generate".into(),
         symbols: vec![Symbol { name: "B".into(), max: 2 }, Symbol { name: "S".into(), max: 16 }],

@@ -147,6 +147,7 @@ pub(crate) fn all() -> Vec<Case> {
         sampler::sampling_probs(),
         sampler::tokens(),
         sampler::slots(),
+        sampler::open_slots(),
     ]
     .concat()
 }
@@ -297,6 +298,11 @@ fn spelling(case: &Case) -> String {
         Kernel::SelectSlots => "select_slots/".to_owned(),
         Kernel::Commit => "commit/".to_owned(),
         Kernel::AdvanceStream => "advance_stream/".to_owned(),
+        Kernel::OpenSlots { token } => format!("open_slots/token={token}"),
+        Kernel::ReadRows { before } => format!("read_rows/before={before}"),
+        Kernel::SlotBits { lane } => format!("slot_bits/lane={}", lane.name()),
+        Kernel::TakeSlots => "take_slots/".to_owned(),
+        Kernel::CommitSlots => "commit_slots/".to_owned(),
         Kernel::Copy => String::new(),
     }
 }
@@ -315,15 +321,25 @@ pub(crate) fn oracle(case: &Case) -> Vec<interp::Data> {
     if case.kernel == Kernel::Copy {
         return vec![elements(&case.reads[0])];
     }
-    let ty = |dtype: DType, dims: &[u32]| {
-        let dims: Vec<String> = dims.iter().map(u32::to_string).collect();
+    // Only a symbol says how many slots are looked for; one more input has as many.
+    let slots = matches!(case.kernel, Kernel::OpenSlots { .. }).then(|| case.writes[0].1[1]);
+    let ty = |dtype: DType, dims: &[u32], result: bool| {
+        let mut dims: Vec<String> = dims.iter().map(u32::to_string).collect();
+        if let (Some(last), true) = (dims.last_mut(), result && slots.is_some()) {
+            "K".clone_into(last);
+        }
         format!("{}[{}]", if dtype.is_float() { DType::F32 } else { dtype }, dims.join(", "))
     };
     let names = |from: usize, to: usize| (from..to).map(|i| format!("%{i}")).collect::<Vec<_>>();
     let (reads, all) = (case.reads.len(), case.reads.len() + case.writes.len());
-    let parameters: Vec<String> =
-        case.reads.iter().enumerate().map(|(i, r)| format!("%{i}: {}", ty(r.dtype, &r.dims))).collect();
-    let types: Vec<String> = case.writes.iter().map(|(dtype, dims)| ty(*dtype, dims)).collect();
+    let mut parameters: Vec<String> = case
+        .reads
+        .iter()
+        .enumerate()
+        .map(|(i, r)| format!("%{i}: {}", ty(r.dtype, &r.dims, false)))
+        .collect();
+    parameters.extend(slots.map(|_| "%999: i32[K]".to_owned()));
+    let types: Vec<String> = case.writes.iter().map(|(dtype, dims)| ty(*dtype, dims, true)).collect();
     let op = spelling(case);
     let (op, attributes) = op.split_once('/').unwrap();
     let attributes = if attributes.is_empty() { String::new() } else { format!(" {{{attributes}}}") };
@@ -339,7 +355,8 @@ pub(crate) fn oracle(case: &Case) -> Vec<interp::Data> {
     let verified = dreamc_ir::verify(&module).unwrap_or_else(|e| panic!("{text}\n{e}"));
     let input =
         |t: &Tensor| interp::Tensor { dims: t.dims.iter().map(|d| *d as usize).collect(), data: elements(t) };
-    let inputs: Vec<interp::Tensor> = case.reads.iter().map(input).collect();
+    let mut inputs: Vec<interp::Tensor> = case.reads.iter().map(input).collect();
+    inputs.extend(slots.map(|k| interp::Tensor::i32(&[k as usize], vec![0; k as usize])));
     let mut none = |_: &str, _: &dreamc_ir::Type| None;
     let results = interp::run(verified, "f", &inputs, &mut none, &mut ()).unwrap();
     results.into_iter().map(|t| t.data).collect()

@@ -92,6 +92,48 @@ pub(crate) fn tokens() -> Vec<Case> {
     cases
 }
 
+/// Fewer slots than are open, as many, more, and more than positions.
+pub(crate) fn open_slots() -> Vec<Case> {
+    let mut cases = vec![];
+    for (b, s) in [(2, 3), (1, 1), (3, 70)] {
+        let n = (b * s) as usize;
+        let canvas = ints(&[b, s], &(0..n).map(|i| (i * i) as i32 % 5).collect::<Vec<_>>());
+        for k in [2, 1, s.div_ceil(2), s, s + 3] {
+            let m = (b * k) as usize;
+            for token in [4, 9] {
+                let mut found = case(Kernel::OpenSlots { token }, &[canvas.clone()], I32, &[b, k], 0.0);
+                found.writes.push((Bool, vec![b, k]));
+                cases.push(found);
+            }
+            // Each position at most once among those that are chosen.
+            let slots: Vec<i32> =
+                (0..m).map(|i| if i % (k as usize) < s as usize { i as i32 % k as i32 } else { 0 }).collect();
+            let slots = ints(&[b, k], &slots);
+            for before in [0, 2] {
+                cases.push(case(
+                    Kernel::ReadRows { before },
+                    std::slice::from_ref(&slots),
+                    I32,
+                    &[b, k],
+                    0.0,
+                ));
+            }
+            let stream = words(&[4], &[1, u32::MAX, 9, u32::MAX]);
+            for lane in Lane::ALL {
+                let reads = [slots.clone(), stream.clone()];
+                cases.push(case(Kernel::SlotBits { lane }, &reads, U32, &[b, k], 0.0));
+            }
+            cases.push(case(Kernel::TakeSlots, &[canvas.clone(), slots.clone()], I32, &[b, k], 0.0));
+            let chosen: Vec<u8> =
+                (0..m).map(|i| u8::from(i % (k as usize) < s as usize && i % 3 != 1) * 3).collect();
+            let token = ints(&[b, k], &(0..m).map(|i| -(i as i32)).collect::<Vec<_>>());
+            let reads = [bools(&[b, k], &chosen), token, slots, canvas.clone()];
+            cases.push(case(Kernel::CommitSlots, &reads, I32, &[b, s], 0.0).over(&[3]));
+        }
+    }
+    cases
+}
+
 pub(crate) fn slots() -> Vec<Case> {
     let mut cases = vec![];
     let canvas = ints(&[2, 3], &[5, -1, 7, 5, 5, i32::MAX]);

@@ -1,9 +1,9 @@
 //! What a device does when nothing fails.
 
-use super::program::{COLUMNS, LARGE, gain, plan};
+use super::program::{COLUMNS, LARGE, gain, plan, slotted};
 use super::{Stub, Target, device};
 use dreamc_artifact::plan::{Program, Step};
-use dreamc_device_gpu::{Driver, GRAPH_COUNT_MAX, GpuDevice};
+use dreamc_device_gpu::{Driver, GRAPH_COUNT_MAX, GpuDevice, InfoPlace};
 use dreamc_runtime::{Device, DeviceError, Observer, StepError, Stepper};
 
 fn bytes(numbers: &[f32]) -> Vec<u8> {
@@ -126,6 +126,109 @@ pub(crate) fn records_and_replays<T: Target>() {
     stub.finish();
 }
 
+/// What a run of the program with slots launches, with so many of them in each step.
+fn slotted_lines<T: Target>(slots: [usize; 3]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut now = slots[0];
+    let mut counted = |lines: &mut Vec<String>, next: usize| {
+        // The number of elements, and that of the buffer they are in: what changed, and no more.
+        if now != next && T::Driver::INFO == InfoPlace::Buffer {
+            lines.extend([0, 8].map(|at| format!("  fill m1+{at} {} x1", next * COLUMNS)));
+        }
+        now = next;
+    };
+    for (step, k) in slots.into_iter().enumerate() {
+        counted(&mut lines, k);
+        let (n, float) = (k * COLUMNS, 1.5_f32.to_bits());
+        lines.push(format!("  fill m0+256 {step} x1"));
+        lines.push(format!(
+            "  launch f32_add_inplace {},1,1 x 64,1,1 shared 60000 (m0+1024 m0+8192) [{n} {float} {n} 1024]",
+            2 * k
+        ));
+        lines.push(format!("  copy m0+{} m0+0 8", 512 + 8 * step));
+    }
+    counted(&mut lines, slots[0]);
+    lines
+}
+
+/// The number of slots changes in a recorded run, which is replayed as it was.
+pub(crate) fn slots_shrink_within_a_run<T: Target>() {
+    let stub = Stub::new::<T>(&[]);
+    let mut device = device::<T>(&stub).unwrap();
+    let program = slotted();
+    device.prepare(&program).unwrap();
+    let mut stepper = Stepper::new(&program).unwrap();
+    stub.log();
+    let mut made = 0;
+    // Rows that are counted together keep their slots: another run at the same lengths.
+    let runs: [(u32, i32, [usize; 3]); 6] = [
+        (4, 0, [4, 3, 2]),
+        (4, 0, [4, 3, 2]),
+        (4, 1, [4, 4, 4]),
+        (8, 0, [8, 6, 4]),
+        (4, 1, [4, 4, 4]),
+        (4, 0, [4, 3, 2]),
+    ];
+    let mut known: Vec<(u32, i32)> = Vec::new();
+    for (open, joint, slots) in runs {
+        stepper.resize(&[("S", 2), ("K", open)]).unwrap();
+        stepper.write(&mut device, "canvas", &[7; 8]).unwrap();
+        stepper.write(&mut device, "joint", &joint.to_le_bytes()).unwrap();
+        assert_eq!(stepper.run(&mut device, &mut ()), Ok(3));
+        device.read(0, &mut [0; 4]).unwrap();
+        let run = slotted_lines::<T>(slots);
+        let mut lines = Vec::new();
+        let place = known.iter().position(|k| *k == (open, joint)).unwrap_or_else(|| {
+            lines.extend(["begin".to_owned(), format!("end g{made} of {}", run.len())]);
+            lines.push(format!("instantiate g{made} x{made}"));
+            made += 1;
+            known.push((open, joint));
+            made - 1
+        });
+        lines.push(format!("run x{place}"));
+        lines.extend(run);
+        assert_eq!(stub.log_of(&WORK), lines, "{open} slots, joint {joint}");
+    }
+    // Watched, the same is done step by step.
+    stepper.run(&mut device, &mut Watching).unwrap();
+    device.read(0, &mut [0; 4]).unwrap();
+    let lines: Vec<String> =
+        slotted_lines::<T>([4, 3, 2]).into_iter().map(|line| line.trim_start().to_owned()).collect();
+    assert_eq!(stub.log_of(&WORK), lines);
+    drop(device);
+    stub.finish();
+}
+
+/// A run that fails between two numbers of slots leaves none of them behind.
+pub(crate) fn slots_after_a_failure<T: Target>() {
+    let stub = Stub::new::<T>(&[]);
+    let mut device = device::<T>(&stub).unwrap();
+    let program = slotted();
+    device.prepare(&program).unwrap();
+    let mut stepper = Stepper::new(&program).unwrap();
+    stepper.resize(&[("S", 2), ("K", 4)]).unwrap();
+    stepper.write(&mut device, "joint", &[0; 4]).unwrap();
+    // Stops behind the first step, where 4 slots were open, and is not recorded.
+    struct Stopping;
+    impl Observer for Stopping {
+        fn step(&mut self, done: u32, _: u32) -> bool {
+            done < 2
+        }
+    }
+    assert_eq!(stepper.run(&mut device, &mut Stopping), Err(StepError::Stopped));
+    device.read(0, &mut [0; 4]).unwrap();
+    stub.log();
+    stepper.resize(&[("K", 3)]).unwrap();
+    stepper.run(&mut device, &mut Watching).unwrap();
+    device.read(0, &mut [0; 4]).unwrap();
+    let launches: Vec<String> = stub.log_of(&["launch"]);
+    let wanted = [3, 3, 2].map(|k| format!("[{} {} {} 1024]", k * COLUMNS, 1.5_f32.to_bits(), k * COLUMNS));
+    assert_eq!(launches.len(), 3);
+    assert!(launches.iter().zip(wanted).all(|(line, end)| line.ends_with(&end)), "{launches:?}");
+    drop(device);
+    stub.finish();
+}
+
 /// Who looks on sees every step done at once.
 pub(crate) fn watched_runs_are_not_recorded<T: Target>() {
     let stub = Stub::new::<T>(&[]);
@@ -151,7 +254,7 @@ pub(crate) fn moves_between_threads<T: Target>() {
     let mut stepper = Stepper::new(&program).unwrap();
     std::thread::scope(|scope| {
         let device = &mut device;
-        let stepper = &mut stepper;
+        let mut stepper = &mut stepper;
         scope.spawn(move || run(device, stepper, 3, &mut ()).unwrap());
     });
     run(&mut device, &mut stepper, 3, &mut ()).unwrap();
@@ -166,7 +269,7 @@ pub(crate) fn moves_between_threads<T: Target>() {
         &|device| device.set(0, 1),
         &|device| device.copy(0, 4, 4),
         &|device| device.read(0, &mut [0]),
-        &|device| device.begin().and_then(|_| device.end(true)),
+        &|device| device.begin(0).and_then(|_| device.end(true)),
     ];
     for call in calls {
         std::thread::scope(|scope| {
@@ -213,7 +316,7 @@ pub(crate) fn copies_in_pieces<T: Target>() {
         format!("copy in m1+{} {rest}", 2 * half),
     ];
     assert_eq!(stub.log_of(&["copy in m1"]), pieces);
-    let stepper = Stepper::new(program).unwrap();
+    let mut stepper = Stepper::new(program).unwrap();
     stepper.run(&mut device, &mut ()).unwrap();
     let mut copy = vec![0; LARGE * 4];
     stepper.read(&mut device, "copy", &mut copy).unwrap();
@@ -242,14 +345,14 @@ pub(crate) fn refuses_what_is_unsound<T: Target>() {
     };
     // Before there is a program.
     assert!(
-        device.resize(&[1]).is_err() && device.begin().is_err() && device.dispatch(0, first, &[]).is_err()
+        device.resize(&[1]).is_err() && device.begin(0).is_err() && device.dispatch(0, first, &[]).is_err()
     );
     assert!(device.write(0, &[0]).is_err() && device.read(0, &mut [0]).is_err() && device.set(0, 1).is_err());
     assert_eq!(device.end(true), Ok(()));
     device.prepare(&program).unwrap();
     // Before there are lengths.
     assert!(device.dispatch(0, first, &[]).is_err());
-    assert_eq!(device.begin(), Ok(false));
+    assert_eq!(device.begin(0), Ok(false));
     assert!(device.resize(&[]).is_err() && device.dispatch(0, first, &[]).is_err());
     device.resize(&[1]).unwrap();
     device.dispatch(0, first, &[]).unwrap();
@@ -264,19 +367,19 @@ pub(crate) fn refuses_what_is_unsound<T: Target>() {
     device.copy(0, 8, 8).unwrap();
     device.copy(0, 0, 0).unwrap();
     // What waits cannot be recorded; the recording goes on.
-    assert_eq!(device.begin(), Ok(false));
+    assert_eq!(device.begin(0), Ok(false));
     assert!(device.write(0, &[0]).is_err() && device.read(0, &mut [0]).is_err());
     device.set(0, 1).unwrap();
     device.end(true).unwrap();
     // A recording that was not ended is dropped.
     device.resize(&[2]).unwrap();
-    assert_eq!(device.begin(), Ok(false));
+    assert_eq!(device.begin(0), Ok(false));
     device.set(0, 77).unwrap();
     device.resize(&[2]).unwrap();
     let mut word = [0; 4];
     device.read(0, &mut word).unwrap();
     assert_eq!(word, [1, 0, 0, 0]);
-    device.begin().unwrap();
+    device.begin(0).unwrap();
     drop(device);
     stub.finish();
 }

@@ -141,8 +141,40 @@ fn looped() -> Program {
         dispatch(Kernel::Add, &[2, 0], &[2], vec![add]),
     ];
     let history = Some((ValueId(4), ValueId(5)));
-    let steps = vec![scale, Step::Denoise(Denoise { steps: 3, index: ValueId(3), body, history })];
+    let steps =
+        vec![scale, Step::Denoise(Denoise { steps: 3, index: ValueId(3), body, history, slots: None })];
     program("looped", values, [&[("x", 0)], &[("y", 2), ("history", 5)]], steps, 16_944)
+}
+
+/// A loop of three steps over a canvas of `S` positions, whose dispatch has a row for each of `K` open slots. In the arena:
+/// the canvas at 0, the index at 256, the history at 512, the rows at 1024, what is added at 8192, `joint` at 16384.
+pub(crate) fn slotted() -> Program {
+    let n = Dim::constant;
+    let of = |symbol| Dim { terms: vec![Term { coefficient: 1, symbols: vec![symbol] }] };
+    let int = |dims: &[Dim], at| Value { dtype: DType::I32, ..value(dims, Place::Arena(at)) };
+    let values = vec![
+        int(&[n(1), of(0)], 0),
+        int(&[], 256),
+        int(&[n(3), n(1), of(0)], 512),
+        value(&[of(1), n(COLUMNS as u32)], Place::Arena(1024)),
+        value(&[n(8), n(COLUMNS as u32)], Place::Arena(8192)),
+        int(&[], 16_384),
+    ];
+    let count = Dim { terms: vec![Term { coefficient: COLUMNS as u32, symbols: vec![1] }] };
+    let add = launch(2, &[(3, None), (4, None)], vec![Scalar::Count(count), Scalar::Float(1.5)]);
+    let body = vec![dispatch(Kernel::Copy, &[4], &[3], vec![add])];
+    let slots = Slots { symbol: 1, token: 7, eps: 1e-3, joint: ValueId(5), idle: None };
+    let denoise = Denoise {
+        steps: 3,
+        index: ValueId(1),
+        body,
+        history: Some((ValueId(0), ValueId(2))),
+        slots: Some(slots),
+    };
+    let ports: [&[(&str, u32)]; 2] = [&[("canvas", 0), ("joint", 5)], &[("history", 2)]];
+    let mut program = program("slotted", values, ports, vec![Step::Denoise(denoise)], 16_640);
+    program.symbols.push(Symbol { name: "K".to_owned(), max: 8 });
+    program
 }
 
 /// Copies the large weight into the arena.

@@ -52,6 +52,7 @@ fn program() -> Program {
             Step::Dispatch(dispatch(vec![add_index, nothing])),
         ],
         history: Some((ValueId(0), ValueId(2))),
+        slots: None,
     };
     let port = |name: &str, v| Port { name: name.to_owned(), value: ValueId(v) };
     Program {

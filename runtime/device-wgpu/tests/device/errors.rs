@@ -36,7 +36,7 @@ fn works(device: &mut WgpuDevice<'_>) {
         Builder::new("forward", 1).value(DType::F32, vec![Dim::constant(2)]).input("x", 0).output("x", 0);
     let program = empty.build();
     device.prepare(&program).unwrap();
-    let stepper = Stepper::new(&program).unwrap();
+    let mut stepper = Stepper::new(&program).unwrap();
     stepper.write(device, "x", &floats(&[1.0, 2.0])).unwrap();
     stepper.run(device, &mut ()).unwrap();
     assert_eq!(read(&stepper, device, "x"), [1.0, 2.0]);
@@ -166,7 +166,7 @@ fn f16_where_there_is_some() {
         Ok(mut device) => {
             assert!(device.adapter().f16);
             device.prepare(&program).unwrap();
-            let stepper = Stepper::new(&program).unwrap();
+            let mut stepper = Stepper::new(&program).unwrap();
             stepper.run(&mut device, &mut ()).unwrap();
             assert_eq!(read(&stepper, &mut device, "x"), [1.5, 2.5, 3.5]);
         }

@@ -8,7 +8,7 @@ use dreamc_runtime::{Observer, Shown};
 
 fn denoise(steps: u32, index: u32, body: Vec<Step>, history: Option<(u32, u32)>) -> Step {
     let history = history.map(|(from, into)| (ValueId(from), ValueId(into)));
-    Step::Denoise(Denoise { steps, index: ValueId(index), body, history })
+    Step::Denoise(Denoise { steps, index: ValueId(index), body, history, slots: None })
 }
 
 /// Three floats to which each step adds its index and 1, and what they were after each step.
@@ -36,7 +36,7 @@ fn adding(steps: u32) -> (Program, dreamc_artifact::code::Code) {
 #[test]
 fn index_and_history() {
     let (program, code) = adding(9);
-    let (mut device, stepper) = ready(&program, &code, vec![]);
+    let (mut device, mut stepper) = ready(&program, &code, vec![]);
     for run in 0..2 {
         stepper.write(&mut device, "x", &floats(&[0.0, 10.0, 20.0])).unwrap();
         assert_eq!(stepper.run(&mut device, &mut ()), Ok(9));
@@ -82,7 +82,7 @@ fn an_index_of_each_step() {
         let mut device =
             open_with(&code, vec![], WgpuOptions { launches_per_submit, ..WgpuOptions::default() });
         device.prepare(&program).unwrap();
-        let stepper = Stepper::new(&program).unwrap();
+        let mut stepper = Stepper::new(&program).unwrap();
         assert_eq!(stepper.run(&mut device, &mut ()), Ok(57));
         assert_eq!(read_bytes(&stepper, &mut device, "stream"), wanted, "{launches_per_submit} together");
     }
@@ -106,7 +106,7 @@ fn history_of_odd_slots() {
         .output("history", 2)
         .step(denoise(5, 1, vec![in_place(0, vec![launch(0, &[0, 1], vec![])])], Some((0, 2))))
         .build();
-    let (mut device, stepper) = ready(&program, &code(vec![module]), vec![]);
+    let (mut device, mut stepper) = ready(&program, &code(vec![module]), vec![]);
     assert_eq!(stepper.run(&mut device, &mut ()), Ok(5));
     let wanted: Vec<u8> = (1..=15_u16).flat_map(u16::to_le_bytes).collect();
     assert_eq!(read_bytes(&stepper, &mut device, "history"), wanted);
@@ -135,7 +135,7 @@ impl Observer for Doubling {
 #[test]
 fn observers_see_and_change() {
     let (program, code) = adding(4);
-    let (mut device, stepper) = ready(&program, &code, vec![]);
+    let (mut device, mut stepper) = ready(&program, &code, vec![]);
     let mut doubling = Doubling(Vec::new());
     stepper.run(&mut device, &mut doubling).unwrap();
     assert_eq!(doubling.0, [1.0, 4.0, 11.0, 26.0]);

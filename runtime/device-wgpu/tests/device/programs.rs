@@ -73,7 +73,7 @@ fn launches_in_order() {
         .step(in_place(0, vec![launch(0, &[0, 1], vec![]), launch(1, &[1, 0], vec![count(5)])]))
         .step(in_place(0, vec![launch(0, &[0, 1], vec![]), launch(1, &[1, 0], vec![count(4)])]))
         .build();
-    let (mut device, stepper) = ready(&program, &code(vec![twice, back]), vec![]);
+    let (mut device, mut stepper) = ready(&program, &code(vec![twice, back]), vec![]);
     stepper.write(&mut device, "x", &floats(&[1.0, 2.0, 3.0, 4.0, 5.0])).unwrap();
     stepper.run(&mut device, &mut ()).unwrap();
     assert_eq!(read(&stepper, &mut device, "x"), [1.0, 5.0, 9.0, 13.0, 9.0]);
@@ -103,7 +103,7 @@ fn parts_of_a_weight() {
         .step(apart(1, 2, vec![part(512, 290), part(0, 256), part(256, 256)]))
         .build();
     let view = stored_weight(&stored[..802], DType::BF16);
-    let (mut device, stepper) = ready(&program, &code(vec![module]), vec![view]);
+    let (mut device, mut stepper) = ready(&program, &code(vec![module]), vec![view]);
     stepper.run(&mut device, &mut ()).unwrap();
     let found = read_bytes(&stepper, &mut device, "y");
     for (i, word) in found.chunks_exact(4).enumerate() {
@@ -147,7 +147,7 @@ fn grids_of_nothing_and_of_any_size() {
         .step(apart(0, 1, vec![launch(0, &[1], vec![Scalar::Count(Dim { terms: vec![] })])]))
         .step(apart(0, 1, vec![launch(1, &[1], vec![count(1 << 30)])]))
         .build();
-    let (mut device, stepper) = ready(&program, &code(vec![set, groups]), vec![]);
+    let (mut device, mut stepper) = ready(&program, &code(vec![set, groups]), vec![]);
     stepper.run(&mut device, &mut ()).unwrap();
     let found = read_bytes(&stepper, &mut device, "y");
     assert_eq!(found[..8], [0; 8]);
@@ -179,7 +179,7 @@ fn three_hundred_dispatches() {
         let mut device =
             open_with(&code, vec![], WgpuOptions { launches_per_submit, ..WgpuOptions::default() });
         device.prepare(&program).unwrap();
-        let stepper = Stepper::new(&program).unwrap();
+        let mut stepper = Stepper::new(&program).unwrap();
         stepper.write(&mut device, "x", &floats(&x)).unwrap();
         stepper.run(&mut device, &mut ()).unwrap();
         assert_eq!(read(&stepper, &mut device, "x"), wanted, "{launches_per_submit} together");
