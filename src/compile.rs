@@ -8,12 +8,13 @@ mod options;
 mod reader;
 mod target;
 
+use crate::cost::{self, Whole};
 use crate::whole::{WholeError, write_whole};
 use acting::{Acting, acting};
 use dream::{Tokenizer, chat};
 use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::Plan;
-use dreamc_backend::{Constants, Contents, EmitError, WriteError, write_artifact};
+use dreamc_backend::{Constants, Contents, EmitError, Liveness, WriteError, write_artifact};
 use dreamc_backend_gpu::Modules;
 use dreamc_front::image::{ImageProcessor, PREPROCESSOR_FILE};
 use dreamc_front::settings::{ImageSettings, Positions, Settings};
@@ -24,8 +25,8 @@ use dreamc_frontend::sampler::Sampler;
 use dreamc_frontend::{
     EMBEDDING, ImportError, LM_HEAD, ModelConfig, Variant, check_tensors, check_vocabulary,
 };
-use dreamc_ir::{Graph, Module, VerifyErrors, verify};
-use dreamc_passes::{PIPELINE, Pass, Stats, probe_pipeline, run_passes};
+use dreamc_ir::{Module, VerifyErrors, verify};
+use dreamc_passes::{PIPELINE, Pass, Seen, Stats, probe_pipeline, run_passes, without};
 use dreamc_weights::{Adapter, Checkpoint, Sources, WeightsError};
 use manifest::manifest;
 use reader::CheckpointReader;
@@ -92,8 +93,8 @@ pub trait Events {
     fn progress(&mut self, _done: u64, _total: u64) {}
     /// Something that the user should know and that is no error.
     fn warning(&mut self, _text: &str) {}
-    /// A pass has run on a graph.
-    fn after_pass(&mut self, _pass: &Pass, _graph: &Graph, _stats: &Stats) {}
+    /// A pass has run on a graph or on all of them.
+    fn after_pass(&mut self, _pass: &Pass, _seen: Seen<'_>, _stats: &Stats) {}
     /// Whether to stop.
     fn cancelled(&self) -> bool {
         false
@@ -109,8 +110,32 @@ pub struct Report {
     pub file_bytes: u64,
     /// Stored tensors.
     pub tensors: usize,
-    /// Name, with its target, and arena size of every program.
-    pub programs: Vec<(String, u64)>,
+    /// What each pass made of the module, in the order in which they ran.
+    pub passes: Vec<PassReport>,
+    /// Every program of every target.
+    pub programs: Vec<ProgramReport>,
+}
+
+/// What one pass did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassReport {
+    /// Its name.
+    pub name: &'static str,
+    /// The module as the pass found it.
+    pub before: Whole,
+    /// The module as the pass left it.
+    pub after: Whole,
+}
+
+/// The memory of one program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramReport {
+    /// Its name, with its target.
+    pub name: String,
+    /// Size of its arena.
+    pub arena_bytes: u64,
+    /// Bytes of the values that live at the same time, where they are most.
+    pub live_bytes: u64,
 }
 
 /// Why nothing was built. No file is left behind.
@@ -270,8 +295,8 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
         kept.contains(&g.name.as_str()) || kept.iter().any(|e| g.name.starts_with(&format!("{e}.")))
     });
     let mut probed = module.clone();
-    optimize(&mut module, PIPELINE, options, events)?;
-    optimize(&mut probed, &probe_pipeline(), options, &mut ())?;
+    let passes = optimize(&mut module, &without(PIPELINE, &options.without), options, events)?;
+    optimize(&mut probed, &without(&probe_pipeline(), &options.without), options, &mut ())?;
 
     let mut constants = Constants::default();
     let mut plans = Vec::new();
@@ -317,10 +342,14 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     let targets = options.targets.iter().zip(&plans);
     let programs = targets
         .flat_map(|(target, (plan, _))| {
-            plan.programs.iter().map(move |p| (format!("{} on {target}", p.name), p.arena_bytes))
+            plan.programs.iter().map(move |p| ProgramReport {
+                name: format!("{} on {target}", p.name),
+                arena_bytes: p.arena_bytes,
+                live_bytes: Liveness::of(p).peak_bytes(),
+            })
         })
         .collect();
-    Ok(Report { file_bytes, tensors: constants.list().len(), programs })
+    Ok(Report { file_bytes, tensors: constants.list().len(), passes, programs })
 }
 
 /// Image tokens that all rows computed at a time can hold: the prompts have no room for more.
@@ -377,19 +406,25 @@ fn optimize(
     passes: &[Pass],
     options: &BuildOptions,
     events: &mut dyn Events,
-) -> Result<(), BuildError> {
+) -> Result<Vec<PassReport>, BuildError> {
     let sound = |module: &Module, after: &str| match verify(module) {
         Ok(_) => Ok(()),
         Err(source) => Err(BuildError::Unsound { after: after.to_owned(), source }),
     };
     sound(module, "import")?;
+    let mut before = cost::whole(module);
+    let mut reports = Vec::new();
     for pass in passes {
-        run_passes(&[*pass], module, &mut |pass, graph, stats| events.after_pass(pass, graph, stats));
+        run_passes(&[*pass], module, &mut |pass, seen, stats| events.after_pass(pass, seen, stats));
         if options.verify_each {
             sound(module, pass.name)?;
         }
+        let after = cost::whole(module);
+        reports.push(PassReport { name: pass.name, before, after });
+        before = after;
     }
-    sound(module, "the last pass")
+    sound(module, "the last pass")?;
+    Ok(reports)
 }
 
 /// The programs of one target, and the code that they launch.

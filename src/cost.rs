@@ -87,6 +87,34 @@ pub fn of(module: Verified<'_>) -> Result<Vec<GraphCost>, Unbounded> {
     module.graphs.iter().map(|graph| Counter { module, graph }.count()).collect()
 }
 
+/// Size and cost of a module as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Whole {
+    /// Nodes of all graphs, those of a loop's body once.
+    pub nodes: u64,
+    /// One run of every entry, with its loops.
+    #[serde(flatten)]
+    pub cost: Cost,
+}
+
+/// What a module that verifies comes to; an entry with a dimension without a bound counts as nothing.
+pub(crate) fn whole(module: &Module) -> Whole {
+    let body = |name: &str| {
+        let loops = module.graphs.iter().flat_map(|g| g.order().iter().map(|n| &g.node(*n).op));
+        loops.into_iter().any(|op| matches!(op, Op::Denoise { body, .. } if body == name))
+    };
+    let mut whole = Whole::default();
+    for graph in &module.graphs {
+        whole.nodes += graph.order().len() as u64;
+        if !body(&graph.name)
+            && let Ok(counted) = (Counter { module, graph }).count()
+        {
+            whole.cost += counted.total;
+        }
+    }
+    whole
+}
+
 type Tally = BTreeMap<&'static str, (u64, Cost)>;
 
 struct Counter<'a> {

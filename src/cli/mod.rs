@@ -18,6 +18,7 @@ mod plan;
 mod progress;
 mod run;
 mod synth;
+mod table;
 mod targets;
 mod tokenize;
 mod verify;

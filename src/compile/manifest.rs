@@ -75,6 +75,9 @@ fn settings(options: &BuildOptions, config: &ModelConfig) -> BTreeMap<String, St
     if options.lora.is_some() {
         settings.push(("lora", "folded".to_owned()));
     }
+    if !options.without.is_empty() {
+        settings.push(("without-pass", options.without.join(",")));
+    }
     if options.allow_non_finite {
         settings.push(("allow-non-finite", "true".to_owned()));
     }
