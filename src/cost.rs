@@ -280,6 +280,7 @@ impl<'a> Counter<'a> {
             | Op::DropRows { .. }
             | Op::TakeRows
             | Op::Splice
+            | Op::Stack
             | Op::KeepTokens { .. }
             | Op::ShiftRows
             | Op::IsToken { .. }

@@ -18,6 +18,8 @@ pub mod fold;
 pub mod fuse_norm;
 pub mod fuse_residual;
 pub mod fuse_rope;
+pub mod hoist_invariants;
+mod loops;
 pub mod merge_gate_up;
 pub mod merge_qkv;
 pub mod pack_qkv;
@@ -25,8 +27,10 @@ mod pipeline;
 #[cfg(test)]
 mod properties;
 mod rewrite;
+pub mod step_tables;
 #[cfg(test)]
 mod testing;
+pub mod unroll_steps;
 
 pub use pipeline::{
     ALL, Observer, PIPELINE, Pass, Run, Seen, find, names, optimize, probe_pipeline, run_passes, without,

@@ -1,8 +1,8 @@
 //! The passes in the order they run, each with the reason for its place.
 
 use crate::{
-    Stats, canonicalize, cse, dce, fold, fuse_norm, fuse_residual, fuse_rope, merge_gate_up, merge_qkv,
-    pack_qkv,
+    Stats, canonicalize, cse, dce, fold, fuse_norm, fuse_residual, fuse_rope, hoist_invariants,
+    merge_gate_up, merge_qkv, pack_qkv, step_tables, unroll_steps,
 };
 use dreamc_ir::{Graph, Module};
 use std::fmt;
@@ -53,6 +53,11 @@ pub const ALL: &str = "all";
 
 /// What [`optimize`] runs, in order.
 pub const PIPELINE: &[Pass] = &[
+    Pass {
+        name: "unroll-steps",
+        run: Run::Module(unroll_steps::run),
+        why: "first: what runs once is no loop, and is optimised with what surrounds it",
+    },
     Pass { name: "dce", run: Run::Graph(dce::run), why: "a dead user would make a value look shared" },
     Pass {
         name: "fold",
@@ -63,6 +68,16 @@ pub const PIPELINE: &[Pass] = &[
         name: "cse",
         run: Run::Graph(cse::run),
         why: "before fusing: fused nodes hide what they have in common",
+    },
+    Pass {
+        name: "hoist-invariants",
+        run: Run::Module(hoist_invariants::run),
+        why: "after cse, so that nothing is hoisted twice; before fusing, which joins what changes with what does not",
+    },
+    Pass {
+        name: "step-tables",
+        run: Run::Module(step_tables::run),
+        why: "after hoist-invariants, which leaves what changes; before fusing, for the same reason",
     },
     Pass {
         name: "canonicalize",

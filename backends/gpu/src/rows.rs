@@ -26,7 +26,7 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
         }
         Kernel::TakeRows => {
             let (x, index, y) = (l.read(0), l.read(1), l.write(0));
-            let (taken, rows) = (l.value(index).dims[1].clone(), l.value(x).dims[1].clone());
+            let (taken, rows) = (l.value(y).dims[1].clone(), l.value(x).dims[1].clone());
             let scalars = [
                 ("all", l.elements(index)?),
                 ("taken", Scalar::Count(taken)),

@@ -278,7 +278,8 @@ pub enum Kernel {
         /// Rows left out.
         count: u32,
     },
-    /// `(x T[B, S, N], index i32[B, R]) -> T[B, R, N]`: row `r` is row `index[b, r]` of `x`. An index outside is an error.
+    /// `(x T[B, S, N], index i32[B, R]) -> T[B, R, N]`: row `r` is row `index[b, r]` of `x`; or
+    /// `(x T[1, S, N], index i32[]) -> T[1, 1, N]`. An index outside is an error.
     TakeRows,
     /// `(x T[B, S, H], index i32[B, S], rows T[.., H]) -> T[B, S, H]`: row `index[b, s]` of all `rows` where the index is
     /// not negative, else the row of `x`. An index behind the last row is an error. May write over `x`.
@@ -346,8 +347,9 @@ pub enum Kernel {
     Commit,
     /// `(stream u32[4]) -> u32[4]`: the stream of the next step. May write over the stream.
     AdvanceStream,
-    /// `(index i32[]) -> f32[.., W]`, all other dimensions 1, `W` even and at least 4: with `t = times[index]`, element
-    /// `k < W/2` is `sin(t w)` and element `W/2 + k` is `cos(t w)`, `w = exp(-k ln(10000) / (W/2 - 1))`.
+    /// `(index i32[]) -> f32[.., W]`, all other dimensions 1, or `(index i32[N]) -> f32[.., N, W]`, `N` constant and all
+    /// dimensions before it 1; `W` even and at least 4: with `t = times[index]`, element `k < W/2` of a row is `sin(t w)`
+    /// and element `W/2 + k` is `cos(t w)`, `w = exp(-k ln(10000) / (W/2 - 1))`.
     TimestepEmbed {
         /// The time of each step: 1 to [`STEPS_MAX`](crate::STEPS_MAX), finite.
         #[serde(deserialize_with = "crate::wire::times")]
