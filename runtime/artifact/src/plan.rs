@@ -35,6 +35,17 @@ pub struct Program {
     pub arena_bytes: u64,
 }
 
+impl Program {
+    /// Passes through the model: the iterations of its loops, or 1 without one.
+    pub fn passes(&self) -> u32 {
+        let of = |step: &Step| match step {
+            Step::Dispatch(_) => None,
+            Step::Denoise(denoise) => Some(denoise.steps),
+        };
+        self.steps.iter().filter_map(of).reduce(u32::saturating_add).unwrap_or(1)
+    }
+}
+
 /// A bounded run-time length.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Symbol {

@@ -81,7 +81,7 @@ pub trait Observer {
     /// Called with each result that is wanted.
     fn after(&mut self, _shown: Shown<'_>) {}
 
-    /// Called after each denoising step; `false` stops the run.
+    /// Called after each pass, which is a denoising step or the whole of a program without a loop; `false` stops the run.
     fn step(&mut self, _done: u32, _steps: u32) -> bool {
         true
     }
@@ -183,17 +183,17 @@ impl Stepper {
         device.read(offset, bytes).map_err(|error| StepError::Device { origin: name.to_string(), error })
     }
 
-    /// Runs all steps. Allocates nothing unless the observer wants to see values. Returns the number of iterations
-    /// of loops.
+    /// Runs all steps. Allocates nothing unless the observer wants to see values. Returns the number of passes: the
+    /// iterations of loops, or 1 for a program without one, whose single step was made part of it.
     pub fn run(&self, device: &mut dyn Device, observer: &mut dyn Observer) -> Result<u32, StepError> {
         let failed = |error| StepError::Device { origin: self.program.name.clone(), error };
         device.resize(&self.symbols).map_err(failed)?;
         let alone = !observer.watches();
         if alone && device.begin().map_err(failed)? {
-            return Ok(iterations(&self.program.steps));
+            return Ok(self.program.passes());
         }
-        let mut run = Run { stepper: self, device, observer, iterations: 0, bytes: Vec::new() };
-        let done = run.steps(&self.program.steps, 0, &mut 0);
+        let mut run = Run { stepper: self, device, observer, passes: 0, bytes: Vec::new() };
+        let done = run.program();
         if alone {
             let ended = run.device.end(done.is_ok()).map_err(failed);
             // What failed first is what there is to tell.
@@ -201,28 +201,31 @@ impl Stepper {
         } else {
             done?;
         }
-        Ok(run.iterations)
+        Ok(run.passes)
     }
-}
-
-/// Iterations of all loops.
-fn iterations(steps: &[Step]) -> u32 {
-    let of = |step: &Step| match step {
-        Step::Dispatch(_) => 0,
-        Step::Denoise(denoise) => denoise.steps,
-    };
-    steps.iter().map(of).sum()
 }
 
 struct Run<'a> {
     stepper: &'a Stepper,
     device: &'a mut dyn Device,
     observer: &'a mut dyn Observer,
-    iterations: u32,
+    passes: u32,
     bytes: Vec<u8>,
 }
 
 impl Run<'_> {
+    fn program(&mut self) -> Result<(), StepError> {
+        let steps = &self.stepper.program.steps;
+        self.steps(steps, 0, &mut 0)?;
+        if steps.iter().any(|step| matches!(step, Step::Denoise(_))) { Ok(()) } else { self.passed(1, 1) }
+    }
+
+    /// A pass is over.
+    fn passed(&mut self, done: u32, of: u32) -> Result<(), StepError> {
+        self.passes = self.passes.saturating_add(1);
+        if self.observer.step(done, of) { Ok(()) } else { Err(StepError::Stopped) }
+    }
+
     /// `number`: that of the first dispatch, then that behind the last.
     fn steps(&mut self, steps: &[Step], iteration: u32, number: &mut u32) -> Result<(), StepError> {
         for step in steps {
@@ -277,10 +280,7 @@ impl Run<'_> {
             if let Some(((from, bytes), (into, _))) = history {
                 self.device.copy(from, into + u64::from(step) * bytes, bytes).map_err(failed)?;
             }
-            self.iterations += 1;
-            if !self.observer.step(step + 1, denoise.steps) {
-                return Err(StepError::Stopped);
-            }
+            self.passed(step + 1, denoise.steps)?;
         }
         Ok(())
     }
@@ -361,6 +361,34 @@ mod tests {
             let firsts: Vec<u8> = history.iter().step_by(slot).copied().collect();
             assert_eq!(firsts, [1, 3, 6], "{dtype:?}");
         }
+    }
+
+    /// A program without a loop is one pass, which the observer hears of and may stop.
+    #[test]
+    fn one_pass_without_a_loop() {
+        struct Heard(Vec<(u32, u32)>, bool);
+        impl Observer for Heard {
+            fn step(&mut self, done: u32, steps: u32) -> bool {
+                self.0.push((done, steps));
+                self.1
+            }
+        }
+        let program = Program {
+            name: "f".to_string(),
+            symbols: vec![],
+            values: vec![],
+            inputs: vec![],
+            outputs: vec![],
+            steps: vec![],
+            arena_bytes: 256,
+        };
+        let stepper = Stepper::new(&program).unwrap();
+        for (goes_on, wanted) in [(true, Ok(1)), (false, Err(StepError::Stopped))] {
+            let mut heard = Heard(vec![], goes_on);
+            assert_eq!(stepper.run(&mut Adding(vec![0; 256]), &mut heard), wanted);
+            assert_eq!(heard.0, [(1, 1)]);
+        }
+        assert_eq!(stepper.run(&mut Adding(vec![0; 256]), &mut ()), Ok(1));
     }
 
     /// A refused length changes none of the others.

@@ -3,7 +3,7 @@
 use crate::device::{self, Opened};
 use crate::model::damaged;
 use crate::{Error, OpenOptions};
-use dreamc_artifact::plan::{Program, Step};
+use dreamc_artifact::plan::Program;
 use dreamc_artifact::{Artifact, Manifest};
 use dreamc_runtime::{Observer, Stepper};
 use std::path::Path;
@@ -95,7 +95,7 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Runs the prepared program: lengths, inputs, steps, outputs. Returns the iterations of its loop.
+    /// Runs the prepared program: lengths, inputs, steps, outputs. Returns the passes.
     pub(crate) fn run(
         &mut self,
         lengths: &[(&str, u32)],
@@ -112,13 +112,13 @@ impl<'a> Engine<'a> {
             let (_, bytes) = given.ok_or_else(|| dreamc_runtime::StepError::NoPort(port.name.clone()))?;
             stepper.write(device, &port.name, bytes)?;
         }
-        let iterations = stepper.run(device, observer)?;
+        let passes = stepper.run(device, observer)?;
         for (name, bytes) in outputs {
             let (dtype, shape) = stepper.output(name).ok_or(dreamc_runtime::StepError::Unsound)?;
             bytes.resize(shape.elements() * dtype.bytes(), 0);
             stepper.read(device, name, bytes)?;
         }
-        Ok(iterations)
+        Ok(passes)
     }
 
     /// The prepared program.
@@ -149,11 +149,7 @@ fn contradicts(manifest: &Manifest, programs: &[Program]) -> Option<&'static str
             return Some("the length of a row");
         }
         // The loop of `act` may be longer or shorter than its schedule: see `--flow-clock`.
-        let mut loops = program.steps.iter().filter_map(|step| match step {
-            Step::Denoise(denoise) => Some(denoise.steps),
-            Step::Dispatch(_) => None,
-        });
-        if program.name == crate::generate::ENTRY && loops.any(|steps| steps != model.steps) {
+        if program.name == crate::generate::ENTRY && program.passes() != model.steps {
             return Some("the number of steps");
         }
     }

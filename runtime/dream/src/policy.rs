@@ -150,7 +150,7 @@ impl Policy {
             engine.prepare(ENTRY, ENTRY)?;
             engine.run(&lengths, &request.inputs, observer, &mut outputs)
         })?;
-        self.read(request.output, &outputs[0].1, request.first_slot, forwards.max(1))
+        self.read(request.output, &outputs[0].1, request.first_slot, forwards)
     }
 
     fn slots(&self) -> usize {
