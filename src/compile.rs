@@ -8,10 +8,11 @@ mod options;
 mod reader;
 mod target;
 
-use crate::cost::{self, Whole};
+use crate::cost::{self, Cost, Whole};
 use crate::whole::{WholeError, write_whole};
 use acting::{Acting, acting};
 use dream::{Tokenizer, chat};
+use dreamc_artifact::Work;
 use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::Plan;
 use dreamc_backend::{Constants, Contents, EmitError, Liveness, WriteError, write_artifact};
@@ -22,6 +23,7 @@ use dreamc_front::{ActionError, FrontError, VisionTokens};
 use dreamc_frontend::config::CONFIG_FILE;
 use dreamc_frontend::module::{ACT, Architecture, ENCODE_IMAGE, FORWARD, GENERATE, Options, module};
 use dreamc_frontend::sampler::Sampler;
+use dreamc_frontend::vla::Mode;
 use dreamc_frontend::{
     EMBEDDING, ImportError, LM_HEAD, ModelConfig, Variant, check_tensors, check_vocabulary,
 };
@@ -30,6 +32,7 @@ use dreamc_passes::{PIPELINE, Pass, Seen, Stats, probe_pipeline, run_passes, wit
 use dreamc_weights::{Adapter, Checkpoint, Sources, WeightsError};
 use manifest::manifest;
 use reader::CheckpointReader;
+use std::collections::BTreeMap;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
@@ -294,6 +297,7 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     module.graphs.retain(|g| {
         kept.contains(&g.name.as_str()) || kept.iter().any(|e| g.name.starts_with(&format!("{e}.")))
     });
+    let reference = reference(&module, options);
     let mut probed = module.clone();
     let passes = optimize(&mut module, &without(PIPELINE, &options.without), options, events)?;
     optimize(&mut probed, &without(&probe_pipeline(), &options.without), options, &mut ())?;
@@ -319,7 +323,7 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     let ir = module.to_string();
     let tokenizer = tokenizer.map(|t| t.to_bytes()).transpose()?;
     let contents = Contents {
-        manifest: manifest(options, &config, new_tokens),
+        manifest: manifest(options, &config, new_tokens, reference),
         plans: &plans,
         constants: &constants,
         ir: &ir,
@@ -350,6 +354,17 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
         })
         .collect();
     Ok(Report { file_bytes, tensors: constants.list().len(), passes, programs })
+}
+
+/// What the entries of the module as imported cost as the reference runs them.
+fn reference(module: &Module, options: &BuildOptions) -> BTreeMap<String, Work> {
+    let of = |entry: &Entry| {
+        // Masks are filled by the sampler, which keeps the images' embeddings.
+        let repeats = *entry == Entry::Act && options.act.mode != Mode::Discrete;
+        let Cost { flop, bytes } = cost::reference(module, entry.name(), repeats)?;
+        Some((entry.name().to_owned(), Work { flop, bytes }))
+    };
+    options.entries.iter().filter_map(of).collect()
 }
 
 /// Image tokens that all rows computed at a time can hold: the prompts have no room for more.

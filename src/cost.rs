@@ -9,6 +9,10 @@
 //!
 //! Sums stop at the largest `u64`.
 
+mod reference;
+
+pub(crate) use reference::reference;
+
 use dreamc_ir::{Activation, Confidence, Dim, Graph, Module, NodeData, Op, Type, Value, Verified};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -26,6 +30,10 @@ pub struct Cost {
 impl Cost {
     fn times(self, n: u64) -> Cost {
         Cost { flop: self.flop.saturating_mul(n), bytes: self.bytes.saturating_mul(n) }
+    }
+
+    fn less(self, other: Cost) -> Cost {
+        Cost { flop: self.flop.saturating_sub(other.flop), bytes: self.bytes.saturating_sub(other.bytes) }
     }
 }
 
@@ -97,16 +105,60 @@ pub struct Whole {
     pub cost: Cost,
 }
 
+/// One run of an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EntryCost {
+    /// Name of the entry.
+    pub entry: String,
+    /// Passes through the model: the steps of its loop, or 1.
+    pub passes: u64,
+    /// One pass as compiled: one step of the loop, or all of an entry without one.
+    pub step: Cost,
+    /// All of it as compiled, with what is computed once.
+    pub compiled: Cost,
+}
+
+/// The entries of a module, which are the graphs that no loop runs, in the module's order.
+///
+/// # Errors
+///
+/// Where a symbol without a bound occurs in a shape.
+pub fn entries(module: Verified<'_>) -> Result<Vec<EntryCost>, Unbounded> {
+    let module = module.module();
+    let mut list = Vec::new();
+    for graph in module.graphs.iter().filter(|g| !is_body(module, &g.name)) {
+        let compiled = Counter { module, graph }.count()?.total;
+        let (mut passes, mut step) = (1, compiled);
+        for node in graph.order() {
+            if let Op::Denoise { steps, body, .. } = &graph.node(*node).op
+                && let Some(body) = module.graph(body)
+            {
+                (passes, step) = (*steps, Counter { module, graph: body }.count()?.total);
+            }
+        }
+        list.push(EntryCost { entry: graph.name.clone(), passes, step, compiled });
+    }
+    Ok(list)
+}
+
+/// The cost of each node of a graph of the module, in its order; nothing for loops, and where a symbol has no bound.
+pub fn nodes(module: Verified<'_>, graph: &Graph) -> Vec<Cost> {
+    let counter = Counter { module: module.module(), graph };
+    graph.order().iter().map(|n| counter.node(graph.node(*n)).unwrap_or_default()).collect()
+}
+
+/// Whether a loop runs this graph.
+fn is_body(module: &Module, name: &str) -> bool {
+    let mut ops = module.graphs.iter().flat_map(|g| g.order().iter().map(|n| &g.node(*n).op));
+    ops.any(|op| matches!(op, Op::Denoise { body, .. } if body == name))
+}
+
 /// What a module that verifies comes to; an entry with a dimension without a bound counts as nothing.
 pub(crate) fn whole(module: &Module) -> Whole {
-    let body = |name: &str| {
-        let loops = module.graphs.iter().flat_map(|g| g.order().iter().map(|n| &g.node(*n).op));
-        loops.into_iter().any(|op| matches!(op, Op::Denoise { body, .. } if body == name))
-    };
     let mut whole = Whole::default();
     for graph in &module.graphs {
         whole.nodes += graph.order().len() as u64;
-        if !body(&graph.name)
+        if !is_body(module, &graph.name)
             && let Ok(counted) = (Counter { module, graph }).count()
         {
             whole.cost += counted.total;

@@ -351,5 +351,6 @@ fn manifest(entry: &str, target: &str) -> Manifest {
         },
         entries: vec![entry.to_owned()],
         aliases: Vec::new(),
+        reference: BTreeMap::new(),
     }
 }

@@ -10,6 +10,7 @@ mod device;
 mod error;
 mod finalize;
 mod forward;
+mod html;
 mod inspect;
 mod later;
 mod opt;
