@@ -8,12 +8,14 @@ mod options;
 mod reader;
 mod target;
 
+use crate::cost::{self, Cost, Whole};
 use crate::whole::{WholeError, write_whole};
 use acting::{Acting, acting};
 use dream::{Tokenizer, chat};
+use dreamc_artifact::Work;
 use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::Plan;
-use dreamc_backend::{Constants, Contents, EmitError, WriteError, write_artifact};
+use dreamc_backend::{Constants, Contents, EmitError, Liveness, WriteError, write_artifact};
 use dreamc_backend_gpu::Modules;
 use dreamc_front::image::{ImageProcessor, PREPROCESSOR_FILE};
 use dreamc_front::settings::{ImageSettings, Positions, Settings};
@@ -25,11 +27,12 @@ use dreamc_frontend::vla::Mode;
 use dreamc_frontend::{
     EMBEDDING, ImportError, LM_HEAD, ModelConfig, Variant, check_tensors, check_vocabulary,
 };
-use dreamc_ir::{Graph, Module, VerifyErrors, verify};
-use dreamc_passes::{PIPELINE, Pass, Stats, probe_pipeline, run_passes};
+use dreamc_ir::{Module, SLOTS, VerifyErrors, verify};
+use dreamc_passes::{PIPELINE, Pass, Seen, Stats, probe_pipeline, run_passes, without};
 use dreamc_weights::{Adapter, Checkpoint, Sources, WeightsError};
 use manifest::manifest;
 use reader::CheckpointReader;
+use std::collections::BTreeMap;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
@@ -93,8 +96,8 @@ pub trait Events {
     fn progress(&mut self, _done: u64, _total: u64) {}
     /// Something that the user should know and that is no error.
     fn warning(&mut self, _text: &str) {}
-    /// A pass has run on a graph.
-    fn after_pass(&mut self, _pass: &Pass, _graph: &Graph, _stats: &Stats) {}
+    /// A pass has run on a graph or on all of them.
+    fn after_pass(&mut self, _pass: &Pass, _seen: Seen<'_>, _stats: &Stats) {}
     /// Whether to stop.
     fn cancelled(&self) -> bool {
         false
@@ -110,8 +113,32 @@ pub struct Report {
     pub file_bytes: u64,
     /// Stored tensors.
     pub tensors: usize,
-    /// Name, with its target, and arena size of every program.
-    pub programs: Vec<(String, u64)>,
+    /// What each pass made of the module, in the order in which they ran.
+    pub passes: Vec<PassReport>,
+    /// Every program of every target.
+    pub programs: Vec<ProgramReport>,
+}
+
+/// What one pass did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassReport {
+    /// Its name.
+    pub name: &'static str,
+    /// The module as the pass found it.
+    pub before: Whole,
+    /// The module as the pass left it.
+    pub after: Whole,
+}
+
+/// The memory of one program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramReport {
+    /// Its name, with its target.
+    pub name: String,
+    /// Size of its arena.
+    pub arena_bytes: u64,
+    /// Bytes of the values that live at the same time, where they are most.
+    pub live_bytes: u64,
 }
 
 /// Why nothing was built. No file is left behind.
@@ -271,9 +298,17 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     module.graphs.retain(|g| {
         kept.contains(&g.name.as_str()) || kept.iter().any(|e| g.name.starts_with(&format!("{e}.")))
     });
+    let reference = reference(&module, options);
     let mut probed = module.clone();
-    optimize(&mut module, PIPELINE, options, events)?;
-    optimize(&mut probed, &probe_pipeline(), options, &mut ())?;
+    let passes =
+        optimize(&mut module, &without(PIPELINE, &options.without), new_tokens, options.verify_each, events)?;
+    optimize(
+        &mut probed,
+        &without(&probe_pipeline(), &options.without),
+        new_tokens,
+        options.verify_each,
+        &mut (),
+    )?;
 
     let mut constants = Constants::default();
     let mut plans = Vec::new();
@@ -296,7 +331,7 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     let ir = module.to_string();
     let tokenizer = tokenizer.map(|t| t.to_bytes()).transpose()?;
     let contents = Contents {
-        manifest: manifest(options, &config, new_tokens),
+        manifest: manifest(options, &config, new_tokens, reference),
         plans: &plans,
         constants: &constants,
         ir: &ir,
@@ -319,10 +354,25 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     let targets = options.targets.iter().zip(&plans);
     let programs = targets
         .flat_map(|(target, (plan, _))| {
-            plan.programs.iter().map(move |p| (format!("{} on {target}", p.name), p.arena_bytes))
+            plan.programs.iter().map(move |p| ProgramReport {
+                name: format!("{} on {target}", p.name),
+                arena_bytes: p.arena_bytes,
+                live_bytes: Liveness::of(p).peak_bytes(),
+            })
         })
         .collect();
-    Ok(Report { file_bytes, tensors: constants.list().len(), programs })
+    Ok(Report { file_bytes, tensors: constants.list().len(), passes, programs })
+}
+
+/// What the entries of the module as imported cost as the reference runs them.
+fn reference(module: &Module, options: &BuildOptions) -> BTreeMap<String, Work> {
+    let of = |entry: &Entry| {
+        // Masks are filled by the sampler, which keeps the images' embeddings.
+        let repeats = *entry == Entry::Act && options.act.mode != Mode::Discrete;
+        let Cost { flop, bytes } = cost::reference(module, entry.name(), repeats)?;
+        Some((entry.name().to_owned(), Work { flop, bytes }))
+    };
+    options.entries.iter().filter_map(of).collect()
 }
 
 /// Open slots of a row: what `generate` appends, and as many inside a prompt; exactly those of the actions.
@@ -384,24 +434,33 @@ fn tokenizer(dir: &Path, events: &mut dyn Events) -> Result<Option<Tokenizer>, B
     Ok(Some(Tokenizer::from_dir(dir)?))
 }
 
+/// Runs passes; costs are counted with as many open slots as `new_tokens`.
 fn optimize(
     module: &mut Module,
     passes: &[Pass],
-    options: &BuildOptions,
+    new_tokens: u32,
+    verify_each: bool,
     events: &mut dyn Events,
-) -> Result<(), BuildError> {
+) -> Result<Vec<PassReport>, BuildError> {
     let sound = |module: &Module, after: &str| match verify(module) {
         Ok(_) => Ok(()),
         Err(source) => Err(BuildError::Unsound { after: after.to_owned(), source }),
     };
     sound(module, "import")?;
+    let lengths = [(SLOTS, new_tokens.into())];
+    let mut before = cost::whole(module, &lengths);
+    let mut reports = Vec::new();
     for pass in passes {
-        run_passes(&[*pass], module, &mut |pass, graph, stats| events.after_pass(pass, graph, stats));
-        if options.verify_each {
+        run_passes(&[*pass], module, &mut |pass, seen, stats| events.after_pass(pass, seen, stats));
+        if verify_each {
             sound(module, pass.name)?;
         }
+        let after = cost::whole(module, &lengths);
+        reports.push(PassReport { name: pass.name, before, after });
+        before = after;
     }
-    sound(module, "the last pass")
+    sound(module, "the last pass")?;
+    Ok(reports)
 }
 
 /// The programs of one target, and the code that they launch.

@@ -11,6 +11,10 @@
 //!
 //! Sums stop at the largest `u64`.
 
+mod reference;
+
+pub(crate) use reference::reference;
+
 use dreamc_ir::{
     Activation, Confidence, Dim, Graph, Linear, Module, NodeData, Op, SLOTS, SlotSchedule, Type, Value,
     Verified,
@@ -32,6 +36,10 @@ pub struct Cost {
 impl Cost {
     fn times(self, n: u64) -> Cost {
         Cost { flop: self.flop.saturating_mul(n), bytes: self.bytes.saturating_mul(n) }
+    }
+
+    fn less(self, other: Cost) -> Cost {
+        Cost { flop: self.flop.saturating_sub(other.flop), bytes: self.bytes.saturating_sub(other.bytes) }
     }
 }
 
@@ -90,11 +98,95 @@ pub struct Unbounded {
 /// Where a symbol without a bound occurs in a shape.
 pub fn of(module: Verified<'_>, lengths: &[(&str, u64)]) -> Result<Vec<GraphCost>, Unbounded> {
     let module = module.module();
+    let symbols = symbols(module, lengths);
+    module.graphs.iter().map(|graph| Counter { module, graph, symbols: &symbols }.count()).collect()
+}
+
+/// The symbols' maxima, and those of `lengths` that are smaller.
+fn symbols(module: &Module, lengths: &[(&str, u64)]) -> BTreeMap<String, u64> {
     let mut symbols = module.symbols.clone();
     for (name, n) in lengths {
         symbols.entry((*name).to_owned()).and_modify(|max| *max = (*max).min(*n));
     }
-    module.graphs.iter().map(|graph| Counter { module, graph, symbols: &symbols }.count()).collect()
+    symbols
+}
+
+/// Size and cost of a module as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Whole {
+    /// Nodes of all graphs, those of a loop's body once.
+    pub nodes: u64,
+    /// One run of every entry, with its loops.
+    #[serde(flatten)]
+    pub cost: Cost,
+}
+
+/// One run of an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EntryCost {
+    /// Name of the entry.
+    pub entry: String,
+    /// Passes through the model: the steps of its loop that are run, or 1.
+    pub passes: u64,
+    /// One pass as compiled: the first step of the loop, or all of an entry without one.
+    pub step: Cost,
+    /// All of it as compiled, with what is computed once.
+    pub compiled: Cost,
+}
+
+/// The entries of a module, which are the graphs that no loop runs, in the module's order. `lengths`: as for [`of`].
+///
+/// # Errors
+///
+/// Where a symbol without a bound occurs in a shape.
+pub fn entries(module: Verified<'_>, lengths: &[(&str, u64)]) -> Result<Vec<EntryCost>, Unbounded> {
+    let module = module.module();
+    let symbols = symbols(module, lengths);
+    let counter = |graph| Counter { module, graph, symbols: &symbols };
+    let mut list = Vec::new();
+    for graph in module.graphs.iter().filter(|g| !is_body(module, &g.name)) {
+        let compiled = counter(graph).count()?.total;
+        let (mut passes, mut step) = (1, compiled);
+        for node in graph.order() {
+            if let Op::Denoise { steps, body, slots, .. } = &graph.node(*node).op
+                && let Some(body) = module.graph(body)
+            {
+                let counter = counter(body);
+                passes = counter.slots(*steps, slots.as_ref()).values().sum();
+                step = counter.count()?.total;
+            }
+        }
+        list.push(EntryCost { entry: graph.name.clone(), passes, step, compiled });
+    }
+    Ok(list)
+}
+
+/// The cost of each node of a graph of the module, in its order; nothing for loops, and where a symbol has no bound.
+pub fn nodes(module: Verified<'_>, graph: &Graph) -> Vec<Cost> {
+    let module = module.module();
+    let counter = Counter { module, graph, symbols: &module.symbols };
+    graph.order().iter().map(|n| counter.node(graph.node(*n)).unwrap_or_default()).collect()
+}
+
+/// Whether a loop runs this graph.
+fn is_body(module: &Module, name: &str) -> bool {
+    let mut ops = module.graphs.iter().flat_map(|g| g.order().iter().map(|n| &g.node(*n).op));
+    ops.any(|op| matches!(op, Op::Denoise { body, .. } if body == name))
+}
+
+/// What a module that verifies comes to; an entry with a dimension without a bound counts as nothing. `lengths`: as for [`of`].
+pub(crate) fn whole(module: &Module, lengths: &[(&str, u64)]) -> Whole {
+    let symbols = symbols(module, lengths);
+    let mut whole = Whole::default();
+    for graph in &module.graphs {
+        whole.nodes += graph.order().len() as u64;
+        if !is_body(module, &graph.name)
+            && let Ok(counted) = (Counter { module, graph, symbols: &symbols }).count()
+        {
+            whole.cost += counted.total;
+        }
+    }
+    whole
 }
 
 type Tally = BTreeMap<&'static str, (u64, Cost)>;
@@ -299,6 +391,7 @@ impl<'a> Counter<'a> {
             | Op::DropRows { .. }
             | Op::TakeRows
             | Op::Splice
+            | Op::Stack
             | Op::KeepTokens { .. }
             | Op::ShiftRows
             | Op::IsToken { .. }

@@ -91,6 +91,10 @@ mod build {
             "steps 512 (documented default; give --steps)",
             "merge-qkv @forward: 3 rewrites",
             "# after fuse-norm",
+            "pass               nodes before   after          FLOP before",
+            "\nmerge-qkv ",
+            "program forward.probe on cpu  ",
+            " live at most, ratio 1.",
             "wrote ",
         ];
         has(stderr(&output), &parts);
@@ -120,6 +124,11 @@ mod build {
         build(2, &["--eps", "1.5"], &["--eps is 1.5"]);
         build(2, &["--max-prompt", "4000"], &["4128", "max_position_embeddings"]);
         build(2, &["--print-after", "magic"], &["`magic`"]);
+        build(
+            2,
+            &["--without-pass", "dce", "--without-pass", "magic"],
+            &["--without-pass is `magic`", "all, or one of dce, fold"],
+        );
         has(&fails(1, &["build", "no/such/dir", "-o", &output]), &["no/such/dir", "help:"]);
         has(
             &fails(1, &["build", &checkpoint, "-o", "no/such/dir/a.dream", "--steps", "1"]),

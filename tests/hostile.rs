@@ -214,6 +214,7 @@ fn options(checkpoint: &Checkpoint) -> BuildOptions {
         lora: None,
         allow_non_finite: false,
         verify_each: false,
+        without: vec![],
     }
 }
 

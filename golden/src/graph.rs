@@ -381,5 +381,6 @@ fn manifest(entry: &str, target: &str) -> Manifest {
         },
         entries: vec![entry.to_owned()],
         aliases: Vec::new(),
+        reference: BTreeMap::new(),
     }
 }

@@ -97,6 +97,7 @@ impl Trained {
             lora: None,
             allow_non_finite: false,
             verify_each: false,
+            without: vec![],
         };
         compile::build(&options, &mut ()).unwrap_or_else(|e| panic!("{e}"));
         Artifact { folder, place: self.place }

@@ -67,6 +67,7 @@ fn compile(
         lora: None,
         allow_non_finite: false,
         verify_each: true,
+        without: vec![],
     };
     build(&options, &mut ()).unwrap_or_else(|e| panic!("{e}"));
 }

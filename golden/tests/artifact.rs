@@ -36,6 +36,7 @@ fn options(checkpoint: &Path, output: &Path) -> BuildOptions {
         lora: None,
         allow_non_finite: false,
         verify_each: false,
+        without: vec![],
     }
 }
 

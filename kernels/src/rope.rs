@@ -32,8 +32,9 @@ pub struct Rope {
     pub in_place: bool,
 }
 
-/// Sines, then cosines of a step's time: buffers `index` i32 `[1]`, `times` f32 `[steps]`, `frequencies` f32 `[half]`, `y`
-/// f32 `[2 * half]`; scalar `half`. Times and frequencies are constants of the caller.
+/// Sines, then cosines of the times of some steps: buffers `index` i32 `[rows]`, `times` f32 `[steps]`, `frequencies` f32
+/// `[half]`, `y` f32 `[rows, 2 * half]`; scalars `rows`, `steps`, `half`. Times and frequencies are constants of the caller; a
+/// step that has no time counts as time 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimestepEmbed;
 
@@ -43,8 +44,11 @@ impl TimestepEmbed {
     }
 
     pub(crate) fn launch(self, r: &Recorder) {
-        let grid =
-            [Extent::Ceil { of: "half", per: 64, any: true }, Extent::Constant(1), Extent::Constant(1)];
+        let grid = [
+            Extent::Ceil { of: "half", per: 64, any: true },
+            Extent::Ceil { of: "rows", per: 1, any: true },
+            Extent::Constant(1),
+        ];
         floats!(() => timestep_embed::launch_unchecked(
             r.client(),
             r.grid(grid),
@@ -53,20 +57,39 @@ impl TimestepEmbed {
             r.buffer("times", Element::F32),
             r.buffer("frequencies", Element::F32),
             r.buffer("y", Element::F32),
+            r.int("rows"),
+            r.int("steps"),
             r.int("half"),
         ));
     }
 }
 
 #[cube(launch_unchecked)]
-fn timestep_embed(index: &[i32], times: &[f32], frequencies: &[f32], y: &mut [f32], half: u32) {
-    let time = times[index[0] as usize];
-    let mut i = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
-    while i < half {
-        let angle = time * frequencies[i as usize];
-        y[i as usize] = sine(angle, 0.0f32);
-        y[(half + i) as usize] = sine(angle, 1.0f32);
-        i += CUBE_DIM_X * CUBE_COUNT_X;
+fn timestep_embed(
+    index: &[i32],
+    times: &[f32],
+    frequencies: &[f32],
+    y: &mut [f32],
+    rows: u32,
+    steps: u32,
+    half: u32,
+) {
+    let mut row = CUBE_POS_Y;
+    while row < rows {
+        let step = u32::cast_from(index[row as usize]);
+        let mut time = 0.0f32;
+        if step < steps {
+            time = times[step as usize];
+        }
+        let start = row * 2 * half;
+        let mut i = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
+        while i < half {
+            let angle = time * frequencies[i as usize];
+            y[(start + i) as usize] = sine(angle, 0.0f32);
+            y[(start + half + i) as usize] = sine(angle, 1.0f32);
+            i += CUBE_DIM_X * CUBE_COUNT_X;
+        }
+        row += CUBE_COUNT_Y;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The one place where tests of passes touch the interpreter.
 
-use crate::Stats;
+use crate::{Pass, Run, Stats, run_passes};
 use dreamc_interp::{Data, Tensor, seeded};
 use dreamc_ir::{Graph, Module, Type, parse, verify};
 
@@ -9,10 +9,20 @@ use dreamc_ir::{Graph, Module, Type, parse, verify};
 /// Checked on the way: both verify, a second run changes nothing, and the interpreter gives equal results
 /// on seeded inputs.
 pub(crate) fn check(run: fn(&mut Graph) -> Stats, text: &str) -> String {
+    check_each(Run::Graph(run), text)
+}
+
+/// As [`check`], for a pass over modules.
+pub(crate) fn check_module(run: fn(&mut Module) -> Stats, text: &str) -> String {
+    check_each(Run::Module(run), text)
+}
+
+fn check_each(run: Run, text: &str) -> String {
     let before = parse(text).unwrap();
     let mut after = before.clone();
     let mut stats = Stats::default();
-    let mut run_all = |module: &mut Module| module.graphs.iter_mut().for_each(|g| stats += run(g));
+    let pass = Pass { name: "checked", run, why: "" };
+    let mut run_all = |module: &mut Module| run_passes(&[pass], module, &mut |_, _, done| stats += *done);
     run_all(&mut after);
     let once = after.to_string();
     run_all(&mut after);

@@ -6,15 +6,15 @@ use super::later::only;
 use super::opt::pass;
 use super::output::{counted, note};
 use super::progress::{Progress, Unit};
+use super::table;
 use clap::builder::PossibleValuesParser;
 use dreamc::compile::{BuildError, BuildTarget, Entry, Events, build};
 use dreamc_backend::WriteError;
 use dreamc_frontend::clock::FlowClock;
 use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::vla::Mode;
-use dreamc_ir::Graph;
 use dreamc_num::DType;
-use dreamc_passes::{Pass, Stats};
+use dreamc_passes::{Pass, Seen, Stats};
 use indicatif::HumanBytes;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,7 +82,10 @@ pub(crate) struct Args {
     /// Verify the graphs after every pass
     #[arg(long)]
     pub(super) verify_each: bool,
-    /// Say what each pass does, and what was built
+    /// Leave out this pass, or `all`; may be given more than once
+    #[arg(long, value_name = "PASS|all")]
+    pub(super) without_pass: Vec<String>,
+    /// Say what each pass does and saves, and what was built
     #[arg(short, long)]
     pub(super) verbose: bool,
 }
@@ -160,9 +163,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let report = build(&options, &mut watch).map_err(failure)?;
     drop(watch);
     if args.verbose {
-        for (name, arena_bytes) in &report.programs {
-            note(&format!("program {name}: {} of memory", HumanBytes(*arena_bytes)));
-        }
+        note(table::passes(&report.passes).trim_end());
+        note(table::programs(&report.programs).trim_end());
     }
     let tensors = counted(report.tensors as u64, "tensor");
     note(&format!("wrote `{}`: {}, {tensors}", args.output.display(), HumanBytes(report.file_bytes)));
@@ -186,12 +188,12 @@ impl Events for Watch<'_> {
         self.progress.note(&format!("warning: {text}"));
     }
 
-    fn after_pass(&mut self, pass: &Pass, graph: &Graph, stats: &Stats) {
+    fn after_pass(&mut self, pass: &Pass, seen: Seen<'_>, stats: &Stats) {
         if self.verbose && *stats != Stats::default() {
-            self.progress.note(&super::opt::line(pass, graph, stats));
+            self.progress.note(&super::opt::line(pass, seen, stats));
         }
         if self.print_after.is_some_and(|name| name == "all" || name == pass.name) {
-            self.progress.note(&format!("# after {}\n{graph}", pass.name));
+            self.progress.note(&format!("# after {}\n{seen}", pass.name));
         }
     }
 

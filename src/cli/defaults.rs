@@ -106,6 +106,7 @@ pub(super) fn options(args: &Args) -> Result<BuildOptions, Failure> {
         lora: args.lora.clone(),
         allow_non_finite: args.allow_non_finite,
         verify_each: args.verify_each,
+        without: args.without_pass.clone(),
     })
 }
 

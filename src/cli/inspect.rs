@@ -3,14 +3,15 @@
 use super::device::open_to_read;
 use super::error::Failure;
 use super::output::{Format, counted, json_value, print, print_json_pretty};
-use super::plan;
+use super::{html, plan};
 use dream::{Manifest, Settings};
-use dreamc::cost::{self, GraphCost};
+use dreamc::cost::{self, EntryCost, GraphCost};
 use dreamc_artifact::plan::{Dispatch, Plan, Program, Step};
-use dreamc_artifact::{Artifact, FORMAT_VERSION};
-use dreamc_ir::{SLOTS, parse, verify};
+use dreamc_artifact::{Artifact, FORMAT_VERSION, Work};
+use dreamc_backend::Liveness;
+use dreamc_ir::{Module, SLOTS, Verified, parse, verify};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -28,6 +29,9 @@ pub(crate) struct Args {
     /// The graphs as text, for `dreamc opt`
     #[arg(long)]
     ir: bool,
+    /// Write a page that shows the plans as timelines; it needs no network
+    #[arg(long, value_name = "OUT")]
+    html: Option<PathBuf>,
     /// How to print
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -47,6 +51,9 @@ struct Report<'a> {
     weights: Weights,
     #[serde(skip_serializing_if = "Option::is_none")]
     cost: Option<Vec<GraphCost>>,
+    /// What the entries come to, and what the reference takes for the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    totals: Option<Vec<Total>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<Vec<TargetPlan<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,6 +79,15 @@ struct Kernel<'a> {
     launches: u64,
 }
 
+/// One run of an entry at the longest and largest request.
+#[derive(Serialize)]
+struct Total {
+    #[serde(flatten)]
+    entry: EntryCost,
+    /// As the reference computes it; none in files that do not say.
+    reference: Option<Work>,
+}
+
 #[derive(Serialize)]
 struct Section {
     kind: &'static str,
@@ -87,6 +103,8 @@ struct Entry<'a> {
     name: &'a str,
     symbols: Vec<Symbol<'a>>,
     arena_bytes: u64,
+    /// Bytes of the values that live at the same time, where they are most.
+    live_bytes: u64,
     /// Kernels started in one run of the program, loops counted once.
     kernels: u64,
 }
@@ -123,15 +141,22 @@ struct TargetPlan<'a> {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let model = open_to_read(&args.file)?;
     let artifact = model.artifact();
+    if let Some(out) = &args.html {
+        write_page(out, artifact)?;
+    }
     let report = report(args, artifact, model.settings())?;
     match args.format {
         Format::Json => print_json_pretty(&report),
         Format::Text => {
             let mut parts = Vec::new();
             parts.extend(report.cost.as_deref().map(cost_text));
+            parts.extend(report.totals.as_deref().map(totals_text));
             parts.extend(report.plan.as_ref().map(|_| plan_text(artifact)));
             parts.extend(report.kernels.as_deref().map(kernels_text));
             parts.extend(report.ir.map(str::to_owned));
+            if parts.is_empty() && args.html.is_some() {
+                return Ok(());
+            }
             if parts.is_empty() {
                 parts.push(summary(&report)?);
             }
@@ -146,6 +171,14 @@ fn report<'a>(
     settings: Option<&'a Settings>,
 ) -> Result<Report<'a>, Failure> {
     let ir = if args.ir || args.cost { Some(ir(artifact)?) } else { None };
+    let (cost, totals) = match ir {
+        Some(text) if args.cost => {
+            let module = module(text)?;
+            let verified = sound(&module)?;
+            (Some(cost::of(verified, &lengths(artifact))?), Some(totals(verified, artifact)?))
+        }
+        _ => (None, None),
+    };
     let section = |s: &dreamc_artifact::Section| Section {
         kind: s.kind.name(),
         offset: s.offset,
@@ -162,10 +195,8 @@ fn report<'a>(
             .flat_map(|(target, plan)| plan.programs.iter().map(move |p| entry(target, p)))
             .collect(),
         weights: weights(artifact),
-        cost: match ir {
-            Some(text) if args.cost => Some(costs(text, artifact.manifest().model.new_tokens)?),
-            _ => None,
-        },
+        cost,
+        totals,
         plan: args.plan.then(|| plans(artifact).map(|(target, plan)| TargetPlan { target, plan }).collect()),
         kernels: args.kernels.then(|| kernels(artifact)),
         ir: ir.filter(|_| args.ir),
@@ -259,24 +290,47 @@ fn entry<'a>(target: &'a str, program: &'a Program) -> Entry<'a> {
         name: &program.name,
         symbols: program.symbols.iter().map(|s| Symbol { name: &s.name, max: s.max }).collect(),
         arena_bytes: program.arena_bytes,
+        live_bytes: Liveness::of(program).peak_bytes(),
         // One of the CPU, or one for each launch.
         kernels: dispatches(&program.steps).iter().map(|d| d.launches.len().max(1) as u64).sum(),
     }
 }
 
 fn ir<'a>(artifact: &Artifact<'a>) -> Result<&'a str, Failure> {
-    let help = "build it again with this version of dreamc";
-    let bytes = artifact.ir().ok_or_else(|| Failure::failed("the artifact holds no IR", help))?;
-    std::str::from_utf8(bytes).map_err(|_| Failure::failed("the artifact's IR is no text", help))
+    let bytes = artifact.ir().ok_or_else(|| Failure::failed("the artifact holds no IR", REBUILD))?;
+    std::str::from_utf8(bytes).map_err(|_| Failure::failed("the artifact's IR is no text", REBUILD))
 }
 
-fn costs(ir: &str, new_tokens: u32) -> Result<Vec<GraphCost>, Failure> {
-    let help = "build it again with this version of dreamc";
-    let module =
-        parse(ir).map_err(|error| Failure::failed("the artifact's IR does not read", help).because(error))?;
-    let module = verify(&module)
-        .map_err(|error| Failure::failed("the artifact's IR does not verify", help).because(error))?;
-    Ok(cost::of(module, &[(SLOTS, new_tokens.into())])?)
+const REBUILD: &str = "build it again with this version of dreamc";
+
+fn module(ir: &str) -> Result<Module, Failure> {
+    parse(ir).map_err(|error| Failure::failed("the artifact's IR does not read", REBUILD).because(error))
+}
+
+fn sound(module: &Module) -> Result<Verified<'_>, Failure> {
+    verify(module)
+        .map_err(|error| Failure::failed("the artifact's IR does not verify", REBUILD).because(error))
+}
+
+fn totals(module: Verified<'_>, artifact: &Artifact<'_>) -> Result<Vec<Total>, Failure> {
+    let reference = |entry: &EntryCost| artifact.manifest().reference.get(&entry.entry).copied();
+    let total = |entry: EntryCost| Total { reference: reference(&entry), entry };
+    Ok(cost::entries(module, &lengths(artifact))?.into_iter().map(total).collect())
+}
+
+/// A request's lengths that costs are counted at, where they are not the largest.
+fn lengths(artifact: &Artifact<'_>) -> [(&'static str, u64); 1] {
+    [(SLOTS, artifact.manifest().model.new_tokens.into())]
+}
+
+/// The page of `--html`.
+fn write_page(out: &Path, artifact: &Artifact<'_>) -> Result<(), Failure> {
+    let module = module(ir(artifact)?)?;
+    let programs = plans(artifact).flat_map(|(target, plan)| plan.programs.iter().map(move |p| (target, p)));
+    let model = &artifact.manifest().model;
+    let title = format!("Plan of a {} model in {}", model.variant, model.dtype);
+    let page = html::page(&title, programs, sound(&module)?);
+    std::fs::write(out, page).map_err(|error| Failure::io("write", out, &error))
 }
 
 fn summary(report: &Report<'_>) -> Result<String, Failure> {
@@ -299,11 +353,12 @@ fn summary(report: &Report<'_>) -> Result<String, Failure> {
         let symbols: Vec<String> = e.symbols.iter().map(|s| format!("{} <= {}", s.name, s.max)).collect();
         let kernels = counted(e.kernels, "kernel");
         text.push_str(&format!(
-            "  {} on {} ({}): {} bytes of arena, {kernels}\n",
+            "  {} on {} ({}): {} bytes of arena, {} live at most, {kernels}\n",
             e.name,
             e.target,
             symbols.join(", "),
-            e.arena_bytes
+            e.arena_bytes,
+            e.live_bytes
         ));
     }
     let tensors = counted(report.weights.tensors, "tensor");
@@ -353,6 +408,24 @@ fn cost_text(costs: &[GraphCost]) -> String {
     }
     text.truncate(text.trim_end().len());
     text.push('\n');
+    text
+}
+
+/// Each entry as the reference computes it and as compiled, and one pass of it.
+fn totals_text(totals: &[Total]) -> String {
+    let line = |name: &str, runs: String, cost: Option<(u64, u64)>| {
+        let number = |n: Option<u64>| n.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
+        let (flop, bytes) = (number(cost.map(|c| c.0)), number(cost.map(|c| c.1)));
+        format!("  {name:<16}{runs:>12}{flop:>24}{bytes:>24}\n")
+    };
+    let mut text = String::new();
+    for Total { entry, reference } in totals {
+        text.push_str(&format!("{:<18}{:>12}{:>24}{:>24}\n", entry.entry, "passes", "FLOP", "bytes"));
+        let of = |cost: cost::Cost| Some((cost.flop, cost.bytes));
+        text.push_str(&line("reference", entry.passes.to_string(), reference.map(|w| (w.flop, w.bytes))));
+        text.push_str(&line("compiled", entry.passes.to_string(), of(entry.compiled)));
+        text.push_str(&line("one pass", "1".to_owned(), of(entry.step)));
+    }
     text
 }
 

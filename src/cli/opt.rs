@@ -2,8 +2,8 @@
 
 use super::error::Failure;
 use super::output::{counted, note, print};
-use dreamc_ir::{Graph, Module, VerifyErrors, parse, verify};
-use dreamc_passes::{PIPELINE, Pass, Stats, find, run_passes};
+use dreamc_ir::{Module, VerifyErrors, parse, verify};
+use dreamc_passes::{PIPELINE, Pass, Seen, Stats, find, names, run_passes};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -32,10 +32,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut module = read(&args.file)?;
     for pass in &passes[..args.stop_after.unwrap_or(passes.len()).min(passes.len())] {
         let wanted = args.print_after.as_deref().is_some_and(|name| name == "all" || name == pass.name);
-        run_passes(&[*pass], &mut module, &mut |pass, graph, stats| {
-            note(&line(pass, graph, stats));
+        run_passes(&[*pass], &mut module, &mut |pass, seen, stats| {
+            note(&line(pass, seen, stats));
             if wanted {
-                note(&graph.to_string());
+                note(&seen.to_string());
             }
         });
         verify(&module).map_err(|errors| bug(pass, &errors))?;
@@ -43,11 +43,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     print(&module.to_string())
 }
 
-/// What a pass did to a graph, in one line.
-pub(crate) fn line(pass: &Pass, graph: &Graph, stats: &Stats) -> String {
+/// What a pass did, in one line.
+pub(crate) fn line(pass: &Pass, seen: Seen<'_>, stats: &Stats) -> String {
+    let place = match seen {
+        Seen::Graph(graph) => format!("@{}", graph.name),
+        Seen::Module(_) => "the module".to_owned(),
+    };
     let rewritten = counted(stats.rewritten.into(), "rewrite");
     let removed = counted(stats.removed.into(), "node");
-    format!("{} @{}: {rewritten}, {removed} removed", pass.name, graph.name)
+    format!("{} {place}: {rewritten}, {removed} removed", pass.name)
 }
 
 /// A pass by its name; the error lists those that there are.
@@ -57,13 +61,7 @@ pub(crate) fn pass(name: &str) -> Result<Pass, Failure> {
 
 /// The names of all passes, in the order of the pipeline, for help texts.
 fn known_passes() -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for pass in PIPELINE {
-        if !names.contains(&pass.name) {
-            names.push(pass.name);
-        }
-    }
-    format!("the passes are: {}", names.join(", "))
+    format!("the passes are: {}", names().join(", "))
 }
 
 fn read(path: &Path) -> Result<Module, Failure> {

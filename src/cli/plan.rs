@@ -1,7 +1,7 @@
 //! Plans as readable lines.
 //!
 //! ```text
-//! program forward on cpu (B <= 8, S <= 32), 65536 bytes of arena
+//! program forward on cpu (B <= 8, S <= 32): 65536 bytes of arena, 65000 live at most, ratio 1.008
 //!   in  input_ids: i32[B, S] @0
 //!   out logits: f32[B, S, 512] @8192
 //!   f32[B, S, 64] @4096 = embed i32[B, S] @0, "model.embed_tokens.weight"  # model.embed_tokens
@@ -10,16 +10,18 @@
 //! `@0` is a place in the arena; a weight stands with its name.
 
 use super::output::json_value;
+use super::table::memory;
 use dreamc_artifact::plan::{Dim, Kernel, Place, Port, Program, Step, ValueId};
+use dreamc_backend::Liveness;
 
 /// The lines of one program; `weights` are the names of the stored tensors.
 pub(crate) fn text(target: &str, program: &Program, weights: &[&str]) -> String {
     let symbols: Vec<String> = program.symbols.iter().map(|s| format!("{} <= {}", s.name, s.max)).collect();
     let mut text = format!(
-        "program {} on {target} ({}), {} bytes of arena\n",
+        "program {} on {target} ({}): {}\n",
         program.name,
         symbols.join(", "),
-        program.arena_bytes
+        memory(program.arena_bytes, Liveness::of(program).peak_bytes())
     );
     let mut printer = Printer { program, weights, text: &mut text };
     printer.ports("in ", &program.inputs);
@@ -98,7 +100,7 @@ impl Printer<'_> {
 }
 
 /// Name and settings of a kernel; settings that are off are left out.
-fn kernel(kernel: &Kernel) -> String {
+pub(super) fn kernel(kernel: &Kernel) -> String {
     use serde_json::Value;
     // As serde has it: the name alone, or an object with the name as its one key.
     let (name, settings) = match json_value(kernel) {
@@ -164,7 +166,7 @@ mod tests {
         };
         assert_eq!(
             text("cpu", &program, &["w"]),
-            "program f on cpu (B <= 8), 128 bytes of arena\n  in  x: f32[2*B, 8] @64\n  \
+            "program f on cpu (B <= 8): 128 bytes of arena, 512 live at most, ratio 0.250\n  in  x: f32[2*B, 8] @64\n  \
              f32[2*B, 8] @64 = linear {bias=true, weights=1} f32[2*B, 8] @64, \"w\"  # lm_head\n  \
              f32[2*B, 8] @64 = shift_rows f32[2*B, 8] @64  # lm_head\n"
         );

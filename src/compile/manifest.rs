@@ -1,12 +1,17 @@
 //! What an artifact says about itself.
 
 use super::{BuildOptions, Entry};
-use dreamc_artifact::{Manifest, Model};
+use dreamc_artifact::{Manifest, Model, Work};
 use dreamc_frontend::{ModelConfig, Variant};
 use std::collections::BTreeMap;
 
 /// `new_tokens` is what `generate` appends, or what `act` does where that is the only entry.
-pub(super) fn manifest(options: &BuildOptions, config: &ModelConfig, new_tokens: u32) -> Manifest {
+pub(super) fn manifest(
+    options: &BuildOptions,
+    config: &ModelConfig,
+    new_tokens: u32,
+    reference: BTreeMap<String, Work>,
+) -> Manifest {
     // Checked to be small: shapes of a 7B model and its like.
     let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let text = &config.text;
@@ -33,6 +38,7 @@ pub(super) fn manifest(options: &BuildOptions, config: &ModelConfig, new_tokens:
         },
         entries: options.entries.iter().map(|e| e.name().to_owned()).collect(),
         aliases: aliases(config),
+        reference,
     }
 }
 
@@ -75,6 +81,9 @@ fn settings(options: &BuildOptions, config: &ModelConfig) -> BTreeMap<String, St
     }
     if options.lora.is_some() {
         settings.push(("lora", "folded".to_owned()));
+    }
+    if !options.without.is_empty() {
+        settings.push(("without-pass", options.without.join(",")));
     }
     if options.allow_non_finite {
         settings.push(("allow-non-finite", "true".to_owned()));

@@ -6,6 +6,7 @@ use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::vla::Mode;
 use dreamc_frontend::{ModelConfig, Variant};
 use dreamc_num::DType;
+use dreamc_passes::{ALL, find, names};
 use std::path::PathBuf;
 
 /// What to build. `entries` and everything numeric is checked by [`build`](super::build).
@@ -49,6 +50,8 @@ pub struct BuildOptions {
     pub sources: bool,
     /// Verify the graph after every pass.
     pub verify_each: bool,
+    /// Passes to leave out, by name; `all` for every pass.
+    pub without: Vec<String>,
 }
 
 /// How actions are made.
@@ -132,6 +135,13 @@ pub(super) fn check(options: &BuildOptions, config: &ModelConfig) -> Result<(), 
         if !(1..=max).contains(&found) {
             return fail(option, found.to_string(), &format!("from 1 to {max}"));
         }
+    }
+    if let Some(name) = options.without.iter().find(|n| *n != ALL && find(n).is_none()) {
+        return fail(
+            "--without-pass",
+            format!("`{name}`"),
+            &format!("{ALL}, or one of {}", names().join(", ")),
+        );
     }
     if !(options.eps > 0.0 && options.eps < 1.0) {
         return fail("--eps", options.eps.to_string(), "above 0 and below 1");

@@ -42,7 +42,7 @@ pub fn kernel(op: &Op) -> Result<Kernel, String> {
         Op::SwiGlu => Kernel::SwiGlu,
         Op::Slice { start, .. } => Kernel::Slice { start: small(*start)? },
         Op::Concat { axis } => Kernel::Concat { axis: small(*axis)? },
-        Op::MergeRows { .. } | Op::SplitRows { .. } => Kernel::Copy,
+        Op::MergeRows { .. } | Op::SplitRows { .. } | Op::Stack => Kernel::Copy,
         Op::DropRows { count } => Kernel::DropRows { count: small(*count)? },
         Op::TakeRows => Kernel::TakeRows,
         Op::Splice => Kernel::Splice,
@@ -134,6 +134,7 @@ pub fn in_place(node: &NodeData) -> Vec<usize> {
         | Op::SplitRows { .. }
         | Op::DropRows { .. }
         | Op::TakeRows
+        | Op::Stack
         | Op::TimestepEmbed { .. }
         | Op::ShiftRows
         | Op::IsToken { .. }

@@ -9,6 +9,7 @@
 
 mod constants;
 mod kernel;
+mod liveness;
 mod lower;
 mod memory;
 mod pack;
@@ -18,6 +19,7 @@ mod write;
 
 pub use constants::{Constant, Constants, Source};
 pub use kernel::{first_weight, in_place, is_matrix, kernel};
+pub use liveness::{Live, Liveness};
 pub use lower::{EmitError, Job, Target, lower};
 pub use memory::{Block, arrange};
 pub use pack::{PackError, WeightReader};

@@ -223,7 +223,7 @@ impl Lowering<'_> {
                     let source = Source::Checkpoint(names.cloned().collect());
                     self.bind_constant(graph, data, source, scope);
                 }
-                Op::MergeRows { .. } | Op::SplitRows { .. }
+                Op::MergeRows { .. } | Op::SplitRows { .. } | Op::Stack
                     if last_uses.get(&data.inputs[0]) == Some(&at)
                         && let Binding::Value(id) = scope[&data.inputs[0]] =>
                 {

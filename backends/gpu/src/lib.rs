@@ -229,6 +229,7 @@ fn rope_table(l: &mut Launcher<'_, '_, '_>, theta: f32, sections: &[u32], axial:
 fn timestep_embed(l: &mut Launcher<'_, '_, '_>, times: Vec<f32>) -> Result<(), String> {
     let y = l.write(0);
     let half = l.constant_columns(y)? / 2;
+    let steps = launcher::count(times.len() as u32);
     let frequencies = (0..half).map(|k| frequency::timestep(k, half)).collect();
     let buffers = [
         ("index", l.read(0).into()),
@@ -236,7 +237,8 @@ fn timestep_embed(l: &mut Launcher<'_, '_, '_>, times: Vec<f32>) -> Result<(), S
         ("frequencies", l.constant(Literal::Floats(frequencies))?.into()),
         ("y", y.into()),
     ];
-    l.launch(kernels::Kernel::TimestepEmbed(TimestepEmbed), &buffers, &[("half", launcher::count(half))])
+    let scalars = [("rows", l.rows(y)?), ("steps", steps), ("half", launcher::count(half))];
+    l.launch(kernels::Kernel::TimestepEmbed(TimestepEmbed), &buffers, &scalars)
 }
 
 /// The kernels' word for an element type, if it is a float.

@@ -58,7 +58,7 @@ pub(crate) fn take(
     index: ValueId,
     y: ValueId,
 ) -> Result<(), String> {
-    let (taken, rows) = (l.value(index).dims[1].clone(), l.value(x).dims[1].clone());
+    let (taken, rows) = (l.value(y).dims[1].clone(), l.value(x).dims[1].clone());
     let scalars = [
         ("all", l.elements(index)?),
         ("taken", Scalar::Count(taken)),

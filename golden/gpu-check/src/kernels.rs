@@ -405,7 +405,10 @@ fn actions(add: Add<'_>) {
   %3 = timestep_embed %2 {times=[0.0, 0.25, 0.5], width=72} : f32[1, 1, 72]
   %4 = euler_step %0, %1 {dt=0.25} : f32[1, 8, 7]
   %5 = ddim_step %0, %1, %2 {alphas=[0.1, 0.3, 0.6, 0.9]} : f32[1, 8, 7]
-  return %3 \"time\", %4 \"euler\", %5 \"ddim\""
+  %6 = const {ints=[2, 0, 1]} : i32[3]
+  %7 = timestep_embed %6 {times=[0.0, 0.25, 0.5], width=72} : f32[1, 3, 72]
+  %8 = take_rows %7, %2 : f32[1, 1, 72]
+  return %3 \"time\", %4 \"euler\", %5 \"ddim\", %8 \"row\""
             .to_owned(),
     );
     add(

@@ -58,5 +58,6 @@ pub fn build_options(checkpoint: &Path) -> BuildOptions {
         lora: None,
         allow_non_finite: false,
         verify_each: true,
+        without: vec![],
     }
 }

@@ -73,11 +73,14 @@ pub enum Op {
         /// Rows left out.
         count: u64,
     },
-    /// `(x T[B, S, N], index i32[B, R]) -> T[B, R, N]`: the rows of these numbers.
+    /// `(x T[B, S, N], index i32[B, R]) -> T[B, R, N]`: the rows of these numbers; or of one number:
+    /// `(x T[1, S, N], index i32[]) -> T[1, 1, N]`.
     TakeRows,
     /// `(x T[B, S, N], index i32[B, S], rows T[.., N]) -> T[B, S, N]`: row `index` of `rows`, counted over all its leading
     /// axes, where the index is not negative; elsewhere the row of `x`.
     Splice,
+    /// `(x T[..]) -> T[1, ..]`, `T` any type: the same elements under one more axis.
+    Stack,
     /// `(x T[B, S, N]) -> T[B, S, N]`: row `p` is row `p - 1`, row 0 stays: the logits shift of `spec/text-model.md` section 7.
     ShiftRows,
     /// `(canvas i32[B, S]) -> bool[B, S]`: where the token is `token`.
@@ -163,7 +166,7 @@ pub enum Op {
     /// `(select bool[B, K], token i32[B, K], slots i32[B, K], canvas i32[B, S]) -> i32[B, S]`: `token` at the positions that
     /// are selected, the canvas elsewhere. No position is selected twice.
     CommitSlots,
-    /// `(step i32[]) -> f32[1, 1, width]`: sines, then cosines of `times[step] * 10000^(-k / (width / 2 - 1))`
+    /// `(step i32[] | i32[N]) -> f32[1, 1 | N, width]`: for each step sines, then cosines of `times[step] * 10000^(-k / (width / 2 - 1))`
     /// (`spec/actions.md` section 6).
     TimestepEmbed {
         /// The time of each step.

@@ -82,6 +82,10 @@ graph @act.step(%0: i32[], %1: f32[1, 2, 3], %2: i32[1, S], %3: i32[1, 6], %4: f
   %18 = keep_tokens %17, %2 {first=2, len=3} : f32[1, S, 8]
   %19 = ddim_step %1, %16, %0 {alphas=[0.1, 0.5, 1.0]} : f32[1, 2, 3]
   %20 = euler_step %1, %16 {dt=0.5} : f32[1, 2, 3]
+  %21 = stack %20 : f32[1, 1, 2, 3]
+  %22 = const {ints=[0, 1]} : i32[2]
+  %23 = timestep_embed %22 {times=[0.0, 0.5], width=8} : f32[1, 2, 8]
+  %24 = take_rows %23, %0 : f32[1, 1, 8]
   return %20
 }
 "#;
@@ -113,6 +117,10 @@ fn images_and_actions() {
         ("%6 {first=0", "%6, %6 {weights=2, first=0", "those of one weight"),
         ("first=0, len=8", "first=1, len=8", "inside the weight"),
         ("first=0, len=8", "first=0, len=7", "the result must be f32[1, 6, 7]"),
+        ("stack %20 : f32[1, 1, 2, 3]", "stack %20 : f32[2, 1, 2, 3]", "must be f32[1, 1, 2, 3]"),
+        ("timestep_embed %22", "timestep_embed %2", "i32[] or i32[N]"),
+        ("f32[1, 2, 8]\n", "f32[1, 1, 8]\n", "must be f32[1, 2, 8]"),
+        ("take_rows %23, %0", "take_rows %12, %0", "[1, S, N] for an index i32[]"),
     ];
     for (from, to, message) in cases {
         assert!(ACT.contains(from), "{from}");

@@ -28,6 +28,7 @@ pub(crate) fn eval(op: &Op, x: &[&Tensor]) -> Result<Vec<Tensor>, RunError> {
         Op::DropRows { count } => rows::drop(x[0], *count as usize),
         Op::TakeRows => rows::take(x[0], x[1])?,
         Op::Splice => rows::splice(x[0], x[1], x[2])?,
+        Op::Stack => rows::stack(x[0]),
         Op::ShiftRows => rows::shift(x[0]),
         Op::IsToken { token } => {
             let found = x[0].ints().iter().map(|t| *t == *token as i32).collect();
@@ -58,11 +59,13 @@ pub(crate) fn eval(op: &Op, x: &[&Tensor]) -> Result<Vec<Tensor>, RunError> {
             Tensor::u32(&x[0].dims, words)
         }
         Op::TimestepEmbed { times, width } => {
-            actions::timestep_embed(actions::at(times, x[0])?, *width as usize)
+            let steps = x[0].ints().iter().map(|step| actions::at(times, *step));
+            actions::timestep_embed(&steps.collect::<Result<Vec<f32>, _>>()?, *width as usize)
         }
         Op::EulerStep { dt } => float::zip(x[0], x[1], |x, v| x + v * dt),
         Op::DdimStep { alphas } => {
-            let (now, next) = (actions::at(alphas, x[2])?, actions::at(&alphas[1..], x[2])?);
+            let step = x[2].ints()[0];
+            let (now, next) = (actions::at(alphas, step)?, actions::at(&alphas[1..], step)?);
             float::zip(x[0], x[1], |x, noise| actions::ddim_step(x, noise, now, next))
         }
         Op::ReadRows { before } => {

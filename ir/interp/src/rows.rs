@@ -40,8 +40,14 @@ pub(crate) fn drop(x: &Tensor, count: usize) -> Tensor {
     pick_rows(x, dims, (0..b).flat_map(|b| (b * s + count)..(b + 1) * s))
 }
 
+/// The same elements under one more axis.
+pub(crate) fn stack(x: &Tensor) -> Tensor {
+    Tensor { dims: [&[1], x.dims.as_slice()].concat(), data: x.data.clone() }
+}
+
 pub(crate) fn take(x: &Tensor, index: &Tensor) -> Result<Tensor, RunError> {
-    let (s, r) = (x.dims[1], index.dims[1]);
+    // A lone number is an index of one row of one.
+    let (s, r) = (x.dims[1], index.dims.get(1).copied().unwrap_or(1));
     let row = |(at, i): (usize, &i32)| {
         let i = usize::try_from(*i).ok().filter(|i| *i < s).ok_or(RunError::Row(*i))?;
         Ok(at / r * s + i)

@@ -156,6 +156,24 @@ fn rows_are_moved() {
 }
 
 #[test]
+fn one_row_of_a_table() {
+    let text = "graph @f(%0: i32[]) {
+      %1 = const {ints=[2, 0]} : i32[2]
+      %2 = timestep_embed %1 {times=[0.5, 9.0, 1.5], width=4} : f32[1, 2, 4]
+      %3 = take_rows %2, %0 : f32[1, 1, 4]
+      %4 = stack %3 : f32[1, 1, 1, 4]
+      return %2, %4
+    }";
+    let at = |row: i32| results(text, &[Tensor::i32(&[], vec![row])]);
+    let rows = [1.5_f32, 0.5].map(|t| [t.sin(), t * 1e-4, t.cos(), 1.0]);
+    let all = at(1).unwrap();
+    near(all[0].floats(), &rows.concat());
+    near(all[1].floats(), &rows[1]);
+    assert_eq!(all[1].dims, [1, 1, 1, 4]);
+    assert_eq!(at(2), Err(RunError::Row(2)));
+}
+
+#[test]
 fn only_the_kept_tokens_of_marked_rows() {
     let text = "graph @f(%0: f32[1, 2, 4], %1: i32[1, 2]) {
       %2 = keep_tokens %0, %1 {first=1, len=2} : f32[1, 2, 4]

@@ -224,7 +224,22 @@ fn times() {
         for on in everywhere() {
             let launch = Launch::of(on, &Kernel::TimestepEmbed(TimestepEmbed)).tensor("index", &index);
             let launch = launch.floats("times", &times).floats("frequencies", &frequencies);
-            launch.result("y", width).int("half", half).run().near("y", wanted.floats(), 1e-6);
+            let launch = launch.result("y", width).int("rows", 1).int("steps", 3).int("half", half);
+            launch.run().near("y", wanted.floats(), 1e-6);
         }
+    }
+    let (index, rows) = (Tensor::i32(&[4], vec![2, 0, 1, 2]), 4);
+    let text = format!(
+        "graph @f(%0: i32[{rows}]) {{
+          %1 = timestep_embed %0 {{times=[1.0, 0.5, 49.0], width={width}}} : f32[1, {rows}, {width}]
+          return %1
+        }}"
+    );
+    let wanted = interpret(&text, &[&index]).remove(0);
+    for on in everywhere() {
+        let launch = Launch::of(on, &Kernel::TimestepEmbed(TimestepEmbed)).tensor("index", &index);
+        let launch = launch.floats("times", &times).floats("frequencies", &frequencies);
+        let launch = launch.result("y", rows * width).int("rows", rows).int("steps", 3).int("half", half);
+        launch.run().near("y", wanted.floats(), 1e-6);
     }
 }

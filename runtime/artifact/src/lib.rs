@@ -62,7 +62,7 @@ pub use header::{
     FORMAT_VERSION, HEADER_LEN, Header, Kind, MAGIC, SECTION_ALIGN, SECTION_COUNT_MAX, Section,
     TABLE_ENTRY_LEN, assemble, encode_header,
 };
-pub use manifest::{Manifest, Model};
+pub use manifest::{Manifest, Model, Work};
 pub use open::Artifact;
 pub use validate::{
     ARENA_BYTES_MAX, ELEMENTS_MAX, LAUNCH_COUNT_MAX, OPERAND_COUNT_MAX, PART_COUNT_MAX, PORT_COUNT_MAX,

@@ -22,6 +22,19 @@ pub struct Manifest {
     pub entries: Vec<String>,
     /// Pairs of a probe's name and the origin whose result it shows, such as `hidden.0`.
     pub aliases: Vec<(String, String)>,
+    /// What one run of an entry would cost as the reference computes it, at the maxima, by the entry's name; empty where it
+    /// is not known.
+    #[serde(default)]
+    pub reference: BTreeMap<String, Work>,
+}
+
+/// Arithmetic and memory traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Floating-point operations.
+    pub flop: u64,
+    /// Bytes read and written.
+    pub bytes: u64,
 }
 
 /// The model and the settings that were fixed at build time.

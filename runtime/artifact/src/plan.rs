@@ -35,6 +35,17 @@ pub struct Program {
     pub arena_bytes: u64,
 }
 
+impl Program {
+    /// Passes through the model: the iterations of its loops, or 1 without one.
+    pub fn passes(&self) -> u32 {
+        let of = |step: &Step| match step {
+            Step::Dispatch(_) => None,
+            Step::Denoise(denoise) => Some(denoise.steps),
+        };
+        self.steps.iter().filter_map(of).reduce(u32::saturating_add).unwrap_or(1)
+    }
+}
+
 /// A bounded run-time length.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Symbol {
@@ -299,7 +310,8 @@ pub enum Kernel {
         /// Rows left out.
         count: u32,
     },
-    /// `(x T[B, S, N], index i32[B, R]) -> T[B, R, N]`: row `r` is row `index[b, r]` of `x`. An index outside is an error.
+    /// `(x T[B, S, N], index i32[B, R]) -> T[B, R, N]`: row `r` is row `index[b, r]` of `x`; or
+    /// `(x T[1, S, N], index i32[]) -> T[1, 1, N]`. An index outside is an error.
     TakeRows,
     /// `(x T[B, S, H], index i32[B, S], rows T[.., H]) -> T[B, S, H]`: row `index[b, s]` of all `rows` where the index is
     /// not negative, else the row of `x`. An index behind the last row is an error. May write over `x`.
@@ -370,8 +382,9 @@ pub enum Kernel {
     Commit,
     /// `(stream u32[4]) -> u32[4]`: the stream of the next step. May write over the stream.
     AdvanceStream,
-    /// `(index i32[]) -> f32[.., W]`, all other dimensions 1, `W` even and at least 4: with `t = times[index]`, element
-    /// `k < W/2` is `sin(t w)` and element `W/2 + k` is `cos(t w)`, `w = exp(-k ln(10000) / (W/2 - 1))`.
+    /// `(index i32[]) -> f32[.., W]`, all other dimensions 1, or `(index i32[N]) -> f32[.., N, W]`, `N` constant and all
+    /// dimensions before it 1; `W` even and at least 4: with `t = times[index]`, element `k < W/2` of a row is `sin(t w)`
+    /// and element `W/2 + k` is `cos(t w)`, `w = exp(-k ln(10000) / (W/2 - 1))`.
     TimestepEmbed {
         /// The time of each step: 1 to [`STEPS_MAX`](crate::STEPS_MAX), finite.
         #[serde(deserialize_with = "crate::wire::times")]

@@ -234,6 +234,12 @@ fn shapes_that_add_up() {
     assert_eq!(taken(i32(&[&b, &n(2)])), None);
     assert_eq!(taken(i32(&[&b, &n(3)])), Some(Rule::Shape));
     assert_eq!(taken(f32(&[&b, &n(2)])), Some(Rule::DType));
+    let one_row = |x: &[&Dim], y: &[&Dim]| alone(Kernel::TakeRows, &[f32(x), i32(&[])], f32(y));
+    assert_eq!(one_row(&[&n(1), &s, &n(4)], &[&n(1), &n(1), &n(4)]), None);
+    for y in [&[&n(1), &n(2), &n(4)], &[&n(1), &n(1), &n(5)]] {
+        assert_eq!(one_row(&[&n(1), &s, &n(4)], y), Some(Rule::Shape));
+    }
+    assert_eq!(one_row(&[&b, &s, &n(4)], &[&n(1), &n(1), &n(4)]), Some(Rule::Shape));
     let spliced = |rows| alone(Kernel::Splice, &[x.clone(), i32(&[&b, &s]), rows], x.clone());
     assert_eq!((spliced(f32(&[&n(9), &n(4)])), spliced(f32(&[&n(4)]))), (None, None));
     assert_eq!((spliced(f32(&[&n(9), &n(5)])), spliced(f32(&[]))), (Some(Rule::Shape), Some(Rule::Shape)));
@@ -250,6 +256,24 @@ fn settings_are_checked() {
     assert_eq!((embed(vec![], 4), embed(vec![0.0; STEPS_MAX as usize + 1], 4)), (setting, setting));
     assert_eq!((embed(vec![f32::NAN], 4), embed(vec![f32::INFINITY], 4)), (setting, setting));
     assert_eq!((embed(vec![0.5], 2), embed(vec![0.5], 5)), (Some(Rule::Shape), Some(Rule::Shape)));
+    let table =
+        |index: &[&Dim], y: &[&Dim]| alone(Kernel::TimestepEmbed { times: vec![0.5] }, &[i32(index)], f32(y));
+    assert_eq!((table(&[&n(7)], &[&n(1), &n(7), &n(4)]), table(&[&n(7)], &[&n(7), &n(4)])), (None, None));
+    for (index, y) in [
+        (vec![n(7)], vec![n(1), n(6), n(4)]),
+        (vec![n(7)], vec![n(2), n(7), n(4)]),
+        (vec![n(4)], vec![n(4)]),
+        (vec![s.clone()], vec![n(1), s.clone(), n(4)]),
+        (vec![n(1), n(7)], vec![n(1), n(7), n(4)]),
+    ] {
+        let refs = |dims: &[Dim]| dims.to_vec();
+        let found = alone(
+            Kernel::TimestepEmbed { times: vec![0.5] },
+            &[(DType::I32, refs(&index))],
+            (DType::F32, refs(&y)),
+        );
+        assert_eq!(found, Some(Rule::Shape), "{index:?} {y:?}");
+    }
     let (x, index) = (f32(&[&b, &n(4)]), i32(&[]));
     let ddim = |alphas| alone(Kernel::DdimStep { alphas }, &[x.clone(), x.clone(), index.clone()], x.clone());
     assert_eq!(ddim(vec![0.5, 1.0]), None);

@@ -82,7 +82,7 @@ pub trait Observer {
     /// Called with each result that is wanted.
     fn after(&mut self, _shown: Shown<'_>) {}
 
-    /// Called after each denoising step; `false` stops the run.
+    /// Called after each pass, which is a denoising step or the whole of a program without a loop; `false` stops the run.
     fn step(&mut self, _done: u32, _steps: u32) -> bool {
         true
     }
@@ -275,8 +275,8 @@ impl Stepper {
         device.read(offset, bytes).map_err(|error| StepError::Device { origin: name.to_string(), error })
     }
 
-    /// Runs all steps. Allocates nothing unless the observer wants to see values. Returns the number of iterations
-    /// of loops that were run.
+    /// Runs all steps. Allocates nothing unless the observer wants to see values. Returns the number of passes: the
+    /// iterations of loops that were run, or 1 for a program without one, whose single step was made part of it.
     pub fn run(&mut self, device: &mut dyn Device, observer: &mut dyn Observer) -> Result<u32, StepError> {
         let policy = self.policy(observer);
         self.policy = policy;
@@ -285,20 +285,12 @@ impl Stepper {
         device.resize(symbols).map_err(failed)?;
         let alone = !observer.watches();
         if alone && device.begin(policy.variant()).map_err(failed)? {
-            return Ok(iterations(program, symbols, policy));
+            return Ok(passes(program, symbols, policy));
         }
-        let mut run = Run {
-            program,
-            operands,
-            symbols,
-            slots: *slots,
-            policy,
-            device,
-            observer,
-            iterations: 0,
-            bytes: Vec::new(),
-        };
-        let done = run.steps(&program.steps, 0, &mut 0);
+        let slots = *slots;
+        let mut run =
+            Run { program, operands, symbols, slots, policy, device, observer, passes: 0, bytes: Vec::new() };
+        let done = run.program();
         if alone {
             let ended = run.device.end(done.is_ok()).map_err(failed);
             // What failed first is what there is to tell.
@@ -306,20 +298,20 @@ impl Stepper {
         } else {
             done?;
         }
-        Ok(run.iterations)
+        Ok(run.passes)
     }
 }
 
-/// Iterations of all loops that such a run runs.
-fn iterations(program: &Program, symbols: &[u32], policy: Policy) -> u32 {
+/// Passes of such a run: see [`Stepper::run`].
+fn passes(program: &Program, symbols: &[u32], policy: Policy) -> u32 {
     let of = |step: &Step| match step {
-        Step::Dispatch(_) => 0,
-        Step::Denoise(denoise) => match open(denoise, symbols, policy) {
+        Step::Dispatch(_) => None,
+        Step::Denoise(denoise) => Some(match open(denoise, symbols, policy) {
             Some(mut open) => (0..denoise.steps).map(|step| u32::from(!open.step(step).idle)).sum(),
             None => denoise.steps,
-        },
+        }),
     };
-    program.steps.iter().map(of).sum()
+    program.steps.iter().filter_map(of).reduce(u32::saturating_add).unwrap_or(1)
 }
 
 /// The slots of a loop that counts them.
@@ -344,11 +336,26 @@ struct Run<'a> {
     policy: Policy,
     device: &'a mut dyn Device,
     observer: &'a mut dyn Observer,
-    iterations: u32,
+    passes: u32,
     bytes: Vec<u8>,
 }
 
 impl Run<'_> {
+    fn program(&mut self) -> Result<(), StepError> {
+        let steps = &self.program.steps;
+        self.steps(steps, 0, &mut 0)?;
+        if steps.iter().any(|step| matches!(step, Step::Denoise(_))) {
+            return Ok(());
+        }
+        self.passes = 1;
+        self.tell(1, 1)
+    }
+
+    /// Tells the observer that a step is over, run or not.
+    fn tell(&mut self, done: u32, of: u32) -> Result<(), StepError> {
+        if self.observer.step(done, of) { Ok(()) } else { Err(StepError::Stopped) }
+    }
+
     /// `number`: that of the first dispatch, then that behind the last.
     fn steps(&mut self, steps: &[Step], iteration: u32, number: &mut u32) -> Result<(), StepError> {
         for step in steps {
@@ -427,14 +434,12 @@ impl Run<'_> {
                 }
                 self.device.set(index, step).map_err(failed)?;
                 self.steps(&denoise.body, step, number)?;
-                self.iterations += 1;
+                self.passes = self.passes.saturating_add(1);
             }
             if let Some(((from, bytes), (into, _))) = history {
                 self.device.copy(from, into + u64::from(step) * bytes, bytes).map_err(failed)?;
             }
-            if !self.observer.step(step + 1, denoise.steps) {
-                return Err(StepError::Stopped);
-            }
+            self.tell(step + 1, denoise.steps)?;
         }
         Ok(())
     }
@@ -660,6 +665,34 @@ mod tests {
         stepper.keep_slots(true);
         stepper.run(&mut device, &mut ()).unwrap();
         assert!(stepper.scheduled().is_none() && !stepper.strayed(&history([14, 9, 5, 0])));
+    }
+
+    /// A program without a loop is one pass, which the observer hears of and may stop.
+    #[test]
+    fn one_pass_without_a_loop() {
+        struct Heard(Vec<(u32, u32)>, bool);
+        impl Observer for Heard {
+            fn step(&mut self, done: u32, steps: u32) -> bool {
+                self.0.push((done, steps));
+                self.1
+            }
+        }
+        let program = Program {
+            name: "f".to_string(),
+            symbols: vec![],
+            values: vec![],
+            inputs: vec![],
+            outputs: vec![],
+            steps: vec![],
+            arena_bytes: 256,
+        };
+        let mut stepper = Stepper::new(&program).unwrap();
+        for (goes_on, wanted) in [(true, Ok(1)), (false, Err(StepError::Stopped))] {
+            let mut heard = Heard(vec![], goes_on);
+            assert_eq!(stepper.run(&mut Adding(vec![0; 256]), &mut heard), wanted);
+            assert_eq!(heard.0, [(1, 1)]);
+        }
+        assert_eq!(stepper.run(&mut Adding(vec![0; 256]), &mut ()), Ok(1));
     }
 
     /// A refused length changes none of the others.

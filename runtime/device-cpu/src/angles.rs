@@ -61,12 +61,13 @@ per_isa! {
     }
 }
 
-/// Sines, then cosines of a time at falling frequencies.
-pub(crate) fn timestep_embed(time: f32, out: &Buf) {
+/// Sines, then cosines of a time at falling frequencies, as row `row`.
+pub(crate) fn timestep_embed(time: f32, out: &Buf, row: usize) {
     let half = out.columns() / 2;
+    let at = row * out.columns();
     for k in 0..half {
         let angle = time * frequency::timestep(k as u32, half as u32);
-        out.set(k, libm::sinf(angle));
-        out.set(half + k, libm::cosf(angle));
+        out.set(at + k, libm::sinf(angle));
+        out.set(at + half + k, libm::cosf(angle));
     }
 }

@@ -81,7 +81,8 @@ fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static
             dims(x).len() == 3
                 && x.dtype == y.dtype
                 && equal_but(x, y, 1)
-                && shaped(index, DType::I32, &dims(y)[..2]),
+                && (shaped(index, DType::I32, &dims(y)[..2])
+                    || shaped(index, DType::I32, &[]) && dims(y)[..2] == [1, 1]),
             &[],
         ),
         (Kernel::Splice, [x, index, source], [y]) => (
@@ -207,8 +208,9 @@ fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static
         ),
         (Kernel::TimestepEmbed { .. }, [index], [y]) => {
             let w = y.columns();
-            let row = !dims(y).is_empty() && y.elements() == w && w >= 4 && w.is_multiple_of(2);
-            (shaped(index, DType::I32, &[]) && y.dtype == DType::F32 && row, &[])
+            let fits = w >= 4 && w.is_multiple_of(2) && dims(index).len() <= 1 && index.elements() > 0;
+            let rows = !dims(y).is_empty() && y.rows() == index.elements();
+            (index.dtype == DType::I32 && y.dtype == DType::F32 && rows && fits, &[])
         }
         (Kernel::EulerStep { .. }, [x, v], [y]) => (x.dtype == DType::F32 && like(v, x) && like(y, x), &[0]),
         (Kernel::DdimStep { .. }, [x, noise, index], [y]) => {

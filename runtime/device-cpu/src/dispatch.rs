@@ -110,7 +110,10 @@ pub(crate) fn run(
             open_slots::commit(select, token, slots, canvas, y)?;
         }
         (Kernel::TimestepEmbed { times }, [index], [y]) => {
-            angles::timestep_embed(times[step(index, times.len() as u32)? as usize], y);
+            for row in 0..index.elements() {
+                let step = step_of(index, row, times.len() as u32)?;
+                angles::timestep_embed(times[step as usize], y, row);
+            }
         }
         (Kernel::EulerStep { dt }, [x, v], [y]) => elementwise::run(context, Op::Euler { dt: *dt }, x, v, y),
         (Kernel::DdimStep { alphas }, [x, noise, index], [y]) => {
@@ -125,7 +128,12 @@ pub(crate) fn run(
 
 /// The step that `index` holds. It is read at run time, so nothing else keeps it inside the schedule.
 fn step(index: &Buf, steps: u32) -> Result<u32, DeviceError> {
-    let step = index.get::<i32>(0);
+    step_of(index, 0, steps)
+}
+
+/// The same of row `row` of several steps.
+fn step_of(index: &Buf, row: usize, steps: u32) -> Result<u32, DeviceError> {
+    let step = index.get::<i32>(row);
     let outside = DeviceError::StepOutOfRange { step, steps };
     u32::try_from(step).ok().filter(|step| *step < steps).ok_or(outside)
 }

@@ -108,7 +108,9 @@ fn step_outside_the_schedule() {
         let embed = case(times, std::slice::from_ref(&index), DType::F32, &[1, 4], 0.0);
         let reads = [random(DType::F32, &[3], 1), random(DType::F32, &[3], 2), index];
         let ddim = case(Kernel::DdimStep { alphas: vec![0.5; 5] }, &reads, DType::F32, &[3], 0.0);
-        for case in [origin, count, eos, embed, ddim] {
+        let times = Kernel::TimestepEmbed { times: vec![0.5; 4] };
+        let table = case(times, &[ints(&[3], &[0, 3, step])], DType::F32, &[1, 3, 4], 0.0);
+        for case in [origin, count, eos, embed, ddim, table] {
             let error = bench(&case, Isa::detect(), 1, None).run().unwrap_err();
             assert_eq!(error, DeviceError::StepOutOfRange { step, steps }, "{:?}", case.kernel);
         }

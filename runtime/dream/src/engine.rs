@@ -3,7 +3,7 @@
 use crate::device::{self, Opened};
 use crate::model::damaged;
 use crate::{Error, OpenOptions};
-use dreamc_artifact::plan::{Program, Step};
+use dreamc_artifact::plan::Program;
 use dreamc_artifact::{Artifact, Manifest};
 use dreamc_runtime::{Canvas, Device, Observer, StepError, Stepper};
 use std::path::Path;
@@ -98,7 +98,7 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Runs the prepared program: lengths, inputs, steps, outputs. Returns the iterations of its loop that were run.
+    /// Runs the prepared program: lengths, inputs, steps, outputs. Returns the passes that were run.
     ///
     /// Where slots took the mask token itself, more of them are open than the schedule says: the whole request is run once
     /// more with as many in every iteration as at first. An observer then sees both runs.
@@ -114,19 +114,19 @@ impl<'a> Engine<'a> {
         let stepper = ready.as_mut().ok_or(dreamc_runtime::StepError::Unsound)?;
         stepper.resize(lengths)?;
         stepper.keep_slots(false);
-        let mut iterations = run(stepper, device, inputs, observer)?;
+        let mut passes = run(stepper, device, inputs, observer)?;
         if let Some(name) = stepper.scheduled().map(str::to_owned) {
             let mut history = Vec::new();
             read(stepper, device, &name, &mut history)?;
             if stepper.strayed(&history) {
                 stepper.keep_slots(true);
-                iterations += run(stepper, device, inputs, observer)?;
+                passes += run(stepper, device, inputs, observer)?;
             }
         }
         for (name, bytes) in outputs {
             read(stepper, device, name, bytes)?;
         }
-        Ok(iterations)
+        Ok(passes)
     }
 
     /// Most open slots of a row that the prepared program takes; none where it does not count them.
@@ -190,11 +190,7 @@ fn contradicts(manifest: &Manifest, programs: &[Program]) -> Option<&'static str
             return Some("the length of a row");
         }
         // The loop of `act` may be longer or shorter than its schedule: see `--flow-clock`.
-        let mut loops = program.steps.iter().filter_map(|step| match step {
-            Step::Denoise(denoise) => Some(denoise.steps),
-            Step::Dispatch(_) => None,
-        });
-        if program.name == crate::generate::ENTRY && loops.any(|steps| steps != model.steps) {
+        if program.name == crate::generate::ENTRY && program.passes() != model.steps {
             return Some("the number of steps");
         }
     }

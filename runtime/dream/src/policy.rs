@@ -157,7 +157,7 @@ impl Policy {
             let lengths = [("B", 1), ("S", length), ("M", request.image_tokens), (SLOTS, slots)];
             engine.run(&lengths, &request.inputs, observer, &mut outputs)
         })?;
-        self.read(request.output, &outputs[0].1, request.first_slot, forwards.max(1))
+        self.read(request.output, &outputs[0].1, request.first_slot, forwards)
     }
 
     fn slots(&self) -> usize {

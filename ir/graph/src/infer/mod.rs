@@ -119,6 +119,14 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
             let s = s.minus(*count).ok_or("`x` must have `count` rows in any case")?;
             one(Type::new(x.dtype, [b.clone(), s, n.clone()]))
         }
+        (Op::TakeRows, [x, index]) if index.dims.is_empty() => {
+            let [rows, _, n] = x.dims.as_slice() else {
+                return Err("`x` must be [1, S, N] for an index i32[]".to_owned());
+            };
+            let fits = index.dtype == DType::I32 && rows.as_constant() == Some(1);
+            require(fits, "`x` must be [1, S, N] for an index i32[]")?;
+            one(Type::new(x.dtype, [1.into(), 1.into(), n.clone()]))
+        }
         (Op::TakeRows, [x, index]) => {
             let ([b, _, n], [bi, r]) = (x.dims.as_slice(), index.dims.as_slice()) else {
                 return Err("`x` must be [B, S, N] and the index i32[B, R]".to_owned());
@@ -134,6 +142,7 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
             require(fits, "the rows must be as wide as those of `x`, of its type")?;
             one(x.clone())
         }
+        (Op::Stack, [x]) => one(Type::new(x.dtype, [1.into()].into_iter().chain(x.dims.iter().cloned()))),
         (Op::ShiftRows, [x]) => {
             require(x.dims.len() == 3, "`x` must be [B, S, N]")?;
             one(x.clone())
@@ -178,6 +187,7 @@ pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String
             | Op::DropRows { .. }
             | Op::TakeRows
             | Op::Splice
+            | Op::Stack
             | Op::ShiftRows
             | Op::OpenSlots { .. },
             _,

@@ -115,10 +115,11 @@ pub(super) fn infer(op: &Op, inputs: &[Type]) -> Result<Type, String> {
             Ok(logits.clone())
         }
         (Op::TimestepEmbed { times, width }, [step]) => {
-            scalar(step, DType::I32, "step")?;
+            require(step.dtype == DType::I32 && step.dims.len() <= 1, "`step` must be i32[] or i32[N]")?;
+            let rows = step.dims.first().cloned().unwrap_or_else(|| 1.into());
             require(!times.is_empty(), "there must be a time")?;
             require(*width >= 4 && width.is_multiple_of(2), "the width must be even and at least 4")?;
-            Ok(Type::new(DType::F32, [1.into(), 1.into(), (*width).into()]))
+            Ok(Type::new(DType::F32, [1.into(), rows, (*width).into()]))
         }
         (Op::EulerStep { .. }, [x, velocity]) => {
             require(x.dtype == DType::F32 && x == velocity, "`x` and the velocity must have one f32 type")?;

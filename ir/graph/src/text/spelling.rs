@@ -110,6 +110,7 @@ impl Op {
             Op::DropRows { count } => ("drop_rows", vec![("count", int(*count))]),
             Op::TakeRows => ("take_rows", vec![]),
             Op::Splice => ("splice", vec![]),
+            Op::Stack => ("stack", vec![]),
             Op::ShiftRows => ("shift_rows", vec![]),
             Op::IsToken { token } => ("is_token", vec![("token", int(*token))]),
             Op::EosPenalty { token, steps, eps } => {
@@ -200,6 +201,7 @@ impl Op {
             "drop_rows" => Op::DropRows { count: a.int("count")? },
             "take_rows" => Op::TakeRows,
             "splice" => Op::Splice,
+            "stack" => Op::Stack,
             "shift_rows" => Op::ShiftRows,
             "is_token" => Op::IsToken { token: a.int("token")? },
             "eos_penalty" => {

@@ -143,6 +143,17 @@ pub(super) fn check(
             ensure(sum == Some(Poly::of(&x.dims[1])), Rule::Shape)?;
             Ok(none)
         }
+        (Kernel::TakeRows, [x, index], [y]) if index.dims.is_empty() => {
+            real(x)?;
+            dtype(y, x.dtype)?;
+            dtype(index, DType::I32)?;
+            let one = Dim::constant(1);
+            let [outer, rows, n] = x.dims.as_slice() else { return Err(Rule::Shape) };
+            dims(core::slice::from_ref(outer), core::slice::from_ref(&one))?;
+            dims(&y.dims, &[one.clone(), one.clone(), n.clone()])?;
+            // A loop that takes a row in each step finds one.
+            Ok(Facts { in_place: &[], schedule: constant(rows).map(|rows| (1, rows)) })
+        }
         (Kernel::TakeRows, [x, index], [y]) => {
             real(x)?;
             dtype(y, x.dtype)?;

@@ -147,10 +147,19 @@ pub(super) fn check(k: &Kernel, reads: &[&Value], writes: &[&Value]) -> Result<F
         (Kernel::TimestepEmbed { times }, [index], [y]) => {
             ensure((1..=STEPS_MAX as usize).contains(&times.len()), Rule::Setting)?;
             ensure(times.iter().all(|t| t.is_finite()), Rule::Setting)?;
-            shaped(index, DType::I32, &[])?;
+            dtype(index, DType::I32)?;
             dtype(y, DType::F32)?;
             let (outer, w) = rows(y)?;
-            let one = outer.iter().all(|d| constant(d) == Some(1));
+            let (before, count) = match index.dims.as_slice() {
+                [] => (outer, 1),
+                [n] => {
+                    let (last, before) = outer.split_last().ok_or(Rule::Shape)?;
+                    let n = constant(n).filter(|n| constant(last) == Some(*n)).ok_or(Rule::Shape)?;
+                    (before, n)
+                }
+                _ => return Err(Rule::Shape),
+            };
+            let one = count > 0 && before.iter().all(|d| constant(d) == Some(1));
             ensure(one && constant(w).is_some_and(|w| w >= 4 && w.is_multiple_of(2)), Rule::Shape)?;
             Ok(Facts { in_place: &[], schedule: Some((0, times.len() as u32)) })
         }

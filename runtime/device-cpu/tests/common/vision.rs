@@ -55,6 +55,8 @@ pub(crate) fn moves() -> Vec<Case> {
             let x = part(s + count, 1);
             cases.push(case(Kernel::DropRows { count }, &[x], dtype, &[2, s, 7], 0.0));
         }
+        let table = random(dtype, &[1, 5, 7], 3);
+        cases.push(case(Kernel::TakeRows, &[table, ints(&[], &[3])], dtype, &[1, 1, 7], 0.0));
         let x = part(5, 1);
         let index = ints(&[2, 3], &[4, 0, 0, 2, 4, 1]);
         cases.push(case(Kernel::TakeRows, &[x.clone(), index], dtype, &[2, 3, 7], 0.0));
@@ -78,6 +80,8 @@ pub(crate) fn actions() -> Vec<Case> {
             cases.push(case(kernel, &[ints(&[], &[step])], F32, &[1, 1, width], 1e-4));
         }
     }
+    let kernel = Kernel::TimestepEmbed { times: vec![0.0, 0.25, 999.0] };
+    cases.push(case(kernel, &[ints(&[5], &[2, 0, 1, 1, 2])], F32, &[1, 5, 6], 1e-4));
     for n in [7, 40_000] {
         let reads = [random(F32, &[1, n], 1), random(F32, &[1, n], 2)];
         cases.push(case(Kernel::EulerStep { dt: -0.1 }, &reads, F32, &[1, n], 1e-6).over(&[0]));
