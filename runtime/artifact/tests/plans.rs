@@ -452,8 +452,10 @@ fn rules_of_slots() {
     let broken = |edit: &dyn Fn(&mut Program)| {
         let mut plan = slotted();
         edit(&mut plan.programs[0]);
-        let read = decode_plan(&encode_plan(&plan).unwrap()).unwrap();
-        assert_eq!(read, plan);
+        let bytes = encode_plan(&plan).unwrap();
+        let read = decode_plan(&bytes).unwrap();
+        // Not the plans, which may hold what is no number.
+        assert_eq!(encode_plan(&read).unwrap(), bytes);
         validate(&read, &Code::default(), &weights().0).err().map(|e| e.rule)
     };
     assert_eq!(broken(&|_| ()), None);

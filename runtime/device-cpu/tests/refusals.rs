@@ -69,25 +69,22 @@ fn row_outside() {
         assert_eq!(error, DeviceError::RowOutOfRange { index, rows: 4 });
     }
     for index in [-1, 3, i32::MIN] {
-        let case = case(Kernel::TakeRows, &[x(), ints(&[1, 2], &[0, index])], DType::F32, &[1, 2, 4], 0.0);
-        let error = bench(&case, Isa::detect(), 2, None).run().unwrap_err();
-        assert_eq!(error, DeviceError::RowOutOfRange { index, rows: 3 });
+        let rows = [x(), ints(&[1, 2], &[0, index])];
         let attention =
             Attention { heads: 1, kv_heads: 1, head_dim: 4, packed: false, rope: false, rows: true };
         let q = random(DType::F32, &[1, 2, 4], 2);
-        let reads = [q, x(), x(), ints(&[1, 3], &[1; 3]), ints(&[1, 2], &[0, index])];
-        let case = common::case(Kernel::Attention(attention), &reads, DType::F32, &[1, 2, 4], 0.0);
-        let error = bench(&case, Isa::detect(), 2, None).run().unwrap_err();
-        assert_eq!(error, DeviceError::RowOutOfRange { index, rows: 3 });
+        let queries = [q, x(), x(), ints(&[1, 3], &[1; 3]), ints(&[1, 2], &[0, index])];
         let slots = ints(&[1, 2], &[0, index]);
         let take = [ints(&[1, 3], &[5, 6, 7]), slots.clone()];
         let commit = [bools(&[1, 2], &[1, 0]), ints(&[1, 2], &[8, 9]), slots, ints(&[1, 3], &[5, 6, 7])];
         for case in [
-            common::case(Kernel::TakeSlots, &take, DType::I32, &[1, 2], 0.0),
-            common::case(Kernel::CommitSlots, &commit, DType::I32, &[1, 3], 0.0),
+            case(Kernel::TakeRows, &rows, DType::F32, &[1, 2, 4], 0.0),
+            case(Kernel::Attention(attention), &queries, DType::F32, &[1, 2, 4], 0.0),
+            case(Kernel::TakeSlots, &take, DType::I32, &[1, 2], 0.0),
+            case(Kernel::CommitSlots, &commit, DType::I32, &[1, 3], 0.0),
         ] {
-            let error = bench(&case, Isa::detect(), 1, None).run().unwrap_err();
-            assert_eq!(error, DeviceError::RowOutOfRange { index, rows: 3 });
+            let error = bench(&case, Isa::detect(), 2, None).run().unwrap_err();
+            assert_eq!(error, DeviceError::RowOutOfRange { index, rows: 3 }, "{:?}", case.kernel);
         }
     }
 }
