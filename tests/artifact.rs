@@ -127,7 +127,7 @@ mod build {
         build(
             2,
             &["--without-pass", "dce", "--without-pass", "magic"],
-            &["--without-pass is `magic`", "all, or one of dce, fold"],
+            &["--without-pass is `magic`", "all, or one of unroll-steps, dce, fold"],
         );
         has(&fails(1, &["build", "no/such/dir", "-o", &output]), &["no/such/dir", "help:"]);
         has(
@@ -438,10 +438,59 @@ mod inspect {
             let costs = report["cost"].as_array().unwrap();
             costs.iter().find(|c| c["graph"] == graph).unwrap()["total"]["flop"].as_u64().unwrap()
         };
-        assert_eq!(cost("generate"), 16 * cost("generate.step"));
+        // The angles of the positions are computed once.
+        let (all, step) = (cost("generate"), cost("generate.step"));
+        assert!(all > 16 * step && all < 17 * step, "{all} {step}");
+        let totals = report["totals"].as_array().unwrap();
+        let total = totals.iter().find(|t| t["entry"] == "generate").unwrap();
+        assert_eq!((&total["passes"], &total["compiled"]["flop"]), (&json!(16), &json!(all)));
+        assert_eq!(total["step"]["flop"], json!(step));
+        let reference = total["reference"]["flop"].as_u64().unwrap();
+        assert!(reference >= all, "{reference} {all}");
+        has(&ok(&["inspect", &sudoku(), "--cost"]), &["reference", "one pass", &reference.to_string()]);
+        has(&ok(&["inspect", &sudoku(), "--plan"]), &[" live at most, ratio 1."]);
         has(&ok(&["inspect", &sudoku(), "--cost"]), &["linear", &cost("generate").to_string()]);
         has(&ok(&["inspect", &sudoku(), "--kernels"]), &["those of the CPU are in the runtime"]);
     }
+}
+
+/// The page of `inspect --html` opens without a network, holds together, and names all that is executed.
+#[test]
+fn plans_as_a_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = text(&dir.path().join("plan.html"));
+    let page = || {
+        assert_eq!(ok(&["inspect", &sudoku(), "--html", &path]), "");
+        std::fs::read_to_string(&path).unwrap()
+    };
+    let html = page();
+    assert_eq!(html, page());
+    assert!(!html.contains("http") && !html.contains("src=") && !html.contains("@import"));
+    let mut open: Vec<&str> = Vec::new();
+    for tag in html.split('<').skip(1).filter_map(|part| part.split('>').next()) {
+        let name = tag.split([' ', '\n']).next().unwrap();
+        match name.strip_prefix('/') {
+            Some(closed) => assert_eq!(open.pop(), Some(closed), "{tag}"),
+            None if ["!DOCTYPE", "meta"].contains(&name) => {}
+            None => open.push(name),
+        }
+    }
+    assert_eq!(open, Vec::<&str>::new());
+
+    let report = ok_json(&["inspect", &sudoku(), "--plan", "--format", "json"]);
+    let mut dispatches = 0;
+    for program in report["plan"][0]["programs"].as_array().unwrap() {
+        let steps = program["steps"].as_array().unwrap().iter();
+        let inner = |step: &Value| step["Denoise"]["body"].as_array().cloned().unwrap_or(vec![step.clone()]);
+        for dispatch in steps.flat_map(inner) {
+            let origin = dispatch["Dispatch"]["origin"].as_array().unwrap();
+            let origin: Vec<&str> = origin.iter().map(|path| path.as_str().unwrap()).collect();
+            assert!(html.contains(&format!("<td>{}</td>", origin.join(", "))), "{origin:?}");
+            dispatches += 1;
+        }
+    }
+    assert_eq!(html.matches("<tr id=").count(), dispatches);
+    assert_eq!(html.matches("<rect ").count(), dispatches);
 }
 
 #[test]

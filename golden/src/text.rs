@@ -74,6 +74,12 @@ pub fn judge_16_bits(dtype: DType, make: Make<'_>) {
     }
 }
 
+/// One sampling case.
+pub fn judge_sampling_named(case: &str, make: Make<'_>) {
+    let fixture = Fixture::open("tiny-text");
+    replay::judge_sampling(&fixture, case, &build_options(&fixture.path("checkpoint")), &[], false, make);
+}
+
 /// Every sampling case but the one that is refused.
 pub fn judge_sampling(make: Make<'_>) {
     let fixture = Fixture::open("tiny-text");

@@ -165,11 +165,22 @@ pub fn judge_sampling(make: Make<'_>) {
     let cases = fixture.cases("sampling_cases");
     assert_eq!(cases.len(), 15);
     for case in cases {
-        let images = names(&fixture.json["sampling_cases"][&case]["images"]);
-        let images: Vec<&str> = images.iter().map(String::as_str).collect();
-        // The reference ranks the slots of all rows together.
-        replay::judge_sampling(&fixture, &case, &options, &files(&fixture, &images), true, make);
+        judge_case(&fixture, &case, &options, make);
     }
+}
+
+/// One sampling case.
+pub fn judge_sampling_named(case: &str, make: Make<'_>) {
+    let fixture = Fixture::open("tiny-vl");
+    let options = BuildOptions { entries: vec![Entry::Generate], ..options(&fixture) };
+    judge_case(&fixture, case, &options, make);
+}
+
+fn judge_case(fixture: &Fixture, case: &str, options: &BuildOptions, make: Make<'_>) {
+    let images = names(&fixture.json["sampling_cases"][case]["images"]);
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    // The reference ranks the slots of all rows together.
+    replay::judge_sampling(fixture, case, options, &files(fixture, &images), true, make);
 }
 
 fn names(list: &serde_json::Value) -> Vec<String> {

@@ -237,12 +237,21 @@ fn sliced(logits: &Tensor, columns: usize) -> Tensor {
 /// Every case of `predict/` in some modes: what the model says on the way, tokens, actions. `fused` for runners in which
 /// the norm before the vocabulary's head cannot be seen.
 pub fn judge_predict(modes: &[Mode], form: HeadFiles, make: MakeActors<'_>, fused: bool) {
+    judge_cases(&|case| modes.contains(&case.mode), form, make, fused);
+}
+
+/// The cases of these names, as [`judge_predict`] judges them.
+pub fn judge_predict_named(names: &[&str], form: HeadFiles, make: MakeActors<'_>, fused: bool) {
+    judge_cases(&|case| names.contains(&case.name), form, make, fused);
+}
+
+fn judge_cases(chosen: &dyn Fn(&Case<'_>) -> bool, form: HeadFiles, make: MakeActors<'_>, fused: bool) {
     let fixture = Fixture::open("tiny-vla");
     let names = fixture.cases("cases");
     assert_eq!(names.len(), 17);
     for name in &names {
         let case = Case::new(&fixture, name);
-        if !modes.contains(&case.mode) {
+        if !chosen(&case) {
             continue;
         }
         let heads: Vec<&str> =

@@ -213,6 +213,69 @@ fn a_last_layer_is_fused() {
     insta::assert_snapshot!(after);
 }
 
+/// A loop over hidden rows and a row of times: its body is a random graph, of which a part hangs on what is captured only.
+fn looped(choices: &[(u8, u8)], steps: u64) -> Module {
+    let mut body = Builder::new();
+    body.graph.name = "f.step".to_owned();
+    let step = body.graph.value(Type::scalar(DType::I32));
+    body.graph.params.insert(0, dreamc_ir::Port { value: step, name: "step".to_owned() });
+    let time = Type::new(DType::F32, [1.into(), 1.into(), HIDDEN.into()]);
+    let given = body.graph.value(time.clone());
+    body.graph.params.insert(2, dreamc_ir::Port { value: given, name: "time".to_owned() });
+    let captured = body.graph.param("captured", rows(HIDDEN));
+    body.hidden.push(captured);
+    for (choice, at) in choices {
+        body.step(*choice, *at);
+    }
+    let last = body.hidden.last().copied().unwrap_or(captured);
+    let state = body.norm(last);
+    let times = (0..steps).map(|i| i as f32 * 0.125).collect();
+    let now = body.push(Op::TimestepEmbed { times, width: HIDDEN }, vec![step], time.clone());
+    let weight = body.weight(&[HIDDEN, HIDDEN]);
+    let linear = Op::Linear(Linear { weights: 1, ..Linear::default() });
+    let now = body.push(linear, vec![now, weight], time.clone());
+    let sum = body.push(Op::Add, vec![given, now], time.clone());
+    body.graph.results = [state, sum].map(|value| dreamc_ir::Port { value, name: String::new() }).to_vec();
+
+    let mut graph = Graph::new("f");
+    let params: Vec<(String, Type)> =
+        body.graph.params.iter().skip(1).map(|p| (p.name.clone(), body.graph.ty(p.value).clone())).collect();
+    let inputs: Vec<Value> = params.into_iter().map(|(name, ty)| graph.param(name, ty)).collect();
+    let mut history = rows(HIDDEN);
+    history.dims.insert(0, steps.into());
+    let op = Op::Denoise { steps, state: 2, body: "f.step".to_owned(), slots: None };
+    let node = graph.push(op, inputs, vec![rows(HIDDEN), time, history], Origin::path("loop"));
+    let outputs = graph.node(node).outputs.clone();
+    graph.results = outputs.into_iter().map(|value| dreamc_ir::Port { value, name: String::new() }).collect();
+    Module {
+        symbols: [("B".to_owned(), 2), ("S".to_owned(), 5)].into_iter().collect(),
+        graphs: vec![graph, body.graph],
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn passes_keep_loops(choices in prop::collection::vec(any::<(u8, u8)>(), 1..5), steps in 1_u64..4) {
+        let before = looped(&choices, steps);
+        for pass in PIPELINE {
+            let mut after = before.clone();
+            run_passes(&[*pass], &mut after, &mut |_, _, _| ());
+            assert_same(&before, &after, 3);
+            let once = after.to_string();
+            run_passes(&[*pass], &mut after, &mut |_, _, _| ());
+            prop_assert_eq!(once, after.to_string(), "{} changes its own result", pass.name);
+        }
+        let mut after = before.clone();
+        optimize(&mut after, &mut |_, _, _| ());
+        assert_same(&before, &after, 3);
+        let text = after.to_string();
+        prop_assert_eq!(after.graphs.len(), if steps == 1 { 1 } else { 2 }, "{}", &text);
+        prop_assert!(steps == 1 || text.contains("take_rows"), "{}", text);
+    }
+}
+
 /// A whole layer comes down to four projections and attention.
 #[test]
 fn a_layer_is_fused() {

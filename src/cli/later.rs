@@ -26,7 +26,6 @@ const LATER: &[Later] = &[
     later("build", "keep", true, UNQUANTISED),
     later("build", "calib", true, UNQUANTISED),
     later("build", "golden", true, "compare outputs of `dreamc run --entry forward` instead"),
-    later("inspect", "html", true, "print with --format text or json"),
 ];
 
 /// The command with those flags added, hidden from its help.
