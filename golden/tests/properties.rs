@@ -450,6 +450,49 @@ fn matmuls_of_all_types() {
     }
 }
 
+/// A head of the tokens that may be chosen chooses as one of all tokens, and only those rows of it are stored.
+#[test]
+fn heads_of_some_tokens() {
+    for dtype in [DType::F32, DType::BF16] {
+        let text = format!(
+            "graph @f(%0: f32[1, 5, 24] \"x\", %1: f32[] \"temperature\", %2: f32[] \"top_p\", %3: i32[] \"top_k\", %4: u32[1, 5] \"bits\", %5: i32[1, 5] \"canvas\") {{
+               %6 = const {{ints=[0, 0, 1, 0, 0]}} : i32[1, 5]
+               %7 = weight {{name=\"head\"}} : {dtype}[100, 24]
+               %8 = linear %0, %7 : f32[1, 5, 100]
+               %9 = keep_tokens %8, %6 {{first=37, len=20}} : f32[1, 5, 100]
+               %10 = is_token %5 {{token=1}} : bool[1, 5]
+               %11 = sampling_probs %9, %10, %1, %2, %3 : f32[1, 5, 100]
+               %12 = draw_token %11, %10, %1, %4 : i32[1, 5]
+               %13 = confidence %11, %10, %12 {{kind=margin}} : f32[1, 5]
+               return %12 \"token\", %13 \"margin\"
+             }}"
+        );
+        let before = parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let mut after = before.clone();
+        dreamc_passes::optimize(&mut after, &mut |_, _, _| ());
+        let narrow = after.to_string();
+        assert!(narrow.contains("{first=37, len=20}") && !narrow.contains("keep_tokens"), "{narrow}");
+        for (temperature, top_k) in [(0.0, 0), (0.9, 0), (0.9, 30), (0.9, 4)] {
+            let mut inputs = inputs(&before, 1, 1, 3);
+            inputs[1] = Tensor::f32(&[], vec![temperature]);
+            inputs[2] = Tensor::f32(&[], vec![1.0]);
+            inputs[3] = Tensor::i32(&[], vec![top_k]);
+            inputs[5] = Tensor::i32(&[1, 5], vec![1, 1, 0, 1, 1]);
+            let wanted = interpret(&before, "f", &inputs);
+            assert_eq!(interpret(&after, "f", &inputs), wanted);
+            assert!(wanted[0].ints().iter().all(|t| *t == -1 || (37..57).contains(t)), "{wanted:?}");
+            for on in On::all() {
+                for module in [&before, &after] {
+                    for (found, wanted) in execute(module, "f", &inputs, on).iter().zip(&wanted) {
+                        let off = off(found, wanted);
+                        assert!(off < 1e-4, "{on}: off by {off}\n{module}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Each state becomes the other: none may be written over before it is read.
 #[test]
 fn states_that_trade_places() {
