@@ -2,6 +2,10 @@
 //!
 //! Slots are positions, i32 `[rows, slots]`. Conditions are u32 words, 0 or 1. A slot outside of its row reads 0 and writes
 //! nothing.
+#![allow(
+    clippy::collapsible_if,
+    reason = "in a kernel both sides of `&&` are computed, also where there is no element"
+)]
 
 use crate::emit::{Element, Extent};
 use crate::kernel::floats;

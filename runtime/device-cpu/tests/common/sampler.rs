@@ -101,7 +101,8 @@ pub(crate) fn open_slots() -> Vec<Case> {
         for k in [2, 1, s.div_ceil(2), s, s + 3] {
             let m = (b * k) as usize;
             for token in [4, 9] {
-                let mut found = case(Kernel::OpenSlots { token }, &[canvas.clone()], I32, &[b, k], 0.0);
+                let mut found =
+                    case(Kernel::OpenSlots { token }, std::slice::from_ref(&canvas), I32, &[b, k], 0.0);
                 found.writes.push((Bool, vec![b, k]));
                 cases.push(found);
             }

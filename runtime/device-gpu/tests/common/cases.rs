@@ -254,7 +254,7 @@ pub(crate) fn moves_between_threads<T: Target>() {
     let mut stepper = Stepper::new(&program).unwrap();
     std::thread::scope(|scope| {
         let device = &mut device;
-        let mut stepper = &mut stepper;
+        let stepper = &mut stepper;
         scope.spawn(move || run(device, stepper, 3, &mut ()).unwrap());
     });
     run(&mut device, &mut stepper, 3, &mut ()).unwrap();
