@@ -13,7 +13,7 @@
 
 mod reference;
 
-pub(crate) use reference::reference;
+pub use reference::reference;
 
 use dreamc_ir::{
     Activation, Confidence, Dim, Graph, Linear, Module, NodeData, Op, SLOTS, SlotSchedule, Type, Value,
@@ -126,7 +126,9 @@ pub struct Whole {
 pub struct EntryCost {
     /// Name of the entry.
     pub entry: String,
-    /// Passes through the model: the steps of its loop that are run, or 1.
+    /// Steps of its loop, or 1.
+    pub steps: u64,
+    /// Passes through the model: the steps that are run.
     pub passes: u64,
     /// One pass as compiled: the first step of the loop, or all of an entry without one.
     pub step: Cost,
@@ -146,17 +148,18 @@ pub fn entries(module: Verified<'_>, lengths: &[(&str, u64)]) -> Result<Vec<Entr
     let mut list = Vec::new();
     for graph in module.graphs.iter().filter(|g| !is_body(module, &g.name)) {
         let compiled = counter(graph).count()?.total;
-        let (mut passes, mut step) = (1, compiled);
+        let (mut all, mut passes, mut step) = (1, 1, compiled);
         for node in graph.order() {
             if let Op::Denoise { steps, body, slots, .. } = &graph.node(*node).op
                 && let Some(body) = module.graph(body)
             {
                 let counter = counter(body);
+                all = *steps;
                 passes = counter.slots(*steps, slots.as_ref()).values().sum();
                 step = counter.count()?.total;
             }
         }
-        list.push(EntryCost { entry: graph.name.clone(), passes, step, compiled });
+        list.push(EntryCost { entry: graph.name.clone(), steps: all, passes, step, compiled });
     }
     Ok(list)
 }

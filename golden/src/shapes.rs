@@ -31,20 +31,29 @@ pub fn text(size: Size, dtype: DType, steps: u64) -> Module {
 
 /// A model of actions by a flow of four steps, after all passes.
 pub fn act(size: Size, dtype: DType) -> Module {
+    of(size, Variant::Vla, dtype, STEPS, Some(flow()))
+}
+
+/// Eight actions by a flow of four steps, which the robot's state goes into.
+pub fn flow() -> Act {
     let times = flow_times(4, FlowClock::Reference).expect("the clock takes four steps");
-    let act = Act {
+    Act {
         mode: Mode::Flow,
         chunk: 8,
         action_dim: 7,
         proprio_dim: Some(8),
         kept: None,
         integrator: Some(Integrator::Euler { times, dt: 0.25 }),
-    };
-    of(size, Variant::Vla, dtype, STEPS, Some(act))
+    }
+}
+
+/// A model as it is imported.
+pub fn imported(size: Size, variant: Variant, options: &Options) -> Module {
+    let config = size.model_config(variant);
+    module(&Architecture::new(&config, &Layout { lm_head: LM_HEAD }), options)
 }
 
 fn of(size: Size, variant: Variant, dtype: DType, steps: u64, act: Option<Act>) -> Module {
-    let config = size.model_config(variant);
     let options = Options {
         dtype,
         max_batch: 1,
@@ -54,7 +63,7 @@ fn of(size: Size, variant: Variant, dtype: DType, steps: u64, act: Option<Act>) 
         sampler: Sampler { steps, eps: 1e-3, alg: Alg::Entropy },
         act,
     };
-    let mut module = module(&Architecture::new(&config, &Layout { lm_head: LM_HEAD }), &options);
+    let mut module = imported(size, variant, &options);
     run_passes(PIPELINE, &mut module, &mut |_, _, _| ());
     module
 }

@@ -422,7 +422,7 @@ fn totals_text(totals: &[Total]) -> String {
     for Total { entry, reference } in totals {
         text.push_str(&format!("{:<18}{:>12}{:>24}{:>24}\n", entry.entry, "passes", "FLOP", "bytes"));
         let of = |cost: cost::Cost| Some((cost.flop, cost.bytes));
-        text.push_str(&line("reference", entry.passes.to_string(), reference.map(|w| (w.flop, w.bytes))));
+        text.push_str(&line("reference", entry.steps.to_string(), reference.map(|w| (w.flop, w.bytes))));
         text.push_str(&line("compiled", entry.passes.to_string(), of(entry.compiled)));
         text.push_str(&line("one pass", "1".to_owned(), of(entry.step)));
     }

@@ -14,7 +14,8 @@ use dreamc_num::DType;
 const NORM: &str = "model.norm";
 
 /// One run of an entry of the module as imported. `repeats`: whether the reference runs the whole model in every pass.
-pub(crate) fn reference(module: &Module, entry: &str, repeats: bool) -> Option<Cost> {
+/// Nothing where there is no such entry, or a symbol has no bound.
+pub fn reference(module: &Module, entry: &str, repeats: bool) -> Option<Cost> {
     let graph = module.graph(entry)?;
     let counter = Counter { module, graph, symbols: &module.symbols };
     let mut cost = counter.count().ok()?.total;

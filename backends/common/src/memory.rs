@@ -1,9 +1,11 @@
 //! Places in the arena by lifetime: values that never live at the same time may share bytes.
 //!
-//! Greedy by size: the largest value takes the lowest place where it fits between those already placed that live
-//! at the same time. The result depends on the input alone.
+//! Each value in turn takes the smallest gap that it fits in between those already placed that live at the same time.
+//! In which turn is tried in several ways; what then lies on top comes first in the next try. The smallest arena is
+//! taken. The result depends on the input alone.
 
 use dreamc_artifact::plan::ARENA_ALIGN;
+use std::cmp::Reverse;
 
 /// A value to place: alive from step `first` to step `last`, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,26 +18,72 @@ pub struct Block {
     pub last: u32,
 }
 
+/// Tries for each order that is begun with.
+const TRIES: usize = 24;
+
 /// Offset of every block, in order, and the size of the arena. `None` on overflow.
 pub fn arrange(blocks: &[Block]) -> Option<(Vec<u64>, u64)> {
-    let mut order: Vec<usize> = (0..blocks.len()).collect();
-    order.sort_by_key(|i| (std::cmp::Reverse(blocks[*i].bytes), *i));
+    let bytes = |b: &Block| Reverse(u128::from(b.bytes));
+    let lifetime = |b: &Block| Reverse(u128::from(b.last.saturating_sub(b.first)) + 1);
+    let peak = peak(blocks);
+    // What lives at the peak and is placed first lies without gaps.
+    let at_peak = |b: &Block| Reverse(u128::from(b.first <= peak && peak <= b.last));
+    let all = |_: &Block| Reverse(0);
+    let orders: [[&dyn Fn(&Block) -> Reverse<u128>; 3]; 5] = [
+        [&all, &bytes, &lifetime],
+        [&all, &lifetime, &bytes],
+        [&all, &|b| Reverse(u128::from(b.bytes) * lifetime(b).0), &bytes],
+        [&at_peak, &bytes, &lifetime],
+        [&at_peak, &lifetime, &bytes],
+    ];
+    let mut best: Option<(Vec<u64>, u64)> = None;
+    for keys in orders {
+        let mut order: Vec<usize> = (0..blocks.len()).collect();
+        order.sort_by_key(|i| (keys.map(|key| key(&blocks[*i])), *i));
+        for _ in 0..TRIES {
+            let (offsets, arena) = place(blocks, &order)?;
+            let top =
+                order.iter().position(|i| offsets[*i] + blocks[*i].bytes > arena.saturating_sub(ARENA_ALIGN));
+            if best.as_ref().is_none_or(|(_, smallest)| arena < *smallest) {
+                best = Some((offsets, arena));
+            }
+            let Some(top) = top else { break };
+            order[..=top].rotate_right(1);
+        }
+    }
+    best
+}
+
+/// A time at which the most bytes live.
+fn peak(blocks: &[Block]) -> u32 {
+    let live = |time: u32| -> u128 {
+        let alive = blocks.iter().filter(|b| b.first <= time && time <= b.last);
+        alive.map(|b| u128::from(b.bytes)).sum()
+    };
+    // Where nothing begins nothing is added.
+    blocks.iter().map(|b| b.first).max_by_key(|time| (live(*time), Reverse(*time))).unwrap_or(0)
+}
+
+/// Offsets and the size of the arena where blocks are placed in this order.
+fn place(blocks: &[Block], order: &[usize]) -> Option<(Vec<u64>, u64)> {
     let mut offsets = vec![0; blocks.len()];
     let mut placed: Vec<usize> = Vec::new();
     let mut arena = 0;
-    for i in order {
+    for i in order.iter().copied() {
         let block = blocks[i];
         let together = |j: &&usize| blocks[**j].first <= block.last && block.first <= blocks[**j].last;
         let mut taken: Vec<(u64, u64)> =
             placed.iter().filter(together).map(|j| (offsets[*j], offsets[*j] + blocks[*j].bytes)).collect();
         taken.sort_unstable();
-        let mut offset = 0_u64;
+        let (mut free, mut gap) = (0_u64, None::<(u64, u64)>);
         for (start, end) in taken {
-            if offset.checked_add(block.bytes)? <= start {
-                break;
+            let room = start.saturating_sub(free);
+            if room >= block.bytes && gap.is_none_or(|(smallest, _)| room < smallest) {
+                gap = Some((room, free));
             }
-            offset = offset.max(end.checked_next_multiple_of(ARENA_ALIGN)?);
+            free = free.max(end.checked_next_multiple_of(ARENA_ALIGN)?);
         }
+        let offset = gap.map_or(free, |(_, offset)| offset);
         offsets[i] = offset;
         arena = arena.max(offset.checked_add(block.bytes)?);
         placed.push(i);
