@@ -18,28 +18,36 @@ pub struct Block {
     pub last: u32,
 }
 
+/// What comes first in a try: the largest of a block and whether it lives where the most bytes do. Placed first, what lives
+/// there has no gaps.
+type Key = fn(&Block, bool) -> (bool, u128, u128);
+
+const ORDERS: [Key; 5] = [
+    |b, _| (true, b.bytes.into(), b.time()),
+    |b, _| (true, b.time(), b.bytes.into()),
+    |b, _| (true, u128::from(b.bytes) * b.time(), b.bytes.into()),
+    |b, at_peak| (at_peak, b.bytes.into(), b.time()),
+    |b, at_peak| (at_peak, b.time(), b.bytes.into()),
+];
+
+impl Block {
+    /// Steps that it lives for.
+    fn time(&self) -> u128 {
+        u128::from(self.last.saturating_sub(self.first)) + 1
+    }
+}
+
 /// Tries for each order that is begun with.
 const TRIES: usize = 24;
 
 /// Offset of every block, in order, and the size of the arena. `None` on overflow.
 pub fn arrange(blocks: &[Block]) -> Option<(Vec<u64>, u64)> {
-    let bytes = |b: &Block| Reverse(u128::from(b.bytes));
-    let lifetime = |b: &Block| Reverse(u128::from(b.last.saturating_sub(b.first)) + 1);
     let peak = peak(blocks);
-    // What lives at the peak and is placed first lies without gaps.
-    let at_peak = |b: &Block| Reverse(u128::from(b.first <= peak && peak <= b.last));
-    let all = |_: &Block| Reverse(0);
-    let orders: [[&dyn Fn(&Block) -> Reverse<u128>; 3]; 5] = [
-        [&all, &bytes, &lifetime],
-        [&all, &lifetime, &bytes],
-        [&all, &|b| Reverse(u128::from(b.bytes) * lifetime(b).0), &bytes],
-        [&at_peak, &bytes, &lifetime],
-        [&at_peak, &lifetime, &bytes],
-    ];
+    let at_peak = |b: &Block| b.first <= peak && peak <= b.last;
     let mut best: Option<(Vec<u64>, u64)> = None;
-    for keys in orders {
+    for key in ORDERS {
         let mut order: Vec<usize> = (0..blocks.len()).collect();
-        order.sort_by_key(|i| (keys.map(|key| key(&blocks[*i])), *i));
+        order.sort_by_key(|i| (Reverse(key(&blocks[*i], at_peak(&blocks[*i]))), *i));
         for _ in 0..TRIES {
             let (offsets, arena) = place(blocks, &order)?;
             let top =
