@@ -375,14 +375,13 @@ fn reference(module: &Module, options: &BuildOptions) -> BTreeMap<String, Work> 
     options.entries.iter().filter_map(of).collect()
 }
 
-/// Open slots of a row: what `generate` appends, and as many inside a prompt; exactly those of the actions.
+/// Open slots of a row: as many as asked for, at least those of the actions. By default what `generate` appends, and as
+/// many inside a prompt.
 fn slots_max(options: &BuildOptions, acting: Option<&Acting>) -> u64 {
     let acted = acting.filter(|a| a.graph.mode == Mode::Discrete).map_or(1, Acting::new_tokens);
-    if !options.entries.contains(&Entry::Generate) {
-        return acted;
-    }
-    let twice = options.new_tokens.saturating_mul(2);
-    acted.max(options.max_slots.unwrap_or(twice).into())
+    let generates = options.entries.contains(&Entry::Generate);
+    let usual = if generates { options.new_tokens.saturating_mul(2) } else { 1 };
+    acted.max(options.max_slots.unwrap_or(usual).into())
 }
 
 /// Image tokens that all rows computed at a time can hold: the prompts have no room for more.

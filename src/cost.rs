@@ -15,6 +15,7 @@ mod reference;
 
 pub use reference::reference;
 
+use dreamc_artifact::STEPS_MAX;
 use dreamc_ir::{
     Activation, Confidence, Dim, Graph, Linear, Module, NodeData, Op, SLOTS, SlotSchedule, Type, Value,
     Verified,
@@ -194,6 +195,19 @@ pub(crate) fn whole(module: &Module, lengths: &[(&str, u64)]) -> Whole {
 
 type Tally = BTreeMap<&'static str, (u64, Cost)>;
 
+/// Adds a node that runs this often.
+fn add(tally: &mut Tally, data: &NodeData, times: u64, each: Cost) {
+    let entry = tally.entry(data.op.name()).or_default();
+    entry.0 = entry.0.saturating_add(times);
+    entry.1 += each.times(times);
+}
+
+/// Whether the number of open slots is in a shape of the node.
+fn of_slots(graph: &Graph, data: &NodeData) -> bool {
+    let mut values = data.inputs.iter().chain(&data.outputs);
+    values.any(|value| graph.ty(*value).dims.iter().any(|dim| dim.has(SLOTS)))
+}
+
 struct Counter<'a> {
     module: &'a Module,
     graph: &'a Graph,
@@ -219,26 +233,28 @@ impl<'a> Counter<'a> {
 
     fn tally(&self) -> Result<Tally, Unbounded> {
         let mut tally = Tally::new();
-        let mut add = |op, runs: u64, cost| {
-            let entry = tally.entry(op).or_default();
-            entry.0 = entry.0.saturating_add(runs);
-            entry.1 += cost;
-        };
         for node in self.graph.order() {
             let data = self.graph.node(*node);
             if let Op::Denoise { steps, body, slots, .. } = &data.op {
                 // A verified loop names a graph that holds no loop itself.
                 let Some(graph) = self.module.graph(body) else { continue };
-                for (open, times) in self.slots(*steps, slots.as_ref()) {
-                    let mut symbols = self.symbols.clone();
-                    symbols.extend(open.map(|open| (SLOTS.to_owned(), open)));
-                    let body = Counter { module: self.module, graph, symbols: &symbols };
-                    for (op, (runs, cost)) in body.tally()? {
-                        add(op, runs.saturating_mul(times), cost.times(times));
+                let numbers = self.slots(*steps, slots.as_ref());
+                for node in graph.order() {
+                    let data = graph.node(*node);
+                    if !of_slots(graph, data) {
+                        let times = numbers.values().sum();
+                        add(&mut tally, data, times, Counter { graph, ..*self }.node(data)?);
+                        continue;
+                    }
+                    for (open, times) in &numbers {
+                        let mut symbols = self.symbols.clone();
+                        symbols.extend(open.map(|open| (SLOTS.to_owned(), open)));
+                        let body = Counter { module: self.module, graph, symbols: &symbols };
+                        add(&mut tally, data, *times, body.node(data)?);
                     }
                 }
             } else {
-                add(data.op.name(), 1, self.node(data)?);
+                add(&mut tally, data, 1, self.node(data)?);
             }
         }
         Ok(tally)
@@ -250,6 +266,10 @@ impl<'a> Counter<'a> {
         let (Some(schedule), Some(mut left), Ok(count)) = (slots, first, u32::try_from(steps)) else {
             return BTreeMap::from([(None, steps)]);
         };
+        // No artifact has more; IR text may say anything.
+        if count > STEPS_MAX {
+            return BTreeMap::from([(None, steps)]);
+        }
         let mut found = BTreeMap::new();
         for step in 0..count {
             let filled = transfer_count(left, step, count, schedule.eps).min(left);

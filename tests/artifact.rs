@@ -124,6 +124,7 @@ mod build {
         build(2, &["--eps", "1.5"], &["--eps is 1.5"]);
         build(2, &["--max-prompt", "4000"], &["4128", "max_position_embeddings"]);
         build(2, &["--print-after", "magic"], &["`magic`"]);
+        build(2, &["--new-tokens", "8", "--max-slots", "7"], &["--max-slots", "7", "from 8 to"]);
         build(
             2,
             &["--without-pass", "dce", "--without-pass", "magic"],

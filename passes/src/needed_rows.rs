@@ -64,6 +64,10 @@ fn takes(graph: &Graph) -> Vec<Take> {
     let take = |node: &Node| {
         let data = graph.node(*node);
         let (Op::TakeRows, &[x, index]) = (&data.op, data.inputs.as_slice()) else { return None };
+        // A lone index takes a row of a table.
+        if graph.ty(index).dims.len() != 2 {
+            return None;
+        }
         Some(Take { node: *node, x, index })
     };
     graph.order().iter().filter_map(take).collect()

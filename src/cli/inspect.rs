@@ -2,7 +2,7 @@
 
 use super::device::open_to_read;
 use super::error::Failure;
-use super::output::{Format, counted, json_value, print, print_json_pretty};
+use super::output::{Format, counted, json_value, print, print_json_pretty, write_whole};
 use super::{html, plan};
 use dream::{Manifest, Settings};
 use dreamc::cost::{self, EntryCost, GraphCost};
@@ -142,7 +142,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let model = open_to_read(&args.file)?;
     let artifact = model.artifact();
     if let Some(out) = &args.html {
-        write_page(out, artifact)?;
+        write_page(out, &args.file, artifact)?;
     }
     let report = report(args, artifact, model.settings())?;
     match args.format {
@@ -323,14 +323,18 @@ fn lengths(artifact: &Artifact<'_>) -> [(&'static str, u64); 1] {
     [(SLOTS, artifact.manifest().model.new_tokens.into())]
 }
 
-/// The page of `--html`.
-fn write_page(out: &Path, artifact: &Artifact<'_>) -> Result<(), Failure> {
+/// The page of `--html`, which must not take the place of the artifact.
+fn write_page(out: &Path, file: &Path, artifact: &Artifact<'_>) -> Result<(), Failure> {
+    if out.canonicalize().is_ok_and(|out| file.canonicalize().is_ok_and(|file| out == file)) {
+        let message = format!("--html is `{}`, which is the artifact itself", out.display());
+        return Err(Failure::usage(message, "name another file"));
+    }
     let module = module(ir(artifact)?)?;
     let programs = plans(artifact).flat_map(|(target, plan)| plan.programs.iter().map(move |p| (target, p)));
     let model = &artifact.manifest().model;
     let title = format!("Plan of a {} model in {}", model.variant, model.dtype);
     let page = html::page(&title, programs, sound(&module)?);
-    std::fs::write(out, page).map_err(|error| Failure::io("write", out, &error))
+    write_whole(out, page.as_bytes())
 }
 
 fn summary(report: &Report<'_>) -> Result<String, Failure> {

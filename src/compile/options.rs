@@ -121,8 +121,11 @@ pub(super) fn check(options: &BuildOptions, config: &ModelConfig) -> Result<(), 
         ("--max-batch", options.max_batch, 1 << 12),
     ];
     if let Some(slots) = options.max_slots {
-        let longest = options.max_prompt.saturating_add(options.new_tokens);
-        counts.push(("--max-slots", slots, longest.min(1 << 20)));
+        let longest = options.max_prompt.saturating_add(options.new_tokens).min(1 << 20);
+        let least = if options.entries.contains(&Entry::Generate) { options.new_tokens } else { 1 };
+        if !(least..=longest).contains(&slots) {
+            return fail("--max-slots", slots.to_string(), &format!("from {least} to {longest}"));
+        }
     }
     if let Some([width, height]) = options.image {
         counts.extend([("--image", width, IMAGE_SIDE_MAX), ("--image", height, IMAGE_SIDE_MAX)]);

@@ -62,11 +62,23 @@ impl Liveness {
 
     /// Live bytes at each time.
     pub fn bytes(&self) -> Vec<u64> {
-        let mut bytes = vec![0_u64; self.times];
+        // What begins and what has ended at each time: a sum of these is never negative.
+        let mut changes = vec![0_u64; self.times + 1];
+        let mut change = |time: usize, by: u64| {
+            if let Some(sum) = changes.get_mut(time) {
+                *sum = sum.wrapping_add(by);
+            }
+        };
         for live in &self.blocks {
-            bytes.iter_mut().take(live.last + 1).skip(live.first).for_each(|sum| *sum += live.bytes);
+            change(live.first, live.bytes);
+            change(live.last + 1, live.bytes.wrapping_neg());
         }
-        bytes
+        let mut live = 0_u64;
+        let sums = changes.iter().take(self.times).map(|by| {
+            live = live.wrapping_add(*by);
+            live
+        });
+        sums.collect()
     }
 
     /// The most bytes that live at the same time.
