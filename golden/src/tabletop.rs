@@ -278,13 +278,16 @@ impl Observer for Seen {
             Some(CONFIDENCE) => self.confidence = floats(shown.bytes),
             Some(SELECT) => {
                 let logit = |p: f32| (p / (1.0 - p)).ln();
-                let of = |selected: u8| {
-                    let slots = self.confidence.iter().zip(shown.bytes.iter());
+                // GPUs keep conditions as words.
+                let conditions =
+                    shown.bytes.chunks(shown.dtype.bytes()).map(|c| c.iter().any(|byte| *byte != 0));
+                let slots: Vec<(f32, bool)> = self.confidence.iter().copied().zip(conditions).collect();
+                let of = |selected: bool| {
                     // Other places than empty slots have no confidence.
-                    slots.filter(move |(p, s)| **p > 0.0 && **s == selected).map(move |(p, _)| logit(*p))
+                    slots.iter().filter(move |(p, s)| *p > 0.0 && *s == selected).map(move |(p, _)| logit(*p))
                 };
-                let least = of(1).reduce(f32::min);
-                let gap = least.zip(of(0).reduce(f32::max)).map(|(least, next)| least - next);
+                let least = of(true).reduce(f32::min);
+                let gap = least.zip(of(false).reduce(f32::max)).map(|(least, next)| least - next);
                 self.gap = [self.gap, gap].into_iter().flatten().reduce(f32::min);
             }
             _ => {}

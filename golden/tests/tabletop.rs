@@ -5,6 +5,7 @@ use dream::{ActOptions, Actions, Sampling};
 use dreamc::compile::Entry;
 use dreamc_artifact::plan::Dispatch;
 use dreamc_frontend::clock::{FlowClock, flow_times};
+use dreamc_golden::runners::Place;
 use dreamc_golden::tabletop::{Trained, judge_episodes, judge_observations, judge_vision};
 use dreamc_num::DType;
 use dreamc_runtime::{Observer, Shown};
@@ -65,6 +66,19 @@ fn success_as_the_reference_in_bf16() {
     judge_bf16(DISCRETE, &[1, 4]);
     judge_bf16(FLOW, &[4]);
     judge_bf16(L1, &[1]);
+}
+
+/// Sees and chooses as the reference in f32, and picks up as much in f16.
+#[test]
+fn on_wgpu() {
+    for (name, steps) in [(DISCRETE, 4), (FLOW, 4), (L1, 1)] {
+        let trained = Trained::open(name).on(Place::Wgpu);
+        judge_vision(&trained);
+        judge_observations(&trained, steps, &mut trained.robot(steps, DType::F32));
+    }
+    let trained = Trained::open(L1).on(Place::Wgpu);
+    let mut robot = trained.robot(1, DType::F16);
+    println!("f16 on wgpu, {}", judge_episodes(&trained, 1, &mut robot, false));
 }
 
 fn seeded(seed: u64, temperature: f32) -> ActOptions {
