@@ -5,10 +5,13 @@ extern crate alloc;
 pub mod canvas;
 pub mod device;
 pub mod launch;
+pub mod observer;
+mod run;
 mod slots;
 pub mod stepper;
 
 pub use canvas::{Canvas, CanvasError};
 pub use device::{Device, DeviceError, Operand, Shape, WeightView};
 pub use launch::{Grid, operand, resolve};
-pub use stepper::{Observer, Shown, StepError, Stepper};
+pub use observer::{Observer, Shown};
+pub use stepper::{StepError, Stepper};

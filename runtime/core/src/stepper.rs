@@ -1,10 +1,12 @@
-//! Steps through a program on a device.
+//! A program made ready on a device: lengths, inputs, runs, outputs.
 
 use crate::device::{Device, DeviceError, Operand, Shape};
-use crate::slots::{Iteration, Open, Policy, counted, matters};
+use crate::observer::Observer;
+use crate::run::{Run, passes, shapes};
+use crate::slots::{Open, Policy, counted, matters};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use dreamc_artifact::plan::{Denoise, Dispatch, Place, Port, Program, Step, ValueId};
+use dreamc_artifact::plan::{Place, Port, Program, Step, ValueId};
 use dreamc_num::DType;
 
 /// Why a program could not be run.
@@ -48,50 +50,6 @@ pub enum StepError {
     /// The validated plan is not one: a bug.
     #[error("bug: the plan passed the loader's checks and is not sound; please report it")]
     Unsound,
-}
-
-/// One result of a dispatch, shown to an [`Observer`].
-#[derive(Debug)]
-pub struct Shown<'a> {
-    /// What was computed.
-    pub dispatch: &'a Dispatch,
-    /// Which of its results.
-    pub result: usize,
-    /// Denoising step, 0 outside of a loop.
-    pub step: u32,
-    /// Element type.
-    pub dtype: DType,
-    /// Dimensions.
-    pub shape: Shape,
-    /// The elements, little-endian; changes are written back.
-    pub bytes: &'a mut Vec<u8>,
-}
-
-/// Watches a run: progress, probes, and replay of recorded random draws.
-pub trait Observer {
-    /// Whether it has a use for being called at all; if not, a device may do a whole run by itself.
-    fn watches(&self) -> bool {
-        true
-    }
-
-    /// Whether to show the results of this dispatch.
-    fn wants(&self, _dispatch: &Dispatch) -> bool {
-        false
-    }
-
-    /// Called with each result that is wanted.
-    fn after(&mut self, _shown: Shown<'_>) {}
-
-    /// Called after each pass, which is a denoising step or the whole of a program without a loop; `false` stops the run.
-    fn step(&mut self, _done: u32, _steps: u32) -> bool {
-        true
-    }
-}
-
-impl Observer for () {
-    fn watches(&self) -> bool {
-        false
-    }
 }
 
 /// A program and the lengths of the current request.
@@ -302,154 +260,11 @@ impl Stepper {
     }
 }
 
-/// Passes of such a run: see [`Stepper::run`].
-fn passes(program: &Program, symbols: &[u32], policy: Policy) -> u32 {
-    let of = |step: &Step| match step {
-        Step::Dispatch(_) => None,
-        Step::Denoise(denoise) => Some(match open(denoise, symbols, policy) {
-            Some(mut open) => (0..denoise.steps).map(|step| u32::from(!open.step(step).idle)).sum(),
-            None => denoise.steps,
-        }),
-    };
-    program.steps.iter().filter_map(of).reduce(u32::saturating_add).unwrap_or(1)
-}
-
-/// The slots of a loop that counts them.
-fn open(denoise: &Denoise, symbols: &[u32], policy: Policy) -> Option<Open> {
-    let slots = denoise.slots.as_ref()?;
-    Some(Open::new(*symbols.get(slots.symbol as usize)?, denoise, slots, policy))
-}
-
-fn shapes(program: &Program, symbols: &[u32], operands: &mut [Operand]) -> Result<(), StepError> {
-    for (operand, value) in operands.iter_mut().zip(&program.values) {
-        *operand = crate::launch::operand(value, symbols).ok_or(StepError::Unsound)?;
-    }
-    Ok(())
-}
-
-struct Run<'a> {
-    program: &'a Program,
-    operands: &'a mut [Operand],
-    symbols: &'a mut [u32],
-    /// See [`Stepper`].
-    slots: Option<u32>,
-    policy: Policy,
-    device: &'a mut dyn Device,
-    observer: &'a mut dyn Observer,
-    passes: u32,
-    bytes: Vec<u8>,
-}
-
-impl Run<'_> {
-    fn program(&mut self) -> Result<(), StepError> {
-        let steps = &self.program.steps;
-        self.steps(steps, 0, &mut 0)?;
-        if steps.iter().any(|step| matches!(step, Step::Denoise(_))) {
-            return Ok(());
-        }
-        self.passes = 1;
-        self.tell(1, 1)
-    }
-
-    /// Tells the observer that a step is over, run or not.
-    fn tell(&mut self, done: u32, of: u32) -> Result<(), StepError> {
-        if self.observer.step(done, of) { Ok(()) } else { Err(StepError::Stopped) }
-    }
-
-    /// `number`: that of the first dispatch, then that behind the last.
-    fn steps(&mut self, steps: &[Step], iteration: u32, number: &mut u32) -> Result<(), StepError> {
-        for step in steps {
-            match step {
-                Step::Dispatch(dispatch) => {
-                    self.dispatch(*number, dispatch, iteration)?;
-                    *number += 1;
-                }
-                Step::Denoise(denoise) => self.denoise(denoise, number)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn dispatch(&mut self, number: u32, dispatch: &Dispatch, step: u32) -> Result<(), StepError> {
-        let done = self.device.dispatch(number, dispatch, self.operands);
-        done.map_err(|error| StepError::Device { origin: dispatch.origin.join(", "), error })?;
-        if self.observer.wants(dispatch) {
-            for (result, id) in dispatch.writes.iter().enumerate() {
-                self.show(dispatch, result, *id, step)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn show(&mut self, dispatch: &Dispatch, result: usize, id: ValueId, step: u32) -> Result<(), StepError> {
-        let Operand { dtype, shape, place } = *self.operands.get(id.0 as usize).ok_or(StepError::Unsound)?;
-        let Place::Arena(offset) = place else { return Err(StepError::Unsound) };
-        let failed = |error| StepError::Device { origin: dispatch.origin.join(", "), error };
-        self.bytes.clear();
-        self.bytes.resize(shape.elements() * dtype.bytes(), 0);
-        self.device.read(offset, &mut self.bytes).map_err(failed)?;
-        self.observer.after(Shown { dispatch, result, step, dtype, shape, bytes: &mut self.bytes });
-        self.device.write(offset, &self.bytes).map_err(failed)
-    }
-
-    fn denoise(&mut self, denoise: &Denoise, number: &mut u32) -> Result<(), StepError> {
-        let first = self.slots.and_then(|symbol| self.symbols.get(symbol as usize).copied());
-        let done = self.iterate(denoise, number);
-        // Outside of the loop as many slots are open as the request says, also where it failed.
-        let restored = first.map_or(Ok(()), |first| self.count_slots(first));
-        done.and(restored)
-    }
-
-    /// Tells all who ask how many slots are open.
-    fn count_slots(&mut self, open: u32) -> Result<(), StepError> {
-        let symbol = self.slots.and_then(|symbol| self.symbols.get_mut(symbol as usize));
-        let Some(symbol) = symbol.filter(|symbol| **symbol != open) else { return Ok(()) };
-        *symbol = open;
-        shapes(self.program, self.symbols, self.operands)?;
-        let failed = |error| StepError::Device { origin: "the denoising loop".to_string(), error };
-        self.device.resize_within(self.symbols).map_err(failed)
-    }
-
-    fn iterate(&mut self, denoise: &Denoise, number: &mut u32) -> Result<(), StepError> {
-        let arena = |id: ValueId| match self.operands.get(id.0 as usize) {
-            Some(Operand { place: Place::Arena(offset), shape, dtype }) => {
-                Ok((*offset, (shape.elements() * dtype.bytes()) as u64))
-            }
-            Some(_) | None => Err(StepError::Unsound),
-        };
-        let (index, _) = arena(denoise.index)?;
-        let history = denoise.history.map(|(from, into)| Ok((arena(from)?, arena(into)?))).transpose()?;
-        let failed = |error| StepError::Device { origin: "the denoising loop".to_string(), error };
-        let first = *number;
-        let mut open = open(denoise, self.symbols, self.policy);
-        for step in 0..denoise.steps {
-            let Iteration { slots, idle } = match &mut open {
-                Some(open) => open.step(step),
-                None => Iteration { slots: 0, idle: false },
-            };
-            if !idle {
-                *number = first;
-                if open.is_some() {
-                    self.count_slots(slots)?;
-                }
-                self.device.set(index, step).map_err(failed)?;
-                self.steps(&denoise.body, step, number)?;
-                self.passes = self.passes.saturating_add(1);
-            }
-            if let Some(((from, bytes), (into, _))) = history {
-                self.device.copy(from, into + u64::from(step) * bytes, bytes).map_err(failed)?;
-            }
-            self.tell(step + 1, denoise.steps)?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use alloc::vec;
-    use dreamc_artifact::plan::{Dim, Port, Symbol, Term, Value};
+    use dreamc_artifact::plan::{Denoise, Dim, Dispatch, Port, Symbol, Term, Value};
 
     /// An arena that adds the loop's index to the first value in each iteration.
     struct Adding(Vec<u8>);
