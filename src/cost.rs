@@ -312,7 +312,7 @@ impl<'a> Counter<'a> {
         let results = sum(&data.outputs)?;
         match (&data.op, data.inputs.as_slice(), data.outputs.as_slice()) {
             // They lie in memory already; their users count them.
-            (Op::Weight { .. } | Op::Const(_), _, _) => Ok(0),
+            (Op::Weight(_) | Op::Const(_), _, _) => Ok(0),
             (Op::Embed, [ids, table], [rows]) => {
                 let read = self
                     .elements(self.graph.ty(*rows))?
@@ -404,7 +404,7 @@ impl<'a> Counter<'a> {
                 let columns = data.outputs.first().and_then(|v| self.graph.ty(*v).columns());
                 Ok(result()? / columns.unwrap_or(1).max(1))
             }
-            Op::Weight { .. }
+            Op::Weight(_)
             | Op::Const(_)
             | Op::Embed
             | Op::Slice { .. }

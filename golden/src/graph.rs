@@ -328,7 +328,7 @@ fn weight_types(module: &Module) -> BTreeMap<String, Type> {
     for graph in &module.graphs {
         for node in graph.order() {
             let data = graph.node(*node);
-            if let dreamc_ir::Op::Weight { name } = &data.op {
+            if let dreamc_ir::Op::Weight(dreamc_ir::Weight { name, .. }) = &data.op {
                 types.insert(name.clone(), graph.ty(data.outputs[0]).clone());
             }
         }

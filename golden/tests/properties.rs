@@ -5,7 +5,8 @@
 use dreamc_golden::graph::{On, execute, interpret};
 use dreamc_interp::{Data, Tensor, seeded};
 use dreamc_ir::{
-    Activation, Attention, Dim, Graph, Linear, Module, Op, Origin, Port, RopeTable, Type, Value, infer, parse,
+    Activation, Attention, Dim, Graph, Linear, Module, Op, Origin, Port, RopeTable, Type, Value, Weight,
+    infer, parse,
 };
 use dreamc_num::DType;
 use dreamc_num::stream::Lane;
@@ -89,7 +90,7 @@ impl Builder {
     fn weight(&mut self, dtype: DType, dims: &[u64]) -> Value {
         let name = format!("w{}", self.graph.order().len());
         let ty = Type::new(dtype, dims.iter().map(|n| Dim::from(*n)));
-        let node = self.graph.push(Op::Weight { name }, vec![], vec![ty], Origin::default());
+        let node = self.graph.push(Op::Weight(Weight::named(name)), vec![], vec![ty], Origin::default());
         self.graph.node(node).outputs[0]
     }
 
@@ -106,6 +107,8 @@ impl Builder {
             norm_eps: (extras & 1 != 0).then_some(1e-6),
             bias: extras & 2 != 0 && extras & 4 == 0,
             swiglu: extras & 4 != 0 && rows.len() == 2 && rows[0] == rows[1],
+            smooth: false,
+            int8: false,
             activation: None,
             rows: None,
             residual: residual.is_some(),

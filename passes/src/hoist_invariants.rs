@@ -78,7 +78,7 @@ fn invariants(body: &Graph, states: usize) -> Vec<Node> {
 
 /// Whether an op gives a constant where its operands are some.
 fn is_constant(op: &Op) -> bool {
-    matches!(op, Op::Weight { .. } | Op::Const(_) | Op::Slice { .. } | Op::Concat { .. })
+    matches!(op, Op::Weight(_) | Op::Const(_) | Op::Slice { .. } | Op::Concat { .. })
 }
 
 #[cfg(test)]

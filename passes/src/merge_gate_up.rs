@@ -21,6 +21,8 @@ const PLAIN: Linear = Linear {
     bias: false,
     rows: None,
     swiglu: false,
+    smooth: false,
+    int8: false,
     activation: None,
     residual: false,
 };

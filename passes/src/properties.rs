@@ -2,7 +2,7 @@
 
 use crate::testing::assert_same;
 use crate::{PIPELINE, optimize, probe_pipeline, run_passes};
-use dreamc_ir::{Activation, Attention, Dim, Graph, Linear, Module, Op, Origin, Type, Value};
+use dreamc_ir::{Activation, Attention, Dim, Graph, Linear, Module, Op, Origin, Type, Value, Weight};
 use dreamc_num::DType;
 use proptest::prelude::*;
 
@@ -35,7 +35,7 @@ impl Builder {
     fn weight(&mut self, dims: &[u64]) -> Value {
         let name = format!("w{}", self.graph.order().len());
         let ty = Type::new(DType::F32, dims.iter().map(|n| Dim::from(*n)));
-        self.push(Op::Weight { name }, vec![], ty)
+        self.push(Op::Weight(Weight::named(name)), vec![], ty)
     }
 
     fn norm(&mut self, x: Value) -> Value {

@@ -85,7 +85,7 @@ fn stepped(body: &Graph, step: Value, steps: u64) -> Vec<Node> {
         let of_step = |list: &[Value]| !list.is_empty() && list.iter().all(|v| by_step.contains(v));
         let constants = |list: &[Value]| list.iter().all(|v| constant.contains(v));
         let depends = match (&data.op, data.inputs.as_slice()) {
-            (Op::Weight { .. } | Op::Const(_), _) => {
+            (Op::Weight(_) | Op::Const(_), _) => {
                 constant.extend(&data.outputs);
                 false
             }

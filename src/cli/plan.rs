@@ -144,6 +144,8 @@ mod tests {
             bias: true,
             residual: false,
             swiglu: false,
+            smooth: false,
+            int8: false,
             activation: None,
         };
         let dispatch = |kernel, reads: &[u32]| {

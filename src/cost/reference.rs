@@ -7,7 +7,7 @@
 
 use super::{Cost, Counter, Unbounded};
 use dreamc_frontend::{EMBEDDING, LM_HEAD};
-use dreamc_ir::{Dim, Graph, Linear, Module, NodeData, Op, Origin, Type};
+use dreamc_ir::{Dim, Graph, Linear, Module, NodeData, Op, Origin, Type, Weight};
 use dreamc_num::DType;
 
 /// Final norm, which [`LM_HEAD`] reads.
@@ -58,7 +58,7 @@ const LM_HEAD_PATH: &str = "lm_head";
 /// Norm and vocabulary's head on every row of the canvas.
 fn all_rows(module: &Module, entry: &str) -> Option<Cost> {
     let table = module.graphs.iter().find_map(|graph| {
-        let named = |data: &&NodeData| matches!(&data.op, Op::Weight { name } if name == EMBEDDING);
+        let named = |data: &&NodeData| matches!(&data.op, Op::Weight(weight) if weight.name == EMBEDDING);
         let node = graph.order().iter().map(|n| graph.node(*n)).find(named)?;
         Some(graph.ty(*node.outputs.first()?).clone())
     })?;
@@ -66,7 +66,7 @@ fn all_rows(module: &Module, entry: &str) -> Option<Cost> {
     let rows = |dtype, columns: &Dim| Type::new(dtype, [1.into(), Dim::symbol("S"), columns.clone()]);
     let mut graph = Graph::new(entry);
     let weight = |graph: &mut Graph, name: &str, ty: Type| {
-        let node = graph.push(Op::Weight { name: name.to_owned() }, vec![], vec![ty], Origin::default());
+        let node = graph.push(Op::Weight(Weight::named(name)), vec![], vec![ty], Origin::default());
         graph.node(node).outputs.clone()
     };
     let x = graph.param("hidden", rows(DType::F32, hidden));

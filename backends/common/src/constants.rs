@@ -3,7 +3,7 @@
 use dreamc_artifact::WeightInfo;
 use dreamc_artifact::layout::Layout;
 use dreamc_ir::{Literal, Type};
-use dreamc_num::DType;
+use dreamc_num::{DType, Quant};
 
 /// Where the elements of a constant come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,19 @@ pub enum Source {
         first: u64,
         /// Rows of the whole tensor.
         of: u64,
+    },
+    /// Rows of a matrix of the checkpoint in few bits, as many as the constant has.
+    Quantized {
+        /// The tensor.
+        name: String,
+        /// The first of them.
+        first: u64,
+        /// Rows of the whole tensor.
+        of: u64,
+        /// Name of the vector by which its columns are multiplied before they are rounded.
+        columns: Option<String>,
+        /// How they are rounded.
+        quant: Quant,
     },
     /// The elements themselves.
     Literal(Literal),
@@ -70,6 +83,10 @@ impl Constants {
                     let rows = dims.first().copied().unwrap_or(0);
                     format!("{name}[{first}..{}]", first.saturating_add(rows))
                 }
+                Source::Quantized { name, first, of, .. } => match dims.first() {
+                    Some(rows) if rows != of => format!("{name}[{first}..{}]", first.saturating_add(*rows)),
+                    Some(_) | None => name.clone(),
+                },
                 Source::Literal(_) => format!("constant.{index}"),
             };
             if table.iter().any(|w| w.name == name) {

@@ -25,6 +25,8 @@ pub fn kernel(op: &Op) -> Result<Kernel, String> {
             bias: l.bias,
             residual: l.residual,
             swiglu: l.swiglu,
+            smooth: l.smooth,
+            int8: l.int8,
             activation: l.activation.map(activation),
         }),
         Op::Rope { head_dim } => Kernel::Rope { head_dim: small(*head_dim)? },
@@ -73,7 +75,7 @@ pub fn kernel(op: &Op) -> Result<Kernel, String> {
         Op::TimestepEmbed { times, .. } => Kernel::TimestepEmbed { times: times.clone() },
         Op::EulerStep { dt } => Kernel::EulerStep { dt: *dt },
         Op::DdimStep { alphas } => Kernel::DdimStep { alphas: alphas.clone() },
-        Op::Weight { .. } | Op::Const(_) | Op::Denoise { .. } => {
+        Op::Weight(_) | Op::Const(_) | Op::Denoise { .. } => {
             return Err("bug: this is no kernel; please report it".to_owned());
         }
     })
@@ -90,7 +92,7 @@ const fn activation(kind: Activation) -> plan::Activation {
 
 /// Number of the operand that is a matmul's first weight.
 pub fn first_weight(linear: &dreamc_ir::Linear) -> usize {
-    1 + usize::from(linear.norm_eps.is_some())
+    1 + usize::from(linear.norm_eps.is_some()) + usize::from(linear.smooth)
 }
 
 /// Whether an operand of an op is a matmul's weight.
@@ -121,7 +123,7 @@ pub fn in_place(node: &NodeData) -> Vec<usize> {
         Op::CommitSlots => vec![3],
         Op::Linear(linear) if linear.residual => vec![node.inputs.len() - 1],
         Op::Linear(_)
-        | Op::Weight { .. }
+        | Op::Weight(_)
         | Op::Const(_)
         | Op::Embed
         | Op::RopeTable(_)

@@ -13,6 +13,7 @@ mod liveness;
 mod lower;
 mod memory;
 mod pack;
+mod quantize;
 mod space;
 pub mod toolchain;
 mod write;

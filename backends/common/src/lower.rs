@@ -8,8 +8,8 @@ use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{
     Denoise, Dim, Dispatch, Kernel, Launch, Port, Program, Slots, Step, Symbol, Value as PlanValue, ValueId,
 };
-use dreamc_ir::{Graph, Literal, Module, NodeData, Op, SLOTS, Type, Value, Verified};
-use dreamc_num::DType;
+use dreamc_ir::{Graph, Literal, Module, NodeData, Op, SLOTS, Type, Value, Verified, Weight};
+use dreamc_num::{DType, Quant};
 use std::collections::BTreeMap;
 
 /// Why a graph has no program for a target.
@@ -64,6 +64,11 @@ pub trait Target {
 
     /// The order in which the kernel wants constant operand `operand` of this type.
     fn layout(&self, node: &NodeData, operand: usize, ty: &Type) -> Option<Layout>;
+
+    /// Whether the target takes a constant in few bits, as a matmul's weight or else, or why not.
+    fn quantized(&self, _quant: Quant, _matrix: bool) -> Result<(), String> {
+        Err("its kernels take no weights in few bits; build this target with --quant none".to_owned())
+    }
 
     /// The element type in which values of `dtype` lie in the arena.
     fn stored(&self, dtype: DType) -> DType {
@@ -209,8 +214,8 @@ impl Lowering<'_> {
         for (at, node) in graph.order().iter().enumerate() {
             let data = graph.node(*node);
             match &data.op {
-                Op::Weight { name } => {
-                    let source = Source::Checkpoint(vec![name.clone()]);
+                Op::Weight(weight) => {
+                    let source = source_of(weight, graph.ty(data.outputs[0]));
                     self.bind_constant(graph, data, source, scope);
                 }
                 Op::Const(literal) => {
@@ -277,8 +282,17 @@ impl Lowering<'_> {
         let mut reads = Vec::new();
         for (operand, value) in data.inputs.iter().enumerate() {
             let ty = graph.ty(*value);
-            let layout = self.target.layout(data, operand, ty);
-            let layout = layout.ok_or_else(|| unsupported(format!("it has no layout for weights {ty}")))?;
+            let layout = match &scope[value] {
+                Binding::Constant(Source::Quantized { quant, .. }, _) => {
+                    let matrix = is_matrix(&data.op, operand);
+                    self.target.quantized(*quant, matrix).map_err(&unsupported)?;
+                    Layout::Quantized(*quant)
+                }
+                Binding::Constant(..) | Binding::Value(_) => {
+                    let layout = self.target.layout(data, operand, ty);
+                    layout.ok_or_else(|| unsupported(format!("it has no layout for weights {ty}")))?
+                }
+            };
             reads.push(match &scope[value] {
                 Binding::Value(id) if !is_matrix(&data.op, operand) => *id,
                 Binding::Value(_) => {
@@ -480,9 +494,11 @@ impl Binding {
 fn checkpoint_names(scope: &Scope, value: Value) -> Option<&Vec<String>> {
     match scope.get(&value) {
         Some(Binding::Constant(Source::Checkpoint(names), _)) => Some(names),
-        Some(Binding::Constant(Source::Rows { .. } | Source::Literal(_), _) | Binding::Value(_)) | None => {
-            None
-        }
+        Some(
+            Binding::Constant(Source::Rows { .. } | Source::Quantized { .. } | Source::Literal(_), _)
+            | Binding::Value(_),
+        )
+        | None => None,
     }
 }
 
@@ -499,9 +515,26 @@ fn rows_of(
             let source = Source::Rows { name: names[0].clone(), first, of };
             Ok((source, vec![len.into(), k.clone()]))
         }
+        (Source::Quantized { name, first: 0, of, columns, quant }, [_, k]) => {
+            let (name, columns) = (name.clone(), columns.clone());
+            let source = Source::Quantized { name, first, of: *of, columns, quant: *quant };
+            Ok((source, vec![len.into(), k.clone()]))
+        }
         _ => {
             Err("its weight must be one tensor of the checkpoint, of which it multiplies some rows"
                 .to_owned())
+        }
+    }
+}
+
+/// Where the elements of a weight come from.
+fn source_of(weight: &Weight, ty: &Type) -> Source {
+    let name = weight.name.clone();
+    match weight.quant {
+        None => Source::Checkpoint(vec![name]),
+        Some(quant) => {
+            let of = ty.dims.first().and_then(dreamc_ir::Dim::as_constant).unwrap_or(0);
+            Source::Quantized { name, first: 0, of, columns: weight.columns.clone(), quant }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Checkpoint tensors to stored bytes, a panel at a time: memory does not grow with the tensor.
 
 use crate::constants::{Constant, Source};
+use crate::quantize;
 use dreamc_artifact::layout::{Layout, PANEL};
 use dreamc_ir::Literal;
 use dreamc_num::DType;
@@ -55,6 +56,7 @@ pub(crate) fn pack(
     let (names, first, of) = match &constant.source {
         Source::Checkpoint(names) => (names.as_slice(), 0, all),
         Source::Rows { name, first, of } => (std::slice::from_ref(name), *first, *of),
+        Source::Quantized { name, first, of, .. } => (std::slice::from_ref(name), *first, *of),
         Source::Literal(literal) => return emit(&literal_bytes(literal, constant.dtype)?),
     };
     let mut tensor = Tensor::of(names, reader, constant, first, of)?;
@@ -73,10 +75,17 @@ pub(crate) fn pack(
         }
         (layout, [n, k]) => {
             let k = *k as usize;
+            let factors = match &constant.source {
+                Source::Quantized { columns: Some(columns), .. } => Some(vector(columns, k, tensor.reader)?),
+                _ => None,
+            };
             for row in (0..*n).step_by(PANEL) {
                 let rows = (*n - row).min(PANEL as u64);
                 tensor.read(row * k as u64, rows * k as u64, &mut floats)?;
                 floats.resize(PANEL * k, 0.0);
+                if let Some(factors) = &factors {
+                    floats.iter_mut().enumerate().for_each(|(i, x)| *x *= factors[i % k]);
+                }
                 bytes.clear();
                 push_panel(&floats, k, layout, constant.dtype, &mut bytes)?;
                 emit(&bytes)?;
@@ -85,6 +94,16 @@ pub(crate) fn pack(
         _ => return Err(PackError::DType(constant.dtype)),
     }
     Ok(())
+}
+
+/// A vector of the checkpoint.
+fn vector(name: &str, k: usize, reader: &mut dyn WeightReader) -> Result<Vec<f32>, PackError> {
+    if reader.elements(name) != Some(k as u64) {
+        return Err(PackError::Missing(name.to_owned()));
+    }
+    let mut elements = vec![0.0; k];
+    reader.read(name, 0, &mut elements).map_err(PackError::Read)?;
+    Ok(elements)
 }
 
 /// Several checkpoint tensors seen as one.
@@ -171,6 +190,7 @@ fn push_panel(
                 }
             }
         }
+        (Layout::Quantized(quant), _) => bytes.extend(quantize::panel(quant, rows, k)),
         (Layout::RowMajor | Layout::Panels | Layout::PanelPairs, _) => return Err(PackError::DType(dtype)),
     }
     Ok(())

@@ -7,7 +7,7 @@ use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Kernel, Program};
 use dreamc_backend::{Constants, EmitError, Target, first_weight, in_place, is_matrix, kernel, lower};
 use dreamc_ir::{Graph, NodeData, Op, Type, Verified};
-use dreamc_num::DType;
+use dreamc_num::{DType, Quant};
 
 /// The program of graph `entry`, named `name`. What it stores is added to `constants`.
 ///
@@ -55,6 +55,10 @@ impl Target for Cpu {
 
     fn in_place(&self, node: &NodeData) -> Vec<usize> {
         in_place(node)
+    }
+
+    fn quantized(&self, _quant: Quant, matrix: bool) -> Result<(), String> {
+        if matrix { Ok(()) } else { Err("only matmuls take weights in few bits".to_owned()) }
     }
 
     fn layout(&self, node: &NodeData, operand: usize, ty: &Type) -> Option<Layout> {

@@ -6,7 +6,7 @@ use dreamc_kernels::{self as kernels, Engine, Norm, Residual, Statistic, Table, 
 use dreamc_num::DType;
 
 pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<(), String> {
-    let first_weight = 1 + usize::from(linear.norm_eps.is_some());
+    let first_weight = 1 + usize::from(linear.norm_eps.is_some()) + usize::from(linear.smooth);
     let weights: Vec<ValueId> = (0..linear.weights as usize).map(|i| l.read(first_weight + i)).collect();
     let behind = first_weight + weights.len();
     let bias = linear.bias.then(|| l.read(behind));

@@ -1,6 +1,6 @@
 //! Appends nodes with inferred types: what the graphs of all models are written with.
 
-use dreamc_ir::{Dim, Graph, Linear, Op, Origin, Port, Type, Value, infer};
+use dreamc_ir::{Dim, Graph, Linear, Op, Origin, Port, Type, Value, Weight, infer};
 use dreamc_num::DType;
 
 /// A graph under construction.
@@ -49,7 +49,7 @@ impl Builder {
     pub(crate) fn weight(&mut self, name: String, dtype: DType, dims: &[u64]) -> Value {
         let ty = Type::new(dtype, dims.iter().map(|n| Dim::from(*n)));
         let origin = Origin::path(name.as_str());
-        let node = self.graph.push(Op::Weight { name }, vec![], vec![ty], origin);
+        let node = self.graph.push(Op::Weight(Weight::named(name)), vec![], vec![ty], origin);
         self.graph.node(node).outputs[0]
     }
 

@@ -22,7 +22,9 @@ mod verify;
 pub use dim::Dim;
 pub use graph::{Graph, Module, Node, NodeData, Origin, Port, Value, ValueData};
 pub use infer::infer;
-pub use op::{Activation, Attention, Confidence, Linear, Literal, Op, RopeTable, SLOTS, SlotSchedule};
+pub use op::{
+    Activation, Attention, Confidence, Linear, Literal, Op, RopeTable, SLOTS, SlotSchedule, Weight,
+};
 pub use text::{Attribute, ParseError, parse};
 pub use types::Type;
 pub use verify::{Verified, VerifyError, VerifyErrors, verify};

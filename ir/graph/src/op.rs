@@ -1,5 +1,6 @@
 //! Operations: the closed list.
 
+use dreamc_num::Quant;
 use dreamc_num::stream::Lane;
 
 /// A tensor operation. All are pure: state (canvas, random stream) goes in and out as values.
@@ -8,11 +9,8 @@ use dreamc_num::stream::Lane;
 /// written down in `dreamc-interp`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// `() -> T[..]`: a tensor of the checkpoint, converted to `T`.
-    Weight {
-        /// Its name in the checkpoint.
-        name: String,
-    },
+    /// `() -> T[..]`: a tensor of the checkpoint, converted to `T`; see [`Weight`].
+    Weight(Weight),
     /// `() -> ..`: a small constant.
     Const(Literal),
     /// `(ids i32[B, S], table T[V, H]) -> U[B, S, H]`: rows of the table.
@@ -29,7 +27,8 @@ pub enum Op {
         /// Added to the variance.
         eps: f32,
     },
-    /// `(x T[.., K], [gain f32[K]], weight.. T[N_i, K], [bias f32[N]], [residual f32[.., N]]) -> U[.., N]`: see [`Linear`].
+    /// `(x T[.., K], [gain f32[K]], [smooth f32[K]], weight.. T[N_i, K], [bias f32[N]], [residual f32[.., N]]) -> U[.., N]`: see
+    /// [`Linear`].
     Linear(Linear),
     /// `(x T[B, S, heads * d], cos, sin f32[B, S, d / 2]) -> T[..]`: rotates the halves of every head.
     Rope {
@@ -203,6 +202,25 @@ pub enum Op {
     },
 }
 
+/// A tensor of the checkpoint. A matrix may be stored in few bits: its elements are first multiplied by `columns`, then
+/// rounded, and only then converted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Weight {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// Name of a vector `[K]` by which the columns of a matrix `[N, K]` are multiplied.
+    pub columns: Option<String>,
+    /// How the rows of a matrix are rounded.
+    pub quant: Option<Quant>,
+}
+
+impl Weight {
+    /// The tensor of this name as the checkpoint has it.
+    pub fn named(name: impl Into<String>) -> Weight {
+        Weight { name: name.into(), columns: None, quant: None }
+    }
+}
+
 /// The symbol that counts the open slots of a row.
 pub const SLOTS: &str = "K";
 
@@ -257,6 +275,11 @@ pub struct Linear {
     pub swiglu: bool,
     /// First row and number of rows of the one weight that is multiplied, where not all of it is; `N` is their number.
     pub rows: Option<(u64, u64)>,
+    /// The columns of `x` are multiplied by an operand, after the norm: what weights with [`Weight::columns`] are divided by.
+    pub smooth: bool,
+    /// The rows that are multiplied, and the rows of weights that are not, are rounded to 8 bits
+    /// ([`dreamc_num::quant::round_int8`]), and the sums are those of the codes, in integers.
+    pub int8: bool,
     /// What is done to each sum after the bias, in f32 before it becomes `U`; not with `swiglu`.
     pub activation: Option<Activation>,
     /// Whether there is a residual operand, added last.

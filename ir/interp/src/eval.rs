@@ -75,7 +75,7 @@ pub(crate) fn eval(op: &Op, x: &[&Tensor]) -> Result<Vec<Tensor>, RunError> {
         Op::SlotBits { lane } => slots::bits(x[0], x[1], *lane),
         Op::TakeSlots => slots::take(x[0], x[1])?,
         Op::CommitSlots => slots::commit(x[0], x[1], x[2], x[3])?,
-        Op::Weight { .. } | Op::Const(_) | Op::OpenSlots { .. } | Op::Denoise { .. } => {
+        Op::Weight(_) | Op::Const(_) | Op::OpenSlots { .. } | Op::Denoise { .. } => {
             unreachable!("handled where graphs are walked")
         }
     };

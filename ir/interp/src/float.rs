@@ -4,6 +4,7 @@ use crate::rows;
 use crate::run::RunError;
 use crate::tensor::{Data, Tensor};
 use dreamc_ir::{Activation, Attention, Linear, RopeTable};
+use dreamc_num::quant::round_int8;
 
 pub(crate) fn map(x: &Tensor, f: impl Fn(f32) -> f32) -> Tensor {
     Tensor::f32(&x.dims, x.floats().iter().map(|x| f(*x)).collect())
@@ -118,11 +119,25 @@ pub(crate) fn linear(linear: &Linear, operands: &[&Tensor]) -> Tensor {
     if let Some(eps) = linear.norm_eps {
         x = rms_norm(&x, next(), eps);
     }
+    let k = x.columns();
+    if linear.smooth {
+        let factors = next();
+        let products = x.floats().iter().enumerate().map(|(i, x)| x * factors.floats()[i % k]);
+        x = Tensor::f32(&x.dims, products.collect());
+    }
+    let rounded = |tensor: Tensor| {
+        let mut elements = tensor.floats().to_vec();
+        if linear.int8 {
+            elements.chunks_mut(k).for_each(round_int8);
+        }
+        Tensor::f32(&tensor.dims, elements)
+    };
+    let x = rounded(x);
     let weight = |weight: &Tensor| match linear.rows {
-        None => weight.clone(),
+        None => rounded(weight.clone()),
         Some((first, len)) => {
-            let (k, first, len) = (weight.columns(), first as usize, len as usize);
-            Tensor::f32(&[len, k], weight.floats()[first * k..(first + len) * k].to_vec())
+            let (first, len) = (first as usize, len as usize);
+            rounded(Tensor::f32(&[len, k], weight.floats()[first * k..(first + len) * k].to_vec()))
         }
     };
     let parts: Vec<Tensor> = (0..linear.weights).map(|_| matmul(&x, &weight(next()))).collect();

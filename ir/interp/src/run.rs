@@ -4,7 +4,9 @@ use crate::eval::eval;
 use crate::rows::concat;
 use crate::slots;
 use crate::tensor::{Data, Tensor, dims_of};
-use dreamc_ir::{Graph, Literal, Module, NodeData, Op, SLOTS, Type, Value, Verified};
+use dreamc_ir::{Graph, Literal, Module, NodeData, Op, SLOTS, Type, Value, Verified, Weight};
+use dreamc_num::DType;
+use dreamc_num::quant::round_row;
 use std::collections::BTreeMap;
 
 /// Why a module could not be run.
@@ -115,7 +117,7 @@ impl Run<'_> {
             let data = graph.node(*node);
             let operands: Vec<&Tensor> = data.inputs.iter().map(|v| &values[v]).collect();
             let results = match &data.op {
-                Op::Weight { name } => vec![self.weight(name, graph.ty(data.outputs[0]))?],
+                Op::Weight(weight) => vec![self.weight(weight, graph.ty(data.outputs[0]))?],
                 Op::Const(literal) => vec![constant(literal, graph.ty(data.outputs[0]))],
                 // Where the inputs do not say how many there are, there are as many as the fullest row has.
                 Op::OpenSlots { token } => slots::open(operands[0], *token, self.symbols.get(SLOTS).copied()),
@@ -132,7 +134,27 @@ impl Run<'_> {
         Ok(graph.results.iter().map(|p| values[&p.value].clone()).collect())
     }
 
-    fn weight(&mut self, name: &str, ty: &Type) -> Result<Tensor, RunError> {
+    fn weight(&mut self, weight: &Weight, ty: &Type) -> Result<Tensor, RunError> {
+        let tensor = self.stored(&weight.name, ty)?;
+        let k = tensor.columns();
+        let mut rounded = match &weight.columns {
+            None => tensor,
+            Some(columns) => {
+                let factors = self.stored(columns, &Type::new(DType::F32, ty.dims.last().cloned()))?;
+                let products = tensor.floats().iter().enumerate().map(|(i, x)| x * factors.floats()[i % k]);
+                Tensor::f32(&tensor.dims, products.collect())
+            }
+        };
+        if let Some(quant) = weight.quant {
+            let mut elements = rounded.floats().to_vec();
+            elements.chunks_mut(k).for_each(|row| round_row(quant, row));
+            rounded = Tensor::f32(&rounded.dims, elements);
+        }
+        Ok(rounded)
+    }
+
+    /// A tensor of the checkpoint as it is there.
+    fn stored(&mut self, name: &str, ty: &Type) -> Result<Tensor, RunError> {
         let tensor = self.weights.weight(name, ty).filter(|t| t.is_of(ty, &self.symbols));
         tensor.ok_or_else(|| RunError::Weight(name.to_owned()))
     }

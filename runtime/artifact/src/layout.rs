@@ -11,9 +11,27 @@
 //!                                        up to even with zeros
 //! ```
 //!
+//! Matrices in few bits hold their scales: a panel is
+//!
+//! ```text
+//! Quantized, 8 bits   [16] f32        scale of each row
+//!                     [16] i32        sum of the codes of each row
+//!                     [k / 4][16][4]  i8 codes: four k steps of a feature share a 32-bit word, as AVX-512 `vpdpbusd` and
+//!                                     NEON `sdot` take them; k is filled up to a multiple of 4 with zeros
+//! Quantized, 4 bits   [16] f32, [16] i32  scale and sum of the 8-bit codes that each row has where codes are multiplied
+//!                     per group of columns:
+//!                     [16] bf16       scale
+//!                     [16] bf16       value of code 0, if groups have one
+//!                     [group / 8][16][4]  codes: the lower half of byte `j` is column `j` of the eight, the upper half
+//!                                     column `j + 4`
+//! ```
+//!
+//! `k` is filled up to whole groups with codes that nobody may rely on; sums are over the columns that exist. How codes come
+//! about is in [`dreamc_num::quant`].
+//!
 //! The same bytes serve AVX-512, AVX2, NEON and the plain path, so an artifact is the same on every host.
 
-use dreamc_num::DType;
+use dreamc_num::{DType, Quant};
 use serde::{Deserialize, Serialize};
 
 /// Output features in a panel: one AVX-512 register of f32, two of AVX2, four of NEON.
@@ -28,6 +46,27 @@ pub enum Layout {
     Panels,
     /// Panels of 16 rows with pairs along k, see the module documentation. Matrices of bf16.
     PanelPairs,
+    /// Panels of 16 rows in few bits, with their scales, see the module documentation.
+    Quantized(Quant),
+}
+
+/// Bytes before the codes of a panel in few bits: scales and sums.
+pub const QUANTIZED_HEAD: usize = PANEL * 8;
+
+/// Bytes of one panel of a matrix of `k` columns in few bits; `None` on overflow, and for groups that are no multiple of 8.
+pub fn quantized_panel_bytes(quant: Quant, k: u64) -> Option<u64> {
+    let codes = match quant {
+        Quant::Int8 => k.div_ceil(4).checked_mul(4 * PANEL as u64)?,
+        Quant::Int4 { group, zero } => {
+            let group = u64::from(group);
+            if group == 0 || !group.is_multiple_of(8) {
+                return None;
+            }
+            let scales = 2 * PANEL as u64 * if zero { 2 } else { 1 };
+            k.div_ceil(group).checked_mul(group * PANEL as u64 / 2 + scales)?
+        }
+    };
+    codes.checked_add(QUANTIZED_HEAD as u64)
 }
 
 impl Layout {
@@ -47,12 +86,16 @@ impl Layout {
             (Layout::RowMajor, _) => dims.iter().try_fold(1_u64, |n, d| n.checked_mul(*d))?,
             (Layout::Panels, [n, k]) => panel_rows(*n)?.checked_mul(*k)?,
             (Layout::PanelPairs, [n, k]) => panel_rows(*n)?.checked_mul(k.checked_next_multiple_of(2)?)?,
-            (Layout::Panels | Layout::PanelPairs, _) => return None,
+            (Layout::Quantized(quant), [n, k]) => {
+                return (panel_rows(*n)? / PANEL as u64).checked_mul(quantized_panel_bytes(quant, *k)?);
+            }
+            (Layout::Panels | Layout::PanelPairs | Layout::Quantized(_), _) => return None,
         };
         elements.checked_mul(dtype.bytes() as u64)
     }
 
-    /// Where element `[row, column]` of an `[n, k]` matrix lies, in elements from the start.
+    /// Where element `[row, column]` of an `[n, k]` matrix lies: in elements from the start, or for 8-bit codes in bytes, for
+    /// those of 4 bits in halves of bytes.
     pub const fn index(self, k: usize, row: usize, column: usize) -> usize {
         let (panel, lane) = (row / PANEL, row % PANEL);
         match self {
@@ -60,6 +103,23 @@ impl Layout {
             Layout::Panels => (panel * k + column) * PANEL + lane,
             Layout::PanelPairs => {
                 (panel * k.next_multiple_of(2) + column / 2 * 2) * PANEL + lane * 2 + column % 2
+            }
+            Layout::Quantized(Quant::Int8) => {
+                let codes = k.next_multiple_of(4) * PANEL + QUANTIZED_HEAD;
+                panel * codes + QUANTIZED_HEAD + (column / 4 * PANEL + lane) * 4 + column % 4
+            }
+            Layout::Quantized(Quant::Int4 { group, zero }) => {
+                let scales = if zero { 4 * PANEL } else { 2 * PANEL };
+                let (group, of_group) = (group as usize, group as usize * PANEL / 2 + scales);
+                let panel_bytes = QUANTIZED_HEAD + k.div_ceil(group) * of_group;
+                let eight = column % group / 8;
+                let byte = panel * panel_bytes
+                    + QUANTIZED_HEAD
+                    + column / group * of_group
+                    + scales
+                    + (eight * PANEL + lane) * 4
+                    + column % 4;
+                byte * 2 + column % 8 / 4
             }
         }
     }

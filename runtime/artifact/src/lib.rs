@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  0  magic            b"DREAMART"
-//!  8  format_version   u32        3
+//!  8  format_version   u32        5
 //! 12  section_count    u32        at most 64
 //! 16  file_len         u64
 //! 24  reserved         u64        0
@@ -65,9 +65,9 @@ pub use header::{
 pub use manifest::{Manifest, Model, Work};
 pub use open::Artifact;
 pub use validate::{
-    ARENA_BYTES_MAX, ELEMENTS_MAX, LAUNCH_COUNT_MAX, OPERAND_COUNT_MAX, PART_COUNT_MAX, PORT_COUNT_MAX,
-    PROGRAM_COUNT_MAX, RANK_MAX, ROPE_SECTION_COUNT_MAX, STEP_COUNT_MAX, STEPS_MAX, SYMBOL_COUNT_MAX,
-    SYMBOL_MAX, VALUE_COUNT_MAX, validate,
+    ARENA_BYTES_MAX, ELEMENTS_MAX, INT8_COLUMNS_MAX, LAUNCH_COUNT_MAX, OPERAND_COUNT_MAX, PART_COUNT_MAX,
+    PORT_COUNT_MAX, PROGRAM_COUNT_MAX, RANK_MAX, ROPE_SECTION_COUNT_MAX, STEP_COUNT_MAX, STEPS_MAX,
+    SYMBOL_COUNT_MAX, SYMBOL_MAX, VALUE_COUNT_MAX, validate,
 };
 pub use weights::{WEIGHT_COUNT_MAX, WeightInfo, decode_table, encode_table, place, table_hash};
 pub use wire::{EncodeError, decode_plan, encode_plan};

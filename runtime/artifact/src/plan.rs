@@ -266,10 +266,11 @@ pub enum Kernel {
         /// Added to the variance.
         eps: f32,
     },
-    /// `(x T[.., K], [gain f32[K]], weight.. [N_i, K], [bias f32[N]], [residual f32[.., N]]) -> U[.., N]`.
+    /// `(x T[.., K], [gain f32[K]], [smooth f32[K]], weight.. [N_i, K], [bias f32[N]], [residual f32[.., N]]) -> U[.., N]`.
     ///
     /// The weights' rows follow each other: `N` is the sum of their rows. May write over the residual. Without a norm,
-    /// `x` is taken as it is: f32 rows are multiplied in f32, also with bf16 weights.
+    /// `x` is taken as it is: f32 rows are multiplied in f32, also with bf16 weights. Weights in few
+    /// bits stand for values of their type.
     Linear(Linear),
     /// `(x T[.., heads * head_dim], cos, sin) -> T[..]`. May write over `x`.
     Rope {
@@ -453,6 +454,12 @@ pub struct Linear {
     pub residual: bool,
     /// `silu(first weight's features) * second weight's`: two weights of equal rows, no bias, `N` is the rows of one.
     pub swiglu: bool,
+    /// Whether the columns of `x`, after the norm, are multiplied by the operand behind the gain.
+    pub smooth: bool,
+    /// Whether rows and weights are multiplied as 8-bit codes ([`dreamc_num::quant`]), with sums in integers and a scale
+    /// per row of either. The weights are [`Layout::Quantized`](crate::layout::Layout::Quantized); `K` is at most
+    /// [`INT8_COLUMNS_MAX`](crate::INT8_COLUMNS_MAX).
+    pub int8: bool,
     /// What is done to each sum after the bias and before the residual; not with `swiglu`.
     pub activation: Option<Activation>,
 }

@@ -27,6 +27,8 @@ fn ours(c: &mut Criterion, threads: usize, dtype: DType) {
         bias: false,
         residual: false,
         swiglu: false,
+        smooth: false,
+        int8: false,
         activation: None,
     });
     let tensors = [

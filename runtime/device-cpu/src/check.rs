@@ -223,13 +223,13 @@ fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static
 
 /// Which operands of a linear are its weights.
 fn linear_weights(linear: &Linear) -> std::ops::Range<usize> {
-    let first = 1 + usize::from(linear.norm_eps.is_some());
+    let first = 1 + usize::from(linear.norm_eps.is_some()) + usize::from(linear.smooth);
     first..first + linear.weights.min(3) as usize
 }
 
 /// The residual's number among the operands, if it has one.
 fn residual(linear: &Linear) -> &'static [usize] {
-    const NUMBERS: [[usize; 1]; 7] = [[0], [1], [2], [3], [4], [5], [6]];
+    const NUMBERS: [[usize; 1]; 8] = [[0], [1], [2], [3], [4], [5], [6], [7]];
     let number = linear_weights(linear).end + usize::from(linear.bias);
     NUMBERS.get(number).filter(|_| linear.residual).map_or(&[], |n| n)
 }
@@ -255,6 +255,8 @@ fn linear_fits(linear: &Linear, reads: &[Buf], y: &Buf) -> bool {
         && real(y)
         && outer(x).is_some_and(|rows| outer(y) == Some(rows))
         && (linear.norm_eps.is_none() || vector(&reads[1], k))
+        && (!linear.smooth || vector(&reads[matrices.start - 1], k))
+        && !linear.int8
         && weights.iter().all(matrix)
         && (!linear.swiglu || weights[1].rows() == n)
         && y.columns() == n

@@ -25,7 +25,7 @@ impl Weights {
             .list()
             .iter()
             .map(|constant| match &constant.source {
-                Source::Checkpoint(_) | Source::Rows { .. } => None,
+                Source::Checkpoint(_) | Source::Rows { .. } | Source::Quantized { .. } => None,
                 Source::Literal(literal) => Some(bytes(literal, constant.dtype)),
             })
             .collect();

@@ -18,7 +18,7 @@ const AXES_MAX: u64 = 4;
 pub fn infer(op: &Op, inputs: &[Type], dtype: DType) -> Result<Vec<Type>, String> {
     let one = |ty: Type| Ok(vec![ty]);
     match (op, inputs) {
-        (Op::Weight { .. } | Op::Const(_) | Op::Denoise { .. }, _) => {
+        (Op::Weight(_) | Op::Const(_) | Op::Denoise { .. }, _) => {
             Err(format!("`{}` states its own types", op.name()))
         }
         (Op::Embed, [ids, table]) => {
@@ -214,8 +214,10 @@ fn infer_linear(linear: &Linear, inputs: &[Type], dtype: DType) -> Result<Type, 
     require(!linear.swiglu || linear.weights == 2, "swiglu takes two weights, gate and up")?;
     require(!(linear.swiglu && linear.bias), "swiglu takes no bias")?;
     require(!(linear.swiglu && linear.activation.is_some()), "swiglu takes no activation")?;
-    let extras =
-        [linear.norm_eps.is_some(), linear.bias, linear.residual].into_iter().filter(|on| *on).count();
+    let extras = [linear.norm_eps.is_some(), linear.smooth, linear.bias, linear.residual]
+        .into_iter()
+        .filter(|on| *on)
+        .count();
     let wanted = 1 + linear.weights as usize + extras;
     if inputs.len() != wanted {
         return Err(format!("this `linear` takes {wanted} operands, not {}", inputs.len()));
@@ -228,6 +230,13 @@ fn infer_linear(linear: &Linear, inputs: &[Type], dtype: DType) -> Result<Type, 
     let k = x.columns().ok_or("the last dimension of `x` must be a constant")?;
     if linear.norm_eps.is_some() {
         require(*next()? == vector(DType::F32, x.dims.last()), "the gain must be f32 and as wide as `x`")?;
+    }
+    if linear.smooth {
+        let smooth = next()?;
+        require(
+            *smooth == vector(DType::F32, x.dims.last()),
+            "the factors of the columns must be f32 and as many as `x` has columns",
+        )?;
     }
     let mut columns = 0;
     for i in 0..linear.weights {

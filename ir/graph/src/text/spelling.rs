@@ -1,6 +1,7 @@
 //! How ops are written: names and attributes.
 
-use crate::op::{Activation, Attention, Confidence, Linear, Literal, Op, RopeTable, SlotSchedule};
+use crate::op::{Activation, Attention, Confidence, Linear, Literal, Op, RopeTable, SlotSchedule, Weight};
+use dreamc_num::Quant;
 use dreamc_num::stream::Lane;
 
 /// An attribute as text has it.
@@ -62,7 +63,19 @@ impl Op {
             list.iter().filter(|(_, on)| *on).map(|(key, _)| (*key, Int(1))).collect()
         };
         match self {
-            Op::Weight { name } => ("weight", vec![("name", Text(name.clone()))]),
+            Op::Weight(weight) => {
+                let mut attributes = vec![("name", Text(weight.name.clone()))];
+                attributes.extend(weight.columns.iter().map(|name| ("columns", Text(name.clone()))));
+                match weight.quant {
+                    None => {}
+                    Some(Quant::Int8) => attributes.push(("bits", Int(8))),
+                    Some(Quant::Int4 { group, zero }) => {
+                        attributes.extend([("bits", Int(4)), ("group", int(group.into()))]);
+                        attributes.extend(flags(&[("zero", zero)]));
+                    }
+                }
+                ("weight", attributes)
+            }
             Op::Const(Literal::Floats(v)) => ("const", vec![("floats", Floats(v.clone()))]),
             Op::Const(Literal::Ints(v)) => ("const", vec![("ints", Ints(v.clone()))]),
             Op::Embed => ("embed", vec![]),
@@ -83,7 +96,12 @@ impl Op {
                     attributes.extend([("first", int(first)), ("len", int(len))]);
                 }
                 attributes.extend(l.norm_eps.map(|eps| ("norm_eps", Float(eps))));
-                attributes.extend(flags(&[("bias", l.bias), ("swiglu", l.swiglu)]));
+                attributes.extend(flags(&[
+                    ("bias", l.bias),
+                    ("swiglu", l.swiglu),
+                    ("smooth", l.smooth),
+                    ("int8", l.int8),
+                ]));
                 attributes.extend(l.activation.map(|a| ("activation", Word(a.name().to_owned()))));
                 attributes.extend(flags(&[("residual", l.residual)]));
                 ("linear", attributes)
@@ -159,7 +177,11 @@ impl Op {
     pub fn from_spelling(name: &str, attributes: Vec<(String, Attribute)>) -> Result<Op, String> {
         let mut a = Reader { op: name, attributes };
         let op = match name {
-            "weight" => Op::Weight { name: a.text("name")? },
+            "weight" => Op::Weight(Weight {
+                name: a.text("name")?,
+                columns: if a.has("columns") { Some(a.text("columns")?) } else { None },
+                quant: if a.has("bits") { Some(a.quant()?) } else { None },
+            }),
             "const" => Op::Const(a.literal()?),
             "embed" => Op::Embed,
             "rope_table" => Op::RopeTable(RopeTable {
@@ -175,6 +197,8 @@ impl Op {
                 bias: a.flag("bias")?,
                 rows: if a.has("first") { Some((a.int("first")?, a.int("len")?)) } else { None },
                 swiglu: a.flag("swiglu")?,
+                smooth: a.flag("smooth")?,
+                int8: a.flag("int8")?,
                 activation: if a.has("activation") {
                     Some(a.word("activation", &Activation::ALL, Activation::name)?)
                 } else {
@@ -326,6 +350,20 @@ impl Reader<'_> {
             eps: self.float("eps")?,
             drop_idle: self.flag("drop_idle")?,
         })
+    }
+
+    fn quant(&mut self) -> Result<Quant, String> {
+        match self.int("bits")? {
+            8 => Ok(Quant::Int8),
+            4 => {
+                let group = self.int("group")?;
+                match u32::try_from(group).ok().filter(|group| Quant::GROUPS.contains(group)) {
+                    Some(group) => Ok(Quant::Int4 { group, zero: self.flag("zero")? }),
+                    None => self.wrong("group", "32, 64 or 128"),
+                }
+            }
+            _ => self.wrong("bits", "4 or 8"),
+        }
     }
 
     fn literal(&mut self) -> Result<Literal, String> {

@@ -15,7 +15,7 @@ mod slots;
 
 use crate::graph::{Graph, Module, Node, Value};
 use crate::infer::infer;
-use crate::op::{Op, SLOTS, SlotSchedule};
+use crate::op::{Op, SLOTS, SlotSchedule, Weight};
 use crate::types::Type;
 use dreamc_num::DType;
 use std::collections::{BTreeMap, BTreeSet};
@@ -156,13 +156,17 @@ impl<'a> Checker<'a, '_> {
         let inputs: Vec<Type> = data.inputs.iter().map(|v| graph.ty(*v).clone()).collect();
         let outputs: Vec<Type> = data.outputs.iter().map(|v| graph.ty(*v).clone()).collect();
         let rule = match &data.op {
-            Op::Weight { .. } | Op::Const(_) if !inputs.is_empty() || outputs.len() != 1 => {
+            Op::Weight(_) | Op::Const(_) if !inputs.is_empty() || outputs.len() != 1 => {
                 Err("it takes no operands and has one result".to_owned())
             }
-            Op::Weight { name } => {
+            Op::Weight(Weight { name, columns, quant }) => {
                 let ty = graph.ty(data.outputs[0]);
                 if *weights.entry(name).or_insert(ty) != ty {
                     Err(format!("weight `{name}` has another type elsewhere"))
+                } else if (columns.is_some() || quant.is_some()) && ty.dims.len() != 2 {
+                    Err("only matrices are stored in few bits".to_owned())
+                } else if columns.is_some() && quant.is_none() {
+                    Err("only columns of a matrix that is stored in few bits are multiplied".to_owned())
                 } else if !ty.dtype.is_float() || ty.elements().as_constant().is_none() {
                     Err("a weight must be float, with constant dimensions".to_owned())
                 } else {

@@ -6,7 +6,7 @@ use super::shapes::{
 };
 use super::{PART_COUNT_MAX, ROPE_SECTION_COUNT_MAX, sampler};
 use crate::layout::Layout;
-use crate::plan::{Dim, Kernel, Place, Value};
+use crate::plan::{Dim, Kernel, Linear, Place, Value};
 use crate::poly::{Poly, constant, same_dim, same_dims};
 use crate::{Rule, WeightInfo};
 use dreamc_num::DType;
@@ -35,6 +35,9 @@ pub(super) fn check(
     };
     for (i, read) in reads.iter().enumerate() {
         layout(read, packed.contains(&i), weights)?;
+    }
+    if let Kernel::Linear(linear) = k {
+        alike(linear, reads, weights)?;
     }
     let none = Facts::default();
     let over = |in_place| Facts { in_place, schedule: None };
@@ -183,9 +186,22 @@ pub(super) fn check(
 }
 
 /// A stored tensor must have the layout that the kernel reads.
+/// Whether all weights of a linear lie alike, and in few bits where codes are multiplied.
+fn alike(linear: &Linear, reads: &[&Value], weights: &[WeightInfo]) -> Checked {
+    let of = |read: &&Value| Some(weights.get(read.place.weight()? as usize)?.layout);
+    let mut layouts = reads.get(linear_weights(linear)).unwrap_or_default().iter().map(of);
+    let first = layouts.next().flatten();
+    ensure(layouts.all(|layout| layout == first), Rule::WeightLayout)?;
+    ensure(!linear.int8 || matches!(first, Some(Layout::Quantized(_))), Rule::WeightLayout)
+}
+
 fn layout(value: &Value, packed: bool, weights: &[WeightInfo]) -> Checked {
     let Place::Weight(index) = value.place else { return Ok(()) };
     let weight = weights.get(index as usize).ok_or(Rule::Index)?;
-    let wanted = if packed { Layout::of_matmul(value.dtype) } else { Some(Layout::RowMajor) };
-    ensure(Some(weight.layout) == wanted, Rule::WeightLayout)
+    let fits = match (packed, weight.layout) {
+        (true, Layout::Quantized(_)) => true,
+        (true, layout) => Layout::of_matmul(value.dtype) == Some(layout),
+        (false, layout) => layout == Layout::RowMajor,
+    };
+    ensure(fits, Rule::WeightLayout)
 }

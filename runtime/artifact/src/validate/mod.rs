@@ -65,6 +65,8 @@ pub const PART_COUNT_MAX: usize = 8;
 pub const ELEMENTS_MAX: u64 = 1 << 40;
 /// Largest arena.
 pub const ARENA_BYTES_MAX: u64 = 1 << 42;
+/// Most columns of rows that are multiplied as 8-bit codes: their sums fit 32 bits, also with one side shifted to 0..=255.
+pub const INT8_COLUMNS_MAX: u32 = 1 << 16;
 
 /// Checks a plan and its target's code against every rule of the module documentation.
 ///

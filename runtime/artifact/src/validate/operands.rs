@@ -1,5 +1,6 @@
 //! The rules of the kernels with many operands: linear and attention.
 
+use super::INT8_COLUMNS_MAX;
 use super::kernel::Facts;
 use super::shapes::{Checked, dims, dtype, ensure, even, real, rope_table, rows, shaped, vector};
 use crate::Rule;
@@ -9,7 +10,7 @@ use dreamc_num::DType;
 
 /// Which operands of a linear are its weights.
 pub(super) fn linear_weights(linear: &Linear) -> core::ops::Range<usize> {
-    let first = 1 + usize::from(linear.norm_eps.is_some());
+    let first = 1 + usize::from(linear.norm_eps.is_some()) + usize::from(linear.smooth);
     first..first + linear.weights.min(3) as usize
 }
 
@@ -28,6 +29,12 @@ pub(super) fn linear_operands(linear: &Linear, reads: &[&Value], y: &Value) -> R
     dims(outer, y_outer)?;
     if linear.norm_eps.is_some() {
         vector(reads[1], k)?;
+    }
+    if linear.smooth {
+        vector(reads[matrices.start - 1], k)?;
+    }
+    if linear.int8 {
+        ensure(constant(k).is_some_and(|k| k <= INT8_COLUMNS_MAX), Rule::Setting)?;
     }
     let mut total = 0_u32;
     for weight in &reads[matrices.clone()] {
@@ -50,8 +57,8 @@ pub(super) fn linear_operands(linear: &Linear, reads: &[&Value], y: &Value) -> R
     if linear.residual {
         shaped(reads[count - 1], DType::F32, &y.dims)?;
     }
-    // The residual's number among the operands: 1 x, up to 1 gain, 3 weights, 1 bias before it.
-    const RESIDUAL: [[usize; 1]; 7] = [[0], [1], [2], [3], [4], [5], [6]];
+    // The residual's number among the operands: 1 x, up to 1 gain, 1 smooth, 3 weights, 1 bias before it.
+    const RESIDUAL: [[usize; 1]; 8] = [[0], [1], [2], [3], [4], [5], [6], [7]];
     let in_place = RESIDUAL.get(count - 1).filter(|_| linear.residual).map_or(&[][..], |r| &r[..]);
     Ok(Facts { in_place, schedule: None })
 }

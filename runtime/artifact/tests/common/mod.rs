@@ -45,8 +45,16 @@ pub(crate) fn plan() -> Plan {
         value(DType::I32, &bs, arena(0)),
         value(DType::I32, &bs, arena(6)),
     ];
-    let linear =
-        Linear { norm_eps: None, weights: 1, bias: false, residual: true, swiglu: false, activation: None };
+    let linear = Linear {
+        norm_eps: None,
+        weights: 1,
+        bias: false,
+        residual: true,
+        swiglu: false,
+        smooth: false,
+        int8: false,
+        activation: None,
+    };
     let body = vec![
         run(Kernel::Embed, &[0, 1], &[2]),
         run(Kernel::Activate(Activation::Silu), &[2], &[7]),

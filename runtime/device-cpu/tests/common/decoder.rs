@@ -109,6 +109,8 @@ pub(crate) fn linear() -> Vec<Case> {
                 bias: true,
                 residual: true,
                 swiglu: false,
+                smooth: false,
+                int8: false,
                 activation: None,
             };
             let full = case(Kernel::Linear(linear.clone()), &reads, y, &[m, all], bound + rounding);
@@ -133,6 +135,8 @@ pub(crate) fn linear() -> Vec<Case> {
             bias: true,
             residual: false,
             swiglu: false,
+            smooth: false,
+            int8: false,
             activation: None,
         };
         let reads = [random(x, &[1, 1, k], 1), matrix, random(F32, &[n], 4)];
@@ -156,6 +160,8 @@ fn activated(cases: &mut Vec<Case>) {
                 bias: true,
                 residual: false,
                 swiglu: false,
+                smooth: false,
+                int8: false,
                 activation: Some(kind),
             };
             let reads = [random(x, &[m, k], 1), matrix(n, 2), random(F32, &[n], 3)];

@@ -1,0 +1,169 @@
+//! Rounding of matrices and rows to few bits: what the packer stores, devices compute with and the interpreter means.
+
+use core::fmt;
+use half::bf16;
+use libm::rintf;
+use serde::{Deserialize, Serialize};
+
+/// Largest 8-bit code. The smallest is its negative, so that codes and their signs can be swapped.
+pub const INT8_MAX: f32 = 127.0;
+
+/// Codes of 4 bits that a symmetric group subtracts.
+const INT4_MIDDLE: f32 = 8.0;
+
+/// How a weight matrix `[n, k]` is rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Quant {
+    /// Codes of 8 bits, -127 to 127, one f32 scale a row.
+    Int8,
+    /// Codes of 4 bits, 0 to 15, in groups of neighbouring columns, each with a scale in bf16.
+    Int4 {
+        /// Columns of a group; the last may be shorter.
+        group: u32,
+        /// Each group also has a smallest value in bf16, code 0. Without it code 8 is 0.
+        zero: bool,
+    },
+}
+
+impl Quant {
+    /// Lengths of groups that there are kernels for.
+    pub const GROUPS: [u32; 3] = [32, 64, 128];
+
+    /// Stored bits of a weight, scales included, for rows of `k` columns.
+    pub fn bits(self, k: u64) -> f64 {
+        match self {
+            Quant::Int8 => 8.0 + 32.0 / k as f64,
+            Quant::Int4 { group, zero } => 4.0 + if zero { 32.0 } else { 16.0 } / f64::from(group),
+        }
+    }
+}
+
+impl fmt::Display for Quant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Quant::Int8 => f.write_str("int8"),
+            Quant::Int4 { group, zero: false } => write!(f, "int4g{group}"),
+            Quant::Int4 { group, zero: true } => write!(f, "int4g{group}z"),
+        }
+    }
+}
+
+/// The scale by which a row is divided before it is rounded to 8 bits: its largest magnitude over 127, 0 for zeros.
+pub fn int8_scale(row: &[f32]) -> f32 {
+    row.iter().fold(0.0_f32, |max, x| if x.abs() > max { x.abs() } else { max }) / INT8_MAX
+}
+
+/// What a row of this scale is multiplied by before it is rounded.
+pub fn int8_inverse(scale: f32) -> f32 {
+    if scale > 0.0 { 1.0 / scale } else { 0.0 }
+}
+
+/// The code of `x`, `inverse` being [`int8_inverse`]: the nearest, the even one on a tie; 0 for what is not a number.
+pub fn int8(x: f32, inverse: f32) -> i8 {
+    rintf(x * inverse).clamp(-INT8_MAX, INT8_MAX) as i8
+}
+
+/// Scale and smallest value of a group of 4-bit codes; both are values of bf16.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Group {
+    /// From code to code.
+    pub scale: f32,
+    /// What code 0 stands for.
+    pub min: f32,
+}
+
+impl Group {
+    /// The symmetric group of this scale, which becomes a value of bf16.
+    pub fn symmetric(scale: f32) -> Group {
+        let scale = bf16::from_f32(scale).to_f32();
+        Group { scale, min: -INT4_MIDDLE * scale }
+    }
+
+    /// The group of this scale and smallest value, which become values of bf16.
+    pub fn with_zero(scale: f32, min: f32) -> Group {
+        Group { scale: bf16::from_f32(scale).to_f32(), min: bf16::from_f32(min).to_f32() }
+    }
+
+    /// The group that spans `values`: from the smallest to the largest, or symmetric so that the value of largest magnitude
+    /// has code 0.
+    pub fn spanning(values: &[f32], zero: bool) -> Group {
+        if zero {
+            let fold = |f: fn(f32, f32) -> f32| values.iter().fold(0.0_f32, |a, b| f(a, *b));
+            let (min, max) = (fold(f32::min), fold(f32::max));
+            Group::with_zero((max - min) / 15.0, min)
+        } else {
+            let extreme = values.iter().fold(0.0_f32, |a, b| if b.abs() > a.abs() { *b } else { a });
+            Group::symmetric(extreme / -INT4_MIDDLE)
+        }
+    }
+
+    /// The nearest code, the even one on a tie.
+    pub fn code(self, x: f32) -> u8 {
+        if self.scale == 0.0 { 0 } else { rintf((x - self.min) / self.scale).clamp(0.0, 15.0) as u8 }
+    }
+
+    /// What a code stands for.
+    pub fn value(self, code: u8) -> f32 {
+        self.min + self.scale * f32::from(code)
+    }
+}
+
+/// Rounds a row of a matrix to what `quant` stores, without any calibration.
+pub fn round_row(quant: Quant, row: &mut [f32]) {
+    match quant {
+        Quant::Int8 => round_int8(row),
+        Quant::Int4 { group, zero } => {
+            for values in row.chunks_mut(group.max(1) as usize) {
+                let group = Group::spanning(values, zero);
+                values.iter_mut().for_each(|x| *x = group.value(group.code(*x)));
+            }
+        }
+    }
+}
+
+/// Rounds a row to 8 bits: of a matrix, or of what is multiplied with it.
+pub fn round_int8(row: &mut [f32]) {
+    let scale = int8_scale(row);
+    let inverse = int8_inverse(scale);
+    row.iter_mut().for_each(|x| *x = f32::from(int8(*x, inverse)) * scale);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_the_nearest() {
+        let row = [0.0, 1.27, -1.27, 0.005, 0.015, -0.0149];
+        let inverse = int8_inverse(int8_scale(&row));
+        assert_eq!(row.map(|x| int8(x, inverse)), [0, 127, -127, 0, 2, -1]);
+        assert_eq!(int8(f32::NAN, 1.0), 0);
+        assert_eq!(int8_inverse(int8_scale(&[0.0; 4])), 0.0);
+    }
+
+    /// Rounded values are at most half a step from what they were, and rounding them again changes nothing.
+    #[test]
+    fn rounding_errs_by_half_a_step() {
+        let row: [f32; 64] = core::array::from_fn(|i| ((i * 37 % 64) as f32 - 20.0) / 64.0);
+        for (quant, step) in [
+            (Quant::Int8, 44.0 / 64.0 / 127.0),
+            (Quant::Int4 { group: 32, zero: true }, 1.01 / 15.0),
+            (Quant::Int4 { group: 32, zero: false }, 44.0 / 64.0 / 8.0),
+        ] {
+            let mut rounded = row;
+            round_row(quant, &mut rounded);
+            for (x, y) in row.iter().zip(&rounded) {
+                // A symmetric group has one code less on the side of the sign that its extreme has not.
+                assert!(
+                    (x - y).abs() <= step * 0.51 + if quant.bits(64) < 5.0 { step } else { 0.0 },
+                    "{quant} {x} {y}"
+                );
+            }
+            let once = rounded;
+            round_row(quant, &mut rounded);
+            for (x, y) in once.iter().zip(&rounded) {
+                assert!((x - y).abs() <= 1e-2, "{quant} {x} {y}");
+            }
+        }
+    }
+}
