@@ -2,11 +2,12 @@
 
 use super::device::open_to_read;
 use super::error::Failure;
+use super::families::dispatches;
 use super::output::{Format, counted, json_value, print, print_json_pretty, write_whole};
 use super::{html, plan};
 use dream::{Manifest, Settings};
 use dreamc::cost::{self, EntryCost, GraphCost};
-use dreamc_artifact::plan::{Dispatch, Plan, Program, Step};
+use dreamc_artifact::plan::{Plan, Program};
 use dreamc_artifact::{Artifact, FORMAT_VERSION, Work};
 use dreamc_backend::Liveness;
 use dreamc_ir::{Module, SLOTS, Verified, parse, verify};
@@ -245,18 +246,6 @@ fn kernels<'a>(artifact: &'a Artifact<'a>) -> Vec<Kernel<'a>> {
             shared_bytes: module.shared_bytes,
             launches,
         }));
-    }
-    list
-}
-
-/// Dispatches as they stand, those of loops once.
-fn dispatches(steps: &[Step]) -> Vec<&Dispatch> {
-    let mut list = Vec::new();
-    for step in steps {
-        match step {
-            Step::Dispatch(dispatch) => list.push(dispatch),
-            Step::Denoise(denoise) => list.extend(dispatches(&denoise.body)),
-        }
     }
     list
 }

@@ -45,6 +45,11 @@ impl<'a> Engine<'a> {
         self.opened.as_ref().map(|opened| opened.about.as_str())
     }
 
+    /// The target that it runs, as in the manifest.
+    pub(crate) fn target(&self) -> Option<&str> {
+        self.opened.as_ref().map(|opened| opened.target.as_str())
+    }
+
     fn program(&self, name: &str) -> Option<&Program> {
         self.artifact.plan(&self.opened.as_ref()?.target)?.programs.iter().find(|p| p.name == name)
     }
