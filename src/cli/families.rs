@@ -32,11 +32,19 @@ pub(super) fn op(kernel: &Kernel) -> String {
     name
 }
 
+/// Type of the first operand, or of the result of a dispatch that has none.
+pub(super) fn dtype(program: &Program, dispatch: &Dispatch) -> DType {
+    let first = |ids: &[ValueId]| of(program, ids.first());
+    first(&dispatch.reads).or_else(|| first(&dispatch.writes)).unwrap_or(DType::F32)
+}
+
+fn of(program: &Program, id: Option<&ValueId>) -> Option<DType> {
+    Some(program.values.get(id?.0 as usize)?.dtype)
+}
+
 /// Name of the kernel of a dispatch.
 pub(super) fn family(program: &Program, dispatch: &Dispatch) -> String {
-    let dtype = |id: Option<&ValueId>| Some(program.values.get(id?.0 as usize)?.dtype);
-    let first = |ids: &[ValueId]| dtype(ids.first());
-    let own = first(&dispatch.reads).or_else(|| first(&dispatch.writes)).unwrap_or(DType::F32);
+    let own = dtype(program, dispatch);
     let mut name = format!("{own}_{}", op(&dispatch.kernel));
     let mut fused = |with: bool, what: &str| {
         if with {
@@ -53,7 +61,7 @@ pub(super) fn family(program: &Program, dispatch: &Dispatch) -> String {
             }
             fused(linear.residual, "residual");
             let weight = dispatch.reads.get(1 + usize::from(linear.norm_eps.is_some()));
-            match dtype(weight).filter(|weight| *weight != own) {
+            match of(program, weight).filter(|weight| *weight != own) {
                 Some(weight) => format!("{weight}w_{name}"),
                 None => name,
             }

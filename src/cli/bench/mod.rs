@@ -103,7 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let peak = memory::peak_bytes().map(|peak_bytes| Memory { peak_bytes, of_warm_calls });
 
     let names = program_names(&subject, entry);
-    let (calls, call_ms) = observe(&mut subject, &request, args.iters.min(OBSERVED), &mut count)?;
+    let (calls, call_ms, faults) = observe(&mut subject, &request, args.iters.min(OBSERVED), &mut count)?;
     drop(progress);
     if let (Some(out), Some(events)) = (&args.trace, calls.last()) {
         write_trace(out, entry, events, &names)?;
@@ -126,6 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             iters: calls.len(),
             call_ms,
             dispatch_ms: kernels.iter().map(|share| share.ms).sum(),
+            page_faults: faults,
             ops: shares(&calls, &names, |named| &named.op),
             kernels,
             steps: steps(&calls, &names),
@@ -148,25 +149,27 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// Calls that are observed: what happened in each, and their mean time in milliseconds.
+/// Calls that are observed: what happened in each, their mean time in milliseconds, and page faults in the steps of the
+/// last.
 fn observe(
     subject: &mut Subject,
     request: &Request,
     count: u32,
     called: &mut dyn FnMut(),
-) -> Result<(Vec<Vec<Event>>, f64), Failure> {
+) -> Result<(Vec<Vec<Event>>, f64, Option<Faults>), Failure> {
     let weights = weight_bytes(subject.model().artifact());
-    let (mut calls, mut sum): (Vec<Vec<Event>>, f64) = (Vec::new(), 0.0);
+    let (mut calls, mut sum, mut faults): (Vec<Vec<Event>>, f64, _) = (Vec::new(), 0.0, None);
     for _ in 0..count {
         let room = calls.last().map_or(1024, Vec::len);
         let start = Instant::now();
         let mut profile = Profile::new(&weights, room);
         subject.serve(request, &mut profile)?;
         sum += ms(start.elapsed());
+        faults = profile.faults();
         calls.push(profile.events);
         called();
     }
-    Ok((calls, sum / f64::from(count.max(1))))
+    Ok((calls, sum / f64::from(count.max(1)), faults))
 }
 
 /// What the dispatches of the entry's program are called on the device in use.

@@ -4,6 +4,7 @@
 //! there a time includes the launch and the way back, and the sum is more than an unobserved call takes.
 
 use super::super::families::{dispatches, family, op, origin};
+use super::memory::Faults;
 use dream::{Done, Observer};
 use dreamc::cost::{self, Cost};
 use dreamc_artifact::Artifact;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// One dispatch of one call.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Event {
     /// Its number in the program.
     pub(super) number: u32,
@@ -31,13 +32,25 @@ pub(super) struct Profile<'a> {
     call: Instant,
     began: Instant,
     pub(super) events: Vec<Event>,
+    /// Page faults until the first dispatch, and until the end of the last step.
+    faults: [Option<Faults>; 2],
 }
 
 impl<'a> Profile<'a> {
     /// Of a call that begins now. `weights`: stored bytes of each. `room`: dispatches to expect.
     pub(super) fn new(weights: &'a [u64], room: usize) -> Profile<'a> {
         let now = Instant::now();
-        Profile { weights, call: now, began: now, events: Vec::with_capacity(room) }
+        let none = Event::default();
+        // Written, so that taking notes meets no page fault.
+        let mut events = vec![none; room];
+        events.clear();
+        Profile { weights, call: now, began: now, events, faults: [None; 2] }
+    }
+
+    /// Page faults from the first dispatch to the end of the last step.
+    pub(super) fn faults(&self) -> Option<Faults> {
+        let [first, last] = self.faults;
+        Some(last?.since(first?))
     }
 }
 
@@ -47,6 +60,9 @@ impl Observer for Profile<'_> {
     }
 
     fn before(&mut self, _: &Dispatch) {
+        if self.events.is_empty() {
+            self.faults[0] = Faults::now();
+        }
         self.began = Instant::now();
     }
 
@@ -56,6 +72,13 @@ impl Observer for Profile<'_> {
         let cost = cost::dispatch(done.dispatch, done.operands, &stored);
         let (number, step, start) = (done.number, done.step, self.began.duration_since(self.call));
         self.events.push(Event { number, step, start, time, cost });
+    }
+
+    fn step(&mut self, done: u32, steps: u32) -> bool {
+        if done == steps {
+            self.faults[1] = Faults::now();
+        }
+        true
     }
 }
 

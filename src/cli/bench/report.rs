@@ -71,6 +71,9 @@ pub(super) struct Observed {
     pub(super) call_ms: f64,
     /// Of it in dispatches.
     pub(super) dispatch_ms: f64,
+    /// Of the last such call, from the first dispatch to the end of the last step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) page_faults: Option<Faults>,
     pub(super) ops: Vec<Share>,
     pub(super) kernels: Vec<Share>,
     pub(super) steps: Vec<StepTime>,
@@ -121,7 +124,9 @@ pub(super) fn text(report: &Report) -> String {
     line("warm", format!("{figures}; {}", counted(warm.iters as u64, "call")));
     line("step", format!("{:.3} ms, p50 by passes", warm.step_ms));
     if let Some(Faults { minor, major }) = report.page_faults {
-        line("faults", format!("{minor} minor, {major} major in all warm calls"));
+        let steps = |f: Faults| format!("; in the steps of one {} minor, {} major", f.minor, f.major);
+        let steps = observed.page_faults.map(steps).unwrap_or_default();
+        line("faults", format!("{minor} minor, {major} major in all warm calls{steps}"));
     }
     if let Some(Memory { peak_bytes, of_warm_calls }) = report.memory {
         let of = if of_warm_calls { "of the warm calls" } else { "of the process" };
