@@ -12,6 +12,7 @@ mod error;
 mod families;
 mod finalize;
 mod forward;
+mod golden;
 mod html;
 mod inspect;
 mod later;
@@ -50,6 +51,8 @@ enum Command {
     Act(Box<act::Args>),
     /// Time a request of an artifact's own shape
     Bench(bench::Args),
+    /// Record what an artifact answers, or compare answers
+    Golden(golden::Args),
     /// Say what an artifact holds
     Inspect(inspect::Args),
     /// Check every byte of an artifact against its hashes
@@ -108,6 +111,7 @@ fn perform(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(&args),
         Command::Act(args) => act::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Golden(args) => golden::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Finalize(args) => finalize::run(&args),

@@ -82,7 +82,7 @@ impl Subject {
         }
     }
 
-    fn model_mut(&mut self) -> &mut Model {
+    pub(super) fn model_mut(&mut self) -> &mut Model {
         match self {
             Subject::Model(model) => model,
             Subject::Policy(policy) => policy.model_mut(),
