@@ -30,6 +30,11 @@ impl DeviceArgs {
         Ok(model)
     }
 
+    /// Whether one device is asked for, rather than the best that there is.
+    pub(crate) fn is_chosen(&self) -> bool {
+        self.device != DeviceChoice::Auto
+    }
+
     fn options(&self) -> OpenOptions {
         let pin = self.pin.as_ref().map(|cpus| cpus.0.clone()).unwrap_or_default();
         OpenOptions {

@@ -55,7 +55,7 @@ enum Command {
     Golden(golden::Args),
     /// Say what an artifact holds
     Inspect(inspect::Args),
-    /// Check every byte of an artifact against its hashes
+    /// Check every byte of an artifact against its hashes, and the cases inside
     Verify(verify::Args),
     /// Compile kernels that an artifact carries as source
     Finalize(finalize::Args),

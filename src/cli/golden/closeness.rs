@@ -24,7 +24,8 @@ pub(in crate::cli) fn closeness(found: &[f32], wanted: &[f32]) -> Closeness {
         let off = (a - b).abs();
         max_abs = if off > max_abs || off.is_nan() { off } else { max_abs };
     }
-    let norms = f64::sqrt(of_found) * f64::sqrt(of_wanted);
+    // In one root, so that of equal vectors it is exactly their product.
+    let norms = f64::sqrt(of_found * of_wanted);
     let cosine = if of_found == 0.0 && of_wanted == 0.0 { 1.0 } else { (dot / norms).min(1.0) };
     Closeness { cosine, max_abs }
 }

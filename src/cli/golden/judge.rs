@@ -7,7 +7,7 @@ use super::super::requests::{Request, Subject};
 use super::cases::{Built, Case, Cases};
 use super::closeness::{Closeness, Top1, closeness, kept};
 use super::record::{answer, depth};
-use dream::{Forward, Model};
+use dream::{Forward, Manifest, Model};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -20,6 +20,19 @@ pub(in crate::cli) struct Limits {
     pub(in crate::cli) top1: f64,
     /// Least share of equal tokens.
     pub(in crate::cli) tokens: f64,
+}
+
+impl Limits {
+    /// What an artifact of these types must hold against its checkpoint in f32.
+    pub(in crate::cli) fn of(manifest: &Manifest) -> Limits {
+        let quantised = manifest.options.get("quant").is_some_and(|quant| quant != "none");
+        match (manifest.model.dtype.as_str(), quantised) {
+            (_, true) => Limits { cosine: 0.95, top1: 0.9, tokens: 0.0 },
+            // Sums in another order.
+            ("f32", false) => Limits { cosine: 0.999_999, top1: 1.0, tokens: 1.0 },
+            (_, false) => Limits { cosine: 0.99, top1: 0.95, tokens: 0.0 },
+        }
+    }
 }
 
 /// What was found.

@@ -6,9 +6,8 @@ mod judge;
 mod record;
 mod text;
 
-pub(super) use cases::{CASES_BYTES_MAX, Cases, read_bounded};
-pub(super) use judge::{Judgement, Limits, judge};
-pub(super) use record::subject;
+pub(super) use cases::{Cases, read_bounded};
+pub(super) use judge::{Judgement, Limits};
 pub(super) use text::judgement;
 
 use super::build;
@@ -18,9 +17,11 @@ use super::output::{Format, counted, note, print, print_json_pretty, write_whole
 use super::progress::{Progress, Unit};
 use super::requests::{Request, Subject};
 use super::{forward, run as request};
+use cases::CASES_BYTES_MAX;
 use clap::Parser;
 use dream::{Forward, Generate, Manifest, Model};
 use dreamc::compile::Entry;
+use judge::judge;
 use record::{record, requests};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -252,9 +253,22 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     let against = format!("{} ({})", args.against.display(), cases.about);
     match args.format {
         Format::Json => print_json_pretty(&Report { against, judgement: &judgement })?,
-        Format::Text => print(&format!("against  {against}\n{}", text::judgement(&judgement)))?,
+        Format::Text => {
+            let verdict = if judgement.holds { "holds" } else { "does not hold" };
+            print(&format!("against  {against}\n{}{verdict}\n", text::judgement(&judgement)))?;
+        }
     }
     verdict(&judgement)
+}
+
+/// Runs the cases that an artifact carries; nothing where it carries none.
+pub(super) fn verify(model: Model, path: &Path) -> Result<Option<Judgement>, Failure> {
+    let Some(bytes) = model.artifact().golden() else { return Ok(None) };
+    let cases = Cases::from_bytes(bytes, &format!("the section of cases of `{}`", path.display()))?;
+    let limits = Limits::of(model.manifest());
+    let mut subject = record::subject(model)?;
+    let (mut progress, total) = (Progress::new("checking", Unit::Calls), cases.list.len() as u64);
+    judge(&mut subject, &cases, None, limits, &mut |done| progress.at(done, total)).map(Some)
 }
 
 /// An error where something does not hold.

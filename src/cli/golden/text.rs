@@ -18,13 +18,15 @@ pub(in crate::cli) fn judgement(judgement: &Judgement) -> String {
     for skipped in &judgement.skipped {
         text.push_str(&format!("\nskipped  {skipped}\n"));
     }
-    text.push_str(if judgement.holds { "\nholds\n" } else { "\ndoes not hold\n" });
+    text.push('\n');
     text
 }
 
 fn of_case(case: &Judged) -> String {
     let mut text = format!("{:<24}{}\n", case.case, if case.holds { "holds" } else { "does not hold" });
-    text.push_str(&format!("  {:<30}{:>12}{:>14}\n", "value", "cosine", "max abs"));
+    if case.end.is_some() || !case.layers.is_empty() {
+        text.push_str(&format!("  {:<30}{:>12}{:>14}\n", "value", "cosine", "max abs"));
+    }
     let line = |value: &Value| {
         format!("  {:<30}{:>12.8}{:>14.6e}\n", value.name, value.close.cosine, value.close.max_abs)
     };
