@@ -26,7 +26,9 @@ pub(in crate::cli) fn closeness(found: &[f32], wanted: &[f32]) -> Closeness {
     }
     // In one root, so that of equal vectors it is exactly their product.
     let norms = f64::sqrt(of_found * of_wanted);
-    let cosine = if of_found == 0.0 && of_wanted == 0.0 { 1.0 } else { (dot / norms).min(1.0) };
+    let cosine = if of_found == 0.0 && of_wanted == 0.0 { 1.0 } else { dot / norms };
+    // Not `min`, which makes 1 of what is no number.
+    let cosine = if cosine > 1.0 { 1.0 } else { cosine };
     Closeness { cosine, max_abs }
 }
 
