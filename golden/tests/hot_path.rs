@@ -113,7 +113,7 @@ impl Observer for Watch {
 
 /// Serves the same request again and again; how often a warm one allocates.
 fn judge(what: &str, mut serve: impl FnMut(&mut Watch)) -> u64 {
-    let mut least = u64::MAX;
+    let mut least = [u64::MAX; 2];
     let mut counts = Vec::new();
     for call in 0..6 {
         let mut watch = Watch::new();
@@ -124,16 +124,15 @@ fn judge(what: &str, mut serve: impl FnMut(&mut Watch)) -> u64 {
             (watch.first.unwrap(), watch.last);
         // Without exception, the first time included.
         assert_eq!(in_all - allocated, 0, "{what}: call {call} allocates between its steps");
-        assert_eq!(all_major - major, 0, "{what}: call {call} waits for a disk");
         if call > 0 {
-            least = least.min(all_minor - minor);
+            least = [least[0].min(all_minor - minor), least[1].min(all_major - major)];
         }
     }
     // The system may take a page away and give it back at any time: not in each of five calls.
-    assert_eq!(least, 0, "{what}: every warm call meets page faults between its steps");
+    assert_eq!(least, [0; 2], "{what}: every warm call meets page faults between its steps");
     let warm = counts[1];
     assert!(counts[1..].iter().all(|n| *n == warm), "{what}: {counts:?} allocations");
-    println!("{what}: {warm} allocations around the steps");
+    eprintln!("{what}: {warm} allocations around the steps");
     warm
 }
 
@@ -228,7 +227,7 @@ fn prefault() {
         run(2, 336)
     };
     let [without, with] = [false, true].map(|prefault| (0..4).map(|_| of_longer(prefault)).min().unwrap());
-    println!("page faults of a first longer request: {without}, or {with} where memory was touched");
+    eprintln!("page faults of a first longer request: {without}, or {with} where memory was touched");
     assert_eq!(with, 0, "of {without} without");
 }
 
@@ -250,7 +249,7 @@ fn lock() {
                 model.generate_with(&request, watch).unwrap();
             });
         }
-        Err(error @ dream::Error::Lock { .. }) => println!("skipped: {error}"),
+        Err(error @ dream::Error::Lock { .. }) => eprintln!("skipped: {error}"),
         Err(error) => panic!("{error}"),
     }
 }

@@ -103,7 +103,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let peak = memory::peak_bytes().map(|peak_bytes| Memory { peak_bytes, of_warm_calls });
 
     let names = program_names(&subject, entry);
-    let (calls, call_ms, faults) = observe(&mut subject, &request, args.iters.min(OBSERVED), &mut count)?;
+    let Seen { calls, sum_ms, faults } =
+        observe(&mut subject, &request, args.iters.min(OBSERVED), &mut count)?;
     drop(progress);
     if let (Some(out), Some(events)) = (&args.trace, calls.last()) {
         write_trace(out, entry, events, &names)?;
@@ -124,7 +125,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         memory: peak,
         observed: Observed {
             iters: calls.len(),
-            call_ms,
+            call_ms: sum_ms / calls.len().max(1) as f64,
             dispatch_ms: kernels.iter().map(|share| share.ms).sum(),
             page_faults: faults,
             ops: shares(&calls, &names, |named| &named.op),
@@ -149,27 +150,35 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// Calls that are observed: what happened in each, their mean time in milliseconds, and page faults in the steps of the
-/// last.
+/// What was seen of calls that were observed.
+#[derive(Default)]
+struct Seen {
+    calls: Vec<Vec<Event>>,
+    /// All of them together, in milliseconds.
+    sum_ms: f64,
+    /// In the steps of the last.
+    faults: Option<Faults>,
+}
+
 fn observe(
     subject: &mut Subject,
     request: &Request,
     count: u32,
     called: &mut dyn FnMut(),
-) -> Result<(Vec<Vec<Event>>, f64, Option<Faults>), Failure> {
+) -> Result<Seen, Failure> {
     let weights = weight_bytes(subject.model().artifact());
-    let (mut calls, mut sum, mut faults): (Vec<Vec<Event>>, f64, _) = (Vec::new(), 0.0, None);
+    let mut seen = Seen::default();
     for _ in 0..count {
-        let room = calls.last().map_or(1024, Vec::len);
+        let room = seen.calls.last().map_or(1024, Vec::len);
         let start = Instant::now();
         let mut profile = Profile::new(&weights, room);
         subject.serve(request, &mut profile)?;
-        sum += ms(start.elapsed());
-        faults = profile.faults();
-        calls.push(profile.events);
+        seen.sum_ms += ms(start.elapsed());
+        seen.faults = profile.faults();
+        seen.calls.push(profile.events);
         called();
     }
-    Ok((calls, sum / f64::from(count.max(1)), faults))
+    Ok(seen)
 }
 
 /// What the dispatches of the entry's program are called on the device in use.

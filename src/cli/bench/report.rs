@@ -140,6 +140,11 @@ pub(super) fn text(report: &Report) -> String {
         "\n{calls}, {:.3} ms each, {:.3} ms of it in dispatches\n",
         observed.call_ms, observed.dispatch_ms
     ));
+    if report.target != "cpu" {
+        text.push_str(
+            "the device finishes each dispatch before the next: times include the way there and back\n",
+        );
+    }
     text.push_str(&table("op", &observed.ops));
     text.push_str(&table("kernel", &observed.kernels));
     text.push_str(&steps(&observed.steps));

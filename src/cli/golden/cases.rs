@@ -298,6 +298,9 @@ fn patches(visuals: &[Visual], named: &dyn Fn(&str) -> String) -> Vec<Stored> {
     vec![floats(named("pixel_values"), &dims, &values), grids]
 }
 
+/// Dimensions and elements of a tensor that may be there, or what is wrong with it.
+type Found<T> = Result<Option<(Vec<usize>, Vec<T>)>, String>;
+
 /// The tensors of a case. Shapes are those of the file, whose reader has compared them with the bytes.
 struct Tensors<'a> {
     file: &'a SafeTensors<'a>,
@@ -310,7 +313,7 @@ impl Tensors<'_> {
         if view.dtype() == dtype { Ok(Some(view)) } else { Err(format!("{name} is {:?}", view.dtype())) }
     }
 
-    fn longs(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<i32>)>, String> {
+    fn longs(&self, name: &str) -> Found<i32> {
         let Some(view) = self.get(name, Dtype::I64)? else { return Ok(None) };
         let narrow = |b: &[u8; 8]| i32::try_from(i64::from_le_bytes(*b));
         let ids = view.data().as_chunks::<8>().0.iter().map(narrow).collect::<Result<_, _>>();
@@ -338,7 +341,7 @@ impl Tensors<'_> {
         }
     }
 
-    fn floats(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>, String> {
+    fn floats(&self, name: &str) -> Found<f32> {
         let Some(view) = self.get(name, Dtype::F32)? else { return Ok(None) };
         let data = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         Ok(Some((view.shape().to_vec(), data)))
