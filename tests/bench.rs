@@ -114,6 +114,39 @@ fn lengths_and_text() {
     assert_eq!((&acted["request"]["images"], &acted["request"]["passes"]), (&json!(1), &json!(4)));
 }
 
+/// A device that works ahead of the host is waited for after each dispatch, and the report says so.
+#[test]
+fn on_another_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = text(&dir.path().join("w.dream"));
+    let options = "--target cpu,wgpu --steps 2 --new-tokens 4 --max-prompt 8 --max-batch 1 --dtype f32";
+    let checkpoint = fixture("tiny-text/checkpoint");
+    ok(&[&["build", &checkpoint, "-o", &path], &options.split(' ').collect::<Vec<_>>()[..]].concat());
+    let [on_wgpu, on_cpu] = ["wgpu", "cpu"].map(|device| bench(&path, &["--device", device]));
+    assert_eq!((&on_wgpu["target"], &on_cpu["target"]), (&json!("wgpu"), &json!("cpu")));
+    // The same is computed; weights are packed otherwise.
+    let [a, b] = [&on_wgpu, &on_cpu].map(|report| sum(&report["observed"]["ops"], "flop"));
+    let off = a.abs_diff(b) as f64 / b as f64;
+    assert!(off < 0.01, "{a} {b}");
+    has(
+        &ok(&["bench", &path, "--device", "wgpu", "--iters", "1"]),
+        &["times include the way there and back"],
+    );
+}
+
+/// With the right to lock memory it is locked, and without it the error says so.
+#[test]
+fn locked_weights() {
+    let output = dreamc(&["bench", &sudoku(), "--iters", "1", "--lock-weights"]);
+    match output.status.code() {
+        Some(0) => {}
+        code => {
+            assert_eq!(code, Some(1));
+            has(stderr(&output), &["lock"]);
+        }
+    }
+}
+
 #[test]
 fn trace_opens() {
     let dir = tempfile::tempdir().unwrap();

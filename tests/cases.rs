@@ -180,6 +180,17 @@ fn carried_by_the_artifact() {
     has(&ok(&["inspect", &path]), &["golden "]);
     has(&fails(1, &["verify", &path, "--device", "cuda"]), &["built for cpu"]);
 
+    // A file for a device that is not here: its bytes are checked all the same, and that is what is said.
+    if !cfg!(target_vendor = "apple") {
+        let metal = ["--target", "metal", "--dtype", "f32", "--golden", &text(&cases)];
+        build("sudoku-text", &file, &[&SUDOKU[..], &metal].concat());
+        let report = ok_json(&["verify", &path, "--format", "json"]);
+        assert_eq!((&report["holds"], &report["golden"]), (&json!(true), &Value::Null));
+        has(report["golden_skipped"].as_str().unwrap(), &["Apple"]);
+        has(&ok(&["verify", &path]), &["holds: all ", "cases not run: "]);
+        fails(1, &["verify", &path, "--device", "metal"]);
+    }
+
     // Answers that are not those of the checkpoint.
     let other = dir.path().join("other.cases");
     std::fs::write(&other, changed(&std::fs::read(&cases).unwrap(), "forward.1/out/hidden.2", 3, 0x80))

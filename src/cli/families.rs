@@ -32,10 +32,11 @@ pub(super) fn op(kernel: &Kernel) -> String {
     name
 }
 
-/// Type of the first operand, or of the result of a dispatch that has none.
+/// Type that a kernel goes by: that of the first operand, or of the result where ids, positions or conditions come first.
 pub(super) fn dtype(program: &Program, dispatch: &Dispatch) -> DType {
     let first = |ids: &[ValueId]| of(program, ids.first());
-    first(&dispatch.reads).or_else(|| first(&dispatch.writes)).unwrap_or(DType::F32)
+    let is_float = |dtype: &DType| matches!(dtype, DType::F32 | DType::BF16 | DType::F16);
+    first(&dispatch.reads).filter(is_float).or_else(|| first(&dispatch.writes)).unwrap_or(DType::F32)
 }
 
 fn of(program: &Program, id: Option<&ValueId>) -> Option<DType> {

@@ -83,7 +83,7 @@ struct Chosen<'a> {
     form: &'static str,
     /// What it computes, as in the plan.
     op: String,
-    /// Type of the first operand.
+    /// Type that it goes by: of the first operand that is no id, position or condition.
     dtype: String,
     /// Dispatches in all programs of the target, loops counted once.
     launches: u64,

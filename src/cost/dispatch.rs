@@ -27,6 +27,12 @@ fn traffic(dispatch: &Dispatch, reads: &[Operand], writes: &[Operand], stored: &
     let sum = |list: &[Operand]| list.iter().map(bytes).fold(0, u64::saturating_add);
     let results = sum(writes);
     match (&dispatch.kernel, reads) {
+        // One column, where the rest stays in its place.
+        (Kernel::EosPenalty { .. }, [logits, ..])
+            if writes.first().is_some_and(|o| o.place == logits.place) =>
+        {
+            (2 * logits.shape.rows() * logits.dtype.bytes()) as u64
+        }
         (Kernel::Embed, [ids, table]) => {
             let rows = elements(writes.first()) * table.dtype.bytes() as u64;
             bytes(ids).saturating_add(rows).saturating_add(results)

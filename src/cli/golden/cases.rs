@@ -335,7 +335,7 @@ impl Tensors<'_> {
             None => Ok(None),
             Some((dims, ids)) if dims.len() == 3 => {
                 let rows = |plane: &[i32]| plane.chunks(dims[2].max(1)).map(<[i32]>::to_vec).collect();
-                Ok(Some(ids.chunks((dims[1] * dims[2]).max(1)).map(rows).collect()))
+                Ok(Some(ids.chunks(dims[1].saturating_mul(dims[2]).max(1)).map(rows).collect()))
             }
             Some((dims, _)) => Err(format!("{name} is {dims:?}, not [planes, rows, tokens]")),
         }
