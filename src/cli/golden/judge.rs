@@ -140,7 +140,10 @@ fn of_case(
     limits: Limits,
 ) -> Result<Judged, Failure> {
     let found = answer(subject, &case.request)?;
-    let keep = keep(&case.request);
+    let keep = match &case.request {
+        Request::Forward(forward) => keep(forward),
+        Request::EncodeImage(_) | Request::Generate(_) | Request::Act(_) => None,
+    };
     let (mut end, mut top1, mut layers) = (None, None, Vec::new());
     for wanted in &case.answer.values {
         let own = found.values.iter().find(|value| value.name == wanted.name && value.dims == wanted.dims);
@@ -185,9 +188,8 @@ fn of_case(
     Ok(Judged { case: case.name.clone(), holds, end, top1, tokens, layers, first_out })
 }
 
-/// Rows that are no padding; nothing where all are.
-fn keep(request: &Request) -> Option<Vec<bool>> {
-    let Request::Forward(forward) = request else { return None };
+/// Rows that are no padding; nothing where all are none.
+fn keep(forward: &Forward) -> Option<Vec<bool>> {
     Some(forward.attention_mask.as_ref()?.iter().flatten().map(|m| *m != 0).collect())
 }
 
@@ -215,7 +217,7 @@ fn op_out(
     last: &str,
     limits: Limits,
 ) -> Result<Option<Value>, Failure> {
-    let layer = layer(subject.model(), last);
+    let (layer, keep) = (layer(subject.model(), last), keep(request));
     // Only what both have: passes may differ.
     let known: BTreeSet<&String> = layer.iter().collect();
     let theirs = paths(parent.model());
@@ -228,7 +230,8 @@ fn op_out(
     for path in &layer {
         let find = |list: &[dream::Output]| list.iter().position(|value| value.name == *path);
         let (Some(a), Some(b)) = (find(&own), find(&theirs)) else { continue };
-        let close = closeness(&own[a].data, &theirs[b].data);
+        let [found, wanted] = [&own[a], &theirs[b]].map(|value| kept(value, keep.as_deref()));
+        let close = closeness(&found, &wanted);
         let out = close.cosine.is_nan() || close.cosine < limits.cosine;
         if out {
             return Ok(Some(Value { name: path.clone(), close }));
@@ -253,7 +256,12 @@ fn layer(model: &Model, last: &str) -> Vec<String> {
         let alias = manifest.aliases.iter().find(|(alias, _)| alias == name);
         alias.map_or_else(|| name.to_owned(), |(_, path)| path.clone())
     };
-    let before = depth(last).and_then(|n| n.checked_sub(1)).map(|n| path(&format!("hidden.{n}")));
+    let before = match depth(last) {
+        Some(n) => n.checked_sub(1),
+        // Behind the last of them.
+        None => manifest.aliases.iter().filter_map(|(alias, _)| depth(alias)).max(),
+    };
+    let before = before.map(|n| path(&format!("hidden.{n}")));
     let (all, end) = (paths(model), path(last));
     let from = before.and_then(|before| all.iter().position(|p| *p == before)).map_or(0, |at| at + 1);
     let to = all.iter().position(|p| *p == end).map_or(all.len(), |at| at + 1);
