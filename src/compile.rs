@@ -15,7 +15,7 @@ use dream::{Tokenizer, chat};
 use dreamc_artifact::Work;
 use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::Plan;
-use dreamc_backend::{Constants, Contents, EmitError, Liveness, WriteError, write_artifact};
+use dreamc_backend::{Constants, Contents, EmitError, Liveness, WeightReader, WriteError, write_artifact};
 use dreamc_backend_gpu::Modules;
 use dreamc_front::image::{ImageProcessor, PREPROCESSOR_FILE};
 use dreamc_front::settings::{ImageSettings, Positions, Settings};
@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 
 pub use code::complete;
 pub use finalize::{Finalized, finalize};
-pub use options::{ActOptions, BuildOptions, entries};
+pub use options::{ActOptions, BuildOptions, Golden, entries};
 pub use reader::NonFinite;
 pub use target::BuildTarget;
 
@@ -238,6 +238,16 @@ pub enum BuildError {
         /// Why.
         source: WriteError,
     },
+    /// Cases of another checkpoint.
+    #[error(
+        "the cases of --golden are of checkpoint {cases}, and this is {found}; record them from a build with the same --entries, --mode and --lora"
+    )]
+    Golden {
+        /// Hash of the checkpoint that they were recorded from.
+        cases: String,
+        /// That of this one.
+        found: String,
+    },
     /// The file could not be made or put in its place.
     #[error("{} cannot be read or written", path.display())]
     File {
@@ -337,7 +347,7 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
         ir: &ir,
         tokenizer: tokenizer.as_deref(),
         front: front.as_deref(),
-        golden: None,
+        golden: options.golden.as_ref().map(|golden| golden.bytes.as_slice()),
     };
     let config_path = dir.join(CONFIG_FILE);
     let config_bytes =
@@ -350,7 +360,7 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
         sources = sources.with_adapter(adapter);
     }
     let mut reader = CheckpointReader::new(sources, &config_bytes, options.allow_non_finite);
-    let file_bytes = write(&options.output, &contents, &mut reader, events)?;
+    let file_bytes = write(options, &contents, &mut reader, events)?;
     let targets = options.targets.iter().zip(&plans);
     let programs = targets
         .flat_map(|(target, (plan, _))| {
@@ -506,23 +516,33 @@ fn write_sources(folder: &Path, code: &Code) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// Writes the artifact.
+/// Writes the artifact. What an artifact was built from is known only when all weights have been read.
 fn write(
-    output: &Path,
+    options: &BuildOptions,
     contents: &Contents<'_>,
     reader: &mut CheckpointReader<'_>,
     events: &mut dyn Events,
 ) -> Result<u64, BuildError> {
+    let output = &options.output;
     let mut progress = |done, total| {
         events.progress(done, total);
         !events.cancelled()
     };
     let path = || output.to_owned();
     let written = write_whole(output, |partial| {
-        write_artifact(&mut BufWriter::with_capacity(1 << 20, partial), contents, reader, &mut progress)
+        let mut out = BufWriter::with_capacity(1 << 20, partial);
+        write_artifact(&mut out, contents, reader, &mut progress)
+            .map_err(|source| BuildError::Write { path: path(), source })?;
+        let found = reader.source_hash();
+        match &options.golden {
+            Some(Golden { source_hash, .. }) if *source_hash != found => {
+                Err(BuildError::Golden { cases: source_hash.clone(), found })
+            }
+            Some(_) | None => Ok(()),
+        }
     });
     written.map_err(|error| match error {
         WholeError::File(source) => BuildError::File { path: path(), source },
-        WholeError::Contents(source) => BuildError::Write { path: path(), source },
+        WholeError::Contents(error) => error,
     })
 }

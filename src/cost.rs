@@ -11,8 +11,10 @@
 //!
 //! Sums stop at the largest `u64`.
 
+mod dispatch;
 mod reference;
 
+pub use dispatch::dispatch;
 pub use reference::reference;
 
 use dreamc_artifact::STEPS_MAX;

@@ -453,7 +453,16 @@ mod inspect {
         has(&ok(&["inspect", &sudoku(), "--cost"]), &["reference", "one pass", &reference.to_string()]);
         has(&ok(&["inspect", &sudoku(), "--plan"]), &[" live at most, ratio 1."]);
         has(&ok(&["inspect", &sudoku(), "--cost"]), &["linear", &cost("generate").to_string()]);
-        has(&ok(&["inspect", &sudoku(), "--kernels"]), &["those of the CPU are in the runtime"]);
+        has(&ok(&["inspect", &sudoku(), "--kernels"]), &["f32_linear_norm_swiglu", "cpu", "runtime"]);
+        let report = ok_json(&["inspect", &sudoku(), "--kernels", "--format", "json"]);
+        let kernels = report["kernels"].as_array().unwrap();
+        let kernel = kernels.iter().find(|k| k["name"] == "f32_linear_norm_swiglu").unwrap();
+        let of = ["target", "arch", "form", "op", "dtype"].map(|key| kernel[key].as_str().unwrap());
+        assert_eq!(of, ["cpu", "", "runtime", "linear", "f32"]);
+        // Each dispatch is of one kernel.
+        let launches: u64 = kernels.iter().map(|k| k["launches"].as_u64().unwrap()).sum();
+        let entries = report["entries"].as_array().unwrap();
+        assert_eq!(launches, entries.iter().map(|e| e["kernels"].as_u64().unwrap()).sum::<u64>());
     }
 }
 

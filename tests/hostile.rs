@@ -215,6 +215,7 @@ fn options(checkpoint: &Checkpoint) -> BuildOptions {
         allow_non_finite: false,
         verify_each: false,
         without: vec![],
+        golden: None,
     }
 }
 

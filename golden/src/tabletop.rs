@@ -98,6 +98,7 @@ impl Trained {
             allow_non_finite: false,
             verify_each: false,
             without: vec![],
+            golden: None,
         };
         compile::build(&options, &mut ()).unwrap_or_else(|e| panic!("{e}"));
         Artifact { folder, place: self.place }

@@ -68,6 +68,7 @@ fn compile(
         allow_non_finite: false,
         verify_each: true,
         without: vec![],
+        golden: None,
     };
     build(&options, &mut ()).unwrap_or_else(|e| panic!("{e}"));
 }

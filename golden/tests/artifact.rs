@@ -37,6 +37,7 @@ fn options(checkpoint: &Path, output: &Path) -> BuildOptions {
         allow_non_finite: false,
         verify_each: false,
         without: vec![],
+        golden: None,
     }
 }
 

@@ -70,6 +70,9 @@ pub(crate) struct Args {
     /// checkpoints of Dream-VLA]
     #[arg(long, value_name = "E,..", value_delimiter = ',', value_parser = entry)]
     pub(super) entries: Vec<Entry>,
+    /// Cases of `dreamc golden record` to store, which `dreamc verify` runs
+    #[arg(long, value_name = "CASES")]
+    pub(super) golden: Option<PathBuf>,
     /// Take NaN and infinite weights as they are
     #[arg(long)]
     pub(super) allow_non_finite: bool,

@@ -2,10 +2,11 @@
 
 use super::build::Args;
 use super::error::Failure;
+use super::golden::{Cases, read_bounded};
 use super::output::note;
 use dream::Tokenizer;
 use dream::chat::{Message, render};
-use dreamc::compile::{ActOptions, BuildOptions, Entry, has_tokenizer};
+use dreamc::compile::{ActOptions, BuildOptions, Entry, Golden, has_tokenizer};
 use dreamc_front::image::ImageProcessor;
 use dreamc_frontend::clock::FlowClock;
 use dreamc_frontend::sampler::Alg;
@@ -107,7 +108,15 @@ pub(super) fn options(args: &Args) -> Result<BuildOptions, Failure> {
         allow_non_finite: args.allow_non_finite,
         verify_each: args.verify_each,
         without: args.without_pass.clone(),
+        golden: args.golden.as_deref().map(cases).transpose()?,
     })
+}
+
+/// Recorded cases, as they are to be stored.
+fn cases(path: &Path) -> Result<Golden, Failure> {
+    let bytes = read_bounded(path)?;
+    let Cases { source_hash, .. } = Cases::from_bytes(&bytes, &format!("`{}`", path.display()))?;
+    Ok(Golden { bytes, source_hash })
 }
 
 /// Flags of `act` without `act` would be of no effect.

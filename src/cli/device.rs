@@ -15,7 +15,7 @@ pub(crate) struct DeviceArgs {
     /// Processors to bind the threads to, in this order: `0-3,8`
     #[arg(long, value_name = "CPUS", value_parser = cpus)]
     pin: Option<Cpus>,
-    /// Keep the weights in memory, so that no request waits for the disk
+    /// Keep the weights in memory, and take all other memory beforehand, so that no request waits for the disk or for a page
     #[arg(long)]
     lock_weights: bool,
 }
@@ -28,6 +28,11 @@ impl DeviceArgs {
             tracing::info!("{}: {device}", file.display());
         }
         Ok(model)
+    }
+
+    /// Whether one device is asked for, rather than the best that there is.
+    pub(crate) fn is_chosen(&self) -> bool {
+        self.device != DeviceChoice::Auto
     }
 
     fn options(&self) -> OpenOptions {

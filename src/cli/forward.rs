@@ -53,21 +53,26 @@ impl TensorArgs {
 
 /// Ids, and images where there are some, to logits.
 pub(crate) fn run(model: &mut Model, files: &Files<'_>, probes: &[String]) -> Result<(), Failure> {
-    let inputs = Inputs::read(files.inputs, &[IDS.as_slice(), &IMAGES].concat())?;
+    let request = read(files.inputs, model)?;
+    let outputs = model.forward(&request, &names(probes)).map_err(failure)?;
+    write(files.outputs, outputs)
+}
+
+/// A request from a file of tensors.
+pub(crate) fn read(path: &Path, model: &Model) -> Result<Forward, Failure> {
+    let inputs = Inputs::read(path, &[IDS.as_slice(), &IMAGES].concat())?;
     let input_ids = inputs.rows("input_ids")?.ok_or_else(|| inputs.wrong("has no tensor `input_ids`"))?;
     let visuals = match (model.settings(), inputs.has("pixel_values") || inputs.has("pixel_values_videos")) {
         (_, false) => Vec::new(),
         (Some(settings), true) => inputs.visuals(&settings.images.tokens, &input_ids.concat())?,
         (None, true) => return Err(failure(dream::Error::NoImages)),
     };
-    let request = Forward {
+    Ok(Forward {
         input_ids,
         attention_mask: inputs.rows("attention_mask")?,
         position_ids: inputs.planes("position_ids")?,
         visuals,
-    };
-    let outputs = model.forward(&request, &names(probes)).map_err(failure)?;
-    write(files.outputs, outputs)
+    })
 }
 
 /// Images to the rows that stand for them.

@@ -2,15 +2,17 @@
 
 use super::device::open_to_read;
 use super::error::Failure;
+use super::families::{dispatches, dtype, family, op};
 use super::output::{Format, counted, json_value, print, print_json_pretty, write_whole};
 use super::{html, plan};
 use dream::{Manifest, Settings};
 use dreamc::cost::{self, EntryCost, GraphCost};
-use dreamc_artifact::plan::{Dispatch, Plan, Program, Step};
+use dreamc_artifact::plan::{Plan, Program};
 use dreamc_artifact::{Artifact, FORMAT_VERSION, Work};
 use dreamc_backend::Liveness;
 use dreamc_ir::{Module, SLOTS, Verified, parse, verify};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -23,7 +25,7 @@ pub(crate) struct Args {
     /// What the runtime executes, step by step
     #[arg(long)]
     plan: bool,
-    /// The kernels that the artifact carries, by target
+    /// The kernels of each target: those that the artifact carries, and for the CPU those of the runtime that it asks for
     #[arg(long)]
     kernels: bool,
     /// The graphs as text, for `dreamc opt`
@@ -57,12 +59,37 @@ struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<Vec<TargetPlan<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    kernels: Option<Vec<Kernel<'a>>>,
+    kernels: Option<Vec<Listed<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ir: Option<&'a str>,
 }
 
-/// One kernel of a target's code; the CPU's are in the runtime.
+/// One kernel of a target.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Listed<'a> {
+    /// The artifact carries it.
+    Carried(Kernel<'a>),
+    /// It is in the runtime: all of the CPU's are.
+    Chosen(Chosen<'a>),
+}
+
+/// A kernel of the runtime, chosen by what is computed in which types and what is fused into it.
+#[derive(Serialize)]
+struct Chosen<'a> {
+    name: String,
+    target: &'a str,
+    arch: &'a str,
+    form: &'static str,
+    /// What it computes, as in the plan.
+    op: String,
+    /// Type that it goes by: of the first operand that is no id, position or condition.
+    dtype: String,
+    /// Dispatches in all programs of the target, loops counted once.
+    launches: u64,
+}
+
+/// One kernel of a target's code.
 #[derive(Serialize)]
 struct Kernel<'a> {
     name: &'a str,
@@ -225,57 +252,85 @@ fn weights(artifact: &Artifact<'_>) -> Weights {
     Weights { tensors: artifact.weights().len() as u64, bytes, readers: groups }
 }
 
-fn kernels<'a>(artifact: &'a Artifact<'a>) -> Vec<Kernel<'a>> {
+fn kernels<'a>(artifact: &'a Artifact<'a>) -> Vec<Listed<'a>> {
     let mut list = Vec::new();
     for (target, plan) in plans(artifact) {
         let Some(code) = artifact.code(target) else { continue };
+        let (kind, arch) = target.split_once(':').unwrap_or((target, ""));
+        if code.modules.is_empty() {
+            list.extend(chosen(plan, kind, arch).into_iter().map(Listed::Chosen));
+            continue;
+        }
         let mut launches = vec![0_u64; code.modules.len()];
         let all = plan.programs.iter().flat_map(|program| dispatches(&program.steps));
         for launch in all.flat_map(|dispatch| &dispatch.launches) {
             launches[launch.module as usize] += 1;
         }
-        list.extend(code.modules.iter().zip(launches).map(|(module, launches)| Kernel {
-            name: &module.name,
-            target: target.split(':').next().unwrap_or(target),
-            arch: target.split_once(':').map_or("", |(_, arch)| arch),
-            form: module.form.name(),
-            ptx: !module.fallback.is_empty(),
-            bytes: (module.code.len() + module.fallback.len()) as u64,
-            workgroup: module.workgroup,
-            shared_bytes: module.shared_bytes,
-            launches,
+        list.extend(code.modules.iter().zip(launches).map(|(module, launches)| {
+            Listed::Carried(Kernel {
+                name: &module.name,
+                target: kind,
+                arch,
+                form: module.form.name(),
+                ptx: !module.fallback.is_empty(),
+                bytes: (module.code.len() + module.fallback.len()) as u64,
+                workgroup: module.workgroup,
+                shared_bytes: module.shared_bytes,
+                launches,
+            })
         }));
     }
     list
 }
 
-/// Dispatches as they stand, those of loops once.
-fn dispatches(steps: &[Step]) -> Vec<&Dispatch> {
-    let mut list = Vec::new();
-    for step in steps {
-        match step {
-            Step::Dispatch(dispatch) => list.push(dispatch),
-            Step::Denoise(denoise) => list.extend(dispatches(&denoise.body)),
+/// The runtime's kernels that a plan asks for, by name.
+fn chosen<'a>(plan: &Plan, target: &'a str, arch: &'a str) -> Vec<Chosen<'a>> {
+    let mut list: BTreeMap<String, Chosen<'a>> = BTreeMap::new();
+    for program in &plan.programs {
+        for dispatch in dispatches(&program.steps) {
+            let name = family(program, dispatch);
+            let kernel = list.entry(name.clone()).or_insert_with(|| Chosen {
+                name,
+                target,
+                arch,
+                form: "runtime",
+                op: op(&dispatch.kernel),
+                dtype: dtype(program, dispatch).to_string(),
+                launches: 0,
+            });
+            kernel.launches += 1;
         }
     }
-    list
+    list.into_values().collect()
 }
 
-fn kernels_text(kernels: &[Kernel<'_>]) -> String {
-    if kernels.is_empty() {
-        return "no kernels: those of the CPU are in the runtime\n".to_owned();
-    }
-    let widest = kernels.iter().map(|k| k.name.len()).max().unwrap_or(0);
+fn kernels_text(kernels: &[Listed<'_>]) -> String {
+    let name = |kernel: &Listed<'_>| match kernel {
+        Listed::Carried(kernel) => kernel.name.len(),
+        Listed::Chosen(kernel) => kernel.name.len(),
+    };
+    let widest = kernels.iter().map(name).max().unwrap_or(0);
     let mut text = format!(
         "{:<widest$}  {:<8}{:<9}{:<8}{:>9}{:>10}{:>8}\n",
         "kernel", "target", "arch", "form", "bytes", "launches", "shared"
     );
-    for k in kernels {
-        let form = if k.ptx { format!("{}+ptx", k.form) } else { k.form.to_owned() };
-        text.push_str(&format!(
-            "{:<widest$}  {:<8}{:<9}{form:<10}{:>7}{:>10}{:>8}\n",
-            k.name, k.target, k.arch, k.bytes, k.launches, k.shared_bytes
-        ));
+    for kernel in kernels {
+        let line = match kernel {
+            Listed::Carried(k) => {
+                let form = if k.ptx { format!("{}+ptx", k.form) } else { k.form.to_owned() };
+                format!(
+                    "{:<widest$}  {:<8}{:<9}{form:<10}{:>7}{:>10}{:>8}\n",
+                    k.name, k.target, k.arch, k.bytes, k.launches, k.shared_bytes
+                )
+            }
+            Listed::Chosen(k) => format!(
+                "{:<widest$}  {:<8}{:<9}{:<10}{:>7}{:>10}{:>8}\n",
+                k.name, k.target, k.arch, k.form, "", k.launches, ""
+            ),
+        };
+        // Nothing behind the last figure.
+        text.push_str(line.trim_end());
+        text.push('\n');
     }
     text
 }

@@ -25,7 +25,6 @@ const LATER: &[Later] = &[
     later("build", "group", true, UNQUANTISED),
     later("build", "keep", true, UNQUANTISED),
     later("build", "calib", true, UNQUANTISED),
-    later("build", "golden", true, "compare outputs of `dreamc run --entry forward` instead"),
 ];
 
 /// The command with those flags added, hidden from its help.

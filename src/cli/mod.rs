@@ -4,12 +4,15 @@
 //! to be impossible, such as a target that this version does not have, is wrong usage.
 
 mod act;
+mod bench;
 mod build;
 mod defaults;
 mod device;
 mod error;
+mod families;
 mod finalize;
 mod forward;
+mod golden;
 mod html;
 mod inspect;
 mod later;
@@ -17,6 +20,7 @@ mod opt;
 mod output;
 mod plan;
 mod progress;
+mod requests;
 mod run;
 mod synth;
 mod table;
@@ -45,9 +49,13 @@ enum Command {
     Run(Box<run::Args>),
     /// Ask a policy for actions
     Act(Box<act::Args>),
+    /// Time a request of an artifact's own shape
+    Bench(bench::Args),
+    /// Record what an artifact answers, or compare answers
+    Golden(golden::Args),
     /// Say what an artifact holds
     Inspect(inspect::Args),
-    /// Check every byte of an artifact against its hashes
+    /// Check every byte of an artifact against its hashes, and the cases inside
     Verify(verify::Args),
     /// Compile kernels that an artifact carries as source
     Finalize(finalize::Args),
@@ -102,6 +110,8 @@ fn perform(command: Command) -> Result<(), Failure> {
         Command::Build(args) => build::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Act(args) => act::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Golden(args) => golden::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Finalize(args) => finalize::run(&args),

@@ -15,6 +15,8 @@ pub(crate) enum Unit {
     Bytes,
     /// Denoising steps.
     Steps,
+    /// Requests.
+    Calls,
 }
 
 /// Reports how far some work is.
@@ -75,6 +77,7 @@ fn bar(what: &'static str, unit: Unit, total: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     let figures = match unit {
         Unit::Bytes => "{bytes} of {total_bytes}, {bytes_per_sec}",
+        Unit::Calls => "{pos} of {len} calls, {per_sec}",
         Unit::Steps => "{pos} of {len} steps, {per_sec}",
     };
     let template = format!("{{msg}} [{{bar:30}}] {{percent}} % ({figures}, {{eta}} left)");
@@ -92,6 +95,7 @@ fn line(what: &str, unit: Unit, done: u64, total: u64, elapsed: Duration) -> Str
         Unit::Bytes => {
             format!("{} of {}, {}/s", HumanBytes(done), HumanBytes(total), HumanBytes(rate as u64))
         }
+        Unit::Calls => format!("{done} of {total} calls, {rate:.2}/s"),
         Unit::Steps => format!("{done} of {total} steps, {rate:.2}/s"),
     };
     format!("{what}: {percent} % ({figures}, {} left)", HumanDuration(left))

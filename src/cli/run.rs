@@ -110,9 +110,9 @@ enum Rank {
 /// What `--ids` reads.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Ids {
-    input_ids: Vec<Vec<i32>>,
-    attention_mask: Option<Vec<Vec<i32>>>,
+pub(super) struct Ids {
+    pub(super) input_ids: Vec<Vec<i32>>,
+    pub(super) attention_mask: Option<Vec<Vec<i32>>>,
 }
 
 /// What `--format json` prints.
@@ -247,7 +247,7 @@ impl SamplingArgs {
     }
 }
 
-fn read_ids(path: &Path) -> Result<Ids, Failure> {
+pub(super) fn read_ids(path: &Path) -> Result<Ids, Failure> {
     let bytes = std::fs::read(path).map_err(|error| Failure::io("read", path, &error))?;
     serde_json::from_slice(&bytes).map_err(|error| {
         let message = format!("`{}` does not hold token ids", path.display());

@@ -1,8 +1,9 @@
-//! `dreamc verify`: whether an artifact is what was built.
+//! `dreamc verify`: whether an artifact is what was built, and answers the cases inside as they were answered.
 
-use super::device::{DeviceArgs, failure};
+use super::device::{DeviceArgs, failure, open_to_read};
 use super::error::Failure;
-use super::output::{Format, print, print_json_pretty};
+use super::golden::{self, Judgement};
+use super::output::{Format, note, print, print_json_pretty};
 use super::progress::{Progress, Unit};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -14,7 +15,6 @@ pub(crate) struct Args {
     /// How to print
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    #[allow(dead_code, reason = "hashes need no device; that the flags name one is checked all the same")]
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -32,6 +32,12 @@ struct Report {
     /// Hash of the checkpoint that it was built from.
     #[serde(skip_serializing_if = "Option::is_none")]
     source_hash: Option<String>,
+    /// What became of the cases inside, if there are any and a device runs them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    golden: Option<Judgement>,
+    /// Why they were not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    golden_skipped: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -40,25 +46,64 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut progress = Progress::new("hashing", Unit::Bytes);
     let verified = dream::verify(&args.file, |done, total| progress.at(done, total));
     drop(progress);
-    let (report, failure) = match verified {
+    let mut report = Report {
+        holds: true,
+        problem: None,
+        file_bytes: None,
+        source_hash: None,
+        golden: None,
+        golden_skipped: None,
+    };
+    let failure = match verified {
         Ok(manifest) => {
-            let source_hash = Some(manifest.source_hash);
-            (Report { holds: true, problem: None, file_bytes: Some(length), source_hash }, None)
+            (report.file_bytes, report.source_hash) = (Some(length), Some(manifest.source_hash));
+            cases(args, &mut report)?
         }
         Err(error @ dream::Error::Read { .. }) => return Err(failure(error)),
-        Err(error) => {
-            let failure = failure(error).into_check();
-            let problem = Some(failure.one_line());
-            (Report { holds: false, problem, file_bytes: None, source_hash: None }, Some(failure))
-        }
+        Err(error) => Some(failure(error).into_check()),
     };
-    match (args.format, &report.problem) {
-        (Format::Json, _) => print_json_pretty(&report)?,
-        (Format::Text, Some(problem)) => print(&format!("does not hold: {problem}\n"))?,
-        (Format::Text, None) => {
-            let hash = report.source_hash.as_deref().unwrap_or_default();
-            print(&format!("holds: all {length} bytes, built from checkpoint {hash}\n"))?;
-        }
+    if let Some(failure) = &failure {
+        (report.holds, report.problem) = (false, Some(failure.one_line()));
+    }
+    match args.format {
+        Format::Json => print_json_pretty(&report)?,
+        Format::Text => print(&text(&report))?,
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Runs the cases inside; what does not hold of them.
+fn cases(args: &Args, report: &mut Report) -> Result<Option<Failure>, Failure> {
+    if open_to_read(&args.file)?.artifact().golden().is_none() {
+        return Ok(None);
+    }
+    let model = match args.device.open(&args.file) {
+        Ok(model) => model,
+        // The file may well be for another machine: its bytes were checked, and that is said.
+        Err(error) if !args.device.is_chosen() => {
+            note("warning: the cases inside were not run: there is no device here; name one with --device");
+            report.golden_skipped = Some(error.one_line());
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    report.golden = golden::verify(model, &args.file)?;
+    Ok(report.golden.as_ref().and_then(|judgement| golden::verdict(judgement).err()))
+}
+
+fn text(report: &Report) -> String {
+    let mut text = report.golden.as_ref().map(golden::judgement).unwrap_or_default();
+    let cases = match (&report.golden, &report.golden_skipped) {
+        (Some(judgement), _) => format!(", {} cases", judgement.cases.len()),
+        (None, Some(why)) => format!("; cases not run: {why}"),
+        (None, None) => String::new(),
+    };
+    match (&report.problem, report.file_bytes, &report.source_hash) {
+        (Some(problem), ..) => text.push_str(&format!("does not hold: {problem}\n")),
+        (None, Some(length), Some(hash)) => {
+            text.push_str(&format!("holds: all {length} bytes, built from checkpoint {hash}{cases}\n"));
+        }
+        (None, ..) => {}
+    }
+    text
 }

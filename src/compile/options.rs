@@ -52,6 +52,17 @@ pub struct BuildOptions {
     pub verify_each: bool,
     /// Passes to leave out, by name; `all` for every pass.
     pub without: Vec<String>,
+    /// Recorded cases to store, which `dreamc verify` runs.
+    pub golden: Option<Golden>,
+}
+
+/// Recorded cases: a file of `dreamc golden record`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Golden {
+    /// The file's bytes.
+    pub bytes: Vec<u8>,
+    /// Hash of the checkpoint that they are of; the artifact's must be the same.
+    pub source_hash: String,
 }
 
 /// How actions are made.

@@ -59,5 +59,6 @@ pub fn build_options(checkpoint: &Path) -> BuildOptions {
         allow_non_finite: false,
         verify_each: true,
         without: vec![],
+        golden: None,
     }
 }

@@ -142,7 +142,8 @@ pub enum DeviceError {
 
 /// One driver. Memory is taken in [`Device::prepare`]; nothing else allocates but what [`Device::begin`] keeps.
 ///
-/// Calls take effect in the order in which they are made; only [`Device::read`] waits for the device.
+/// Calls take effect in the order in which they are made; only [`Device::read`] and [`Device::finish`] wait for the
+/// device.
 pub trait Device {
     /// Takes the arena and the scratch memory that `program` needs at its maxima. The program is validated.
     fn prepare(&mut self, program: &Program) -> Result<(), DeviceError>;
@@ -183,6 +184,11 @@ pub trait Device {
 
     /// Copies `bytes` bytes inside the arena.
     fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), DeviceError>;
+
+    /// Waits until all that was asked for is done. Nothing to do where a dispatch is done when it returns.
+    fn finish(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
 
     /// Runs one dispatch. `operands` is indexed by value id; `number` counts the program's dispatches as they stand,
     /// those of a loop's body once.

@@ -1,7 +1,7 @@
 //! One run through the steps of a program.
 
 use crate::device::{Device, Operand};
-use crate::observer::{Observer, Shown};
+use crate::observer::{Done, Observer, Shown};
 use crate::slots::{Iteration, Open, Policy};
 use crate::stepper::StepError;
 use alloc::string::ToString;
@@ -44,6 +44,8 @@ pub(crate) struct Run<'a> {
     pub(crate) policy: Policy,
     pub(crate) device: &'a mut dyn Device,
     pub(crate) observer: &'a mut dyn Observer,
+    /// Whether the observer times.
+    pub(crate) times: bool,
     pub(crate) passes: u32,
     pub(crate) bytes: Vec<u8>,
 }
@@ -80,8 +82,16 @@ impl Run<'_> {
     }
 
     fn dispatch(&mut self, number: u32, dispatch: &Dispatch, step: u32) -> Result<(), StepError> {
+        let times = self.times;
+        if times {
+            self.observer.before(dispatch);
+        }
         let done = self.device.dispatch(number, dispatch, self.operands);
+        let done = if times { done.and_then(|()| self.device.finish()) } else { done };
         done.map_err(|error| StepError::Device { origin: dispatch.origin.join(", "), error })?;
+        if times {
+            self.observer.done(Done { dispatch, number, step, operands: self.operands });
+        }
         if self.observer.wants(dispatch) {
             for (result, id) in dispatch.writes.iter().enumerate() {
                 self.show(dispatch, result, *id, step)?;

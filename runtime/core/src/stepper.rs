@@ -245,9 +245,14 @@ impl Stepper {
         if alone && device.begin(policy.variant()).map_err(failed)? {
             return Ok(passes(program, symbols, policy));
         }
-        let slots = *slots;
+        let (slots, times) = (*slots, observer.times());
+        if times {
+            // What was queued before is not the first dispatch's.
+            device.finish().map_err(failed)?;
+        }
+        let (passes, bytes) = (0, Vec::new());
         let mut run =
-            Run { program, operands, symbols, slots, policy, device, observer, passes: 0, bytes: Vec::new() };
+            Run { program, operands, symbols, slots, policy, device, observer, times, passes, bytes };
         let done = run.program();
         if alone {
             let ended = run.device.end(done.is_ok()).map_err(failed);
@@ -344,6 +349,7 @@ mod tests {
         now: u32,
         seen: Vec<u32>,
         copies: u32,
+        finished: u32,
     }
 
     impl Device for Counting {
@@ -361,6 +367,11 @@ mod tests {
         }
 
         fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), DeviceError> {
+            Ok(())
+        }
+
+        fn finish(&mut self) -> Result<(), DeviceError> {
+            self.finished += 1;
             Ok(())
         }
 
@@ -455,6 +466,37 @@ mod tests {
         // Rows that are counted together, and slots that took the mask token.
         assert_eq!(counts(4, 16, 1, 0.0, false), [16; 5]);
         assert_eq!(counts(8, 4, 0, 0.0, true), [4; 9]);
+    }
+
+    /// Who times hears of every dispatch at its lengths, when the device has finished it; else nothing is waited for.
+    #[test]
+    fn timed_dispatches() {
+        #[derive(Default)]
+        struct Timing(Vec<(u32, u32, u32)>, u32);
+        impl Observer for Timing {
+            fn times(&self) -> bool {
+                true
+            }
+            fn before(&mut self, _: &Dispatch) {
+                self.1 += 1;
+            }
+            fn done(&mut self, done: crate::Done<'_>) {
+                assert_eq!(self.1 as usize, self.0.len() + 1);
+                let slots = done.operands[done.dispatch.writes[0].0 as usize].shape.columns();
+                self.0.push((done.number, done.step, slots as u32));
+            }
+        }
+        let program = filling(4);
+        let (mut device, mut stepper) = (Counting::default(), Stepper::new(&program).unwrap());
+        stepper.resize(&[("S", 20), ("K", 16)]).unwrap();
+        stepper.write(&mut device, "joint", &[0; 4]).unwrap();
+        let mut timing = Timing::default();
+        stepper.run(&mut device, &mut timing).unwrap();
+        assert_eq!(timing.0, [(0, 0, 16), (0, 1, 13), (0, 2, 9), (0, 3, 5), (1, 0, 16)]);
+        // Once before the first.
+        assert_eq!(device.finished, 6);
+        stepper.run(&mut device, &mut ()).unwrap();
+        assert_eq!(device.finished, 6);
     }
 
     /// More open slots than the schedule says are found, but not behind the last step.

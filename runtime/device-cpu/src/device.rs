@@ -20,6 +20,9 @@ pub struct CpuOptions {
     /// Cores to bind the threads to, thread `i` to the `i`-th, from the start again if there are more threads.
     /// The calling thread is thread 0 and stays bound. Empty: the system places them. Linux only; elsewhere it is an error.
     pub pin: Vec<usize>,
+    /// Touch every page of the memory in `prepare`, so that no dispatch meets a page fault, whatever its lengths. Else pages
+    /// are taken when they are first touched: by the first request of some length, and none like it later.
+    pub prefault: bool,
 }
 
 /// Why a device could not be made.
@@ -50,6 +53,7 @@ pub struct CpuDevice<'a> {
     weights: Vec<WeightView<'a>>,
     isa: Isa,
     pool: Pool,
+    prefault: bool,
     arena: Memory,
     shared: Memory,
     workers: Memory,
@@ -77,6 +81,7 @@ impl<'a> CpuDevice<'a> {
             weights,
             isa,
             pool: Pool::new(threads, &options.pin).map_err(|core| CpuError::Pin { core })?,
+            prefault: options.prefault,
             arena: Memory::empty(),
             shared: Memory::empty(),
             workers: Memory::empty(),
@@ -160,6 +165,9 @@ impl Device for CpuDevice<'_> {
         self.arena = Memory::zeroed(program.arena_bytes)?;
         self.shared = Memory::zeroed(need.shared as u64 * 4)?;
         self.workers = Memory::zeroed((need.worker * self.pool.threads()) as u64 * 4)?;
+        if self.prefault {
+            [&mut self.arena, &mut self.shared, &mut self.workers].into_iter().for_each(Memory::touch);
+        }
         self.have = need;
         Ok(())
     }

@@ -9,6 +9,9 @@ use std::ptr::NonNull;
 /// Alignment of every allocation.
 const ALIGN: usize = 64;
 
+/// The smallest page of any system; where they are larger some are touched more than once.
+const PAGE: usize = 4096;
+
 /// A zeroed allocation aligned to a cache line.
 pub(crate) struct Memory {
     /// What was allocated.
@@ -45,6 +48,14 @@ impl Memory {
         let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(failed)?;
         let skipped = block.as_ptr().addr().wrapping_neg() % ALIGN;
         Ok(Memory { block, layout, skipped, bytes: size })
+    }
+
+    /// Writes a zero to every page of memory that is zero as yet, so that the system takes them all now.
+    pub(crate) fn touch(&mut self) {
+        for at in (0..self.bytes).step_by(PAGE).chain(self.bytes.checked_sub(1)) {
+            // SAFETY: inside the block; nobody else has it.
+            unsafe { self.start().add(at).write_volatile(0) };
+        }
     }
 
     pub(crate) fn bytes(&self) -> usize {

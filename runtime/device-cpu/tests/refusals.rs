@@ -18,7 +18,7 @@ fn device(options: CpuOptions) -> Result<CpuDevice<'static>, CpuError> {
 #[test]
 fn missing_instruction_set() {
     for isa in Isa::ALL {
-        let made = device(CpuOptions { isa: Some(isa), threads: 1, pin: vec![] });
+        let made = device(CpuOptions { isa: Some(isa), threads: 1, ..CpuOptions::default() });
         match (isa.is_available(), made) {
             (true, made) => assert_eq!(made.unwrap().isa(), isa),
             (false, made) => assert!(matches!(made, Err(CpuError::Isa { isa: i, .. }) if i == isa)),

@@ -365,6 +365,12 @@ impl<D: Driver> Device for GpuDevice<'_, D> {
         staging.read(from, bytes).map_err(|failure| failure.doing("running, or copying from the device"))
     }
 
+    fn finish(&mut self) -> Result<(), DeviceError> {
+        self.bind()?;
+        self.not_recording()?;
+        self.driver.synchronize().map_err(|failure| failure.doing("waiting for the device"))
+    }
+
     fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), DeviceError> {
         self.bind()?;
         let (source, target) = (self.inside(from, bytes)?, self.inside(to, bytes)?);

@@ -98,6 +98,10 @@ impl Device for MetalDevice<'_> {
         system::pooled(|| self.engine.read(offset, bytes))
     }
 
+    fn finish(&mut self) -> Result<(), DeviceError> {
+        system::pooled(|| self.engine.finish())
+    }
+
     fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), DeviceError> {
         system::pooled(|| self.engine.copy(from, to, bytes))
     }

@@ -198,6 +198,10 @@ impl<D: Driver> Device for Engine<'_, D> {
         read.map_err(|error| refused("reading a result".to_owned(), &error))
     }
 
+    fn finish(&mut self) -> Result<(), DeviceError> {
+        self.wait()
+    }
+
     fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), DeviceError> {
         let ready = self.program.as_ref().ok_or(NO_PROGRAM)?;
         ready.inside(from, bytes)?;

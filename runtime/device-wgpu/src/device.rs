@@ -123,6 +123,11 @@ impl Device for WgpuDevice<'_> {
         arena.read(&self.gpu, &mut self.recorder, offset, bytes)
     }
 
+    fn finish(&mut self) -> Result<(), DeviceError> {
+        self.recorder.submit(&self.gpu)?;
+        self.gpu.wait(|| self.recorder.doing())
+    }
+
     fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), DeviceError> {
         let (arena, _) = self.program.as_ref().ok_or(NO_PROGRAM)?;
         arena.copy(&self.gpu, &mut self.recorder, from, to, bytes)

@@ -161,7 +161,12 @@ fn of_target<'a>(
     })?;
     match kind {
         DeviceKind::Cpu => {
-            let cpu = CpuOptions { threads: options.threads, isa: options.isa, pin: options.pin.clone() };
+            let cpu = CpuOptions {
+                threads: options.threads,
+                isa: options.isa,
+                pin: options.pin.clone(),
+                prefault: options.lock_weights,
+            };
             let device = CpuDevice::new(weights, cpu)?;
             Ok(opened(format!("cpu, {}, {} threads", device.isa(), device.threads()), Box::new(device)))
         }

@@ -45,6 +45,11 @@ impl<'a> Engine<'a> {
         self.opened.as_ref().map(|opened| opened.about.as_str())
     }
 
+    /// The target that it runs, as in the manifest.
+    pub(crate) fn target(&self) -> Option<&str> {
+        self.opened.as_ref().map(|opened| opened.target.as_str())
+    }
+
     fn program(&self, name: &str) -> Option<&Program> {
         self.artifact.plan(&self.opened.as_ref()?.target)?.programs.iter().find(|p| p.name == name)
     }
@@ -214,7 +219,17 @@ pub(crate) fn bytes_of(ints: &[i32]) -> Vec<u8> {
 
 /// The same of floats.
 pub(crate) fn bytes_of_floats(floats: &[f32]) -> Vec<u8> {
-    floats.iter().flat_map(|x| x.to_le_bytes()).collect()
+    let mut bytes = Vec::with_capacity(4 * floats.len());
+    append(&mut bytes, floats);
+    bytes
+}
+
+/// Appends floats as the device takes them.
+pub(crate) fn append(bytes: &mut Vec<u8>, floats: &[f32]) {
+    let start = bytes.len();
+    bytes.resize(start + 4 * floats.len(), 0);
+    let (words, _) = bytes[start..].as_chunks_mut::<4>();
+    words.iter_mut().zip(floats).for_each(|(word, x)| *word = x.to_le_bytes());
 }
 
 /// Inverse of [`bytes_of_floats`].

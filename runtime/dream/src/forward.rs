@@ -54,6 +54,28 @@ impl Model {
     ///
     /// Says what is wrong with the request or the artifact, or which probe matches nothing.
     pub fn forward(&mut self, request: &Forward, probes: &[&str]) -> Result<Vec<Output>, Error> {
+        self.forward_by(request, probes, None)
+    }
+
+    /// As [`Model::forward`] without probes, with an observer: for timings.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::forward`].
+    pub fn forward_with(
+        &mut self,
+        request: &Forward,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Output>, Error> {
+        self.forward_by(request, &[], Some(observer))
+    }
+
+    fn forward_by(
+        &mut self,
+        request: &Forward,
+        probes: &[&str],
+        mut observer: Option<&mut dyn Observer>,
+    ) -> Result<Vec<Output>, Error> {
         let manifest = self.manifest().clone();
         let model = &manifest.model;
         let program = if probes.is_empty() { FUSED } else { PROBED };
@@ -86,7 +108,11 @@ impl Model {
                 let image_tokens = images.inputs(&canvas, first, canvas.length, own, &mut inputs)?;
                 let mut outputs = [("logits", Vec::new())];
                 let lengths = [("B", canvas.rows as u32), ("S", canvas.length as u32), ("M", image_tokens)];
-                engine.run(&lengths, &inputs, &mut probe, &mut outputs)?;
+                let watching: &mut dyn Observer = match &mut observer {
+                    Some(observer) => &mut **observer,
+                    None => &mut probe,
+                };
+                engine.run(&lengths, &inputs, watching, &mut outputs)?;
                 let dims = vec![canvas.rows, canvas.length, model.vocab_size as usize];
                 let logits = Output { name: "logits".to_owned(), dims, data: floats_of(&outputs[0].1) };
                 let part = std::iter::once(logits).chain(probe.seen.drain(..));
@@ -103,6 +129,28 @@ impl Model {
     ///
     /// As [`Model::forward`].
     pub fn encode_image(&mut self, visuals: &[Visual], probes: &[&str]) -> Result<Vec<Output>, Error> {
+        self.encode_image_by(visuals, probes, None)
+    }
+
+    /// As [`Model::encode_image`] without probes, with an observer: for timings.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::forward`].
+    pub fn encode_image_with(
+        &mut self,
+        visuals: &[Visual],
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Output>, Error> {
+        self.encode_image_by(visuals, &[], Some(observer))
+    }
+
+    fn encode_image_by(
+        &mut self,
+        visuals: &[Visual],
+        probes: &[&str],
+        observer: Option<&mut dyn Observer>,
+    ) -> Result<Vec<Output>, Error> {
         let manifest = self.manifest().clone();
         let settings = self.settings().ok_or(Error::NoImages)?.images.clone();
         if visuals.is_empty() {
@@ -116,7 +164,11 @@ impl Model {
             engine.prepare(ENCODE_FUSED, program)?;
             let mut probe = Probe::new(engine, &manifest, probes)?;
             let mut outputs = [("image_features", Vec::new())];
-            engine.run(&[("M", tokens)], &inputs, &mut probe, &mut outputs)?;
+            let watching: &mut dyn Observer = match observer {
+                Some(observer) => observer,
+                None => &mut probe,
+            };
+            engine.run(&[("M", tokens)], &inputs, watching, &mut outputs)?;
             let dims = vec![1, tokens as usize, manifest.model.hidden_size as usize];
             let data = floats_of(&outputs[0].1);
             let features = Output { name: "image_features".to_owned(), dims, data };

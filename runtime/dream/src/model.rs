@@ -21,7 +21,9 @@ pub struct OpenOptions {
     pub isa: Option<Isa>,
     /// Processors to run the threads on, by number; empty leaves that to the system.
     pub pin: Vec<usize>,
-    /// Keep the weights in memory, so that no request waits for the disk. Needs the right to lock that much.
+    /// Keep the weights in memory, so that no request waits for the disk. Needs the right to lock that much. On the CPU all
+    /// pages that a request of any length writes to are touched as well, when a program is made ready: not even the
+    /// first request waits for memory, which then takes what the longest needs.
     pub lock_weights: bool,
     /// The driver's library, where the system does not find it by its name. Of CUDA and ROCm.
     pub driver: Option<PathBuf>,
@@ -89,6 +91,11 @@ impl Model {
     /// What it is run on, in words; nothing if it is only looked at.
     pub fn device(&self) -> Option<&str> {
         self.opened.borrow_dependent().device()
+    }
+
+    /// Which of the artifact's targets that is.
+    pub fn target(&self) -> Option<&str> {
+        self.opened.borrow_dependent().target()
     }
 
     /// What the artifact is.

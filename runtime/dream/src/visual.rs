@@ -1,7 +1,7 @@
 //! Images and videos of a request, and what the vision part of a program takes of them.
 
 use crate::Error;
-use crate::engine::{Inputs, bytes_of, bytes_of_floats};
+use crate::engine::{Inputs, append, bytes_of, bytes_of_floats};
 use dreamc_front::image::{Grid, Image, PATCH_FEATURES, Patches, coordinates, merged_tokens, segments};
 use dreamc_front::settings::{ImageSettings, Positions, Settings};
 use dreamc_front::{PromptError, expand, positions, splice_index};
@@ -185,14 +185,15 @@ pub(crate) fn tower(settings: &ImageSettings, seen: &[Seen], inputs: &mut Inputs
     let tokens = tokens.ok_or(Error::ImageTokens { found, max })?;
     let (pixels, segments, places) = if tokens == 0 {
         let n = PATCHES_PER_TOKEN;
-        (vec![0.0; n * PATCH_FEATURES], vec![0; n], vec![[0; 2]; n])
+        (bytes_of_floats(&vec![0.0; n * PATCH_FEATURES]), vec![0; n], vec![[0; 2]; n])
     } else {
-        let pixels = seen.iter().flat_map(|s| s.patches.values.iter().copied()).collect();
+        let mut pixels = Vec::with_capacity(4 * seen.iter().map(|s| s.patches.values.len()).sum::<usize>());
+        seen.iter().for_each(|s| append(&mut pixels, &s.patches.values));
         (pixels, segments(&all), coordinates(&all))
     };
     let axis = |axis: usize| places.iter().map(move |place| place[axis]);
     let positions: Vec<i32> = axis(0).chain(axis(1)).collect();
-    inputs.push(("pixel_values", bytes_of_floats(&pixels)));
+    inputs.push(("pixel_values", pixels));
     inputs.push(("patch_segments", bytes_of(&segments)));
     inputs.push(("patch_positions", bytes_of(&positions)));
     Ok(tokens.max(1))

@@ -200,7 +200,8 @@ pub(crate) fn bench<'a>(case: &'a Case, isa: Isa, threads: usize, over: Option<u
         steps: vec![Step::Dispatch(dispatch.clone())],
         arena_bytes,
     };
-    let mut device = CpuDevice::new(weights, CpuOptions { threads, isa: Some(isa), pin: vec![] }).unwrap();
+    let mut device =
+        CpuDevice::new(weights, CpuOptions { threads, isa: Some(isa), ..CpuOptions::default() }).unwrap();
     device.prepare(&program).unwrap();
     // What results hold before must not matter.
     device.write(0, &vec![0xff; arena_bytes as usize]).unwrap();

@@ -45,6 +45,15 @@ struct Watching;
 
 impl Observer for Watching {}
 
+/// Whoever times.
+struct Timing;
+
+impl Observer for Timing {
+    fn times(&self) -> bool {
+        true
+    }
+}
+
 /// What one run of the program with a loop launches on `rows` rows, each line after `indent`.
 fn expected(rows: usize, indent: &str) -> Vec<String> {
     let (n, groups) = (rows * COLUMNS, rows * COLUMNS / 64);
@@ -238,8 +247,10 @@ pub(crate) fn watched_runs_are_not_recorded<T: Target>() {
     let mut stepper = Stepper::new(&program).unwrap();
     stub.log();
     for rows in [2, 2, 5] {
-        run(&mut device, &mut stepper, rows, &mut Watching).unwrap();
-        assert_eq!(stub.log_of(&WORK), expected(rows, ""));
+        for observer in [&mut Watching as &mut dyn Observer, &mut Timing] {
+            run(&mut device, &mut stepper, rows, observer).unwrap();
+            assert_eq!(stub.log_of(&WORK), expected(rows, ""));
+        }
     }
     drop(device);
     stub.finish();

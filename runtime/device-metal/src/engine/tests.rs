@@ -136,6 +136,27 @@ fn commits() {
     assert_eq!(counts(1), [2, 1, 3, 1, 3, 1, 2]);
 }
 
+/// Who times waits for each dispatch, which goes to the device alone.
+#[test]
+fn timed_runs() {
+    struct Timing;
+    impl dreamc_runtime::Observer for Timing {
+        fn times(&self) -> bool {
+            true
+        }
+    }
+    let (program, stored) = (program(), stored());
+    let (mut engine, mut stepper) = (engine(modules(), &stored, 64), Stepper::new(&program).unwrap());
+    engine.prepare(&program).unwrap();
+    run(&mut engine, &mut stepper, &[100, 200]);
+    let wanted = words(&stepper, &mut engine, "x");
+    let before = engine.driver().commits.len();
+    stepper.write(&mut engine, "x", &bytes(&[100, 200])).unwrap();
+    assert_eq!(stepper.run(&mut engine, &mut Timing), Ok(3));
+    assert!(engine.driver().commits.len() - before >= 4, "{:?}", engine.driver().commits);
+    assert_eq!(words(&stepper, &mut engine, "x"), wanted);
+}
+
 #[test]
 fn grids_follow_the_lengths() {
     let (program, stored) = (program(), stored());

@@ -4,7 +4,7 @@ use crate::common::*;
 use dreamc_artifact::plan::{Denoise, Dim, Dispatch, Kernel, Program, Step, ValueId};
 use dreamc_device_wgpu::WgpuOptions;
 use dreamc_num::DType;
-use dreamc_runtime::{Observer, Shown};
+use dreamc_runtime::{Device, Done, Observer, Shown};
 
 fn denoise(steps: u32, index: u32, body: Vec<Step>, history: Option<(u32, u32)>) -> Step {
     let history = history.map(|(from, into)| (ValueId(from), ValueId(into)));
@@ -140,4 +140,33 @@ fn observers_see_and_change() {
     stepper.run(&mut device, &mut doubling).unwrap();
     assert_eq!(doubling.0, [1.0, 4.0, 11.0, 26.0]);
     assert_eq!(read(&stepper, &mut device, "x"), [52.0; 3]);
+}
+
+/// Hears of every dispatch.
+#[derive(Default)]
+struct Timing(Vec<(u32, u32)>);
+
+impl Observer for Timing {
+    fn times(&self) -> bool {
+        true
+    }
+
+    fn done(&mut self, done: Done<'_>) {
+        self.0.push((done.number, done.step));
+    }
+}
+
+/// Each dispatch is finished before the next, with the same results.
+#[test]
+fn timed_runs() {
+    let (program, code) = adding(4);
+    let (mut device, mut stepper) = ready(&program, &code, vec![]);
+    let mut timing = Timing::default();
+    stepper.run(&mut device, &mut timing).unwrap();
+    assert_eq!(timing.0, [(0, 0), (0, 1), (0, 2), (0, 3)]);
+    device.finish().unwrap();
+    let timed = read(&stepper, &mut device, "x");
+    let (mut device, mut stepper) = ready(&program, &code, vec![]);
+    stepper.run(&mut device, &mut ()).unwrap();
+    assert_eq!(read(&stepper, &mut device, "x"), timed);
 }
