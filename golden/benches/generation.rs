@@ -25,7 +25,7 @@ use std::time::Instant;
 const OF_THE_LOOP: [&str; 5] =
     ["open-slots", "drop-idle-steps", "hoist-invariants", "step-tables", "needed-rows"];
 const THREADS: usize = 2;
-/// How often both are opened anew: where a model's memory happens to lie is worth some percent, for as long as it is open.
+/// How often both are opened anew, so that where a model's memory happens to lie favours neither throughout.
 const ROUNDS: usize = 4;
 /// Generations of both in a round, after one that does not count.
 const PAIRS: usize = 6;
