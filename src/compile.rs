@@ -8,7 +8,7 @@ mod options;
 mod reader;
 mod target;
 
-use crate::cost::{self, Cost, Whole};
+use crate::cost::{self, Cost, Lengths, Whole};
 use crate::whole::{WholeError, write_whole};
 use acting::{Acting, acting};
 use dream::{Tokenizer, chat};
@@ -310,15 +310,11 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     });
     let reference = reference(&module, options);
     let mut probed = module.clone();
-    let passes =
-        optimize(&mut module, &without(PIPELINE, &options.without), new_tokens, options.verify_each, events)?;
-    optimize(
-        &mut probed,
-        &without(&probe_pipeline(), &options.without),
-        new_tokens,
-        options.verify_each,
-        &mut (),
-    )?;
+    sound(&module, "import")?;
+    let (each, pipeline) = (options.verify_each, without(PIPELINE, &options.without));
+    let passes = optimize_counted(&mut module, &pipeline, new_tokens, each, events)?;
+    // Nobody reads what probes cost.
+    optimize(&mut probed, &without(&probe_pipeline(), &options.without), each, &mut (), &mut |_, _| ())?;
 
     let mut constants = Constants::default();
     let mut plans = Vec::new();
@@ -377,9 +373,9 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
 /// What the entries of the module as imported cost as the reference runs them.
 fn reference(module: &Module, options: &BuildOptions) -> BTreeMap<String, Work> {
     let of = |entry: &Entry| {
-        // Masks are filled by the sampler, which keeps the images' embeddings.
+        // How many images share the patches is the request's. Masks are filled by the sampler, which keeps the images' embeddings.
         let repeats = *entry == Entry::Act && options.act.mode != Mode::Discrete;
-        let Cost { flop, bytes } = cost::reference(module, entry.name(), repeats)?;
+        let Cost { flop, bytes } = cost::reference(module, entry.name(), repeats, Lengths::default().images)?;
         Some((entry.name().to_owned(), Work { flop, bytes }))
     };
     options.entries.iter().filter_map(of).collect()
@@ -443,32 +439,48 @@ fn tokenizer(dir: &Path, events: &mut dyn Events) -> Result<Option<Tokenizer>, B
     Ok(Some(Tokenizer::from_dir(dir)?))
 }
 
-/// Runs passes; costs are counted with as many open slots as `new_tokens`.
+/// That the rules hold after a pass.
+fn sound(module: &Module, after: &str) -> Result<(), BuildError> {
+    match verify(module) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(BuildError::Unsound { after: after.to_owned(), source }),
+    }
+}
+
+/// Runs passes on a sound module. `after` sees it after each of them.
 fn optimize(
+    module: &mut Module,
+    passes: &[Pass],
+    verify_each: bool,
+    events: &mut dyn Events,
+    after: &mut dyn FnMut(&Pass, &Module),
+) -> Result<(), BuildError> {
+    for pass in passes {
+        run_passes(&[*pass], module, &mut |pass, seen, stats| events.after_pass(pass, seen, stats));
+        if verify_each {
+            sound(module, pass.name)?;
+        }
+        after(pass, module);
+    }
+    sound(module, "the last pass")
+}
+
+/// As [`optimize`], and says what each pass did; costs are counted with as many open slots as `new_tokens`.
+fn optimize_counted(
     module: &mut Module,
     passes: &[Pass],
     new_tokens: u32,
     verify_each: bool,
     events: &mut dyn Events,
 ) -> Result<Vec<PassReport>, BuildError> {
-    let sound = |module: &Module, after: &str| match verify(module) {
-        Ok(_) => Ok(()),
-        Err(source) => Err(BuildError::Unsound { after: after.to_owned(), source }),
-    };
-    sound(module, "import")?;
-    let lengths = [(SLOTS, new_tokens.into())];
-    let mut before = cost::whole(module, &lengths);
-    let mut reports = Vec::new();
-    for pass in passes {
-        run_passes(&[*pass], module, &mut |pass, seen, stats| events.after_pass(pass, seen, stats));
-        if verify_each {
-            sound(module, pass.name)?;
-        }
-        let after = cost::whole(module, &lengths);
+    let slots = [(SLOTS, new_tokens.into())];
+    let whole = |module: &Module| cost::whole(module, Lengths { symbols: &slots, ..Lengths::default() });
+    let (mut before, mut reports) = (whole(module), Vec::new());
+    optimize(module, passes, verify_each, events, &mut |pass, module| {
+        let after = whole(module);
         reports.push(PassReport { name: pass.name, before, after });
         before = after;
-    }
-    sound(module, "the last pass")?;
+    })?;
     Ok(reports)
 }
 

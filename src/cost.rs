@@ -2,7 +2,8 @@
 //! given.
 //!
 //! - FLOP: a matmul of `[M, K]` and `[N, K]` is `2 * M * N * K`; attention is `4 * S * S * heads * head_dim` for each
-//!   row of the batch, `4 * R * S` where only `R` rows have queries; elementwise ops, norms, rotations and softmaxes count each arithmetic operation they are
+//!   row of the batch, `4 * R * S` where only `R` rows have queries; the patches of several images see those of their own,
+//!   and images count as equally large ([`Lengths::images`]); elementwise ops, norms, rotations and softmaxes count each arithmetic operation they are
 //!   written with, a transcendental function as one. Integer work counts nothing. Fused ops cost what their parts cost.
 //! - Bytes: every operand and every result once, as if each op met empty caches. A table or a slice counts with the
 //!   elements that are read.
@@ -18,6 +19,7 @@ pub use dispatch::dispatch;
 pub use reference::reference;
 
 use dreamc_artifact::STEPS_MAX;
+use dreamc_frontend::PATCH_SEGMENTS;
 use dreamc_ir::{
     Activation, Confidence, Dim, Graph, Linear, Module, NodeData, Op, SLOTS, SlotSchedule, Type, Value,
     Verified,
@@ -87,28 +89,46 @@ pub struct Unbounded {
     pub dim: String,
 }
 
-/// The cost of every graph of a module, in the module's order. `lengths`: values of symbols other than their maxima.
+/// A request's lengths, where costs are not counted at the maxima.
+#[derive(Clone, Copy, Debug)]
+pub struct Lengths<'a> {
+    /// Values of symbols; larger ones than the maxima are those.
+    pub symbols: &'a [(&'a str, u64)],
+    /// Images of one size that share all patches.
+    pub images: u64,
+}
+
+/// The maxima, and one image: what it costs at most.
+impl Default for Lengths<'_> {
+    fn default() -> Self {
+        Lengths { symbols: &[], images: 1 }
+    }
+}
+
+/// The cost of every graph of a module, in the module's order.
 ///
 /// ```
+/// use dreamc::cost::{self, Lengths};
+///
 /// let text = "symbol L <= 4\n\ngraph @f(%0: f32[L, 8], %1: f32[L, 8]) {\n  %2 = add %0, %1 : f32[L, 8]\n  return %2\n}\n";
 /// let module = dreamc_ir::parse(text).unwrap();
-/// let costs = dreamc::cost::of(dreamc_ir::verify(&module).unwrap(), &[]).unwrap();
+/// let costs = cost::of(dreamc_ir::verify(&module).unwrap(), Lengths::default()).unwrap();
 /// assert_eq!((costs[0].total.flop, costs[0].total.bytes), (32, 3 * 32 * 4));
 /// ```
 ///
 /// # Errors
 ///
 /// Where a symbol without a bound occurs in a shape.
-pub fn of(module: Verified<'_>, lengths: &[(&str, u64)]) -> Result<Vec<GraphCost>, Unbounded> {
+pub fn of(module: Verified<'_>, lengths: Lengths<'_>) -> Result<Vec<GraphCost>, Unbounded> {
     let module = module.module();
-    let symbols = symbols(module, lengths);
-    module.graphs.iter().map(|graph| Counter { module, graph, symbols: &symbols }.count()).collect()
+    let (symbols, images) = (symbols(module, lengths), lengths.images);
+    module.graphs.iter().map(|graph| Counter { module, graph, symbols: &symbols, images }.count()).collect()
 }
 
 /// The symbols' maxima, and those of `lengths` that are smaller.
-fn symbols(module: &Module, lengths: &[(&str, u64)]) -> BTreeMap<String, u64> {
+fn symbols(module: &Module, lengths: Lengths<'_>) -> BTreeMap<String, u64> {
     let mut symbols = module.symbols.clone();
-    for (name, n) in lengths {
+    for (name, n) in lengths.symbols {
         symbols.entry((*name).to_owned()).and_modify(|max| *max = (*max).min(*n));
     }
     symbols
@@ -139,15 +159,15 @@ pub struct EntryCost {
     pub compiled: Cost,
 }
 
-/// The entries of a module, which are the graphs that no loop runs, in the module's order. `lengths`: as for [`of`].
+/// The entries of a module, which are the graphs that no loop runs, in the module's order.
 ///
 /// # Errors
 ///
 /// Where a symbol without a bound occurs in a shape.
-pub fn entries(module: Verified<'_>, lengths: &[(&str, u64)]) -> Result<Vec<EntryCost>, Unbounded> {
+pub fn entries(module: Verified<'_>, lengths: Lengths<'_>) -> Result<Vec<EntryCost>, Unbounded> {
     let module = module.module();
-    let symbols = symbols(module, lengths);
-    let counter = |graph| Counter { module, graph, symbols: &symbols };
+    let (symbols, images) = (symbols(module, lengths), lengths.images);
+    let counter = |graph| Counter { module, graph, symbols: &symbols, images };
     let mut list = Vec::new();
     for graph in module.graphs.iter().filter(|g| !is_body(module, &g.name)) {
         let compiled = counter(graph).count()?.total;
@@ -170,7 +190,7 @@ pub fn entries(module: Verified<'_>, lengths: &[(&str, u64)]) -> Result<Vec<Entr
 /// The cost of each node of a graph of the module, in its order; nothing for loops, and where a symbol has no bound.
 pub fn nodes(module: Verified<'_>, graph: &Graph) -> Vec<Cost> {
     let module = module.module();
-    let counter = Counter { module, graph, symbols: &module.symbols };
+    let counter = Counter { module, graph, symbols: &module.symbols, images: 1 };
     graph.order().iter().map(|n| counter.node(graph.node(*n)).unwrap_or_default()).collect()
 }
 
@@ -180,14 +200,15 @@ fn is_body(module: &Module, name: &str) -> bool {
     ops.any(|op| matches!(op, Op::Denoise { body, .. } if body == name))
 }
 
-/// What a module that verifies comes to; an entry with a dimension without a bound counts as nothing. `lengths`: as for [`of`].
-pub(crate) fn whole(module: &Module, lengths: &[(&str, u64)]) -> Whole {
+/// What a module that verifies comes to; an entry with a dimension without a bound counts as nothing.
+pub(crate) fn whole(module: &Module, lengths: Lengths<'_>) -> Whole {
     let symbols = symbols(module, lengths);
     let mut whole = Whole::default();
     for graph in &module.graphs {
         whole.nodes += graph.order().len() as u64;
         if !is_body(module, &graph.name)
-            && let Ok(counted) = (Counter { module, graph, symbols: &symbols }).count()
+            && let Ok(counted) =
+                (Counter { module, graph, symbols: &symbols, images: lengths.images }).count()
         {
             whole.cost += counted.total;
         }
@@ -214,6 +235,8 @@ struct Counter<'a> {
     module: &'a Module,
     graph: &'a Graph,
     symbols: &'a BTreeMap<String, u64>,
+    /// See [`Lengths::images`].
+    images: u64,
 }
 
 impl<'a> Counter<'a> {
@@ -251,7 +274,7 @@ impl<'a> Counter<'a> {
                     for (open, times) in &numbers {
                         let mut symbols = self.symbols.clone();
                         symbols.extend(open.map(|open| (SLOTS.to_owned(), open)));
-                        let body = Counter { module: self.module, graph, symbols: &symbols };
+                        let body = Counter { graph, symbols: &symbols, ..*self };
                         add(&mut tally, data, *times, body.node(data)?);
                     }
                 }
@@ -281,6 +304,11 @@ impl<'a> Counter<'a> {
             left -= filled;
         }
         found
+    }
+
+    /// Whether a mask tells the images of patches apart.
+    fn is_patches(&self, mask: Value) -> bool {
+        self.graph.params.iter().any(|port| port.value == mask && port.name == PATCH_SEGMENTS)
     }
 
     fn at_max(&self, dim: &Dim) -> Result<u64, Unbounded> {
@@ -372,7 +400,13 @@ impl<'a> Counter<'a> {
                 let batch = ty.dims.first().map_or(Ok(0), |d| self.at_max(d))?;
                 // The result has an element for each of B * R * heads * head_dim.
                 let queries = self.elements(ty)?;
-                let scores = queries.saturating_mul(length).saturating_mul(4);
+                let mask = data.inputs.get(if attention.packed { 1 } else { 3 });
+                let seen = if mask.is_some_and(|mask| self.is_patches(*mask)) {
+                    length.div_ceil(self.images.max(1))
+                } else {
+                    length
+                };
+                let scores = queries.saturating_mul(seen).saturating_mul(4);
                 let key_columns = attention.kv_heads.saturating_mul(attention.head_dim);
                 let keys = batch.saturating_mul(length).saturating_mul(key_columns);
                 let rotated =
@@ -463,7 +497,7 @@ mod tests {
 
     fn costs(text: &str) -> Vec<GraphCost> {
         let module = dreamc_ir::parse(text).unwrap();
-        of(dreamc_ir::verify(&module).unwrap(), &[]).unwrap()
+        of(dreamc_ir::verify(&module).unwrap(), Lengths::default()).unwrap()
     }
 
     #[test]
@@ -484,11 +518,35 @@ mod tests {
         assert!(cost.ops.iter().all(|o| o.op != "weight"));
     }
 
+    /// Patches see those of their own image; words see all words, however many images there are.
+    #[test]
+    fn attention_of_several_images() {
+        let flop = |name: &str, more: &str, images| {
+            let text = format!(
+                "symbol M <= 3\n
+                graph @f(%0: f32[1, 4*M, 24], %1: f32[1, 4*M, 8], %2: i32[1, 4*M] \"{name}\") {{
+                  %3 = attention {more} : f32[1, 4*M, 8]
+                  return %3
+                }}"
+            );
+            let module = dreamc_ir::parse(&text).unwrap();
+            let lengths = Lengths { images, ..Lengths::default() };
+            of(dreamc_ir::verify(&module).unwrap(), lengths).unwrap()[0].total.flop
+        };
+        let apart = "%1, %1, %1, %2 {heads=2, kv_heads=2, head_dim=4}";
+        let packed = "%0, %2 {heads=2, kv_heads=2, head_dim=4, packed=1}";
+        for more in [apart, packed] {
+            assert_eq!(flop(PATCH_SEGMENTS, more, 1), 4 * 12 * 12 * 8);
+            assert_eq!(flop(PATCH_SEGMENTS, more, 3), 3 * 4 * 4 * 4 * 8);
+            assert_eq!(flop("attention_mask", more, 3), 4 * 12 * 12 * 8);
+        }
+    }
+
     #[test]
     fn unbounded_symbols_are_named() {
         let text = "graph @f(%0: f32[L]) {\n  %1 = silu %0 : f32[L]\n  return %1\n}";
         let module = dreamc_ir::parse(text).unwrap();
-        let error = of(dreamc_ir::verify(&module).unwrap(), &[]).unwrap_err();
+        let error = of(dreamc_ir::verify(&module).unwrap(), Lengths::default()).unwrap_err();
         assert_eq!(error, Unbounded { graph: "f".to_owned(), dim: "L".to_owned() });
     }
 
@@ -508,11 +566,11 @@ mod tests {
         let layout = Layout { lm_head: dreamc_frontend::LM_HEAD };
         let of_text = Architecture { text: &config, vision: None, mrope_section: None, layout: &layout };
         let mut module = module(&of_text, &options);
-        let before = of(dreamc_ir::verify(&module).unwrap(), &[]).unwrap();
+        let before = of(dreamc_ir::verify(&module).unwrap(), Lengths::default()).unwrap();
         let named = |list: &[GraphCost], name: &str| list.iter().find(|c| c.graph == name).unwrap().total;
         assert_eq!(named(&before, "generate"), named(&before, "generate.step").times(7));
         dreamc_passes::optimize(&mut module, &mut |_, _, _| ());
-        let after = of(dreamc_ir::verify(&module).unwrap(), &[]).unwrap();
+        let after = of(dreamc_ir::verify(&module).unwrap(), Lengths::default()).unwrap();
         for graph in ["forward", "generate"] {
             let (before, after) = (named(&before, graph), named(&after, graph));
             assert!(after.flop <= before.flop && after.bytes < before.bytes, "{before:?} {after:?}");
@@ -541,7 +599,8 @@ mod tests {
             }";
         let flop = |text: &str| {
             let module = dreamc_ir::parse(text).unwrap();
-            let costs = of(dreamc_ir::verify(&module).unwrap(), &[(SLOTS, 4)]).unwrap();
+            let lengths = Lengths { symbols: &[(SLOTS, 4)], ..Lengths::default() };
+            let costs = of(dreamc_ir::verify(&module).unwrap(), lengths).unwrap();
             costs[0].ops.iter().find(|o| o.op == "draw_token").unwrap().cost.flop
         };
         assert_eq!(flop(text), (4 + 3 + 2) * 8);

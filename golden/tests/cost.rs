@@ -1,7 +1,7 @@
 //! What the passes take away from the released models, by the cost model; the table in ARCHITECTURE.md is made from this.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use dreamc::cost::{self, Cost, EntryCost};
+use dreamc::cost::{self, Cost, EntryCost, Lengths};
 use dreamc_frontend::Variant;
 use dreamc_frontend::module::{ACT, GENERATE, Options};
 use dreamc_frontend::sampler::{Alg, Sampler};
@@ -26,6 +26,8 @@ struct Unit {
     /// Positions of the canvas.
     length: u64,
     image_tokens: u64,
+    /// Images of one size that these are.
+    images: u64,
     slots: u64,
     steps: u64,
     act: Option<Act>,
@@ -55,9 +57,10 @@ impl Unit {
         };
         let mut module = imported(Size::SevenB, self.variant, &options);
         let repeats = self.act.as_ref().is_some_and(|act| act.mode != Mode::Discrete);
-        let reference = cost::reference(&module, self.entry(), repeats).unwrap();
+        let reference = cost::reference(&module, self.entry(), repeats, self.images).unwrap();
         optimize(&mut module, &mut |_, _, _| ());
-        let entries = cost::entries(verify(&module).unwrap(), &[]).unwrap();
+        let lengths = Lengths { images: self.images, ..Lengths::default() };
+        let entries = cost::entries(verify(&module).unwrap(), lengths).unwrap();
         let compiled = entries.into_iter().find(|e| e.entry == self.entry()).unwrap();
         Found { reference, compiled, module }
     }
@@ -78,6 +81,7 @@ fn units() -> [Unit; 4] {
             variant: Variant::Vla,
             length: 232,
             image_tokens: 128,
+            images: 2,
             slots: 1,
             steps: 1,
             act: Some(flow()),
@@ -87,6 +91,7 @@ fn units() -> [Unit; 4] {
             variant: Variant::Vla,
             length: 232,
             image_tokens: 128,
+            images: 2,
             slots: 58,
             steps: 8,
             act: Some(discrete),
@@ -96,6 +101,7 @@ fn units() -> [Unit; 4] {
             variant: Variant::Text,
             length: 256,
             image_tokens: 1,
+            images: 1,
             slots: 128,
             steps: 128,
             act: None,
@@ -105,6 +111,7 @@ fn units() -> [Unit; 4] {
             variant: Variant::Vl,
             length: 323,
             image_tokens: 256,
+            images: 1,
             slots: 3,
             steps: 1,
             act: None,

@@ -6,7 +6,7 @@ use super::families::{dispatches, dtype, family, op};
 use super::output::{Format, counted, json_value, print, print_json_pretty, write_whole};
 use super::{html, plan};
 use dream::{Manifest, Settings};
-use dreamc::cost::{self, EntryCost, GraphCost};
+use dreamc::cost::{self, EntryCost, GraphCost, Lengths};
 use dreamc_artifact::plan::{Plan, Program};
 use dreamc_artifact::{Artifact, FORMAT_VERSION, Work};
 use dreamc_backend::Liveness;
@@ -202,7 +202,7 @@ fn report<'a>(
         Some(text) if args.cost => {
             let module = module(text)?;
             let verified = sound(&module)?;
-            (Some(cost::of(verified, &lengths(artifact))?), Some(totals(verified, artifact)?))
+            (Some(cost::of(verified, lengths(&slots(artifact)))?), Some(totals(verified, artifact)?))
         }
         _ => (None, None),
     };
@@ -370,12 +370,16 @@ fn sound(module: &Module) -> Result<Verified<'_>, Failure> {
 fn totals(module: Verified<'_>, artifact: &Artifact<'_>) -> Result<Vec<Total>, Failure> {
     let reference = |entry: &EntryCost| artifact.manifest().reference.get(&entry.entry).copied();
     let total = |entry: EntryCost| Total { reference: reference(&entry), entry };
-    Ok(cost::entries(module, &lengths(artifact))?.into_iter().map(total).collect())
+    Ok(cost::entries(module, lengths(&slots(artifact)))?.into_iter().map(total).collect())
 }
 
-/// A request's lengths that costs are counted at, where they are not the largest.
-fn lengths(artifact: &Artifact<'_>) -> [(&'static str, u64); 1] {
+/// Costs are counted with as many open slots as a request appends.
+fn slots(artifact: &Artifact<'_>) -> [(&'static str, u64); 1] {
     [(SLOTS, artifact.manifest().model.new_tokens.into())]
+}
+
+fn lengths<'a>(symbols: &'a [(&'a str, u64)]) -> Lengths<'a> {
+    Lengths { symbols, ..Lengths::default() }
 }
 
 /// The page of `--html`, which must not take the place of the artifact.

@@ -11,7 +11,7 @@
 
 use super::output::json_value;
 use super::table::memory;
-use dreamc_artifact::plan::{Dim, Kernel, Place, Port, Program, Step, ValueId};
+use dreamc_artifact::plan::{Dim, Kernel, Place, Port, Program, Slots, Step, ValueId};
 use dreamc_backend::Liveness;
 
 /// The lines of one program; `weights` are the names of the stored tensors.
@@ -64,12 +64,31 @@ impl Printer<'_> {
                     let history = denoise.history.map_or_else(String::new, |(from, to)| {
                         format!(", history of {} in {}", self.value(from), self.value(to))
                     });
-                    let line = format!("{indent}denoise {} times, index {index}{history}\n", denoise.steps);
+                    let slots = denoise.slots.as_ref().map_or_else(String::new, |slots| self.slots(slots));
+                    let line =
+                        format!("{indent}denoise {} times, index {index}{history}{slots}\n", denoise.steps);
                     self.text.push_str(&line);
                     self.steps(depth + 1, &denoise.body);
                 }
             }
         }
+    }
+
+    /// What the runtime looks at to count the open slots of each iteration.
+    fn slots(&self, slots: &Slots) -> String {
+        let idle = slots.idle.map_or_else(String::new, |(temperature, alg_temp)| {
+            let [temperature, alg_temp] = [temperature, alg_temp].map(|id| self.value(id));
+            format!(", idle iterations left out where {temperature} and {alg_temp} are 0")
+        });
+        let (symbol, token, eps) = (self.symbol(slots.symbol), slots.token, slots.eps);
+        let joint = self.value(slots.joint);
+        format!(
+            ", {symbol} slots of token {token} by the schedule to eps {eps} unless {joint} joins the rows{idle}"
+        )
+    }
+
+    fn symbol(&self, index: u32) -> &str {
+        self.program.symbols.get(index as usize).map_or("?", |s| s.name.as_str())
     }
 
     fn value(&self, id: ValueId) -> String {
@@ -84,8 +103,7 @@ impl Printer<'_> {
 
     fn dim(&self, dim: &Dim) -> String {
         let term = |term: &dreamc_artifact::plan::Term| {
-            let name = |s: &u32| self.program.symbols.get(*s as usize).map_or("?", |s| s.name.as_str());
-            let symbols: Vec<&str> = term.symbols.iter().map(name).collect();
+            let symbols: Vec<&str> = term.symbols.iter().map(|s| self.symbol(*s)).collect();
             match (term.coefficient, symbols.as_slice()) {
                 (n, []) => n.to_string(),
                 (1, symbols) => symbols.join("*"),
@@ -130,7 +148,7 @@ pub(super) fn kernel(kernel: &Kernel) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dreamc_artifact::plan::{Dispatch, Linear, Symbol, Term, Value};
+    use dreamc_artifact::plan::{Denoise, Dispatch, Linear, Symbol, Term, Value};
     use dreamc_num::DType;
 
     #[test]
@@ -172,5 +190,40 @@ mod tests {
              f32[2*B, 8] @64 = linear {bias=true, weights=1} f32[2*B, 8] @64, \"w\"  # lm_head\n  \
              f32[2*B, 8] @64 = shift_rows f32[2*B, 8] @64  # lm_head\n"
         );
+    }
+
+    #[test]
+    fn a_loop_that_counts_its_slots() {
+        let arena = |dtype, dims: &[u32], at| {
+            let dims = dims.iter().map(|n| Dim::constant(*n)).collect();
+            Value { dtype, dims, place: Place::Arena(at) }
+        };
+        let canvas = arena(DType::I32, &[1, 4], 0);
+        let history = arena(DType::I32, &[8, 1, 4], 64);
+        let scalars = [(DType::I32, 256), (DType::I32, 320), (DType::F32, 384), (DType::F32, 448)];
+        let scalars = scalars.map(|(dtype, at)| arena(dtype, &[], at));
+        let [index, joint, temperature, alg_temp] = [2, 3, 4, 5].map(ValueId);
+        let mut slots = Slots { symbol: 0, token: 7, eps: 0.5, joint, idle: Some((temperature, alg_temp)) };
+        let mut lines = |idle: bool| {
+            slots.idle = slots.idle.filter(|_| idle);
+            let history_of = Some((ValueId(0), ValueId(1)));
+            let slots = Some(slots.clone());
+            let denoise = Denoise { steps: 8, index, body: vec![], history: history_of, slots };
+            let program = Program {
+                name: "f".to_owned(),
+                symbols: vec![Symbol { name: "K".to_owned(), max: 4 }],
+                values: [&[canvas.clone(), history.clone()], scalars.as_slice()].concat(),
+                inputs: vec![],
+                outputs: vec![],
+                steps: vec![Step::Denoise(denoise)],
+                arena_bytes: 512,
+            };
+            text("cpu", &program, &[]).lines().nth(1).map(str::to_owned)
+        };
+        let line = "  denoise 8 times, index i32[] @256, history of i32[1, 4] @0 in i32[8, 1, 4] @64, \
+                    K slots of token 7 by the schedule to eps 0.5 unless i32[] @320 joins the rows";
+        let idle = ", idle iterations left out where f32[] @384 and f32[] @448 are 0";
+        assert_eq!(lines(true), Some(format!("{line}{idle}")));
+        assert_eq!(lines(false), Some(line.to_owned()));
     }
 }

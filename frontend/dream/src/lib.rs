@@ -26,4 +26,5 @@ pub use error::{ImportError, Misshapen, TensorProblems, VisionError};
 pub use heads::{HeadError, HeadKind, HeadPart, HeadRequest, HeadSet, find_head_kind};
 pub use layout::{EMBEDDING, LM_HEAD, Layout, check_tensors, expected_tensors};
 pub use synth::{Progress, Size, Synth, synth, synth_text};
+pub use vl::PATCH_SEGMENTS;
 pub use vocabulary::{ACTION_TOKENS, Vocabulary, check_vocabulary};

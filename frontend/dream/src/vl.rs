@@ -15,6 +15,9 @@ const EPS: f32 = 1e-6;
 /// Patches that make an image token.
 pub(crate) const PATCHES_PER_TOKEN: u64 = 4;
 
+/// Name of the parameter that tells which image a patch belongs to.
+pub const PATCH_SEGMENTS: &str = "patch_segments";
+
 /// The vision half of a checkpoint.
 #[derive(Clone, Copy)]
 pub(crate) struct Vision<'a> {
@@ -46,7 +49,7 @@ impl Patches {
         let values = config.patch_elements();
         Patches {
             pixels: b.param("pixel_values", DType::F32, &[1.into(), n.clone(), values.into()]),
-            segments: b.param("patch_segments", DType::I32, &[1.into(), n.clone()]),
+            segments: b.param(PATCH_SEGMENTS, DType::I32, &[1.into(), n.clone()]),
             positions: b.param("patch_positions", DType::I32, &[2.into(), 1.into(), n]),
         }
     }

@@ -129,7 +129,7 @@ fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |name: &str, text: String| {
         let exact = !text.contains("T[");
-        let text = format!("symbol B <= 2\nsymbol S <= 70\n\ngraph @{ENTRY}({text}\n}}\n");
+        let text = format!("symbol B <= 2\nsymbol K <= 70\nsymbol S <= 70\n\ngraph @{ENTRY}({text}\n}}\n");
         cases.push(Case { name: name.to_owned(), text, exact });
     };
     linear(&mut add);
@@ -137,6 +137,7 @@ fn cases() -> Vec<Case> {
     rows(&mut add);
     elementwise(&mut add);
     sampler(&mut add);
+    slots(&mut add);
     actions(&mut add);
     cases
 }
@@ -392,6 +393,38 @@ fn sampler(add: Add<'_>) {
   %7 = is_token %1 {{token=1}} : bool[B, S]
   %8 = select_slots %0, %7, %2, %3, %4, %5 : bool[B, S]
   return %8 \"select\""
+            ),
+        );
+    }
+}
+
+/// Loops over the open slots of a canvas, which shrink from step to step; what has a row for each slot is seen in what is
+/// committed. Without chance, steps that fill no slot are left out.
+fn slots(add: Add<'_>) {
+    for (chance, temperature) in [("by chance", "temperature"), ("without chance", "zero")] {
+        add(
+            &format!("slots filled {chance}"),
+            format!(
+                "%0: i32[B, S] \"canvas\", %1: u32[4] \"stream\", %2: f32[B, S, 6] \"probs\", %3: f32[] \"{temperature}\", %4: i32[] \"none\", %5: i32[B, S] \"others\") {{
+  %6, %7, %8 = denoise %0, %1, %2, %3, %4, %5 {{steps=5, state=2, body=\"{ENTRY}.step\", slots=1, eps=0.001, drop_idle=1}} : i32[B, S], u32[4], i32[5, B, S]
+  %9 = stack %6 : i32[1, B, S]
+  return %9 \"canvas\", %8 \"history\"
+}}
+
+graph @{ENTRY}.step(%0: i32[], %1: i32[B, S], %2: u32[4], %3: f32[B, S, 6], %4: f32[], %5: i32[], %6: i32[B, S]) {{
+  %7, %8 = open_slots %1 {{token=1}} : i32[B, K], bool[B, K]
+  %9 = read_rows %7 {{before=0}} : i32[B, K]
+  %10 = take_rows %3, %9 : f32[B, K, 6]
+  %11 = slot_bits %7, %2 {{lane=token}} : u32[B, K]
+  %12 = draw_token %10, %8, %4, %11 {{first=10}} : i32[B, K]
+  %13 = take_slots %6, %7 : i32[B, K]
+  %14 = confidence %10, %8, %13 {{kind=probability}} : f32[B, K]
+  %15 = slot_bits %7, %2 {{lane=slot}} : u32[B, K]
+  %16 = transfer_count %8, %0, %5 {{steps=5, eps=0.001}} : i32[B]
+  %17 = select_slots %14, %8, %16, %4, %15, %5 : bool[B, K]
+  %18 = commit_slots %17, %12, %7, %1 : i32[B, S]
+  %19 = advance_stream %2 : u32[4]
+  return %18, %19"
             ),
         );
     }

@@ -130,6 +130,66 @@ fn images_and_actions() {
     }
 }
 
+/// A loop that fills the open slots of a canvas.
+const SLOTS: &str = r#"symbol B <= 2
+symbol K <= 16
+symbol S <= 16
+
+graph @generate(%0: i32[B, S] "canvas", %1: u32[4] "stream", %2: f32[B, S+2, 8] "hidden", %3: f32[] "temperature", %4: i32[] "joint", %5: i32[B, S] "kinds") {
+  %6, %7, %8 = denoise %0, %1, %2, %3, %4, %5 {steps=4, state=2, body="generate.step", slots=7, eps=0.001, drop_idle=1} : i32[B, S], u32[4], i32[4, B, S] loc "sampler"
+  return %6 "canvas", %8 "history"
+}
+
+graph @generate.step(%0: i32[], %1: i32[B, S], %2: u32[4], %3: f32[B, S+2, 8], %4: f32[], %5: i32[], %6: i32[B, S]) {
+  %7, %8 = open_slots %1 {token=7} : i32[B, K], bool[B, K] loc "sampler.slots"
+  %9 = read_rows %7 {before=2} : i32[B, K]
+  %10 = take_rows %3, %9 : f32[B, K, 8]
+  %11 = take_slots %6, %7 : i32[B, K]
+  %12 = keep_tokens %10, %11 {first=1, len=3} : f32[B, K, 8]
+  %13 = slot_bits %7, %2 {lane=slot} : u32[B, K]
+  %14 = draw_token %12, %8, %4, %13 : i32[B, K]
+  %15 = confidence %12, %8, %14 {kind=margin} : f32[B, K]
+  %16 = transfer_count %8, %0, %5 {steps=4, eps=0.001} : i32[B]
+  %17 = select_slots %15, %8, %16, %4, %13, %5 : bool[B, K]
+  %18 = commit_slots %17, %14, %7, %1 : i32[B, S]
+  %19 = advance_stream %2 : u32[4]
+  return %18, %19
+}
+"#;
+
+#[test]
+fn slots() {
+    let module = parse(SLOTS).unwrap();
+    assert_eq!(module.to_string(), SLOTS);
+    verify(&module).unwrap();
+    let cases = [
+        // What the ops take and give.
+        ("%7, %8 = open_slots %1", "%7, %8 = open_slots %2", "the canvas must be i32[B, S]"),
+        ("{token=7}", "{token=4294967298}", "the token must fit i32"),
+        ("i32[B, K], bool[B, K]", "i32[B, S], bool[B, S]", "the result must be i32[B, K], bool[B, K]"),
+        ("read_rows %7", "read_rows %8", "the slots must be i32[B, K]"),
+        ("before=2", "before=4294967298", "the rows before must fit i32"),
+        ("take_slots %6, %7", "take_slots %3, %7", "`x` must be i32[B, S]"),
+        ("take_slots %6, %7", "take_slots %6, %8", "the slots must be i32[B, K]"),
+        ("slot_bits %7, %2", "slot_bits %7, %1", "the stream must be u32[4]"),
+        ("slot_bits %7", "slot_bits %8", "the slots must be i32[B, K]"),
+        ("commit_slots %17, %14", "commit_slots %7, %14", "the selection must be bool[B, K]"),
+        ("commit_slots %17, %14", "commit_slots %17, %6", "tokens and slots must have the same type"),
+        ("%7, %1 : i32[B, S]", "%7, %2 : i32[B, S]", "the canvas must be i32[B, S]"),
+        // What the loop says of them.
+        ("slots=7", "slots=8", "must fill slots as the loop says"),
+        ("eps=0.001, drop_idle", "eps=0.002, drop_idle", "must fill slots as the loop says"),
+        ("transfer_count %8, %0", "transfer_count %8, %5", "must fill slots as the loop says"),
+        ("return %18, %19", "return %1, %19", "must fill slots as the loop says"),
+    ];
+    for (from, to, message) in cases {
+        assert!(SLOTS.contains(from), "{from}");
+        let errors = verify(&parse(&SLOTS.replacen(from, to, 1)).unwrap()).err();
+        let errors = errors.unwrap_or_else(|| panic!("`{to}` passes")).to_string();
+        assert!(errors.contains(message), "`{to}` gives: {errors}");
+    }
+}
+
 /// One edit per rule; the message must name what is wrong.
 #[test]
 fn broken_modules_are_named() {

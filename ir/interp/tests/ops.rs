@@ -1,4 +1,4 @@
-//! Ops of images and actions on values that can be worked out by hand.
+//! Ops of images, slots and actions on values that can be worked out by hand.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use dreamc_interp::{RunError, Tensor, run};
@@ -182,6 +182,76 @@ fn only_the_kept_tokens_of_marked_rows() {
     let inputs = [Tensor::f32(&[1, 2, 4], vec![1.0; 8]), Tensor::i32(&[1, 2], vec![-1, 0])];
     let kept = result(text, &inputs);
     assert_eq!(kept.floats(), [1.0, 1.0, 1.0, 1.0, f32::MIN, 1.0, 1.0, f32::MIN]);
+}
+
+/// As many slots as the fullest row has; a row with fewer fills up with position 0, which is not open.
+#[test]
+fn open_slots_in_the_order_of_positions() {
+    let text = "symbol K <= 4
+    graph @f(%0: i32[2, 4]) {
+      %1, %2 = open_slots %0 {token=7} : i32[2, K], bool[2, K]
+      %3 = read_rows %1 {before=2} : i32[2, K]
+      %4 = take_slots %0, %1 : i32[2, K]
+      return %1, %2, %3, %4
+    }";
+    let canvas = |ids: [i32; 8]| results(text, &[Tensor::i32(&[2, 4], ids.to_vec())]).unwrap();
+    let all = canvas([7, 5, 7, 7, 1, 2, 3, 7]);
+    assert_eq!(all[0], Tensor::i32(&[2, 3], vec![0, 2, 3, 3, 0, 0]));
+    assert_eq!(all[1], Tensor::bool(&[2, 3], vec![true, true, true, true, false, false]));
+    // The first slot reads its own row, as it has none before it.
+    assert_eq!(all[2].ints(), [2, 3, 4, 4, 2, 2]);
+    assert_eq!(all[3].ints(), [7, 7, 7, 7, 1, 1]);
+    // Nothing is open: one slot, so that no value is empty.
+    let none = canvas([1; 8]);
+    assert_eq!(none[0], Tensor::i32(&[2, 1], vec![0, 0]));
+    assert_eq!(none[1].bools(), [false, false]);
+}
+
+/// A slot draws the bits of its position, wherever it stands among the slots.
+#[test]
+fn slots_have_the_bits_of_their_positions() {
+    let text = "graph @f(%0: i32[2, 3], %1: u32[4], %2: i32[2, 2]) {
+      %3 = random_bits %0, %1 {lane=slot} : u32[2, 3]
+      %4 = slot_bits %2, %1 {lane=slot} : u32[2, 2]
+      %5 = slot_bits %2, %1 {lane=token} : u32[2, 2]
+      return %3, %4, %5
+    }";
+    let stream = Tensor::u32(&[4], vec![1, 2, 3, 4]);
+    let slots = Tensor::i32(&[2, 2], vec![2, 0, 1, 1]);
+    let all = results(text, &[Tensor::i32(&[2, 3], vec![0; 6]), stream, slots]).unwrap();
+    let [bits, found, others] = [0, 1, 2].map(|i| all[i].words());
+    assert_eq!(found, [bits[2], bits[0], bits[4], bits[4]]);
+    assert!(others.iter().zip(found).all(|(a, b)| a != b));
+}
+
+#[test]
+fn slots_that_are_selected_are_written() {
+    let text = "graph @f(%0: bool[2, 2], %1: i32[2, 2], %2: i32[2, 2], %3: i32[2, 3]) {
+      %4 = commit_slots %0, %1, %2, %3 : i32[2, 3]
+      %5 = take_slots %3, %2 : i32[2, 2]
+      return %4, %5
+    }";
+    let inputs = |slots: [i32; 4]| {
+        let select = Tensor::bool(&[2, 2], vec![true, false, false, true]);
+        let token = Tensor::i32(&[2, 2], vec![10, 11, 12, 13]);
+        [select, token, Tensor::i32(&[2, 2], slots.to_vec()), Tensor::i32(&[2, 3], vec![1, 2, 3, 4, 5, 6])]
+    };
+    let all = results(text, &inputs([2, 0, 2, 1])).unwrap();
+    assert_eq!(all[0].ints(), [1, 2, 10, 4, 13, 6]);
+    assert_eq!(all[1].ints(), [3, 1, 6, 5]);
+    for outside in [3, -1] {
+        assert_eq!(results(text, &inputs([2, outside, 2, 1])), Err(RunError::Row(outside)));
+    }
+}
+
+#[test]
+fn values_are_stacked() {
+    let text = "graph @f(%0: i32[2, 2]) {
+      %1 = stack %0 : i32[1, 2, 2]
+      return %1
+    }";
+    let stacked = result(text, &[Tensor::i32(&[2, 2], vec![1, 2, 3, 4])]);
+    assert_eq!(stacked, Tensor::i32(&[1, 2, 2], vec![1, 2, 3, 4]));
 }
 
 /// Two rows rank together: the counts add up and the best of all win.
