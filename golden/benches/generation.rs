@@ -6,6 +6,9 @@
 //! median of the pairs' ratios. The processor's own time is measured too, as the kernel counts it for our threads: it
 //! leaves out what others take.
 
+mod common;
+
+use common::{BLESS, commit, processor, quartiles};
 use dream::{Generate, Model, OpenOptions};
 use dreamc::compile::{BuildOptions, Entry};
 use dreamc::cost::{self, Lengths};
@@ -18,7 +21,6 @@ use dreamc_ir::{SLOTS, parse, verify};
 use dreamc_num::DType;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 /// Passes that take work away because the schedule and the rows that are read are known.
@@ -29,8 +31,6 @@ const THREADS: usize = 2;
 const ROUNDS: usize = 4;
 /// Generations of both in a round, after one that does not count.
 const PAIRS: usize = 6;
-/// Set to write the results.
-const BLESS: &str = "DREAM_BLESS";
 
 /// Prompts and schedules; each fills the canvas that it is built for.
 const SHAPES: [Shape; 3] = [
@@ -107,17 +107,6 @@ fn cpu_ms() -> Option<f64> {
     Some(threads.map(of).sum::<Option<f64>>()? / 1e6)
 }
 
-/// Quartiles of numbers: the middle one is the median.
-fn quartiles(mut of: Vec<f64>) -> [f64; 3] {
-    of.sort_by(f64::total_cmp);
-    let last = of.len().saturating_sub(1) as f64;
-    [0.25, 0.5, 0.75].map(|part| {
-        let at = part * last;
-        let (low, high) = (of[at.floor() as usize], of[at.ceil() as usize]);
-        low + (high - low) * at.fract()
-    })
-}
-
 /// Percent of the time without that is gone with all passes, pair by pair.
 fn gone(pairs: &[[Time; 2]], of: impl Fn(&Time) -> Option<f64>) -> Option<[f64; 3]> {
     let each = pairs.iter().map(|[with, without]| Some(100.0 * (1.0 - of(with)? / of(without)?)));
@@ -184,30 +173,6 @@ fn medians(pairs: &[[Time; 2]], of: impl Fn(&Time) -> Option<f64>) -> Option<[f6
         Some(quartiles(times)[1])
     };
     Some([median(0)?, median(1)?])
-}
-
-/// The processor, in words, and as part of a file's name.
-fn processor() -> (String, String) {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = info.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    };
-    let of = |name: &str| field(name).unwrap_or_else(|| "unknown".to_owned());
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let (name, family, model) = (of("model name"), of("cpu family"), of("model"));
-    let words = format!("{name}, family {family} model {model}, {cores} cores");
-    let slug = format!("{name} family {family}").to_lowercase();
-    let parts: Vec<&str> =
-        slug.split(|c: char| !c.is_ascii_alphanumeric()).filter(|p| !p.is_empty()).collect();
-    (words, parts.join("-"))
-}
-
-/// What is measured, as git names it.
-fn commit() -> Option<String> {
-    let described =
-        Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output().ok()?;
-    Some(String::from_utf8(described.stdout).ok()?.trim().to_owned())
 }
 
 fn main() {

@@ -9,6 +9,10 @@ use crate::{ModelConfig, Variant};
 pub enum Size {
     /// The shapes of the released models: 15 GB for text, 17 GB for one that sees, in four shards.
     SevenB,
+    /// One layer of that width, and few tokens: what a bench of a layer needs. Text alone.
+    SevenBLayer,
+    /// Four layers of that width with all tokens. Text alone.
+    SevenBQuarter,
     /// Some hundred million weights in one file.
     Small,
     /// A few layers of width 64, for tests.
@@ -26,18 +30,20 @@ impl Size {
     pub fn config(self) -> TextConfig {
         let (vocab_size, hidden_size, intermediate_size, num_hidden_layers) = match self {
             Size::SevenB => (152_064, 3584, 18_944, 28),
+            Size::SevenBLayer => (512, 3584, 18_944, 1),
+            Size::SevenBQuarter => (152_064, 3584, 18_944, 4),
             Size::Small => (8192, 1024, 2816, 24),
             Size::Tiny => (512, 64, 160, 3),
         };
         let (num_attention_heads, num_key_value_heads) = match self {
-            Size::SevenB => (28, 4),
+            Size::SevenB | Size::SevenBLayer | Size::SevenBQuarter => (28, 4),
             Size::Small => (16, 4),
             Size::Tiny => (4, 2),
         };
         let (pad_token_id, mask_token_id, max_position_embeddings) = match self {
-            Size::SevenB => (151_643, 151_666, 131_072),
+            Size::SevenB | Size::SevenBQuarter => (151_643, 151_666, 131_072),
             Size::Small => (8160, 8183, 8192),
-            Size::Tiny => (500, 502, 2048),
+            Size::SevenBLayer | Size::Tiny => (500, 502, 2048),
         };
         TextConfig {
             vocab_size,
@@ -64,7 +70,7 @@ impl Size {
             return text.into();
         }
         let base = match self {
-            Size::SevenB => 151_643,
+            Size::SevenB | Size::SevenBLayer | Size::SevenBQuarter => 151_643,
             Size::Small => 7900,
             Size::Tiny => 329,
         };
@@ -81,12 +87,12 @@ impl Size {
     /// `base` is the id of the first added token.
     fn vision(self, base: u32, hidden_size: u64) -> VisionConfig {
         let (depth, embed_dim, num_heads) = match self {
-            Size::SevenB => (32, 1280, 16),
+            Size::SevenB | Size::SevenBLayer | Size::SevenBQuarter => (32, 1280, 16),
             Size::Small => (12, 512, 8),
             Size::Tiny => (2, 32, 2),
         };
         let mrope_section = match self {
-            Size::SevenB => [16, 24, 24],
+            Size::SevenB | Size::SevenBLayer | Size::SevenBQuarter => [16, 24, 24],
             Size::Small => [8, 12, 12],
             Size::Tiny => [2, 3, 3],
         };
