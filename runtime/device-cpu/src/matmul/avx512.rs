@@ -8,8 +8,8 @@ const ROWS: usize = 12;
 pub(crate) fn micro(pack: Pack) -> Micro {
     let run = match pack {
         Pack::Single => single,
-        Pack::Wide => wide,
-        Pack::Pairs => pairs as unsafe fn(&Tile),
+        Pack::Pairs => pairs,
+        _ => wide as unsafe fn(&Tile),
     };
     Micro { rows: ROWS, panels: 2, pack, run }
 }
