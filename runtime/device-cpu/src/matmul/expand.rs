@@ -5,7 +5,7 @@
 use super::PANEL;
 use super::codes::code;
 use crate::isa::per_isa;
-use crate::memory::{Shared, from_bf16, to_bf16};
+use crate::memory::{Shared, from_bf16};
 use dreamc_artifact::layout::QUANTIZED_HEAD;
 use dreamc_num::Quant;
 use dreamc_num::quant::int8_inverse;
@@ -125,19 +125,35 @@ unsafe fn head_of(start: *const u8, zero: bool) -> ([f32; PANEL], [f32; PANEL]) 
 /// Stores the values of neighbouring columns as words.
 #[inline(always)]
 fn store(words: Words, values: &[[f32; PANEL]], inverses: &[f32; PANEL], to: &mut [[u32; PANEL]]) {
-    let columns = words.columns();
-    for (to, values) in to.iter_mut().zip(values.chunks_exact(columns)) {
-        for lane in 0..PANEL {
-            to[lane] = match words {
-                Words::Floats => values[0][lane].to_bits(),
-                Words::Pairs => {
-                    u32::from(to_bf16(values[0][lane])) | u32::from(to_bf16(values[1][lane])) << 16
+    match words {
+        Words::Floats => {
+            for (to, column) in to.iter_mut().zip(values) {
+                to.iter_mut().zip(column).for_each(|(to, v)| *to = v.to_bits());
+            }
+        }
+        Words::Pairs => {
+            for (to, pair) in to.iter_mut().zip(values.chunks_exact(2)) {
+                for ((to, low), high) in to.iter_mut().zip(&pair[0]).zip(&pair[1]) {
+                    *to = rounded(*low) >> 16 | rounded(*high) & 0xffff_0000;
                 }
-                Words::Codes => {
-                    let code = |j: usize| u32::from(code(values[j][lane], inverses[lane]));
-                    code(0) | code(1) << 8 | code(2) << 16 | code(3) << 24
+            }
+        }
+        Words::Codes => {
+            for (to, four) in to.iter_mut().zip(values.chunks_exact(4)) {
+                *to = [0; PANEL];
+                for (j, column) in four.iter().enumerate() {
+                    for ((to, v), inverse) in to.iter_mut().zip(column).zip(inverses) {
+                        *to |= u32::from(code(*v, *inverse)) << (8 * j);
+                    }
                 }
-            };
+            }
         }
     }
+}
+
+/// Rounds to bf16 in the upper half; the lower half is unspecified. Scales are numbers, so there is no NaN to be kept.
+#[inline(always)]
+fn rounded(value: f32) -> u32 {
+    let bits = value.to_bits();
+    bits.wrapping_add(0x7fff + (bits >> 16 & 1))
 }

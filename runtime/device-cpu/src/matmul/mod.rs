@@ -105,7 +105,7 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
     let packed = Packed { words: packed, scales, rows: m, steps };
     pack(context, matmul, &micro, operands.rows(), &packed);
 
-    let panels = Panels::new(&matmul.weights[0], &micro, matmul.int8);
+    let panels = Panels::new(&matmul.weights[0], steps, matmul.int8);
     let slots = if matmul.swiglu {
         2 * matmul.out.columns().div_ceil(PANEL)
     } else {
@@ -202,8 +202,14 @@ fn block(
                 [_, last] => panels.words(isa, last, from, count, two),
                 _ => first,
             };
+            // What comes next, a part of it with every strip.
+            let next = slots.get((i + 1) * micro.panels..).filter(|rest| !rest.is_empty());
+            let (next, then) = next.map_or((slots, from + count), |rest| (rest, from));
+            let next = &next[..next.len().min(micro.panels)];
+            let strips = rows.div_ceil(micro.rows);
             for strip in (0..rows).step_by(micro.rows) {
                 let a = packed.words.get().cast::<u32>();
+                next.iter().for_each(|slot| panels.prefetch(slot, then, most, strip / micro.rows, strips));
                 // SAFETY: the block's rows and steps are inside the packed operand, the words are those of
                 // `count` steps, and there are sums of `ROWS` rows of `GROUP` columns.
                 unsafe {

@@ -1,7 +1,6 @@
 //! The panels of a matmul's weights: where they lie, and how they become words for tile kernels.
 
 use super::expand::{Expand, Words, expand};
-use super::micro::Micro;
 use super::{Matmul, PANEL, STEPS};
 use crate::isa::Isa;
 use crate::memory::{Buf, Shared};
@@ -15,6 +14,8 @@ pub(super) struct Panels {
     bytes: usize,
     /// Bytes before the words.
     head: usize,
+    /// Steps of one.
+    steps: usize,
     /// What is to be done where the words are not stored.
     pub(super) expand: Option<Expand>,
 }
@@ -37,10 +38,10 @@ impl Default for Slot {
 
 impl Panels {
     /// Those of `weight`, whose layout the device has checked.
-    pub(super) fn new(weight: &Buf, micro: &Micro, int8: bool) -> Panels {
+    pub(super) fn new(weight: &Buf, steps: usize, int8: bool) -> Panels {
         let k = weight.columns();
         let Layout::Quantized(quant) = weight.layout else {
-            return Panels { bytes: micro.steps(k) * PANEL * 4, head: 0, expand: None };
+            return Panels { bytes: steps * PANEL * 4, head: 0, steps, expand: None };
         };
         let words = match (int8, weight.dtype) {
             (true, _) => Words::Codes,
@@ -51,6 +52,7 @@ impl Panels {
         Panels {
             bytes: quantized_panel_bytes(quant, k as u64).map_or(0, |bytes| bytes as usize),
             head: QUANTIZED_HEAD,
+            steps,
             expand: if stored { None } else { Some(Expand { quant, words }) },
         }
     }
@@ -87,12 +89,33 @@ impl Panels {
             expand(isa, how, slot.panel, from, steps, room);
             return room.as_ptr().cast();
         }
-        self.stored(slot, from)
-    }
-
-    /// Where the words of step `from` are stored.
-    pub(super) fn stored(&self, slot: &Slot, from: usize) -> *const u32 {
-        // Only an address; whoever reads there knows that the panel has this step.
+        // Only an address; the panel has these steps.
         slot.panel.get().wrapping_add(self.head + from * PANEL * 4).cast_const().cast()
     }
+
+    /// Asks for a part of what is stored of at most `steps` steps from `from` on: part `part` of `parts`.
+    pub(super) fn prefetch(&self, slot: &Slot, from: usize, steps: usize, part: usize, parts: usize) {
+        let at = |step: usize| self.head + (self.bytes - self.head) * step.min(self.steps) / self.steps;
+        let (start, end) = (at(from), at(from + steps));
+        let of = |part: usize| start + (end - start) * part / parts;
+        for at in (of(part)..of(part + 1)).step_by(CACHE_LINE) {
+            prefetch(slot.panel.get().wrapping_add(at));
+        }
+    }
+}
+
+/// Bytes that come from memory at once.
+const CACHE_LINE: usize = 64;
+
+/// Asks for a line of the second-level cache.
+#[inline(always)]
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, for any address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
