@@ -74,9 +74,7 @@ per_isa! {
                 let head = if zero { 4 * PANEL } else { 2 * PANEL };
                 let mut inverses = [0.0; PANEL];
                 inverses.iter_mut().zip(&scales).for_each(|(i, s)| *i = int8_inverse(*s));
-                let (mut scale, mut min) = ([0.0; PANEL], [0.0; PANEL]);
                 let (mut number, mut of_group) = (first / group, first % group);
-                let mut fresh = true;
                 for (i, to) in to[..steps.next_multiple_of(8)].chunks_exact_mut(8 / columns).enumerate() {
                     if i * 8 >= steps * columns {
                         break;
@@ -86,21 +84,16 @@ per_isa! {
                         let start = panel.add(QUANTIZED_HEAD + number * (group * PANEL / 2 + head));
                         (start, start.add(head + of_group / 8 * 4 * PANEL).cast::<[u32; PANEL]>().read_unaligned())
                     };
-                    if fresh {
-                        // SAFETY: the head of the group.
-                        (scale, min) = unsafe { head_of(start, zero) };
-                    }
-                    let mut values = [[0.0; PANEL]; 8];
-                    for (j, values) in values.iter_mut().enumerate() {
-                        let shift = j % 4 * 8 + j / 4 * 4;
-                        for (lane, v) in values.iter_mut().enumerate() {
-                            *v = min[lane] + scale[lane] * ((codes[lane] >> shift & 15) as i32 as f32);
-                        }
-                    }
-                    store(expand.words, &values, &inverses, to);
+                    // Read every time: kept, they would be 32 numbers to LLVM, not two vectors.
+                    // SAFETY: the head of the group.
+                    let (scale, min) = unsafe { head_of(start, zero) };
+                    // Spelt out: in a loop over columns LLVM would put columns, not features, into vectors.
+                    let of = |shift: u32| nibbles(&codes, shift, &scale, &min);
+                    let (first, second) = to.split_at_mut(4 / columns);
+                    store(expand.words, &[of(0), of(8), of(16), of(24)], &inverses, first);
+                    store(expand.words, &[of(4), of(12), of(20), of(28)], &inverses, second);
                     of_group += 8;
-                    fresh = of_group == group;
-                    if fresh {
+                    if of_group == group {
                         (number, of_group) = (number + 1, 0);
                     }
                 }
@@ -117,38 +110,77 @@ per_isa! {
 #[inline(always)]
 unsafe fn head_of(start: *const u8, zero: bool) -> ([f32; PANEL], [f32; PANEL]) {
     // SAFETY: passed on.
-    let wide = |at: usize| unsafe { start.add(at).cast::<[u16; PANEL]>().read_unaligned() }.map(from_bf16);
-    let scale = wide(0);
-    (scale, if zero { wide(2 * PANEL) } else { scale.map(|scale| -8.0 * scale) })
+    let halves = unsafe { start.cast::<[u16; PANEL]>().read_unaligned() };
+    let (mut scale, mut min) = ([0.0; PANEL], [0.0; PANEL]);
+    scale.iter_mut().zip(&halves).for_each(|(to, half)| *to = from_bf16(*half));
+    if zero {
+        // SAFETY: passed on.
+        let halves = unsafe { start.add(2 * PANEL).cast::<[u16; PANEL]>().read_unaligned() };
+        min.iter_mut().zip(&halves).for_each(|(to, half)| *to = from_bf16(*half));
+    } else {
+        min.iter_mut().zip(&scale).for_each(|(to, scale)| *to = -8.0 * scale);
+    }
+    (scale, min)
 }
 
-/// Stores the values of neighbouring columns as words.
+/// What the codes of 4 bits from `shift` on stand for.
 #[inline(always)]
-fn store(words: Words, values: &[[f32; PANEL]], inverses: &[f32; PANEL], to: &mut [[u32; PANEL]]) {
-    match words {
-        Words::Floats => {
-            for (to, column) in to.iter_mut().zip(values) {
-                to.iter_mut().zip(column).for_each(|(to, v)| *to = v.to_bits());
-            }
-        }
-        Words::Pairs => {
-            for (to, pair) in to.iter_mut().zip(values.chunks_exact(2)) {
-                for ((to, low), high) in to.iter_mut().zip(&pair[0]).zip(&pair[1]) {
-                    *to = rounded(*low) >> 16 | rounded(*high) & 0xffff_0000;
-                }
-            }
-        }
-        Words::Codes => {
-            for (to, four) in to.iter_mut().zip(values.chunks_exact(4)) {
-                *to = [0; PANEL];
-                for (j, column) in four.iter().enumerate() {
-                    for ((to, v), inverse) in to.iter_mut().zip(column).zip(inverses) {
-                        *to |= u32::from(code(*v, *inverse)) << (8 * j);
-                    }
-                }
-            }
-        }
+fn nibbles(codes: &[u32; PANEL], shift: u32, scale: &[f32; PANEL], min: &[f32; PANEL]) -> [f32; PANEL] {
+    let mut values = [0.0; PANEL];
+    for (((v, codes), scale), min) in values.iter_mut().zip(codes).zip(scale).zip(min) {
+        *v = min + scale * (codes >> shift & 15) as i32 as f32;
     }
+    values
+}
+
+/// Stores the values of four columns as words.
+#[inline(always)]
+fn store(words: Words, values: &[[f32; PANEL]; 4], inverses: &[f32; PANEL], to: &mut [[u32; PANEL]]) {
+    match (words, to) {
+        (Words::Floats, [a, b, c, d]) => {
+            (*a, *b) = (bits(&values[0]), bits(&values[1]));
+            (*c, *d) = (bits(&values[2]), bits(&values[3]));
+        }
+        (Words::Pairs, [a, b]) => {
+            *a = pairs(&values[0], &values[1]);
+            *b = pairs(&values[2], &values[3]);
+        }
+        (Words::Codes, [to]) => {
+            let of = |j: usize| bytes(&values[j], inverses, 8 * j as u32);
+            let columns = [of(0), of(1), of(2), of(3)];
+            for (i, to) in to.iter_mut().enumerate() {
+                *to = columns[0][i] | columns[1][i] | columns[2][i] | columns[3][i];
+            }
+        }
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn bits(values: &[f32; PANEL]) -> [u32; PANEL] {
+    let mut bits = [0; PANEL];
+    bits.iter_mut().zip(values).for_each(|(to, v)| *to = v.to_bits());
+    bits
+}
+
+/// Pairs of bf16.
+#[inline(always)]
+fn pairs(low: &[f32; PANEL], high: &[f32; PANEL]) -> [u32; PANEL] {
+    let mut pairs = [0; PANEL];
+    for ((to, low), high) in pairs.iter_mut().zip(low).zip(high) {
+        *to = rounded(*low) >> 16 | rounded(*high) & 0xffff_0000;
+    }
+    pairs
+}
+
+/// The codes of 8 bits of some values, moved up by `shift`.
+#[inline(always)]
+fn bytes(values: &[f32; PANEL], inverses: &[f32; PANEL], shift: u32) -> [u32; PANEL] {
+    let mut bytes = [0; PANEL];
+    for ((byte, v), inverse) in bytes.iter_mut().zip(values).zip(inverses) {
+        *byte = u32::from(code(*v, *inverse)) << shift;
+    }
+    bytes
 }
 
 /// Rounds to bf16 in the upper half; the lower half is unspecified. Scales are numbers, so there is no NaN to be kept.
