@@ -128,8 +128,11 @@ fn cpu() -> Target {
 pub(crate) fn isa_name(isa: Isa) -> &'static str {
     match isa {
         Isa::Avx512Bf16 => "avx512_bf16",
+        Isa::Avx512Vnni => "avx512_vnni",
         Isa::Avx512 => "avx512",
+        Isa::AvxVnni => "avx_vnni",
         Isa::Avx2 => "avx2",
+        Isa::NeonDot => "neon_dot",
         Isa::Neon => "neon",
         Isa::Plain => "plain",
     }

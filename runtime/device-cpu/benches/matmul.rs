@@ -1,4 +1,9 @@
-//! `dream7b_mlp_gate`: 256 rows by the gate matrix of Dream 7B, ours against the `gemm` crate.
+//! `dream7b_mlp_gate`: rows by the gate matrix of Dream 7B: every form of weights against what a core can do at most, and
+//! 256 rows against the `gemm` crate.
+//!
+//! The first part prints operations a second over those of a loop in registers, measured in turn with them, one thread. With
+//! `DREAMC_BENCH_ROWS` set to numbers with commas between, those are the numbers of rows, and there is no second part;
+//! `DREAMC_BENCH_FORMS` names some forms.
 //!
 //! Both get the same number of threads in the same run. Our weights are packed when a model is built, those of
 //! `gemm` lie as checkpoints store them; it packs at every call. Stored results: `benches/results/`.
@@ -8,11 +13,12 @@
 #[allow(dead_code, reason = "not every bench uses all of it")]
 mod common;
 
-use common::{prepare, random};
+use common::peak::{Product, peak, thread_time};
+use common::{Tensor, prepare, random};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Kernel, Linear};
-use dreamc_num::DType;
+use dreamc_num::{DType, Quant};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -20,23 +26,70 @@ const M: u32 = 256;
 const K: u32 = 3584;
 const N: u32 = 18944;
 
-fn ours(c: &mut Criterion, threads: usize, dtype: DType) {
-    let kernel = Kernel::Linear(Linear {
+/// What is multiplied, in the order of the table.
+const FORMS: [(&str, DType, Option<Quant>, bool, Product); 6] = [
+    ("f32", DType::F32, None, false, Product::F32),
+    ("bf16", DType::BF16, None, false, Product::Bf16),
+    ("w8a8", DType::BF16, Some(Quant::Int8), true, Product::Int8),
+    ("w8a16", DType::BF16, Some(Quant::Int8), false, Product::Bf16),
+    ("w4a16", DType::BF16, Some(INT4), false, Product::Bf16),
+    ("w4a8", DType::BF16, Some(INT4), true, Product::Int8),
+];
+const INT4: Quant = Quant::Int4 { group: 128, zero: true };
+
+fn linear(int8: bool) -> Kernel {
+    Kernel::Linear(Linear {
         norm_eps: None,
         weights: 1,
         bias: false,
         residual: false,
         swiglu: false,
         smooth: false,
-        int8: false,
+        int8,
         activation: None,
-    });
-    let tensors = [
-        random(dtype, &[M, K], 1, None),
-        random(dtype, &[N, K], 2, Layout::of_matmul(dtype)),
-        random(dtype, &[M, N], 3, None),
-    ];
-    let mut prepared = prepare(kernel, &tensors, threads);
+    })
+}
+
+fn tensors(m: u32, dtype: DType, quant: Option<Quant>) -> [Tensor; 3] {
+    let layout = quant.map_or(Layout::of_matmul(dtype), |quant| Some(Layout::Quantized(quant)));
+    [random(dtype, &[m, K], 1, None), random(dtype, &[N, K], 2, layout), random(dtype, &[m, N], 3, None)]
+}
+
+/// Prints every form at every number of rows: the best of some runs over the best of as many runs of the peak between them.
+fn over_peak(rows: &[u32]) {
+    let only = std::env::var("DREAMC_BENCH_FORMS").unwrap_or_default();
+    for (name, dtype, quant, int8, product) in FORMS {
+        if !only.is_empty() && !only.split(',').any(|form| form == name) {
+            continue;
+        }
+        for &m in rows {
+            let tensors = tensors(m, dtype, quant);
+            let mut prepared = prepare(linear(int8), &tensors, 1);
+            prepared.run();
+            let (mut best, mut most) = (f64::INFINITY, 0.0_f64);
+            for _ in 0..(4096 / m).clamp(8, 64) {
+                most = most.max(peak(product).unwrap_or(f64::NAN));
+                let start = thread_time();
+                prepared.run();
+                best = best.min((thread_time() - start).as_secs_f64());
+            }
+            let done = 2.0 * f64::from(m) * f64::from(K) * f64::from(N) / best;
+            let bytes = tensors[1].bytes.len() as f64 / best;
+            eprintln!(
+                "{name:6} {m:4} rows: {:8.3} ms, {:7.1} Gop/s of {:7.1}: {:5.1} %, weights {:5.1} GB/s",
+                best * 1e3,
+                done / 1e9,
+                most / 1e9,
+                100.0 * done / most,
+                bytes / 1e9,
+            );
+        }
+    }
+}
+
+fn ours(c: &mut Criterion, threads: usize, dtype: DType) {
+    let tensors = tensors(M, dtype, None);
+    let mut prepared = prepare(linear(false), &tensors, threads);
     let id = BenchmarkId::new(format!("ours_{dtype}"), threads);
     group(c, |g| {
         g.bench_function(id, |b| b.iter(|| prepared.run()));
@@ -95,6 +148,13 @@ fn group(
 }
 
 fn matmul(c: &mut Criterion) {
+    let rows = std::env::var("DREAMC_BENCH_ROWS").ok();
+    let asked =
+        rows.as_deref().map(|rows| rows.split(',').filter_map(|m| m.parse().ok()).collect::<Vec<_>>());
+    over_peak(asked.as_deref().unwrap_or(&[512, 256, 64]));
+    if asked.is_some() {
+        return;
+    }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let counts = if cores > 1 { vec![1, cores] } else { vec![1] };
     for threads in counts {

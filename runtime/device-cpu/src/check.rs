@@ -2,6 +2,7 @@
 //! computes an address from it.
 
 use crate::memory::Buf;
+use dreamc_artifact::INT8_COLUMNS_MAX;
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Attention, Kernel, Linear};
 use dreamc_num::DType;
@@ -13,9 +14,10 @@ pub(crate) fn fits(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> bool {
         Kernel::Linear(linear) => linear_weights(linear),
         _ => 0..0,
     };
-    let layouts = reads.iter().enumerate().all(|(i, read)| {
-        let matmul = Layout::of_matmul(read.dtype);
-        if matrices.contains(&i) { matmul == Some(read.layout) } else { read.layout == Layout::RowMajor }
+    let layouts = reads.iter().enumerate().all(|(i, read)| match read.layout {
+        _ if !matrices.contains(&i) => read.layout == Layout::RowMajor,
+        Layout::Quantized(_) => true,
+        layout => Layout::of_matmul(read.dtype) == Some(layout),
     });
     layouts && shapes_fit(kernel, reads, writes).is_some_and(|over| apart(reads, writes, over))
 }
@@ -222,7 +224,7 @@ fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static
 }
 
 /// Which operands of a linear are its weights.
-fn linear_weights(linear: &Linear) -> std::ops::Range<usize> {
+pub(crate) fn linear_weights(linear: &Linear) -> std::ops::Range<usize> {
     let first = 1 + usize::from(linear.norm_eps.is_some()) + usize::from(linear.smooth);
     first..first + linear.weights.min(3) as usize
 }
@@ -245,7 +247,10 @@ fn linear_fits(linear: &Linear, reads: &[Buf], y: &Buf) -> bool {
     }
     let (x, weights) = (&reads[0], &reads[matrices.clone()]);
     let (k, first) = (x.columns(), &weights[0]);
-    let matrix = |w: &Buf| dims(w).len() == 2 && w.columns() == k && w.dtype == first.dtype;
+    let alike = |w: &Buf| w.dtype == first.dtype && w.layout == first.layout;
+    let matrix = |w: &Buf| dims(w).len() == 2 && w.columns() == k && real(w) && alike(w);
+    // Sums of more columns do not fit an i32.
+    let codes = matches!(first.layout, Layout::Quantized(_)) && k <= INT8_COLUMNS_MAX as usize;
     let n: usize = if linear.swiglu {
         first.rows()
     } else {
@@ -256,7 +261,7 @@ fn linear_fits(linear: &Linear, reads: &[Buf], y: &Buf) -> bool {
         && outer(x).is_some_and(|rows| outer(y) == Some(rows))
         && (linear.norm_eps.is_none() || vector(&reads[1], k))
         && (!linear.smooth || vector(&reads[matrices.start - 1], k))
-        && !linear.int8
+        && (!linear.int8 || codes)
         && weights.iter().all(matrix)
         && (!linear.swiglu || weights[1].rows() == n)
         && y.columns() == n

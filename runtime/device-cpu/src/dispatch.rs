@@ -1,10 +1,11 @@
 //! From a checked dispatch to the function that computes it.
 
 use crate::attention::{self, Attention};
+use crate::check::linear_weights;
 use crate::context::{Context, Need};
 use crate::elementwise::{self, Op};
 use crate::isa::Isa;
-use crate::matmul::pack::Norm;
+use crate::matmul::pack::{Before, Norm};
 use crate::matmul::{self, Matmul};
 use crate::memory::Buf;
 use crate::slots::{self, Choice};
@@ -33,13 +34,16 @@ pub(crate) fn run(
         (Kernel::Linear(linear), [x, rest @ ..], [out]) => {
             let mut rest = rest.iter().copied();
             let norm = linear.norm_eps.and_then(|eps| Some(Norm { eps, gain: rest.next()? }));
+            let smooth = if linear.smooth { rest.next() } else { None };
             let mut weights = [*x; 3];
             let weights = &mut weights[..linear.weights.min(3) as usize];
             weights.iter_mut().zip(&mut rest).for_each(|(to, weight)| *to = weight);
             let bias = if linear.bias { rest.next() } else { None };
             let residual = if linear.residual { rest.next() } else { None };
+            let (before, int8) = (Before { norm, smooth }, linear.int8);
             let (swiglu, activation) = (linear.swiglu, linear.activation);
-            let matmul = Matmul { x: *x, weights, norm, bias, residual, swiglu, activation, out: *out };
+            let (x, out) = (*x, *out);
+            let matmul = Matmul { x, before, weights, int8, bias, residual, swiglu, activation, out };
             matmul::run(context, &matmul);
         }
         (Kernel::Rope { .. }, [x, cos, sin], [y]) => angles::rope(context, x, cos, sin, y),
@@ -146,8 +150,10 @@ pub(crate) fn kernel_need(
 ) -> Option<Need> {
     Some(match kernel {
         Kernel::Linear(linear) => {
-            let ((x, shape), (weight, _)) = (read(0)?, read(1 + usize::from(linear.norm_eps.is_some()))?);
-            matmul::need(isa, x, weight, linear.norm_eps.is_some(), shape.rows(), shape.columns())
+            let ((x, shape), (weights, _)) = (read(0)?, read(linear_weights(linear).start)?);
+            let (normed, int8) = (linear.norm_eps.is_some(), linear.int8);
+            let operands = matmul::Operands { x, weights, normed, int8 };
+            matmul::need(isa, operands, shape.rows(), shape.columns())
         }
         Kernel::Attention(a) => {
             let (_, mask) = read(if a.packed { 1 } else { 3 })?;

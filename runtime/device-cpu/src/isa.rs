@@ -3,12 +3,18 @@
 /// The instruction set that the kernels use, chosen once when the device is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// AVX-512 F, BW, DQ, VL and BF16.
+    /// AVX-512 F, BW, DQ, VL, VNNI and BF16.
     Avx512Bf16,
+    /// AVX-512 F, BW, DQ, VL and VNNI.
+    Avx512Vnni,
     /// AVX-512 F, BW, DQ, VL.
     Avx512,
+    /// AVX2, FMA and AVX-VNNI.
+    AvxVnni,
     /// AVX2 and FMA.
     Avx2,
+    /// NEON of AArch64 and its dot products of bytes.
+    NeonDot,
     /// NEON of AArch64.
     Neon,
     /// No assumption.
@@ -17,7 +23,16 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, best first.
-    pub const ALL: [Isa; 5] = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Plain];
+    pub const ALL: [Isa; 8] = [
+        Isa::Avx512Bf16,
+        Isa::Avx512Vnni,
+        Isa::Avx512,
+        Isa::AvxVnni,
+        Isa::Avx2,
+        Isa::NeonDot,
+        Isa::Neon,
+        Isa::Plain,
+    ];
 
     /// The best that this host has.
     pub fn detect() -> Isa {
@@ -28,7 +43,9 @@ impl Isa {
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
+            Isa::Avx512Bf16 => Isa::Avx512Vnni.is_available() && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 Isa::Avx2.is_available()
@@ -38,9 +55,15 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
             }
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Isa::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 | Isa::AvxVnni | Isa::Avx2 => false,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(not(target_arch = "aarch64"))]
+            Isa::NeonDot => false,
             // NEON is part of every AArch64 target of Rust.
             Isa::Neon => cfg!(target_arch = "aarch64"),
             Isa::Plain => true,
@@ -52,8 +75,11 @@ impl std::fmt::Display for Isa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Avx512Vnni => "avx512vnni",
             Isa::Avx512 => "avx512",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx2 => "avx2",
+            Isa::NeonDot => "neondot",
             Isa::Neon => "neon",
             Isa::Plain => "plain",
         })
@@ -84,18 +110,24 @@ macro_rules! per_isa {
 
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Isa::Avx512Bf16 | $crate::isa::Isa::Avx512 => {
+                $crate::isa::Isa::Avx512Bf16
+                | $crate::isa::Isa::Avx512Vnni
+                | $crate::isa::Isa::Avx512 => {
                     // SAFETY: the device was made with this set only after `is_available`.
                     unsafe { avx512($($arg),*) }
                 }
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                $crate::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::isa::Isa::AvxVnni | $crate::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
                 #[cfg(not(target_arch = "x86_64"))]
-                $crate::isa::Isa::Avx512Bf16 | $crate::isa::Isa::Avx512 | $crate::isa::Isa::Avx2 => {
+                $crate::isa::Isa::Avx512Bf16
+                | $crate::isa::Isa::Avx512Vnni
+                | $crate::isa::Isa::Avx512
+                | $crate::isa::Isa::AvxVnni
+                | $crate::isa::Isa::Avx2 => body($($arg),*),
+                $crate::isa::Isa::NeonDot | $crate::isa::Isa::Neon | $crate::isa::Isa::Plain => {
                     body($($arg),*)
                 }
-                $crate::isa::Isa::Neon | $crate::isa::Isa::Plain => body($($arg),*),
             }
         }
     };

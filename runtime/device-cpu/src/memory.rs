@@ -135,10 +135,15 @@ impl Buf {
         self.start
     }
 
-    /// The addresses of its elements if it is row-major.
+    /// The addresses of its stored bytes.
     pub(crate) fn addresses(&self) -> std::ops::Range<usize> {
+        let mut dims = [0_u64; dreamc_runtime::device::RANK_MAX];
+        let shape = self.shape.dims();
+        dims.iter_mut().zip(shape).for_each(|(to, from)| *to = u64::from(*from));
+        // They exist, so they can be counted.
+        let bytes = self.layout.stored_bytes(self.dtype, &dims[..shape.len()]).unwrap_or(0);
         let start = self.start.addr();
-        start..start + self.elements * self.dtype.bytes()
+        start..start + bytes as usize
     }
 
     pub(crate) fn elements(&self) -> usize {

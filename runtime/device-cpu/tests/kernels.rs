@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "not every test file uses all of it")]
 mod common;
 
-use common::{bench, check, decoder, elements, sampler, vision};
+use common::{bench, check, decoder, elements, quantized, sampler, vision};
 use dreamc_device_cpu::Isa;
 use dreamc_interp as interp;
 
@@ -16,6 +16,16 @@ fn rows() {
 #[test]
 fn linear() {
     decoder::linear().iter().for_each(check);
+}
+
+#[test]
+fn linear_in_few_bits() {
+    quantized::linear().iter().for_each(check);
+}
+
+#[test]
+fn linear_in_few_bits_is_exact_where_numbers_are() {
+    quantized::exact().iter().for_each(check);
 }
 
 #[test]

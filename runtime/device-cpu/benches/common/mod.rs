@@ -1,5 +1,7 @@
 //! One dispatch on a device of its own, ready to be run again and again.
 
+pub(crate) mod peak;
+
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Dim, Dispatch, Kernel, Place, Program, Step, Value, ValueId};
 use dreamc_device_cpu::{CpuDevice, CpuOptions, WeightView};
@@ -79,10 +81,12 @@ pub(crate) fn random(dtype: DType, dims: &[u32], seed: u64, layout: Option<Layou
     // Values repeat after a while: their order does not matter here, making them would take longer than the bench.
     let table: Vec<f32> = (0..65_521).map(|i| 2.0 * uniform(state.bits(0, i, Lane::Token)) - 1.0).collect();
     let size = dtype.bytes();
-    let bytes = (0..stored as usize / size)
-        .flat_map(|i| table[i % table.len()].to_le_bytes()[4 - size..].to_vec())
-        .collect();
-    debug_assert!(elements * size as u64 <= stored);
+    let once: Vec<u8> = table.iter().flat_map(|v| v.to_le_bytes()[4 - size..].to_vec()).collect();
+    let mut bytes = Vec::with_capacity(stored as usize);
+    while bytes.len() < stored as usize {
+        bytes.extend_from_slice(&once[..once.len().min(stored as usize - bytes.len())]);
+    }
+    debug_assert!(matches!(layout, Some(Layout::Quantized(_))) || elements * size as u64 <= stored);
     Tensor { dtype, dims: dims.to_vec(), bytes, layout }
 }
 

@@ -4,12 +4,14 @@ use super::micro::{Micro, Pack, Tile, by_rows};
 use std::arch::x86_64::*;
 
 const ROWS: usize = 12;
+/// Words of a panel that are asked for ahead.
+const AHEAD: usize = 16 * 16;
 
 pub(crate) fn micro(pack: Pack) -> Micro {
     let run = match pack {
         Pack::Single => single,
-        Pack::Wide => wide,
-        Pack::Pairs => pairs as unsafe fn(&Tile),
+        Pack::Pairs => pairs,
+        _ => wide as unsafe fn(&Tile),
     };
     Micro { rows: ROWS, panels: 2, pack, run }
 }
@@ -121,7 +123,9 @@ unsafe fn pairs_tile<const R: usize, const P: usize>(tile: &Tile) {
             let a = tile.a.add(k * ROWS);
             let mut b = [_mm512_setzero_si512(); P];
             for (p, v) in b.iter_mut().enumerate() {
-                *v = _mm512_loadu_si512(tile.b[p].add(k * 16).cast());
+                let at = tile.b[p].add(k * 16);
+                *v = _mm512_loadu_si512(at.cast());
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
             }
             for (r, row) in acc.iter_mut().enumerate() {
                 let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(r) as i32));

@@ -3,8 +3,8 @@
 use crate::isa::Isa;
 use dreamc_num::DType;
 
-/// What one call works on. A step is one k for f32 weights, two for bf16 weights; it takes 16 words of a
-/// panel and [`Micro::a_words`] words of the packed rows.
+/// What one call works on. A step is one k for f32 weights, two for bf16 weights, four for codes of 8 bits; it takes 16 words
+/// of a panel and [`Micro::a_words`] words of the packed rows.
 pub(crate) struct Tile {
     /// Number of steps.
     pub(crate) steps: usize,
@@ -12,7 +12,7 @@ pub(crate) struct Tile {
     pub(crate) a: *const u32,
     /// One or two panels.
     pub(crate) b: [*const u32; 2],
-    /// Result: 16 neighbouring floats per panel.
+    /// Result: 16 neighbouring floats per panel, or the bits of as many i32 where codes are multiplied.
     pub(crate) c: *mut f32,
     /// From row to row of the result.
     pub(crate) c_stride: usize,
@@ -47,6 +47,11 @@ pub(crate) enum Pack {
     Wide,
     /// `[k / 2][rows][2]` bf16.
     Pairs,
+    /// `[k / 4][rows][4]` codes of 8 bits; 0 beyond k.
+    Codes,
+    /// The same as bytes without sign, 128 added to each; 0 beyond k. Sums are too large by 128 times the sum of the
+    /// weight's codes.
+    ShiftedCodes,
 }
 
 impl Micro {
@@ -55,9 +60,18 @@ impl Micro {
         if self.pack == Pack::Wide { self.rows * 2 } else { self.rows }
     }
 
+    /// Whether it multiplies codes.
+    pub(crate) fn codes(&self) -> bool {
+        matches!(self.pack, Pack::Codes | Pack::ShiftedCodes)
+    }
+
     /// Steps for `k` columns.
     pub(crate) fn steps(&self, k: usize) -> usize {
-        if self.pack == Pack::Single { k } else { k.div_ceil(2) }
+        match self.pack {
+            Pack::Single => k,
+            Pack::Wide | Pack::Pairs => k.div_ceil(2),
+            Pack::Codes | Pack::ShiftedCodes => k.div_ceil(4),
+        }
     }
 
     /// The kernel for activations `x` and `weights`, both f32 or bf16.
@@ -69,15 +83,17 @@ impl Micro {
         };
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Avx512 => super::avx512::micro(pack),
+            Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 => super::avx512::micro(pack),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => super::avx2::micro(pack),
+            Isa::AvxVnni | Isa::Avx2 => super::avx2::micro(pack),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => super::neon::micro(pack),
+            Isa::NeonDot | Isa::Neon => super::neon::micro(pack),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => super::plain::micro(pack),
+            Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 | Isa::AvxVnni | Isa::Avx2 => {
+                super::plain::micro(pack)
+            }
             #[cfg(not(target_arch = "aarch64"))]
-            Isa::Neon => super::plain::micro(pack),
+            Isa::NeonDot | Isa::Neon => super::plain::micro(pack),
             Isa::Plain => super::plain::micro(pack),
         }
     }

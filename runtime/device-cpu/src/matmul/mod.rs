@@ -1,26 +1,36 @@
 //! Matrix multiplication with packed weights: `x W^T`, norm before, epilogue after.
 //!
 //! The rows are packed once. Groups of panels are the tasks; inside a group go blocks of rows, blocks
-//! of k, strips of rows and pairs of panels. Sums run along k in one order whatever the blocking.
+//! of k, pairs of panels and strips of rows. Sums run along k in one order whatever the blocking.
+//!
+//! Weights in few bits are multiplied as codes of 8 bits, with sums in integers, or they are expanded to
+//! their type, a block of k at a time, for the same tile kernels as weights of that type.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod codes;
+mod epilogue;
+mod expand;
+mod int8;
 pub(crate) mod micro;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub(crate) mod pack;
+mod panels;
 mod plain;
 
 use crate::context::{Context, Need};
-use crate::isa::{Isa, per_isa};
-use crate::math::{gelu, quick_gelu, relu, silu};
+use crate::isa::Isa;
 use crate::memory::{Buf, Shared};
+use codes::pack_codes;
 use dreamc_artifact::plan::Activation;
 use dreamc_num::DType;
-use micro::{Micro, Tile};
-use pack::{Norm, inverse_rms, pack_strip};
+use epilogue::{Rescale, epilogue};
+use micro::{Micro, Pack, Tile};
+use pack::{Before, inverse_rms, pack_strip};
+use panels::{Panels, Slot};
 
 /// Columns that one task computes at most.
 const GROUP: usize = 128;
@@ -30,13 +40,17 @@ const ROWS: usize = 264;
 const STEPS: usize = 256;
 /// Columns of a panel.
 const PANEL: usize = dreamc_artifact::layout::PANEL;
+/// Words of a worker's scratch: the sums of a block, and a block of each of two panels where they are expanded.
+const WORKER: usize = ROWS * GROUP + 2 * STEPS * PANEL;
 
 /// One matmul.
 pub(crate) struct Matmul<'m> {
     pub(crate) x: Buf,
+    pub(crate) before: Before,
     /// Their rows follow each other, or with `swiglu` gate and up.
     pub(crate) weights: &'m [Buf],
-    pub(crate) norm: Option<Norm>,
+    /// Whether codes of 8 bits are multiplied.
+    pub(crate) int8: bool,
     pub(crate) bias: Option<Buf>,
     pub(crate) residual: Option<Buf>,
     pub(crate) swiglu: bool,
@@ -44,48 +58,56 @@ pub(crate) struct Matmul<'m> {
     pub(crate) out: Buf,
 }
 
-/// Type of the rows that are multiplied: what a norm makes has the weights' type, as the unfused norm's result.
-fn operand(x: DType, weights: DType, normed: bool) -> DType {
-    if normed { weights } else { x }
+/// What the scratch depends on.
+#[derive(Clone, Copy)]
+pub(crate) struct Operands {
+    pub(crate) x: DType,
+    pub(crate) weights: DType,
+    pub(crate) normed: bool,
+    pub(crate) int8: bool,
+}
+
+impl Operands {
+    /// Type of the rows that are multiplied: what a norm makes has the weights' type, as the unfused norm's result.
+    fn rows(self) -> DType {
+        if self.normed { self.weights } else { self.x }
+    }
+
+    fn micro(self, isa: Isa) -> Micro {
+        if self.int8 { int8::micro(isa) } else { Micro::select(isa, self.rows(), self.weights) }
+    }
 }
 
 /// Scratch of a matmul of `m` rows and `k` columns.
-pub(crate) fn need(isa: Isa, x: DType, weights: DType, normed: bool, m: usize, k: usize) -> Need {
-    let micro = Micro::select(isa, operand(x, weights, normed), weights);
-    let shared = m.div_ceil(micro.rows) * micro.steps(k) * micro.a_words();
-    Need { shared, worker: ROWS * GROUP }
+pub(crate) fn need(isa: Isa, operands: Operands, m: usize, k: usize) -> Need {
+    Need { shared: packed_words(&operands.micro(isa), m, k), worker: WORKER }
+}
+
+/// Words of the packed rows and of their scales, if they have any.
+fn packed_words(micro: &Micro, m: usize, k: usize) -> usize {
+    let strips = m.div_ceil(micro.rows);
+    let scales = if micro.codes() { strips * micro.rows } else { 0 };
+    strips * micro.steps(k) * micro.a_words() + scales
 }
 
 /// Runs it.
 pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
-    let x = matmul.x;
-    let (m, k) = (x.rows(), x.columns());
-    let n = matmul.out.columns();
-    let weights_dtype = matmul.weights[0].dtype;
-    let operand = operand(x.dtype, weights_dtype, matmul.norm.is_some());
-    let micro = Micro::select(context.isa, operand, weights_dtype);
-    let (steps, a_words) = (micro.steps(k), micro.a_words());
-    let strips = m.div_ceil(micro.rows);
-    let packed = context.shared(strips * steps * a_words);
+    let (m, k) = (matmul.x.rows(), matmul.x.columns());
+    let weights = matmul.weights[0].dtype;
+    let normed = matmul.before.norm.is_some();
+    let operands = Operands { x: matmul.x.dtype, weights, normed, int8: matmul.int8 };
+    let micro = operands.micro(context.isa);
+    let steps = micro.steps(k);
+    let words = m.div_ceil(micro.rows) * steps * micro.a_words();
+    let packed = context.shared(packed_words(&micro, m, k));
+    // Behind the packed rows; only looked at where there are scales.
+    let scales = Shared(packed.get().wrapping_add(words));
+    let packed = Packed { words: packed, scales, rows: m, steps };
+    pack(context, matmul, &micro, operands.rows(), &packed);
 
-    context.pool.run(strips, &|strip, _| {
-        let first = strip * micro.rows;
-        let rows = micro.rows.min(m - first);
-        let norm = matmul.norm.map(|norm| {
-            let mut scales = [0.0; 16];
-            for (r, scale) in scales.iter_mut().enumerate().take(rows) {
-                *scale = inverse_rms(context.isa, &x, (first + r) * k, k, norm.eps);
-            }
-            (norm, scales)
-        });
-        // SAFETY: inside the scratch, whose size was checked above.
-        let to = Shared(unsafe { packed.get().add(strip * steps * a_words) });
-        pack_strip(context.isa, &x, k, first, rows, &micro, norm.as_ref(), operand, to);
-    });
-
-    // A slot is one panel; with `swiglu` gate and up panels alternate.
+    let panels = Panels::new(&matmul.weights[0], steps, matmul.int8);
     let slots = if matmul.swiglu {
-        2 * n.div_ceil(PANEL)
+        2 * matmul.out.columns().div_ceil(PANEL)
     } else {
         matmul.weights.iter().map(|w| w.rows().div_ceil(PANEL)).sum()
     };
@@ -95,86 +117,107 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
     context.pool.run(slots.div_ceil(group), &|task, worker| {
         let first = task * group;
         let count = group.min(slots - first);
-        let mut panels = [Slot::default(); GROUP / PANEL];
-        for (i, slot) in panels.iter_mut().enumerate().take(count) {
-            *slot = matmul.slot(first + i, steps);
+        let mut of_group = [Slot::default(); GROUP / PANEL];
+        for (i, slot) in of_group.iter_mut().enumerate().take(count) {
+            *slot = panels.slot(matmul, first + i);
         }
+        let of_group = &of_group[..count];
         // SAFETY: this task's worker; the last task's borrow has ended.
-        let tile = unsafe { context.worker(worker, ROWS * GROUP) };
+        let (sums, room) = unsafe { context.worker(worker, WORKER) }.split_at_mut(ROWS * GROUP);
+        // SAFETY: as many words, of which every pattern of bits is a value.
+        let room = unsafe { &mut *room.as_mut_ptr().cast::<[[[u32; PANEL]; STEPS]; 2]>() };
         for row in (0..m).step_by(ROWS) {
             let rows = ROWS.min(m - row);
-            block(&micro, Shared(packed.get()), steps, row, rows, &panels[..count], tile);
+            block(context.isa, &micro, &packed, row, rows, &panels, of_group, sums, room);
             for r in 0..rows {
-                let sums = &tile[r * GROUP..][..count * PANEL];
-                epilogue(context.isa, matmul, row + r, sums, &panels[..count]);
+                // SAFETY: there is a scale for every row.
+                let rescale = micro.codes().then(|| Rescale {
+                    scale: unsafe { *packed.scales.get().add(row + r) },
+                    shift: if micro.pack == Pack::ShiftedCodes { 128 } else { 0 },
+                });
+                let sums = &sums[r * GROUP..][..count * PANEL];
+                epilogue(context.isa, matmul, row + r, sums, of_group, rescale);
             }
         }
     });
 }
 
-/// One panel of weights and the columns it makes.
+/// The packed rows.
 #[derive(Clone, Copy)]
-pub(crate) struct Slot {
-    panel: Shared<u32>,
-    /// First output column.
-    column: usize,
-    /// How many of its 16 columns exist.
-    columns: usize,
+struct Packed {
+    words: Shared<f32>,
+    /// Of the rows, if they are codes.
+    scales: Shared<f32>,
+    rows: usize,
+    steps: usize,
 }
 
-impl Default for Slot {
-    fn default() -> Slot {
-        Slot { panel: Shared(std::ptr::null_mut()), column: 0, columns: 0 }
-    }
-}
-
-impl Matmul<'_> {
-    /// Finds slot `slot` in the weights.
-    fn slot(&self, slot: usize, steps: usize) -> Slot {
-        let (mut part, mut panel, mut column) = (0, slot, 0);
-        if self.swiglu {
-            (part, panel) = (slot % 2, slot / 2);
-        } else {
-            while panel >= self.weights[part].rows().div_ceil(PANEL) {
-                panel -= self.weights[part].rows().div_ceil(PANEL);
-                column += self.weights[part].rows();
-                part += 1;
+/// Packs all rows.
+fn pack(context: &Context<'_>, matmul: &Matmul<'_>, micro: &Micro, dtype: DType, packed: &Packed) {
+    let (x, before) = (&matmul.x, &matmul.before);
+    let k = x.columns();
+    context.pool.run(packed.rows.div_ceil(micro.rows), &|strip, _| {
+        let first = strip * micro.rows;
+        let rows = micro.rows.min(packed.rows - first);
+        let mut rms = [0.0; 16];
+        if let Some(norm) = &before.norm {
+            for (r, rms) in rms.iter_mut().enumerate().take(rows) {
+                *rms = inverse_rms(context.isa, x, (first + r) * k, k, norm.eps);
             }
         }
-        let weight = &self.weights[part];
-        // SAFETY: panel `panel` of the weight, whose size the device has checked.
-        let start = Shared(unsafe { weight.start().cast::<u32>().add(panel * steps * PANEL) });
-        let columns = PANEL.min(weight.rows() - panel * PANEL);
-        Slot { panel: start, column: column + panel * PANEL, columns }
-    }
+        // SAFETY: inside the scratch, whose size was checked.
+        let to = Shared(unsafe { packed.words.get().add(strip * packed.steps * micro.a_words()) });
+        if micro.codes() {
+            // SAFETY: as above.
+            let scales = Shared(unsafe { packed.scales.get().add(first) });
+            pack_codes(context.isa, x, k, first, rows, micro, before, &rms, to, scales);
+        } else {
+            pack_strip(context.isa, x, k, first, rows, micro, before, &rms, dtype, to);
+        }
+    });
 }
 
-/// `tile = rows of the packed operand x panels`.
+/// `sums = rows of the packed operand x panels`.
+#[expect(clippy::too_many_arguments, reason = "one call")]
 fn block(
+    isa: Isa,
     micro: &Micro,
-    packed: Shared<f32>,
-    steps: usize,
+    packed: &Packed,
     row: usize,
     rows: usize,
-    panels: &[Slot],
-    tile: &mut [f32],
+    panels: &Panels,
+    slots: &[Slot],
+    sums: &mut [f32],
+    room: &mut [[[u32; PANEL]; STEPS]; 2],
 ) {
-    let a_words = micro.a_words();
-    for from in (0..steps).step_by(STEPS) {
-        for (i, pair) in panels.chunks(micro.panels).enumerate() {
+    let (a_words, steps) = (micro.a_words(), packed.steps);
+    // A single strip reads every panel once, from front to back.
+    let most = if rows <= micro.rows && panels.expand.is_none() { steps } else { STEPS };
+    for from in (0..steps).step_by(most) {
+        let count = most.min(steps - from);
+        for (i, pair) in slots.chunks(micro.panels).enumerate() {
+            let [one, two] = &mut *room;
+            let first = panels.words(isa, &pair[0], from, count, one);
+            let last = match pair {
+                [_, last] => panels.words(isa, last, from, count, two),
+                _ => first,
+            };
+            // What comes next, a part of it with every strip.
+            let next = slots.get((i + 1) * micro.panels..).filter(|rest| !rest.is_empty());
+            let (next, then) = next.map_or((slots, from + count), |rest| (rest, from));
+            let next = &next[..next.len().min(micro.panels)];
+            let strips = rows.div_ceil(micro.rows);
             for strip in (0..rows).step_by(micro.rows) {
-                // SAFETY: the block's rows and steps are inside the packed operand, the panels hold
-                // `steps` steps, and the tile has `ROWS` rows of `GROUP` columns.
+                let a = packed.words.get().cast::<u32>();
+                next.iter().for_each(|slot| panels.prefetch(slot, then, most, strip / micro.rows, strips));
+                // SAFETY: the block's rows and steps are inside the packed operand, the words are those of
+                // `count` steps, and there are sums of `ROWS` rows of `GROUP` columns.
                 unsafe {
-                    let b = |p: &Slot| p.panel.get().add(from * PANEL).cast_const();
                     (micro.run)(&Tile {
-                        steps: STEPS.min(steps - from),
-                        a: packed
-                            .get()
-                            .cast::<u32>()
-                            .add(((row + strip) / micro.rows * steps + from) * a_words),
-                        b: [b(&pair[0]), b(&pair[pair.len() - 1])],
-                        c: tile.as_mut_ptr().add(strip * GROUP + i * micro.panels * PANEL),
+                        steps: count,
+                        a: a.add(((row + strip) / micro.rows * steps + from) * a_words),
+                        b: [first, last],
+                        c: sums.as_mut_ptr().add(strip * GROUP + i * micro.panels * PANEL),
                         c_stride: GROUP,
                         rows: micro.rows.min(rows - strip),
                         panels: pair.len(),
@@ -182,41 +225,6 @@ fn block(
                     });
                 }
             }
-        }
-    }
-}
-
-per_isa! {
-    /// SwiGLU, bias, activation, residual and rounding for one row of a group.
-    fn epilogue(matmul: &Matmul<'_>, row: usize, sums: &[f32], slots: &[Slot]) {
-        let n = matmul.out.columns();
-        let mut values = [0.0_f32; PANEL];
-        let mut other = [0.0_f32; PANEL];
-        let stride = if matmul.swiglu { 2 } else { 1 };
-        for (i, slot) in slots.iter().enumerate().step_by(stride) {
-            values.copy_from_slice(&sums[i * PANEL..][..PANEL]);
-            if matmul.swiglu {
-                other.copy_from_slice(&sums[(i + 1) * PANEL..][..PANEL]);
-                for (v, up) in values.iter_mut().zip(&other) {
-                    *v = silu(*v) * up;
-                }
-            }
-            if let Some(bias) = &matmul.bias {
-                bias.load(slot.column, &mut other[..slot.columns]);
-                values.iter_mut().zip(&other).for_each(|(v, o)| *v += o);
-            }
-            match matmul.activation {
-                None => {}
-                Some(Activation::Silu) => values.iter_mut().for_each(|v| *v = silu(*v)),
-                Some(Activation::Gelu) => values.iter_mut().for_each(|v| *v = gelu(*v)),
-                Some(Activation::QuickGelu) => values.iter_mut().for_each(|v| *v = quick_gelu(*v)),
-                Some(Activation::Relu) => values.iter_mut().for_each(|v| *v = relu(*v)),
-            }
-            if let Some(residual) = &matmul.residual {
-                residual.load(row * n + slot.column, &mut other[..slot.columns]);
-                values.iter_mut().zip(&other).for_each(|(v, o)| *v += o);
-            }
-            matmul.out.store(row * n + slot.column, &values[..slot.columns]);
         }
     }
 }

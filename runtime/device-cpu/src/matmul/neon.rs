@@ -8,7 +8,7 @@ const ROWS: usize = 6;
 pub(crate) fn micro(pack: Pack) -> Micro {
     match pack {
         Pack::Single => Micro { rows: ROWS, panels: 1, pack, run: single },
-        Pack::Wide | Pack::Pairs => Micro { rows: ROWS, panels: 1, pack: Pack::Wide, run: wide },
+        _ => Micro { rows: ROWS, panels: 1, pack: Pack::Wide, run: wide },
     }
 }
 

@@ -1,4 +1,4 @@
-//! Packing the rows of the left operand into strips, with the RMS norm on the way.
+//! Packing the rows of the left operand into strips, with what comes before the product on the way.
 
 use super::micro::{Micro, Pack};
 use crate::isa::per_isa;
@@ -6,7 +6,7 @@ use crate::memory::{Buf, Shared, from_bf16, to_bf16};
 use dreamc_num::DType;
 
 /// Elements converted at a time.
-const CHUNK: usize = 512;
+pub(super) const CHUNK: usize = 512;
 
 /// RMS norm before the matmul.
 #[derive(Clone, Copy)]
@@ -35,24 +35,50 @@ per_isa! {
     }
 }
 
+/// What is done to rows before they are multiplied.
+#[derive(Clone, Copy)]
+pub(crate) struct Before {
+    pub(crate) norm: Option<Norm>,
+    /// Factors of the columns, after the norm.
+    pub(crate) smooth: Option<Buf>,
+}
+
+impl Before {
+    /// Whether anything is done at all.
+    pub(super) fn any(&self) -> bool {
+        self.norm.is_some() || self.smooth.is_some()
+    }
+
+    /// Columns from `from` on of the row that starts at `row`; `rms` is its [`inverse_rms`] if there is a norm.
+    #[inline(always)]
+    pub(super) fn load(&self, x: &Buf, row: usize, from: usize, rms: f32, out: &mut [f32]) {
+        let mut factors = [0.0_f32; CHUNK];
+        let factors = &mut factors[..out.len()];
+        x.load(row + from, out);
+        if let Some(norm) = &self.norm {
+            norm.gain.load(from, factors);
+            for (v, g) in out.iter_mut().zip(factors.iter()) {
+                *v = *v * rms * g;
+            }
+        }
+        if let Some(smooth) = &self.smooth {
+            smooth.load(from, factors);
+            out.iter_mut().zip(factors.iter()).for_each(|(v, f)| *v *= f);
+        }
+    }
+}
+
 per_isa! {
     /// Packs rows `first..first + rows` of `x`, each of `k` columns, into the strip at `to`, which has
-    /// room for `micro.steps(k) * micro.a_words()` words. Normed rows are rounded to `dtype`.
-    fn pack_strip(x: &Buf, k: usize, first: usize, rows: usize, micro: &Micro, norm: Option<&(Norm, [f32; 16])>, dtype: DType, to: Shared<f32>) {
+    /// room for `micro.steps(k) * micro.a_words()` words. Rows that something is done to are rounded to `dtype`.
+    fn pack_strip(x: &Buf, k: usize, first: usize, rows: usize, micro: &Micro, before: &Before, rms: &[f32; 16], dtype: DType, to: Shared<f32>) {
         let mut chunk = [0.0_f32; CHUNK];
-        let mut gain = [0.0_f32; CHUNK];
         for r in 0..rows {
             for from in (0..k).step_by(CHUNK) {
                 let n = CHUNK.min(k - from);
-                x.load((first + r) * k + from, &mut chunk[..n]);
-                if let Some((norm, scales)) = norm {
-                    norm.gain.load(from, &mut gain[..n]);
-                    for (v, g) in chunk[..n].iter_mut().zip(&gain[..n]) {
-                        *v = *v * scales[r] * g;
-                    }
-                    if dtype == DType::BF16 && micro.pack == Pack::Wide {
-                        chunk[..n].iter_mut().for_each(|v| *v = from_bf16(to_bf16(*v)));
-                    }
+                before.load(x, (first + r) * k, from, rms[r], &mut chunk[..n]);
+                if dtype == DType::BF16 && micro.pack == Pack::Wide && before.any() {
+                    chunk[..n].iter_mut().for_each(|v| *v = from_bf16(to_bf16(*v)));
                 }
                 // An odd k is filled up; CHUNK is even, so this can only be the last chunk.
                 let padded = if micro.pack == Pack::Single { n } else { n.next_multiple_of(2) };

@@ -1,6 +1,7 @@
 //! One kernel on the device and in the interpreter.
 
 pub(crate) mod decoder;
+pub(crate) mod quantized;
 pub(crate) mod sampler;
 pub(crate) mod vision;
 
@@ -120,6 +121,14 @@ pub(crate) fn elements(tensor: &Tensor) -> interp::Data {
     let count = tensor.dims.iter().product::<u32>() as usize;
     let k = tensor.dims.last().map_or(1, |k| *k as usize);
     let layout = tensor.layout.unwrap_or(Layout::RowMajor);
+    if let Layout::Quantized(quant) = layout {
+        let round = tensor.dtype == DType::BF16;
+        let value = |v: f32| {
+            let bits = u32::from(u16::from_le_bytes(bf16(v))) << 16;
+            if round { f32::from_bits(bits) } else { v }
+        };
+        return interp::Data::F32(quantized::values(quant, tensor).into_iter().map(value).collect());
+    }
     let items = (0..count).map(|i| &tensor.bytes[layout.index(k, i / k, i % k) * size..][..size]);
     let word = |b: &[u8]| u32::from_le_bytes(b.try_into().unwrap());
     match tensor.dtype {
@@ -139,6 +148,8 @@ pub(crate) fn all() -> Vec<Case> {
     [
         decoder::rows(),
         decoder::linear(),
+        quantized::linear(),
+        quantized::exact(),
         decoder::attention(),
         decoder::attention_rows(),
         vision::layers(),
@@ -244,6 +255,7 @@ fn spelling(case: &Case) -> String {
             let flag = |name: &str, on: bool| if on { format!(", {name}=1") } else { String::new() };
             let weights = if l.weights == 1 { String::new() } else { format!(", weights={}", l.weights) };
             let (bias, swiglu) = (flag("bias", l.bias), flag("swiglu", l.swiglu));
+            let norm = format!("{norm}{}{}", flag("smooth", l.smooth), flag("int8", l.int8));
             let activation = l.activation.map(|kind| format!(", activation={}", activation(kind)));
             let activation = activation.unwrap_or_default();
             let all = format!("{weights}{norm}{bias}{swiglu}{activation}{}", flag("residual", l.residual));
@@ -354,8 +366,14 @@ pub(crate) fn oracle(case: &Case) -> Vec<interp::Data> {
     );
     let module = dreamc_ir::parse(&text).unwrap_or_else(|e| panic!("{text}\n{e:?}"));
     let verified = dreamc_ir::verify(&module).unwrap_or_else(|e| panic!("{text}\n{e}"));
+    // Codes are those of the values before these are rounded to the weight's type.
+    let int8 = matches!(&case.kernel, Kernel::Linear(linear) if linear.int8);
+    let data = |t: &Tensor| match t.layout {
+        Some(Layout::Quantized(quant)) if int8 => interp::Data::F32(quantized::values(quant, t)),
+        _ => elements(t),
+    };
     let input =
-        |t: &Tensor| interp::Tensor { dims: t.dims.iter().map(|d| *d as usize).collect(), data: elements(t) };
+        |t: &Tensor| interp::Tensor { dims: t.dims.iter().map(|d| *d as usize).collect(), data: data(t) };
     let mut inputs: Vec<interp::Tensor> = case.reads.iter().map(input).collect();
     inputs.extend(slots.map(|k| interp::Tensor::i32(&[k as usize], vec![0; k as usize])));
     let mut none = |_: &str, _: &dreamc_ir::Type| None;

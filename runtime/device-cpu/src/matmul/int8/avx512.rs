@@ -1,0 +1,55 @@
+//! Codes with AVX-512 VNNI: 12 rows x 2 panels, 24 accumulators of 16 sums.
+
+use crate::matmul::micro::{Micro, Pack, Tile, by_rows};
+use std::arch::x86_64::*;
+
+const ROWS: usize = 12;
+/// Words of a panel that are asked for ahead.
+const AHEAD: usize = 16 * 16;
+
+pub(super) fn micro() -> Micro {
+    Micro { rows: ROWS, panels: 2, pack: Pack::ShiftedCodes, run }
+}
+
+unsafe fn run(tile: &Tile) {
+    if tile.panels == 2 {
+        by_rows!(tile, dot_tile, 2, 12: 1 2 3 4 5 6 7 8 9 10 11)
+    } else {
+        by_rows!(tile, dot_tile, 1, 12: 1 2 3 4 5 6 7 8 9 10 11)
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn dot_tile<const R: usize, const P: usize>(tile: &Tile) {
+    // SAFETY: every access below is inside the tile, which the caller vouches for.
+    unsafe {
+        let mut acc = [[_mm512_setzero_si512(); P]; R];
+        if tile.resume {
+            for (r, row) in acc.iter_mut().enumerate() {
+                for (p, v) in row.iter_mut().enumerate() {
+                    *v = _mm512_loadu_si512(tile.c.add(r * tile.c_stride + p * 16).cast());
+                }
+            }
+        }
+        for k in 0..tile.steps {
+            let a = tile.a.add(k * ROWS);
+            let mut b = [_mm512_setzero_si512(); P];
+            for (p, v) in b.iter_mut().enumerate() {
+                let at = tile.b[p].add(k * 16);
+                *v = _mm512_loadu_si512(at.cast());
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
+            }
+            for (r, row) in acc.iter_mut().enumerate() {
+                let a = _mm512_set1_epi32(*a.add(r) as i32);
+                for (v, b) in row.iter_mut().zip(b) {
+                    *v = _mm512_dpbusd_epi32(*v, a, b);
+                }
+            }
+        }
+        for (r, row) in acc.iter().enumerate() {
+            for (p, v) in row.iter().enumerate() {
+                _mm512_storeu_si512(tile.c.add(r * tile.c_stride + p * 16).cast(), *v);
+            }
+        }
+    }
+}
