@@ -41,7 +41,7 @@ impl Codes {
     }
 
     fn int4(&mut self, row: &[f32], columns: usize, zero: bool) {
-        let groups: Vec<Group> = row.chunks(columns).map(|values| Group::spanning(values, zero)).collect();
+        let groups: Vec<Group> = row.chunks(columns).map(|values| Group::fitting(values, zero)).collect();
         let codes: Vec<u8> = row.iter().enumerate().map(|(i, x)| groups[i / columns].code(*x)).collect();
         let values: Vec<f32> =
             codes.iter().enumerate().map(|(i, code)| groups[i / columns].value(*code)).collect();
@@ -114,7 +114,7 @@ mod tests {
                     Quant::Int8 => assert_eq!(bytes[at] as i8, int8(*x, int8_inverse(int8_scale(all)))),
                     Quant::Int4 { group, zero } => {
                         let of = all.chunks(group as usize).nth(column / group as usize).unwrap();
-                        assert_eq!(bytes[at / 2] >> (at % 2 * 4) & 15, Group::spanning(of, zero).code(*x));
+                        assert_eq!(bytes[at / 2] >> (at % 2 * 4) & 15, Group::fitting(of, zero).code(*x));
                     }
                 }
             }
