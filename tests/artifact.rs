@@ -110,7 +110,17 @@ mod build {
             has(&fails(code, &[&["build", &checkpoint, "-o", &output], options].concat()), parts);
             assert_eq!(files(dir.path()), Vec::<PathBuf>::new(), "{options:?}");
         };
-        build(2, &["--quant", "w8a8"], &["w8a8", "not supported", "none"]);
+        build(2, &["--quant", "int3"], &["int3", "unknown", "none, w8a8, w4a16, w4a8, fp8"]);
+        build(2, &["--quant", "fp8"], &["the CPU has no fp8", "cuda:sm_90a", "w8a8, w4a16 or w4a8"]);
+        build(2, &["--quant", "fp8", "--target", "cuda:sm_90a"], &["no kernels for fp8", "--quant none"]);
+        build(2, &["--quant", "w8a8", "--target", "cpu,wgpu"], &["w8a8", "for the CPU", "wgpu"]);
+        build(2, &["--quant", "w4a16", "--group", "48"], &["--group", "48", "32, 64 or 128"]);
+        build(2, &["--quant", "w8a8", "--group", "32"], &["--group", "no effect", "w4a16"]);
+        build(2, &["--keep", "lm_head*"], &["--keep", "no effect", "w8a8"]);
+        build(2, &["--quant", "w8a8", "--keep", "none", "--keep", "lm_head*"], &["--keep none", "alone"]);
+        build(2, &["--quant", "w8a8", "--keep", "lm_hed*"], &["--keep", "`lm_hed*`", "lm_head.weight"]);
+        build(2, &["--quant", "w8a8", "--keep", "a["], &["--keep", "`a[`", "pattern"]);
+        build(2, &["--calib", "images"], &["--calib", "not supported", "without calibration"]);
         build(2, &["--dtype", "f64"], &["f64", "unknown", "bf16, f32, f16"]);
         build(2, &["--dtype", "f64"], &["f64", "unknown"]);
         build(2, &["--entries", "forward,act"], &["--entries is act", "text models: forward, generate"]);

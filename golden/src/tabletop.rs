@@ -95,6 +95,7 @@ impl Trained {
                 ..compile::ActOptions::default()
             },
             lora: None,
+            quant: None,
             allow_non_finite: false,
             verify_each: false,
             without: vec![],
