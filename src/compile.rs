@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 pub use code::complete;
 pub use finalize::{Finalized, finalize};
 pub use options::{ActOptions, BuildOptions, Golden, entries};
-pub use quantize::{Bits, Keep, Quantization, Stored, StoredMatrix, sensitive};
+pub use quantize::{Bits, Keep, Quantization, Stored, StoredMatrix, quantize, sensitive};
 pub use reader::NonFinite;
 pub use target::BuildTarget;
 
@@ -329,7 +329,7 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     let decisions = options
         .quant
         .as_ref()
-        .map(|quant| quantize::run(quant, &config, &mut [&mut module, &mut probed]))
+        .map(|quant| quantize(quant, &config, &mut [&mut module, &mut probed]))
         .transpose()?;
 
     let mut constants = Constants::default();

@@ -183,7 +183,11 @@ impl<'a> Kind<'a> {
 fn kept(stored: &Stored) -> String {
     let of = |wanted: fn(&Decision) -> bool| stored.matrices.iter().filter(move |m| wanted(&m.decision));
     let chosen = of(|d| *d == Decision::Kept).count() as u64;
-    let mut text = format!("kept: {} by --keep or its rule", counted(chosen, "tensor"));
+    let mut forms: Vec<&str> = of(|d| *d == Decision::Kept).map(|m| m.form.as_str()).collect();
+    forms.sort_unstable();
+    forms.dedup();
+    let forms = if forms.is_empty() { String::new() } else { format!(", in {}", forms.join(" and ")) };
+    let mut text = format!("kept: {} by --keep or its rule{forms}", counted(chosen, "tensor"));
     for matrix in of(|d| matches!(d, Decision::KeptWith(_))) {
         if let Decision::KeptWith(other) = &matrix.decision {
             text.push_str(&format!("\nkept: {} with {other}, as they are multiplied together", matrix.name));
@@ -232,7 +236,7 @@ mod tests {
             lines[2],
             ["model.layers.*.mlp.up_proj", "2", "int8", "8.000", "0.15811", "0.20000", worst]
         );
-        assert!(text.contains("kept: 1 tensor by"), "{text}");
+        assert!(text.contains("kept: 1 tensor by --keep or its rule, in bf16\n"), "{text}");
         assert!(text.ends_with(
             "10.667 bits a weight over the 3000 of matmuls, 12.000 over all 4000 that are stored\n"
         ));

@@ -6,7 +6,7 @@ use dreamc_backend::{Constant, Fidelity, Source};
 use dreamc_frontend::{EMBEDDING, ModelConfig};
 use dreamc_ir::Module;
 use dreamc_num::Quant;
-use dreamc_passes::quantize::{self, Decision, Decisions, Rounding, Scheme};
+use dreamc_passes::quantize::{Decision, Decisions, Rounding, Scheme, run};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -118,7 +118,11 @@ pub fn sensitive(config: &ModelConfig) -> Vec<String> {
 }
 
 /// Gives the modules of a build few bits.
-pub(super) fn run(
+///
+/// # Errors
+///
+/// Where `--keep` has a pattern that is none, or that no tensor matches.
+pub fn quantize(
     quantization: &Quantization,
     config: &ModelConfig,
     modules: &mut [&mut Module],
@@ -131,7 +135,7 @@ pub(super) fn run(
     let set = globs(&patterns)?;
     let keeps = |name: &str| set.is_match(name);
     let scheme = Scheme { weights: quantization.weights(), kept: quantization.kept(), keeps: &keeps };
-    let decisions = quantize::run(modules, &scheme);
+    let decisions = run(modules, &scheme);
     if let Keep::Patterns(patterns) = &quantization.keep {
         let used: BTreeSet<usize> = decisions.tensors.keys().flat_map(|name| set.matches(name)).collect();
         if let Some((_, idle)) = patterns.iter().enumerate().find(|(i, _)| !used.contains(i)) {

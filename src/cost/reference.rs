@@ -17,7 +17,7 @@ const NORM: &str = "model.norm";
 /// Nothing where there is no such entry, or a symbol has no bound.
 pub fn reference(module: &Module, entry: &str, repeats: bool) -> Option<Cost> {
     let graph = module.graph(entry)?;
-    let counter = Counter { module, graph, symbols: &module.symbols };
+    let counter = Counter::new(module, graph, &module.symbols);
     let mut cost = counter.count().ok()?.total;
     if !repeats {
         return Some(cost);
@@ -27,11 +27,10 @@ pub fn reference(module: &Module, entry: &str, repeats: bool) -> Option<Cost> {
         None => (1, None),
     };
     if let Some(body) = body {
-        let inside =
-            Counter { module, graph: body, symbols: &module.symbols }.count().ok()?.total.times(passes);
+        let inside = Counter::new(module, body, &module.symbols).count().ok()?.total.times(passes);
         cost += cost.less(inside).times(passes.saturating_sub(1));
     }
-    let own = Counter { module, graph: body.unwrap_or(graph), symbols: &module.symbols }.of_head().ok()?;
+    let own = Counter::new(module, body.unwrap_or(graph), &module.symbols).of_head().ok()?;
     cost += all_rows(module, entry)?.less(own).times(passes);
     Some(cost)
 }
@@ -78,5 +77,5 @@ fn all_rows(module: &Module, entry: &str) -> Option<Cost> {
     let inputs = [graph.node(norm).outputs.as_slice(), &head].concat();
     let linear = Op::Linear(Linear { weights: 1, ..Linear::default() });
     graph.push(linear, inputs, vec![rows(DType::F32, vocabulary)], Origin::default());
-    Some(Counter { module, graph: &graph, symbols: &module.symbols }.count().ok()?.total)
+    Some(Counter::new(module, &graph, &module.symbols).count().ok()?.total)
 }
