@@ -5,6 +5,7 @@ mod code;
 mod finalize;
 mod manifest;
 mod options;
+mod quantize;
 mod reader;
 mod target;
 
@@ -15,7 +16,9 @@ use dream::{Tokenizer, chat};
 use dreamc_artifact::Work;
 use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::Plan;
-use dreamc_backend::{Constants, Contents, EmitError, Liveness, WeightReader, WriteError, write_artifact};
+use dreamc_backend::{
+    Constants, Contents, EmitError, Fidelity, Liveness, WeightReader, WriteError, write_artifact,
+};
 use dreamc_backend_gpu::Modules;
 use dreamc_front::image::{ImageProcessor, PREPROCESSOR_FILE};
 use dreamc_front::settings::{ImageSettings, Positions, Settings};
@@ -39,6 +42,7 @@ use std::path::{Path, PathBuf};
 pub use code::complete;
 pub use finalize::{Finalized, finalize};
 pub use options::{ActOptions, BuildOptions, Golden, entries};
+pub use quantize::{Bits, Keep, Quantization, Stored, StoredMatrix, quantize, sensitive};
 pub use reader::NonFinite;
 pub use target::BuildTarget;
 
@@ -107,7 +111,7 @@ pub trait Events {
 impl Events for () {}
 
 /// What was built.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// Size of the file.
     pub file_bytes: u64,
@@ -117,6 +121,8 @@ pub struct Report {
     pub passes: Vec<PassReport>,
     /// Every program of every target.
     pub programs: Vec<ProgramReport>,
+    /// How matrices were stored, where not all have the build's type.
+    pub stored: Option<Stored>,
 }
 
 /// What one pass did.
@@ -316,6 +322,12 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     // Nobody reads what probes cost.
     optimize(&mut probed, &without(&probe_pipeline(), &options.without), each, &mut (), &mut |_, _| ())?;
 
+    let decisions = options
+        .quant
+        .as_ref()
+        .map(|quant| quantize(quant, &config, &mut [&mut module, &mut probed]))
+        .transpose()?;
+
     let mut constants = Constants::default();
     let mut plans = Vec::new();
     for target in &options.targets {
@@ -356,7 +368,7 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
         sources = sources.with_adapter(adapter);
     }
     let mut reader = CheckpointReader::new(sources, &config_bytes, options.allow_non_finite);
-    let file_bytes = write(options, &contents, &mut reader, events)?;
+    let (file_bytes, fidelities) = write(options, &contents, &mut reader, events)?;
     let targets = options.targets.iter().zip(&plans);
     let programs = targets
         .flat_map(|(target, (plan, _))| {
@@ -367,7 +379,8 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
             })
         })
         .collect();
-    Ok(Report { file_bytes, tensors: constants.list().len(), passes, programs })
+    let stored = decisions.map(|d| quantize::stored(&d, constants.list(), &fidelities));
+    Ok(Report { file_bytes, tensors: constants.list().len(), passes, programs, stored })
 }
 
 /// What the entries of the module as imported cost as the reference runs them.
@@ -528,22 +541,23 @@ fn write_sources(folder: &Path, code: &Code) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// Writes the artifact. What an artifact was built from is known only when all weights have been read.
+/// Writes the artifact, and says how large it is and how well each constant in few bits holds its weights. What an artifact was built from is known only when all weights have been read.
 fn write(
     options: &BuildOptions,
     contents: &Contents<'_>,
     reader: &mut CheckpointReader<'_>,
     events: &mut dyn Events,
-) -> Result<u64, BuildError> {
+) -> Result<(u64, Vec<Option<Fidelity>>), BuildError> {
     let output = &options.output;
     let mut progress = |done, total| {
         events.progress(done, total);
         !events.cancelled()
     };
     let path = || output.to_owned();
+    let mut fidelities = Vec::new();
     let written = write_whole(output, |partial| {
         let mut out = BufWriter::with_capacity(1 << 20, partial);
-        write_artifact(&mut out, contents, reader, &mut progress)
+        fidelities = write_artifact(&mut out, contents, reader, &mut progress)
             .map_err(|source| BuildError::Write { path: path(), source })?;
         let found = reader.source_hash();
         match &options.golden {
@@ -553,8 +567,9 @@ fn write(
             Some(_) | None => Ok(()),
         }
     });
-    written.map_err(|error| match error {
+    let file_bytes = written.map_err(|error| match error {
         WholeError::File(source) => BuildError::File { path: path(), source },
         WholeError::Contents(error) => error,
-    })
+    })?;
+    Ok((file_bytes, fidelities))
 }

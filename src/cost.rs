@@ -6,7 +6,7 @@
 //!   and images count as equally large ([`Lengths::images`]); elementwise ops, norms, rotations and softmaxes count each arithmetic operation they are
 //!   written with, a transcendental function as one. Integer work counts nothing. Fused ops cost what their parts cost.
 //! - Bytes: every operand and every result once, as if each op met empty caches. A table or a slice counts with the
-//!   elements that are read.
+//!   elements that are read, a weight in few bits as it is stored.
 //! - A loop costs its body as often as it runs. Where it knows its slots, each step costs what the slots cost that the
 //!   schedule leaves open, and a step that fills none costs nothing if it may be left out.
 //!
@@ -19,15 +19,18 @@ pub use dispatch::dispatch;
 pub use reference::reference;
 
 use dreamc_artifact::STEPS_MAX;
+use dreamc_artifact::layout::Layout;
 use dreamc_frontend::PATCH_SEGMENTS;
 use dreamc_ir::{
     Activation, Confidence, Dim, Graph, Linear, Module, NodeData, Op, SLOTS, SlotSchedule, Type, Value,
     Verified,
 };
+use dreamc_num::Quant;
 use dreamc_num::schedule::transfer_count;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
+use std::rc::Rc;
 
 /// Arithmetic and memory traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -122,7 +125,7 @@ impl Default for Lengths<'_> {
 pub fn of(module: Verified<'_>, lengths: Lengths<'_>) -> Result<Vec<GraphCost>, Unbounded> {
     let module = module.module();
     let (symbols, images) = (symbols(module, lengths), lengths.images);
-    module.graphs.iter().map(|graph| Counter { module, graph, symbols: &symbols, images }.count()).collect()
+    module.graphs.iter().map(|graph| Counter::new(module, graph, &symbols, images).count()).collect()
 }
 
 /// The symbols' maxima, and those of `lengths` that are smaller.
@@ -167,7 +170,7 @@ pub struct EntryCost {
 pub fn entries(module: Verified<'_>, lengths: Lengths<'_>) -> Result<Vec<EntryCost>, Unbounded> {
     let module = module.module();
     let (symbols, images) = (symbols(module, lengths), lengths.images);
-    let counter = |graph| Counter { module, graph, symbols: &symbols, images };
+    let counter = |graph| Counter::new(module, graph, &symbols, images);
     let mut list = Vec::new();
     for graph in module.graphs.iter().filter(|g| !is_body(module, &g.name)) {
         let compiled = counter(graph).count()?.total;
@@ -190,7 +193,7 @@ pub fn entries(module: Verified<'_>, lengths: Lengths<'_>) -> Result<Vec<EntryCo
 /// The cost of each node of a graph of the module, in its order; nothing for loops, and where a symbol has no bound.
 pub fn nodes(module: Verified<'_>, graph: &Graph) -> Vec<Cost> {
     let module = module.module();
-    let counter = Counter { module, graph, symbols: &module.symbols, images: 1 };
+    let counter = Counter::new(module, graph, &module.symbols, 1);
     graph.order().iter().map(|n| counter.node(graph.node(*n)).unwrap_or_default()).collect()
 }
 
@@ -207,8 +210,7 @@ pub(crate) fn whole(module: &Module, lengths: Lengths<'_>) -> Whole {
     for graph in &module.graphs {
         whole.nodes += graph.order().len() as u64;
         if !is_body(module, &graph.name)
-            && let Ok(counted) =
-                (Counter { module, graph, symbols: &symbols, images: lengths.images }).count()
+            && let Ok(counted) = Counter::new(module, graph, &symbols, lengths.images).count()
         {
             whole.cost += counted.total;
         }
@@ -231,15 +233,32 @@ fn of_slots(graph: &Graph, data: &NodeData) -> bool {
     values.any(|value| graph.ty(*value).dims.iter().any(|dim| dim.has(SLOTS)))
 }
 
+#[derive(Clone)]
 struct Counter<'a> {
     module: &'a Module,
     graph: &'a Graph,
     symbols: &'a BTreeMap<String, u64>,
     /// See [`Lengths::images`].
     images: u64,
+    /// Weights of the graph in few bits.
+    few_bits: Rc<BTreeMap<Value, Quant>>,
 }
 
 impl<'a> Counter<'a> {
+    fn new(
+        module: &'a Module,
+        graph: &'a Graph,
+        symbols: &'a BTreeMap<String, u64>,
+        images: u64,
+    ) -> Counter<'a> {
+        let weight = |data: &NodeData| match (&data.op, data.outputs.as_slice()) {
+            (Op::Weight(weight), [value]) => Some((*value, weight.quant?)),
+            _ => None,
+        };
+        let few_bits = graph.order().iter().filter_map(|node| weight(graph.node(*node))).collect();
+        Counter { module, graph, symbols, images, few_bits: Rc::new(few_bits) }
+    }
+
     fn count(&self) -> Result<GraphCost, Unbounded> {
         let mut ops: Vec<OpCost> = self
             .tally()?
@@ -264,17 +283,18 @@ impl<'a> Counter<'a> {
                 // A verified loop names a graph that holds no loop itself.
                 let Some(graph) = self.module.graph(body) else { continue };
                 let numbers = self.slots(*steps, slots.as_ref());
+                let body = Counter::new(self.module, graph, self.symbols, self.images);
                 for node in graph.order() {
                     let data = graph.node(*node);
                     if !of_slots(graph, data) {
                         let times = numbers.values().sum();
-                        add(&mut tally, data, times, Counter { graph, ..*self }.node(data)?);
+                        add(&mut tally, data, times, body.node(data)?);
                         continue;
                     }
                     for (open, times) in &numbers {
                         let mut symbols = self.symbols.clone();
                         symbols.extend(open.map(|open| (SLOTS.to_owned(), open)));
-                        let body = Counter { graph, symbols: &symbols, ..*self };
+                        let body = Counter { symbols: &symbols, ..body.clone() };
                         add(&mut tally, data, *times, body.node(data)?);
                     }
                 }
@@ -327,6 +347,9 @@ impl<'a> Counter<'a> {
 
     fn bytes(&self, value: Value) -> Result<u64, Unbounded> {
         let ty = self.graph.ty(value);
+        if let (Some(quant), [rows, _]) = (self.few_bits.get(&value), ty.dims.as_slice()) {
+            return Ok(stored(*quant, self.at_max(rows)?, ty));
+        }
         Ok(self.elements(ty)?.saturating_mul(ty.dtype.bytes() as u64))
     }
 
@@ -353,12 +376,16 @@ impl<'a> Counter<'a> {
                 Ok(results.saturating_mul(2))
             }
             // The rest of the weight is not stored.
-            (Op::Linear(Linear { rows: Some((_, len)), norm_eps, .. }), inputs, _) => {
-                let weight = 1 + usize::from(norm_eps.is_some());
+            (Op::Linear(Linear { rows: Some((_, len)), norm_eps, smooth, .. }), inputs, _) => {
+                let weight = 1 + usize::from(norm_eps.is_some()) + usize::from(*smooth);
                 let others = inputs.iter().enumerate().filter(|(i, _)| *i != weight).map(|(_, v)| *v);
-                let ty = inputs.get(weight).map(|v| self.graph.ty(*v));
-                let row = ty.map_or(0, |ty| ty.columns().unwrap_or(0) * ty.dtype.bytes() as u64);
-                let read = row.saturating_mul(*len);
+                let read = inputs.get(weight).map_or(0, |value| {
+                    let ty = self.graph.ty(*value);
+                    match self.few_bits.get(value) {
+                        Some(quant) => stored(*quant, *len, ty),
+                        None => (ty.columns().unwrap_or(0) * ty.dtype.bytes() as u64).saturating_mul(*len),
+                    }
+                });
                 Ok(sum(&others.collect::<Vec<_>>())?.saturating_add(read).saturating_add(results))
             }
             // The same bytes in other dimensions.
@@ -377,8 +404,9 @@ impl<'a> Counter<'a> {
                 let x = first_input()?;
                 let out = result()?;
                 let gain = u64::from(linear.norm_eps.is_some());
+                let first = 1 + gain as usize + usize::from(linear.smooth);
                 // `x` has M * K elements and the weights have N * K: their products over K are the multiplications.
-                let weights = data.inputs.iter().skip(1 + gain as usize).take(linear.weights as usize);
+                let weights = data.inputs.iter().skip(first).take(linear.weights as usize);
                 let rows = weights.into_iter().try_fold(0_u64, |n, weight| {
                     let rows = self.graph.ty(*weight).dims.first();
                     Ok(n.saturating_add(rows.map_or(Ok(0), |d| self.at_max(d))?))
@@ -470,6 +498,12 @@ impl<'a> Counter<'a> {
     }
 }
 
+/// Bytes of some rows of a matrix in few bits, with scales and filling.
+fn stored(quant: Quant, rows: u64, ty: &Type) -> u64 {
+    let bytes = ty.columns().and_then(|k| Layout::Quantized(quant).stored_bytes(ty.dtype, &[rows, k]));
+    bytes.unwrap_or(u64::MAX)
+}
+
 /// For each element.
 const fn activation(kind: Activation) -> u64 {
     match kind {
@@ -490,9 +524,9 @@ const SWIGLU: u64 = 5;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dreamc_frontend::Size;
     use dreamc_frontend::module::{Architecture, Options, module};
     use dreamc_frontend::sampler::{Alg, Sampler};
-    use dreamc_frontend::{Layout, Size};
     use dreamc_num::DType;
 
     fn costs(text: &str) -> Vec<GraphCost> {
@@ -542,6 +576,24 @@ mod tests {
         }
     }
 
+    /// 17 rows are two panels: 32 scales and sums, and 8 columns of codes.
+    #[test]
+    fn weights_in_few_bits() {
+        let bytes = |weight: &str, linear: &str| {
+            let text = format!(
+                "graph @f(%0: f32[1, 5, 8]) {{\n  %1 = weight {{name=\"w\"{weight}}} : f32[17, 8]\n  \
+                 %2 = linear %0, %1{linear}\n  return %2\n}}"
+            );
+            costs(&text)[0].total.bytes
+        };
+        let around = |n: u64| 4 * 5 * (8 + n);
+        assert_eq!(bytes("", " : f32[1, 5, 17]"), around(17) + 4 * 17 * 8);
+        assert_eq!(bytes(", bits=8", " : f32[1, 5, 17]"), around(17) + 2 * (128 + 8 * 16));
+        assert_eq!(bytes(", bits=8", " {first=3, len=4} : f32[1, 5, 4]"), around(4) + 128 + 8 * 16);
+        let group = ", bits=4, group=32, zero=1";
+        assert_eq!(bytes(group, " : f32[1, 5, 17]"), around(17) + 2 * (128 + 64 + 32 * 8));
+    }
+
     #[test]
     fn unbounded_symbols_are_named() {
         let text = "graph @f(%0: f32[L]) {\n  %1 = silu %0 : f32[L]\n  return %1\n}";
@@ -563,7 +615,7 @@ mod tests {
             sampler: Sampler { steps: 7, eps: 1e-3, alg: Alg::Entropy },
             act: None,
         };
-        let layout = Layout { lm_head: dreamc_frontend::LM_HEAD };
+        let layout = dreamc_frontend::Layout { lm_head: dreamc_frontend::LM_HEAD };
         let of_text = Architecture { text: &config, vision: None, mrope_section: None, layout: &layout };
         let mut module = module(&of_text, &options);
         let before = of(dreamc_ir::verify(&module).unwrap(), Lengths::default()).unwrap();

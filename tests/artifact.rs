@@ -101,6 +101,53 @@ mod build {
         assert_eq!(output.stdout, b"");
     }
 
+    /// What is stored in few bits, and how well, is said by the build and by the file.
+    #[test]
+    fn weights_in_few_bits() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = text(&dir.path().join("a.dream"));
+        let checkpoint = fixture("sudoku-text/checkpoint");
+        let build = |options: &[&str]| {
+            let fixed = ["build", &checkpoint, "-o", &output, "--steps", "4", "--alg", "entropy"];
+            let built = dreamc(&[&fixed, options].concat());
+            assert_eq!(built.status.code(), Some(0), "{}", stderr(&built));
+            stderr(&built).to_owned()
+        };
+        let forms = |output: &str| {
+            let report = ok_json(&["inspect", output, "--format", "json"]);
+            let list = report["weights"]["forms"].as_array().unwrap().clone();
+            let form = |f: &Value| (f["form"].as_str().unwrap().to_owned(), f["tensors"].as_u64().unwrap());
+            (list.iter().map(form).collect::<Vec<_>>(), report["manifest"]["options"].clone())
+        };
+        // Two of four layers and the head are kept.
+        let said = build(&["--quant", "w4a16", "--group", "64"]);
+        has(&said, &["int4g64z", "kept: 15 tensors by --keep or its rule, in int8", "bits a weight"]);
+        let (found, options) = forms(&output);
+        assert!(
+            found.contains(&("int4g64z".to_owned(), 14)) && found.contains(&("int8".to_owned(), 15)),
+            "{found:?}"
+        );
+        assert_eq!(
+            (&options["quant"], &options["group"], &options["keep"]),
+            (&json!("w4a16"), &json!("64"), &json!("rule"))
+        );
+        has(&ok(&["inspect", &output]), &["int4g64z: 14 tensors", "bits each"]);
+        has(&ok(&["inspect", &output, "--plan"]), &["\"lm_head.weight int8\"", "up_proj.weight int4g64z\""]);
+        has(&ok(&["inspect", &output, "--ir"]), &["bits=4, group=64, zero=1"]);
+        ok(&["verify", &output]);
+        // Queries and values are kept with the keys that they are multiplied together with.
+        let said = build(&["--quant", "w8a8", "--keep", "*.1.*.k_proj.*"]);
+        has(
+            &said,
+            &["kept: 1 tensor by", "1.self_attn.v_proj.weight with model.layers.1.self_attn.k_proj.weight"],
+        );
+        assert!(forms(&output).0.contains(&("int8".to_owned(), 26)), "{:?}", forms(&output));
+        build(&["--quant", "w8a8", "--keep", "none"]);
+        let (found, options) = forms(&output);
+        assert!(found.contains(&("int8".to_owned(), 29)), "{found:?}");
+        assert_eq!((&options["keep"], &options["group"]), (&json!("none"), &Value::Null));
+    }
+
     #[test]
     fn refused_with_a_reason_and_without_a_trace() {
         let dir = tempfile::tempdir().unwrap();
@@ -110,7 +157,17 @@ mod build {
             has(&fails(code, &[&["build", &checkpoint, "-o", &output], options].concat()), parts);
             assert_eq!(files(dir.path()), Vec::<PathBuf>::new(), "{options:?}");
         };
-        build(2, &["--quant", "w8a8"], &["w8a8", "not supported", "none"]);
+        build(2, &["--quant", "int3"], &["int3", "unknown", "none, w8a8, w4a16, w4a8, fp8"]);
+        build(2, &["--quant", "fp8"], &["the CPU has no fp8", "cuda:sm_90a", "w8a8, w4a16 or w4a8"]);
+        build(2, &["--quant", "fp8", "--target", "cuda:sm_90a"], &["no kernels for fp8", "--quant none"]);
+        build(2, &["--quant", "w8a8", "--target", "cpu,wgpu"], &["w8a8", "for the CPU", "wgpu"]);
+        build(2, &["--quant", "w4a16", "--group", "48"], &["--group", "48", "32, 64 or 128"]);
+        build(2, &["--quant", "w8a8", "--group", "32"], &["--group", "no effect", "w4a16"]);
+        build(2, &["--keep", "lm_head*"], &["--keep", "no effect", "w8a8"]);
+        build(2, &["--quant", "w8a8", "--keep", "none", "--keep", "lm_head*"], &["--keep none", "alone"]);
+        build(2, &["--quant", "w8a8", "--keep", "lm_hed*"], &["--keep", "`lm_hed*`", "lm_head.weight"]);
+        build(2, &["--quant", "w8a8", "--keep", "a["], &["--keep", "`a[`", "pattern"]);
+        build(2, &["--calib", "images"], &["--calib", "not supported", "without calibration"]);
         build(2, &["--dtype", "f64"], &["f64", "unknown", "bf16, f32, f16"]);
         build(2, &["--dtype", "f64"], &["f64", "unknown"]);
         build(2, &["--entries", "forward,act"], &["--entries is act", "text models: forward, generate"]);

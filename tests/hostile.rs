@@ -212,6 +212,7 @@ fn options(checkpoint: &Checkpoint) -> BuildOptions {
         image: None,
         act: dreamc::compile::ActOptions::default(),
         lora: None,
+        quant: None,
         allow_non_finite: false,
         verify_each: false,
         without: vec![],

@@ -15,6 +15,7 @@ pub mod replay;
 pub mod runners;
 pub mod shapes;
 pub mod spy;
+pub mod sudoku;
 pub mod tabletop;
 pub mod text;
 pub mod trained;

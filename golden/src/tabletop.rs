@@ -6,7 +6,7 @@ use crate::fixture::{max_difference, note};
 use crate::runners::Place;
 use dream::chat::{Message, render};
 use dream::{ActOptions, DeviceChoice, Forward, Image, Model, OpenOptions, Output, Policy, Visual};
-use dreamc::compile::{self, BuildOptions, Entry};
+use dreamc::compile::{self, BuildOptions, Entry, Quantization};
 use dreamc_artifact::plan::Dispatch;
 use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::vla::Mode;
@@ -40,6 +40,7 @@ pub struct Trained {
     pub mode: Mode,
     chunk: usize,
     place: Place<'static>,
+    quant: Option<Quantization>,
 }
 
 /// An artifact; the file goes when this does.
@@ -54,13 +55,19 @@ impl Trained {
         let fixture = Fixture::open(name);
         let mode = fixture.json["mode"].as_str().and_then(Mode::from_name).expect("a known mode");
         let chunk = fixture.json["chunk"].as_u64().expect("it states its chunk") as usize;
-        Trained { fixture, mode, chunk, place: Place::Cpu }
+        Trained { fixture, mode, chunk, place: Place::Cpu, quant: None }
     }
 
     /// The same, built for another place.
     #[must_use]
     pub fn on(self, place: Place<'static>) -> Trained {
         Trained { place, ..self }
+    }
+
+    /// The same with weights in few bits.
+    #[must_use]
+    pub fn stored(self, quant: Quantization) -> Trained {
+        Trained { quant: Some(quant), ..self }
     }
 
     /// Numbers of steps that the reference has results for.
@@ -72,12 +79,20 @@ impl Trained {
     /// Builds it with this entry besides those that are judged in f32.
     pub fn build(&self, steps: u32, dtype: DType, entries: &[Entry]) -> Artifact {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let options = BuildOptions {
+        let options =
+            BuildOptions { output: folder.path().join(FILE), ..self.options(steps, dtype, entries) };
+        compile::build(&options, &mut ()).unwrap_or_else(|e| panic!("{e}"));
+        Artifact { folder, place: self.place }
+    }
+
+    /// What is built, but for the place of the file.
+    pub fn options(&self, steps: u32, dtype: DType, entries: &[Entry]) -> BuildOptions {
+        BuildOptions {
             targets: vec![self.place.target(dtype)],
             emit: None,
             sources: false,
             checkpoint: self.fixture.path("checkpoint"),
-            output: folder.path().join(FILE),
+            output: PathBuf::new(),
             dtype,
             steps,
             eps: 1e-3,
@@ -95,13 +110,12 @@ impl Trained {
                 ..compile::ActOptions::default()
             },
             lora: None,
+            quant: self.quant.clone(),
             allow_non_finite: false,
             verify_each: false,
             without: vec![],
             golden: None,
-        };
-        compile::build(&options, &mut ()).unwrap_or_else(|e| panic!("{e}"));
-        Artifact { folder, place: self.place }
+        }
     }
 
     /// Builds it to act.

@@ -65,6 +65,7 @@ fn compile(
         image: None,
         act,
         lora: None,
+        quant: None,
         allow_non_finite: false,
         verify_each: true,
         without: vec![],

@@ -34,6 +34,7 @@ fn options(checkpoint: &Path, output: &Path) -> BuildOptions {
         image: None,
         act: ActOptions::default(),
         lora: None,
+        quant: None,
         allow_non_finite: false,
         verify_each: false,
         without: vec![],

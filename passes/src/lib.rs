@@ -31,6 +31,7 @@ pub mod pack_qkv;
 mod pipeline;
 #[cfg(test)]
 mod properties;
+pub mod quantize;
 mod rewrite;
 pub mod step_tables;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::later::only;
 use super::opt::pass;
 use super::output::{counted, note};
 use super::progress::{Progress, Unit};
-use super::table;
+use super::{quant, table};
 use clap::builder::PossibleValuesParser;
 use dreamc::compile::{BuildError, BuildTarget, Entry, Events, build};
 use dreamc_backend::WriteError;
@@ -63,9 +63,8 @@ pub(crate) struct Args {
     /// Type of weights and activations: bf16, f32, or f16 where a device has it
     #[arg(long, value_name = "T", default_value = "bf16", value_parser = dtype)]
     pub(super) dtype: DType,
-    /// Quantisation of the weights: none
-    #[arg(long, value_name = "Q", default_value = "none", value_parser = quant)]
-    pub(super) quant: String,
+    #[command(flatten)]
+    pub(super) quant: quant::QuantArgs,
     /// What the artifact can be asked for: forward, encode_image, generate, act [default: forward,generate, or act for
     /// checkpoints of Dream-VLA]
     #[arg(long, value_name = "E,..", value_delimiter = ',', value_parser = entry)]
@@ -138,10 +137,6 @@ fn size(text: &str) -> Result<[u32; 2], String> {
     sides.filter(|[w, h]| *w > 0 && *h > 0).ok_or_else(|| "give width and height, as in 224x224".to_owned())
 }
 
-fn quant(text: &str) -> Result<String, String> {
-    only(text, &["none"], &["w8a8", "w4a16", "w4a8", "fp8"])
-}
-
 fn dtype(text: &str) -> Result<DType, String> {
     let name = only(text, &["bf16", "f32", "f16"], &[])?;
     name.parse().map_err(|_| "unknown".to_owned())
@@ -168,6 +163,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if args.verbose {
         note(table::passes(&report.passes).trim_end());
         note(table::programs(&report.programs).trim_end());
+    }
+    if let Some(stored) = &report.stored {
+        note(quant::table(stored, args.verbose).trim_end());
     }
     let tensors = counted(report.tensors as u64, "tensor");
     note(&format!("wrote `{}`: {}, {tensors}", args.output.display(), HumanBytes(report.file_bytes)));

@@ -33,6 +33,7 @@ const TASK: u32 = 64;
 
 /// Options from flags and checkpoint.
 pub(super) fn options(args: &Args) -> Result<BuildOptions, Failure> {
+    let quant = args.quant.quantization(&args.target)?;
     let config = ModelConfig::read(&args.dir)?;
     let mut entries = args.entries.clone();
     if entries.is_empty() {
@@ -94,6 +95,7 @@ pub(super) fn options(args: &Args) -> Result<BuildOptions, Failure> {
         emit: args.emit.clone(),
         sources: false,
         dtype: args.dtype,
+        quant,
         steps,
         eps: args.eps,
         alg,

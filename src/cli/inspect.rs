@@ -7,8 +7,9 @@ use super::output::{Format, counted, json_value, print, print_json_pretty, write
 use super::{html, plan};
 use dream::{Manifest, Settings};
 use dreamc::cost::{self, EntryCost, GraphCost, Lengths};
+use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Plan, Program};
-use dreamc_artifact::{Artifact, FORMAT_VERSION, Work};
+use dreamc_artifact::{Artifact, FORMAT_VERSION, WeightInfo, Work};
 use dreamc_backend::Liveness;
 use dreamc_ir::{Module, SLOTS, Verified, parse, verify};
 use serde::Serialize;
@@ -148,6 +149,20 @@ struct Weights {
     bytes: u64,
     /// The same by who reads them: a matrix is stored once for each packing.
     readers: Vec<Readers>,
+    /// The same by how they are stored.
+    forms: Vec<Form>,
+}
+
+/// Tensors that are stored alike.
+#[derive(Serialize)]
+struct Form {
+    /// `int8`, `int4g32z`, or the type of the elements.
+    form: String,
+    tensors: u64,
+    elements: u64,
+    bytes: u64,
+    /// Of an element, scales and filling included.
+    bits: f64,
 }
 
 /// Tensors that these targets read and no others.
@@ -249,7 +264,32 @@ fn weights(artifact: &Artifact<'_>) -> Weights {
         }
     }
     let bytes = artifact.weights().iter().map(|w| w.bytes).sum();
-    Weights { tensors: artifact.weights().len() as u64, bytes, readers: groups }
+    Weights {
+        tensors: artifact.weights().len() as u64,
+        bytes,
+        readers: groups,
+        forms: forms(artifact.weights()),
+    }
+}
+
+/// The most bytes first.
+fn forms(weights: &[WeightInfo]) -> Vec<Form> {
+    let mut forms: BTreeMap<String, Form> = BTreeMap::new();
+    for weight in weights {
+        let name = match weight.layout {
+            Layout::Quantized(quant) => quant.to_string(),
+            Layout::RowMajor | Layout::Panels | Layout::PanelPairs => weight.dtype.to_string(),
+        };
+        let none = || Form { form: name.clone(), tensors: 0, elements: 0, bytes: 0, bits: 0.0 };
+        let form = forms.entry(name.clone()).or_insert_with(none);
+        form.tensors += 1;
+        form.elements += weight.dims.iter().product::<u64>();
+        form.bytes += weight.bytes;
+        form.bits = 8.0 * form.bytes as f64 / form.elements as f64;
+    }
+    let mut forms: Vec<Form> = forms.into_values().collect();
+    forms.sort_by_key(|form| std::cmp::Reverse(form.bytes));
+    forms
 }
 
 fn kernels<'a>(artifact: &'a Artifact<'a>) -> Vec<Listed<'a>> {
@@ -430,6 +470,13 @@ fn summary(report: &Report<'_>) -> Result<String, Failure> {
         let (targets, tensors) = (group.targets.join(", "), counted(group.tensors, "tensor"));
         text.push_str(&format!("  for {targets}: {tensors}, {} bytes\n", group.bytes));
     }
+    for form in &report.weights.forms {
+        let tensors = counted(form.tensors, "tensor");
+        text.push_str(&format!(
+            "  {}: {tensors}, {} bytes, {:.3} bits each\n",
+            form.form, form.bytes, form.bits
+        ));
+    }
     Ok(text)
 }
 
@@ -493,7 +540,12 @@ fn totals_text(totals: &[Total]) -> String {
 }
 
 fn plan_text(artifact: &Artifact<'_>) -> String {
-    let names: Vec<&str> = artifact.weights().iter().map(|w| w.name.as_str()).collect();
+    let name = |w: &WeightInfo| match w.layout {
+        Layout::Quantized(quant) => format!("{} {quant}", w.name),
+        Layout::RowMajor | Layout::Panels | Layout::PanelPairs => w.name.clone(),
+    };
+    let names: Vec<String> = artifact.weights().iter().map(name).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut text = String::new();
     for (target, plan) in plans(artifact) {
         for program in &plan.programs {

@@ -19,13 +19,12 @@ const fn later(command: &'static str, flag: &'static str, takes_value: bool, ins
     Later { command, flag, takes_value, instead }
 }
 
-const UNQUANTISED: &str = "this version stores weights unquantised; choose between --dtype bf16 and f32";
-
-const LATER: &[Later] = &[
-    later("build", "group", true, UNQUANTISED),
-    later("build", "keep", true, UNQUANTISED),
-    later("build", "calib", true, UNQUANTISED),
-];
+const LATER: &[Later] = &[later(
+    "build",
+    "calib",
+    true,
+    "this version rounds weights by themselves, without calibration; leave --calib out",
+)];
 
 /// The command with those flags added, hidden from its help.
 pub(crate) fn with_flags(command: Command) -> Command {

@@ -20,6 +20,7 @@ mod opt;
 mod output;
 mod plan;
 mod progress;
+mod quant;
 mod requests;
 mod run;
 mod synth;

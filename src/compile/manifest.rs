@@ -1,6 +1,6 @@
 //! What an artifact says about itself.
 
-use super::{BuildOptions, Entry};
+use super::{BuildOptions, Entry, quantize};
 use dreamc_artifact::{Manifest, Model, Work};
 use dreamc_frontend::{ModelConfig, Variant};
 use std::collections::BTreeMap;
@@ -79,6 +79,7 @@ fn settings(options: &BuildOptions, config: &ModelConfig) -> BTreeMap<String, St
             ("views", act.views.to_string()),
         ]);
     }
+    settings.extend(options.quant.iter().flat_map(quantize::settings));
     if options.lora.is_some() {
         settings.push(("lora", "folded".to_owned()));
     }

@@ -1,11 +1,11 @@
 //! What to build, and which of it a checkpoint allows.
 
-use super::{BuildError, BuildTarget, Entry};
+use super::{BuildError, BuildTarget, Entry, Quantization};
 use dreamc_frontend::clock::{DDIM_TRAIN_STEPS, FlowClock};
 use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::vla::Mode;
 use dreamc_frontend::{ModelConfig, Variant};
-use dreamc_num::DType;
+use dreamc_num::{DType, Quant};
 use dreamc_passes::{ALL, find, names};
 use std::path::PathBuf;
 
@@ -20,6 +20,8 @@ pub struct BuildOptions {
     pub targets: Vec<BuildTarget>,
     /// Type of weights and activations: bf16, f16 or f32.
     pub dtype: DType,
+    /// Weights in few bits; none leaves them in `dtype`.
+    pub quant: Option<Quantization>,
     /// Denoising steps.
     pub steps: u32,
     /// End of the schedule.
@@ -124,6 +126,15 @@ pub(super) fn check(options: &BuildOptions, config: &ModelConfig) -> Result<(), 
         }
         DType::F16 => {}
         other => return fail("--dtype", other.to_string(), "bf16, f32 or f16"),
+    }
+    if let Some(quant) = &options.quant {
+        if let Some(target) = options.targets.iter().find(|t| **t != BuildTarget::cpu()) {
+            let expected = format!("none for {target}, which has no kernels for weights in few bits");
+            return fail("--quant", quant.bits.name().to_owned(), &expected);
+        }
+        if quant.bits.has_groups() && !Quant::GROUPS.contains(&quant.group) {
+            return fail("--group", quant.group.to_string(), "32, 64 or 128");
+        }
     }
     let mut counts = vec![
         ("--steps", options.steps, 1 << 16),

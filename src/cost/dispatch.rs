@@ -49,7 +49,8 @@ fn flop(kernel: &Kernel, reads: &[Operand], writes: &[Operand]) -> u64 {
     match kernel {
         Kernel::Linear(linear) => {
             let gain = u64::from(linear.norm_eps.is_some());
-            let weights = reads.iter().skip(1 + gain as usize).take(linear.weights as usize);
+            let first = 1 + gain as usize + usize::from(linear.smooth);
+            let weights = reads.iter().skip(first).take(linear.weights as usize);
             let rows = |o: &Operand| u64::from(o.shape.dims().first().copied().unwrap_or(0));
             let epilogue = u64::from(linear.bias)
                 + u64::from(linear.residual)

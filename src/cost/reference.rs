@@ -16,7 +16,7 @@ const NORM: &str = "model.norm";
 /// One run of an entry of the module as imported. `repeats`: whether the reference runs the whole model in every pass.
 /// `images`: see [`Lengths::images`](super::Lengths::images). Nothing where there is no such entry, or a symbol has no bound.
 pub fn reference(module: &Module, entry: &str, repeats: bool, images: u64) -> Option<Cost> {
-    let counter = |graph| Counter { module, graph, symbols: &module.symbols, images };
+    let counter = |graph| Counter::new(module, graph, &module.symbols, images);
     let graph = module.graph(entry)?;
     let mut cost = counter(graph).count().ok()?.total;
     if !repeats {
@@ -77,5 +77,5 @@ fn all_rows(module: &Module, entry: &str) -> Option<Cost> {
     let inputs = [graph.node(norm).outputs.as_slice(), &head].concat();
     let linear = Op::Linear(Linear { weights: 1, ..Linear::default() });
     graph.push(linear, inputs, vec![rows(DType::F32, vocabulary)], Origin::default());
-    Some(Counter { module, graph: &graph, symbols: &module.symbols, images: 1 }.count().ok()?.total)
+    Some(Counter::new(module, &graph, &module.symbols, 1).count().ok()?.total)
 }

@@ -24,4 +24,5 @@ pub use liveness::{Live, Liveness};
 pub use lower::{EmitError, Job, Target, lower};
 pub use memory::{Block, arrange};
 pub use pack::{PackError, WeightReader};
+pub use quantize::Fidelity;
 pub use write::{Contents, WriteError, write_artifact};

@@ -1,7 +1,7 @@
 //! Checkpoint tensors to stored bytes, a panel at a time: memory does not grow with the tensor.
 
 use crate::constants::{Constant, Source};
-use crate::quantize;
+use crate::quantize::{self, Fidelity};
 use dreamc_artifact::layout::{Layout, PANEL};
 use dreamc_ir::Literal;
 use dreamc_num::DType;
@@ -45,22 +45,26 @@ pub enum PackError {
 /// Elements converted at a time where rows are not kept together.
 const CHUNK: u64 = 1 << 18;
 
-/// Gives the stored bytes of `constant` to `emit`, piece by piece.
+/// Gives the stored bytes of `constant` to `emit`, piece by piece. Returns how well they hold a matrix in few bits, and
+/// nothing for others.
 pub(crate) fn pack(
     constant: &Constant,
     reader: &mut dyn WeightReader,
     emit: &mut dyn FnMut(&[u8]) -> Result<(), PackError>,
-) -> Result<(), PackError> {
+) -> Result<Option<Fidelity>, PackError> {
     // The tensors, the first row that is wanted, and all rows.
     let all = constant.dims.first().copied().unwrap_or(1);
     let (names, first, of) = match &constant.source {
         Source::Checkpoint(names) => (names.as_slice(), 0, all),
         Source::Rows { name, first, of } => (std::slice::from_ref(name), *first, *of),
         Source::Quantized { name, first, of, .. } => (std::slice::from_ref(name), *first, *of),
-        Source::Literal(literal) => return emit(&literal_bytes(literal, constant.dtype)?),
+        Source::Literal(literal) => {
+            emit(&literal_bytes(literal, constant.dtype)?)?;
+            return Ok(None);
+        }
     };
     let mut tensor = Tensor::of(names, reader, constant, first, of)?;
-    let (mut floats, mut bytes) = (Vec::new(), Vec::new());
+    let (mut floats, mut bytes, mut fidelity) = (Vec::new(), Vec::new(), Fidelity::default());
     match (constant.layout, constant.dims.as_slice()) {
         (Layout::RowMajor, _) => {
             let mut at = 0;
@@ -87,13 +91,13 @@ pub(crate) fn pack(
                     floats.iter_mut().enumerate().for_each(|(i, x)| *x *= factors[i % k]);
                 }
                 bytes.clear();
-                push_panel(&floats, k, layout, constant.dtype, &mut bytes)?;
+                push_panel(&floats, k, layout, constant.dtype, &mut bytes, &mut fidelity)?;
                 emit(&bytes)?;
             }
         }
         _ => return Err(PackError::DType(constant.dtype)),
     }
-    Ok(())
+    Ok(matches!(constant.layout, Layout::Quantized(_)).then_some(fidelity))
 }
 
 /// A vector of the checkpoint.
@@ -174,6 +178,7 @@ fn push_panel(
     layout: Layout,
     dtype: DType,
     bytes: &mut Vec<u8>,
+    fidelity: &mut Fidelity,
 ) -> Result<(), PackError> {
     match (layout, dtype) {
         (Layout::Panels, DType::F32) => {
@@ -190,7 +195,7 @@ fn push_panel(
                 }
             }
         }
-        (Layout::Quantized(quant), _) => bytes.extend(quantize::panel(quant, rows, k)),
+        (Layout::Quantized(quant), _) => bytes.extend(quantize::panel(quant, rows, k, fidelity)),
         (Layout::RowMajor | Layout::Panels | Layout::PanelPairs, _) => return Err(PackError::DType(dtype)),
     }
     Ok(())
@@ -281,7 +286,7 @@ mod tests {
                 stored.extend_from_slice(bytes);
                 Ok(())
             };
-            pack(&constant, &mut Counting, &mut emit).map(|()| stored)
+            pack(&constant, &mut Counting, &mut emit).map(|_| stored)
         };
         let rows = |first, of| Source::Rows { name: "51".to_owned(), first, of };
         let stored = pack_all(rows(5, 17), 4).unwrap();

@@ -2,6 +2,7 @@
 
 use crate::constants::Constants;
 use crate::pack::{PackError, WeightReader, pack};
+use crate::quantize::Fidelity;
 use dreamc_artifact::code::{Code, encode_code};
 use dreamc_artifact::plan::Plan;
 use dreamc_artifact::{
@@ -63,7 +64,8 @@ impl From<EncodeError> for WriteError {
 }
 
 /// Writes the artifact to `out`, from its current start. `progress` is told the bytes of weights packed and their total,
-/// and stops the writing by returning false.
+/// and stops the writing by returning false. Returns how well each constant in few bits holds its weights, nothing for others,
+/// in the order of the constants.
 ///
 /// # Errors
 ///
@@ -73,7 +75,7 @@ pub fn write_artifact(
     contents: &Contents<'_>,
     reader: &mut dyn WeightReader,
     progress: &mut dyn FnMut(u64, u64) -> bool,
-) -> Result<(), WriteError> {
+) -> Result<Vec<Option<Fidelity>>, WriteError> {
     let mut table = contents.constants.table().ok_or(WriteError::TooLarge)?;
     let weights_bytes = place(&mut table).ok_or(WriteError::TooLarge)?;
     for (plan, code) in contents.plans {
@@ -105,6 +107,7 @@ pub fn write_artifact(
     let weights_at = laid_out.sections.last().map_or(0, |s| s.offset);
 
     let mut at = 0;
+    let mut fidelities = Vec::new();
     for (index, constant) in contents.constants.list().iter().enumerate() {
         // Seeking over a gap leaves zeros in a file; written out, it is the same everywhere.
         pad(out, &mut at, weights_at + table[index].offset)?;
@@ -121,8 +124,9 @@ pub fn write_artifact(
             _ if cancelled => return Err(WriteError::Cancelled),
             Err(PackError::Write(error)) => return Err(error.into()),
             Err(source) => return Err(WriteError::Pack { tensor: table[index].name.clone(), source }),
-            Ok(()) => table[index].hash = *hasher.finalize().as_bytes(),
+            Ok(fidelity) => fidelities.push(fidelity),
         }
+        table[index].hash = *hasher.finalize().as_bytes();
     }
     pad(out, &mut at, laid_out.file_len)?;
 
@@ -151,7 +155,7 @@ pub fn write_artifact(
         out.write_all(bytes)?;
     }
     out.flush()?;
-    Ok(())
+    Ok(fidelities)
 }
 
 /// Writes zeros up to offset `to`.

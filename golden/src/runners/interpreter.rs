@@ -4,7 +4,7 @@ use super::{Runner, Values};
 use crate::graph::ordered;
 use crate::spy::{Spy, Spying};
 use dream::{Forward, Generate, Patches, Sampling, Visual};
-use dreamc::compile::{BuildOptions, Entry};
+use dreamc::compile::{BuildOptions, Entry, quantize};
 use dreamc_front::VisionTokens;
 use dreamc_front::action::{BoundsKind, STATISTICS_FILE, Statistics, StatisticsFile};
 use dreamc_front::image::{Grid, ImageProcessor, PATCH_FEATURES, coordinates, merged_tokens, segments};
@@ -66,6 +66,9 @@ impl Interpreter {
         let mut module = module(&Architecture::new(&config, &layout), &of_module);
         if optimized {
             dreamc_passes::optimize(&mut module, &mut |_, _, _| ());
+        }
+        if let Some(quant) = &options.quant {
+            quantize(quant, &config, &mut [&mut module]).expect("the patterns fit");
         }
         let processor = config.variant.sees().then(|| {
             let found = ImageProcessor::from_dir(dir).expect("the settings of images are sound");

@@ -56,6 +56,7 @@ pub fn build_options(checkpoint: &Path) -> BuildOptions {
         image: None,
         act: ActOptions::default(),
         lora: None,
+        quant: None,
         allow_non_finite: false,
         verify_each: true,
         without: vec![],

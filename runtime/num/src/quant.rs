@@ -1,5 +1,7 @@
 //! Rounding of matrices and rows to few bits: what the packer stores, devices compute with and the interpreter means.
 
+mod fit;
+
 use core::fmt;
 use half::bf16;
 use libm::rintf;
@@ -10,6 +12,8 @@ pub const INT8_MAX: f32 = 127.0;
 
 /// Codes of 4 bits that a symmetric group subtracts.
 const INT4_MIDDLE: f32 = 8.0;
+/// Largest 4-bit code.
+const INT4_MAX: f32 = 15.0;
 
 /// How a weight matrix `[n, k]` is rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,7 +94,7 @@ impl Group {
         if zero {
             let fold = |f: fn(f32, f32) -> f32| values.iter().fold(0.0_f32, |a, b| f(a, *b));
             let (min, max) = (fold(f32::min), fold(f32::max));
-            Group::with_zero((max - min) / 15.0, min)
+            Group::with_zero((max - min) / INT4_MAX, min)
         } else {
             let extreme = values.iter().fold(0.0_f32, |a, b| if b.abs() > a.abs() { *b } else { a });
             Group::symmetric(extreme / -INT4_MIDDLE)
@@ -99,7 +103,7 @@ impl Group {
 
     /// The nearest code, the even one on a tie.
     pub fn code(self, x: f32) -> u8 {
-        if self.scale == 0.0 { 0 } else { rintf((x - self.min) / self.scale).clamp(0.0, 15.0) as u8 }
+        if self.scale == 0.0 { 0 } else { rintf((x - self.min) / self.scale).clamp(0.0, INT4_MAX) as u8 }
     }
 
     /// What a code stands for.
@@ -114,7 +118,7 @@ pub fn round_row(quant: Quant, row: &mut [f32]) {
         Quant::Int8 => round_int8(row),
         Quant::Int4 { group, zero } => {
             for values in row.chunks_mut(group.max(1) as usize) {
-                let group = Group::spanning(values, zero);
+                let group = Group::fitting(values, zero);
                 values.iter_mut().for_each(|x| *x = group.value(group.code(*x)));
             }
         }
