@@ -26,8 +26,8 @@ fn ids(value: &Value) -> Vec<i32> {
     value.as_array().unwrap().iter().map(|n| n.as_i64().unwrap() as i32).collect()
 }
 
-/// `points`: of 200 puzzles, how many more or less than the reference may be solved.
-fn judge_sudoku(bits: Bits, points: i64) {
+/// `fewer`: of 200 puzzles, how many less than the reference may be solved.
+fn judge_sudoku(bits: Bits, fewer: usize) {
     let fixture = Fixture::open("sudoku-text");
     let puzzles = fixture.json["puzzles"].as_array().unwrap();
     for (setting, alg, steps) in [
@@ -57,8 +57,9 @@ fn judge_sudoku(bits: Bits, points: i64) {
             let answers = model.answers(&generated).unwrap();
             let solved = puzzles.iter().zip(&answers).filter(|(p, a)| sudoku::solves(&puzzle(p), a)).count();
             println!("{}, {setting}: {solved} of 200 solved", bits.name());
-            let off = solved as i64 - by_reference(puzzles) as i64;
-            assert!(off.abs() <= points, "{}, {setting}: {solved} solved", bits.name());
+            // More may be luck as well, but is no fault.
+            let enough = solved + fewer >= by_reference(puzzles);
+            assert!(enough, "{}, {setting}: {solved} solved", bits.name());
             continue;
         }
         // Puzzles with one solution and the reference's own tokens for it.
