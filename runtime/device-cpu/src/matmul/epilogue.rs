@@ -4,7 +4,6 @@ use super::panels::Slot;
 use super::{Matmul, PANEL};
 use crate::isa::per_isa;
 use crate::math::{gelu, quick_gelu, relu, silu};
-use crate::memory::Buf;
 use dreamc_artifact::plan::Activation;
 
 /// What makes numbers of sums of codes.
@@ -33,16 +32,6 @@ fn load(sums: &[f32], slot: &Slot, rescale: Option<Rescale>, values: &mut [f32; 
     }
 }
 
-/// Reads what belongs to the columns of a slot; most have all 16, and that is one vector.
-#[inline(always)]
-fn read(from: &Buf, at: usize, slot: &Slot, to: &mut [f32; PANEL]) {
-    if slot.columns == PANEL {
-        from.load(at, to);
-    } else {
-        from.load(at, &mut to[..slot.columns]);
-    }
-}
-
 per_isa! {
     /// Scales of codes, SwiGLU, bias, activation, residual and rounding for one row of a group.
     fn epilogue(matmul: &Matmul<'_>, row: usize, sums: &[f32], slots: &[Slot], rescale: Option<Rescale>) {
@@ -59,7 +48,7 @@ per_isa! {
                 }
             }
             if let Some(bias) = &matmul.bias {
-                read(bias, slot.column, slot, &mut other);
+                bias.load(slot.column, &mut other[..slot.columns]);
                 values.iter_mut().zip(&other).for_each(|(v, o)| *v += o);
             }
             match matmul.activation {
@@ -70,15 +59,10 @@ per_isa! {
                 Some(Activation::Relu) => values.iter_mut().for_each(|v| *v = relu(*v)),
             }
             if let Some(residual) = &matmul.residual {
-                read(residual, row * n + slot.column, slot, &mut other);
+                residual.load(row * n + slot.column, &mut other[..slot.columns]);
                 values.iter_mut().zip(&other).for_each(|(v, o)| *v += o);
             }
-            let at = row * n + slot.column;
-            if slot.columns == PANEL {
-                matmul.out.store(at, &values);
-            } else {
-                matmul.out.store(at, &values[..slot.columns]);
-            }
+            matmul.out.store(row * n + slot.column, &values[..slot.columns]);
         }
     }
 }
