@@ -1,4 +1,5 @@
 //! What a core can do at most: the instructions of the tile kernels in registers, without any memory.
+#![allow(unsafe_code, reason = "instructions of the host")]
 
 use dreamc_device_cpu::Isa;
 use std::hint::black_box;

@@ -24,14 +24,14 @@ per_isa! {
         let mut chunk = [0.0_f32; CHUNK];
         let mut codes = [0_u8; CHUNK];
         let shift = if micro.pack == Pack::ShiftedCodes { 0x80 } else { 0 };
-        for r in 0..rows {
+        for (r, rms) in rms.iter().enumerate().take(rows) {
             let row = (first + r) * k;
             // The largest of sixteen: one register, and the order does not matter. What is not a number is left out.
             let mut largest = [0.0_f32; 16];
             for from in (0..k).step_by(CHUNK) {
                 let n = CHUNK.min(k - from);
                 chunk[n..].fill(0.0);
-                before.load(x, row, from, rms[r], &mut chunk[..n]);
+                before.load(x, row, from, *rms, &mut chunk[..n]);
                 for lanes in chunk.chunks_exact(16) {
                     for (max, v) in largest.iter_mut().zip(lanes) {
                         *max = if v.abs() > *max { v.abs() } else { *max };
@@ -46,7 +46,7 @@ per_isa! {
                 let n = CHUNK.min(k - from);
                 // A single chunk is still there.
                 if k > CHUNK {
-                    before.load(x, row, from, rms[r], &mut chunk[..n]);
+                    before.load(x, row, from, *rms, &mut chunk[..n]);
                 }
                 for (to, v) in codes[..n].iter_mut().zip(&chunk[..n]) {
                     *to = code(*v, inverse) ^ shift;

@@ -130,10 +130,10 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
             let rows = ROWS.min(m - row);
             block(context.isa, &micro, &packed, row, rows, &panels, of_group, sums, room);
             for r in 0..rows {
-                // SAFETY: there is a scale for every row.
-                let rescale = micro.codes().then(|| Rescale {
-                    scale: unsafe { *packed.scales.get().add(row + r) },
-                    shift: if micro.pack == Pack::ShiftedCodes { 128 } else { 0 },
+                let rescale = micro.codes().then(|| {
+                    // SAFETY: there is a scale for every row.
+                    let scale = unsafe { *packed.scales.get().add(row + r) };
+                    Rescale { scale, shift: if micro.pack == Pack::ShiftedCodes { 128 } else { 0 } }
                 });
                 let sums = &sums[r * GROUP..][..count * PANEL];
                 epilogue(context.isa, matmul, row + r, sums, of_group, rescale);

@@ -73,10 +73,10 @@ per_isa! {
     /// room for `micro.steps(k) * micro.a_words()` words. Rows that something is done to are rounded to `dtype`.
     fn pack_strip(x: &Buf, k: usize, first: usize, rows: usize, micro: &Micro, before: &Before, rms: &[f32; 16], dtype: DType, to: Shared<f32>) {
         let mut chunk = [0.0_f32; CHUNK];
-        for r in 0..rows {
+        for (r, rms) in rms.iter().enumerate().take(rows) {
             for from in (0..k).step_by(CHUNK) {
                 let n = CHUNK.min(k - from);
-                before.load(x, (first + r) * k, from, rms[r], &mut chunk[..n]);
+                before.load(x, (first + r) * k, from, *rms, &mut chunk[..n]);
                 if dtype == DType::BF16 && micro.pack == Pack::Wide && before.any() {
                     chunk[..n].iter_mut().for_each(|v| *v = from_bf16(to_bf16(*v)));
                 }
