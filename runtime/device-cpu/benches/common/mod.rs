@@ -1,5 +1,7 @@
 //! One dispatch on a device of its own, ready to be run again and again.
 
+pub(crate) mod peak;
+
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Dim, Dispatch, Kernel, Place, Program, Step, Value, ValueId};
 use dreamc_device_cpu::{CpuDevice, CpuOptions, WeightView};
