@@ -1,0 +1,194 @@
+//! Attention of bf16: pairs of bf16 are multiplied and added to f32, on AVX-512 with BF16.
+//!
+//! Queries and keys are rotated in f32 and rounded, as a model in bf16 rounds them. The weights of the softmax are
+//! rounded to bf16 as well, `w (1 + e)` with `|e| <= 2^-9`, and divided by the sum of what they were rounded to, so that
+//! a row's weights sum up to 1. Its result `o` is then off by `sum w e (v - o)` to first order: by no more than 2^-9 of
+//! the values' mean distance from it.
+
+use super::avx512::{Product, ROWS, Softmax, interleave, multiply, round, transpose, weigh};
+use super::{Attention, Block, CHUNK, KEYS, QUERIES, Sight, tile_keys};
+use crate::memory::{Buf, Shared};
+
+/// Columns of a head at most.
+pub(super) const HEAD_DIM_MAX: usize = 256;
+/// Words from one query to the next: no multiple of a page's lines, so that rows do not share places in the cache.
+const Q_STRIDE: usize = HEAD_DIM_MAX / 2 + 16;
+/// Words from the weights of one query to those of the next.
+const P_STRIDE: usize = KEYS / 2 + 16;
+
+/// Floats of a worker: queries, scores and weights of a strip, sums, sixteen totals per query, the largest score of
+/// each, and a row. As much serves packing, which takes sixteen rows of keys.
+pub(super) fn worker_floats(d: usize) -> usize {
+    QUERIES * (Q_STRIDE + d.next_multiple_of(16) + 16 + 1) + ROWS * (KEYS + P_STRIDE) + d.next_multiple_of(32)
+}
+
+/// Packs one chunk of keys as `[keys / 16][d / 2][16]` pairs of neighbouring columns and of values as
+/// `[d / 16][keys / 2][16]` pairs of neighbouring keys.
+///
+/// # Safety
+///
+/// The host has the instructions; `to` has room for the head, whose chunk at `first` no other task touches.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+pub(super) unsafe fn pack(
+    attention: &Attention,
+    b: usize,
+    head: usize,
+    first: usize,
+    to: Shared<f32>,
+    scratch: &mut [f32],
+) {
+    let (d, s) = (attention.head_dim, attention.positions());
+    let (keys, width) = (s.next_multiple_of(CHUNK), d.next_multiple_of(32));
+    let (row, rows) = scratch.split_at_mut(width);
+    let rows = rows[..16 * width / 2].as_mut_ptr().cast::<u32>();
+    row[d..].fill(0.0);
+    let to = to.get().cast::<u32>();
+    for key in (first..first + CHUNK).step_by(16) {
+        for j in 0..16 {
+            let at = b * s + key + j;
+            if key + j < s {
+                attention.load_head(&attention.k, (at, at), head, true, &mut row[..d]);
+            } else {
+                row.fill(0.0);
+            }
+            // SAFETY: row `j` of sixteen.
+            unsafe { round(row, rows.add(j * width / 2)) };
+        }
+        for column in (0..d / 2).step_by(16) {
+            // SAFETY: the keys are the first `keys * d / 2` words of the head.
+            unsafe {
+                let to = to.add((key / 16 * (d / 2) + column) * 16);
+                transpose(rows.add(column), width / 2, to, 16.min(d / 2 - column));
+            }
+        }
+    }
+    // SAFETY: the values are the words after them.
+    let to = unsafe { to.add(keys * d / 2) };
+    for key in (first..first + CHUNK).step_by(2) {
+        let (low, high) = (value(attention, b, key, head), value(attention, b, key + 1, head));
+        for column in (0..d).step_by(16) {
+            let at = |row: *const u16| if row.is_null() { row } else { row.wrapping_add(column) };
+            // SAFETY: the rows end with the head, the word is that of the two keys in the panel of the columns.
+            unsafe {
+                let to = to.add((column / 16 * keys + key) / 2 * 16);
+                interleave(at(low), at(high), d - column, to);
+            }
+        }
+    }
+}
+
+/// The head's values of a key; null where there is none or it is masked.
+#[inline(always)]
+fn value(attention: &Attention, b: usize, key: usize, head: usize) -> *const u16 {
+    let (s, d, x): (usize, usize, &Buf) = (attention.positions(), attention.head_dim, &attention.v.0);
+    if key >= s || attention.mask.get::<i32>(b * s + key) == 0 {
+        return std::ptr::null();
+    }
+    let at = (b * s + key) * x.columns() + attention.v.1 + head * d;
+    assert!(at + d <= x.elements());
+    x.start().cast::<u16>().wrapping_add(at).cast_const()
+}
+
+/// One block of queries of one head over all keys.
+///
+/// # Safety
+///
+/// The host has the instructions; `keys` is the packed head.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+pub(super) unsafe fn queries(
+    attention: &Attention,
+    block: &Block<'_>,
+    keys: Shared<f32>,
+    scratch: &mut [f32],
+) {
+    let (d, s, rows) = (attention.head_dim, attention.positions(), block.rows);
+    let (padded, keys_max) = (d.next_multiple_of(16), s.next_multiple_of(CHUNK));
+    let (q, scratch) = scratch.split_at_mut(QUERIES * Q_STRIDE);
+    let (scores, scratch) = scratch.split_at_mut(ROWS * KEYS);
+    let (p, scratch) = scratch.split_at_mut(ROWS * P_STRIDE);
+    let (sums, scratch) = scratch.split_at_mut(QUERIES * padded);
+    let (totals, scratch) = scratch.split_at_mut(QUERIES * 16);
+    let (largest, row) = scratch.split_at_mut(QUERIES);
+    let row = &mut row[..d.next_multiple_of(32)];
+    let (totals, _) = totals.as_chunks_mut::<16>();
+    let (q, p) = (q.as_mut_ptr().cast::<u32>(), p.as_mut_ptr().cast::<u32>());
+
+    row[d..].fill(0.0);
+    for r in 0..rows {
+        block.load_query(attention, r, &mut row[..d]);
+        // SAFETY: row `r` of the queries.
+        unsafe { round(row, q.add(r * Q_STRIDE)) };
+    }
+    totals.fill([0.0; 16]);
+    largest.fill(f32::NEG_INFINITY);
+    let scale = std::f32::consts::LOG2_E / (d as f32).sqrt();
+    // As even as may be: a short strip would wait for its products.
+    let strip = rows.div_ceil(rows.div_ceil(ROWS));
+    let keys = keys.get().cast::<u32>().cast_const();
+    let mut theirs = [0_i32; KEYS];
+    let mut begun = false;
+    for key in (0..s).step_by(KEYS) {
+        let sight = block.sees(attention, key, &mut theirs);
+        if sight == Sight::Nothing {
+            continue;
+        }
+        let count = tile_keys(s, key);
+        for first in (0..rows).step_by(strip) {
+            let rows = strip.min(rows - first);
+            for panel in (0..count / 16).step_by(2) {
+                // SAFETY: panels of the packed keys, which are a multiple of two; rows of the queries and scores.
+                unsafe {
+                    let b = |i: usize| keys.add((key / 16 + panel + i) * (d / 2) * 16);
+                    multiply::<Q_STRIDE>(&Product {
+                        a: q.add(first * Q_STRIDE),
+                        b: [b(0), b(1)],
+                        panels: 2,
+                        steps: d / 2,
+                        rows,
+                        c: scores.as_mut_ptr().add(panel * 16),
+                        c_stride: KEYS,
+                        shrink: std::ptr::null(),
+                    });
+                }
+            }
+            let mut shrink = [0.0_f32; 16];
+            let segments = (sight == Sight::Some).then_some((&block.segments[first..], &theirs));
+            let mut softmax = Softmax {
+                scores: &mut *scores,
+                count,
+                scale,
+                segments,
+                largest: &mut largest[first..first + rows],
+                totals: &mut totals[first..first + rows],
+                shrink: &mut shrink,
+            };
+            // SAFETY: the weights have room for a strip.
+            unsafe { weigh::<P_STRIDE>(&mut softmax, p) };
+            for panel in (0..padded / 16).step_by(2) {
+                let panels = 2.min(padded / 16 - panel);
+                // SAFETY: the tile's keys in panels of the packed values; rows of the weights and sums.
+                unsafe {
+                    let b = |i: usize| keys.add(keys_max * d / 2 + ((panel + i) * keys_max + key) / 2 * 16);
+                    multiply::<P_STRIDE>(&Product {
+                        a: p,
+                        b: [b(0), b(panels - 1)],
+                        panels,
+                        steps: count / 2,
+                        rows,
+                        c: sums.as_mut_ptr().add(first * padded + panel * 16),
+                        c_stride: padded,
+                        shrink: if begun { shrink.as_ptr() } else { std::ptr::null() },
+                    });
+                }
+            }
+        }
+        begun = true;
+    }
+    if !begun {
+        sums.fill(0.0);
+    }
+    for r in 0..rows {
+        let total = totals[r].iter().sum();
+        block.store(attention, r, &mut sums[r * padded..][..d], total);
+    }
+}
