@@ -199,22 +199,43 @@ pub(super) unsafe fn weigh<const STRIDE: usize>(softmax: &mut Softmax<'_>, p: *m
     }
 }
 
-/// Rounds `from`, a multiple of 32 numbers, to words of two bf16.
+/// One head of a row, its two halves of `half` elements rotated by the cosines and sines of `angles`.
 ///
 /// # Safety
 ///
-/// `to` has room for them.
+/// `from` holds and `to` has room for two halves, each of `angles` holds a half.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) unsafe fn round(from: &[f32], to: *mut u32) {
-    for (i, v) in from.chunks_exact(32).enumerate() {
-        // SAFETY: two times sixteen numbers; the words by the contract.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn rotate(
+    from: *const u16,
+    half: usize,
+    angles: Option<(*const f32, *const f32)>,
+    to: *mut u16,
+) {
+    for i in (0..half).step_by(16) {
+        let mask = first(half - i);
+        // SAFETY: only elements of the mask are touched, which are inside the halves.
         unsafe {
-            let (low, high) = (_mm512_loadu_ps(v.as_ptr()), _mm512_loadu_ps(v.as_ptr().add(16)));
-            let words = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
-            _mm512_storeu_si512(to.add(i * 16).cast(), words);
+            let load = |from: *const u16| _mm256_maskz_loadu_epi16(mask, from.cast());
+            let (mut a, mut b) = (load(from.add(i)), load(from.add(half + i)));
+            if let Some((cos, sin)) = angles {
+                let wide = |v| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v)));
+                let (c, s) =
+                    (_mm512_maskz_loadu_ps(mask, cos.add(i)), _mm512_maskz_loadu_ps(mask, sin.add(i)));
+                let (x, y) = (wide(a), wide(b));
+                let narrow = |v| std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+                a = narrow(_mm512_fmsub_ps(x, c, _mm512_mul_ps(y, s)));
+                b = narrow(_mm512_fmadd_ps(y, c, _mm512_mul_ps(x, s)));
+            }
+            _mm256_mask_storeu_epi16(to.add(i).cast(), mask, a);
+            _mm256_mask_storeu_epi16(to.add(half + i).cast(), mask, b);
         }
     }
+}
+
+/// The first `n` of sixteen.
+fn first(n: usize) -> u16 {
+    if n < 16 { (1 << n) - 1 } else { u16::MAX }
 }
 
 /// Words `[16][16]` with rows `stride` words apart become their first `columns` columns, each of 16 words.
@@ -265,7 +286,7 @@ pub(super) unsafe fn transpose(from: *const u32, stride: usize, to: *mut u32, co
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn interleave(low: *const u16, high: *const u16, columns: usize, to: *mut u32) {
-    let mask = if columns < 16 { (1_u16 << columns) - 1 } else { u16::MAX };
+    let mask = first(columns);
     let row = |from: *const u16| {
         let mask = if from.is_null() { 0 } else { mask };
         // SAFETY: nothing is read where the mask is 0.

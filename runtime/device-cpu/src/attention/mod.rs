@@ -280,15 +280,11 @@ impl<'r> Block<'r> {
         Block { b, head, first, rows, positions, segments, none, low, high, ranges }
     }
 
-    /// Loads query `r` as f32, rotated; zeros if it is of no segment.
+    /// The row of query `r` and the position at which it stands, if it is of a segment.
     #[inline(always)]
-    fn load_query(&self, attention: &Attention, r: usize, out: &mut [f32]) {
-        if self.none[r] {
-            out.fill(0.0);
-        } else {
-            let row = self.b * attention.out.shape.dims()[1] as usize + self.first + r;
-            attention.load_head(&attention.q, (row, self.positions[r]), self.head, true, out);
-        }
+    fn query(&self, attention: &Attention, r: usize) -> Option<(usize, usize)> {
+        let row = self.b * attention.out.shape.dims()[1] as usize + self.first + r;
+        (!self.none[r]).then_some((row, self.positions[r]))
     }
 
     /// What of the keys from `key` on, a whole tile, the block sees; their segments are written to `theirs` unless

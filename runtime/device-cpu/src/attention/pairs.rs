@@ -5,9 +5,10 @@
 //! a row's weights sum up to 1. Its result `o` is then off by `sum w e (v - o)` to first order: by no more than 2^-9 of
 //! the values' mean distance from it.
 
-use super::avx512::{Product, ROWS, Softmax, interleave, multiply, round, transpose, weigh};
+use super::avx512::{Product, ROWS, Softmax, interleave, multiply, rotate, transpose, weigh};
 use super::{Attention, Block, CHUNK, KEYS, QUERIES, Sight, tile_keys};
 use crate::memory::{Buf, Shared};
+use dreamc_num::DType;
 
 /// Columns of a head at most.
 pub(super) const HEAD_DIM_MAX: usize = 256;
@@ -16,10 +17,10 @@ const Q_STRIDE: usize = HEAD_DIM_MAX / 2 + 16;
 /// Words from the weights of one query to those of the next.
 const P_STRIDE: usize = KEYS / 2 + 16;
 
-/// Floats of a worker: queries, scores and weights of a strip, sums, sixteen totals per query, the largest score of
-/// each, and a row. As much serves packing, which takes sixteen rows of keys.
+/// Floats of a worker: queries, scores and weights of a strip, sums, sixteen totals per query, and the largest
+/// score of each. As much serves packing, which takes sixteen rows of keys.
 pub(super) fn worker_floats(d: usize) -> usize {
-    QUERIES * (Q_STRIDE + d.next_multiple_of(16) + 16 + 1) + ROWS * (KEYS + P_STRIDE) + d.next_multiple_of(32)
+    QUERIES * (Q_STRIDE + d.next_multiple_of(16) + 16 + 1) + ROWS * (KEYS + P_STRIDE)
 }
 
 /// Packs one chunk of keys as `[keys / 16][d / 2][16]` pairs of neighbouring columns and of values as
@@ -38,27 +39,21 @@ pub(super) unsafe fn pack(
     scratch: &mut [f32],
 ) {
     let (d, s) = (attention.head_dim, attention.positions());
-    let (keys, width) = (s.next_multiple_of(CHUNK), d.next_multiple_of(32));
-    let (row, rows) = scratch.split_at_mut(width);
-    let rows = rows[..16 * width / 2].as_mut_ptr().cast::<u32>();
-    row[d..].fill(0.0);
+    let (keys, width) = (s.next_multiple_of(CHUNK), (d / 2).next_multiple_of(16));
+    let rows = scratch[..16 * width].as_mut_ptr().cast::<u32>();
     let to = to.get().cast::<u32>();
     for key in (first..first + CHUNK).step_by(16) {
         for j in 0..16 {
             let at = b * s + key + j;
-            if key + j < s {
-                attention.load_head(&attention.k, (at, at), head, true, &mut row[..d]);
-            } else {
-                row.fill(0.0);
-            }
+            let at = (key + j < s).then_some((at, at));
             // SAFETY: row `j` of sixteen.
-            unsafe { round(row, rows.add(j * width / 2)) };
+            unsafe { load(attention, &attention.k, at, head, rows.add(j * width)) };
         }
         for column in (0..d / 2).step_by(16) {
             // SAFETY: the keys are the first `keys * d / 2` words of the head.
             unsafe {
                 let to = to.add((key / 16 * (d / 2) + column) * 16);
-                transpose(rows.add(column), width / 2, to, 16.min(d / 2 - column));
+                transpose(rows.add(column), width, to, 16.min(d / 2 - column));
             }
         }
     }
@@ -80,13 +75,48 @@ pub(super) unsafe fn pack(
 /// The head's values of a key; null where there is none or it is masked.
 #[inline(always)]
 fn value(attention: &Attention, b: usize, key: usize, head: usize) -> *const u16 {
-    let (s, d, x): (usize, usize, &Buf) = (attention.positions(), attention.head_dim, &attention.v.0);
-    if key >= s || attention.mask.get::<i32>(b * s + key) == 0 {
+    let (s, row) = (attention.positions(), b * attention.positions() + key);
+    if key >= s || attention.mask.get::<i32>(row) == 0 {
         return std::ptr::null();
     }
-    let at = (b * s + key) * x.columns() + attention.v.1 + head * d;
-    assert!(at + d <= x.elements());
+    elements(attention, &attention.v, row, head)
+}
+
+/// The elements of a head of a row.
+#[inline(always)]
+fn elements(attention: &Attention, (x, column): &(Buf, usize), row: usize, head: usize) -> *const u16 {
+    let (d, at) = (attention.head_dim, row * x.columns() + column + head * attention.head_dim);
+    assert!(x.dtype == DType::BF16 && at + d <= x.elements());
     x.start().cast::<u16>().wrapping_add(at).cast_const()
+}
+
+/// Head `head` of a row, which stands at a position, rotated; zeros where there is none or it is masked.
+///
+/// # Safety
+///
+/// The host has the instructions; `to` has room for the head.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+unsafe fn load(
+    attention: &Attention,
+    x: &(Buf, usize),
+    row_at: Option<(usize, usize)>,
+    head: usize,
+    to: *mut u32,
+) {
+    let half = attention.head_dim / 2;
+    let Some((row, at)) = row_at.filter(|(_, at)| attention.mask.get::<i32>(*at) != 0) else {
+        // SAFETY: a word for two columns.
+        unsafe { to.write_bytes(0, half) };
+        return;
+    };
+    let table = |x: &Buf| {
+        assert!(x.dtype == DType::F32 && (at + 1) * half <= x.elements());
+        x.start().cast::<f32>().wrapping_add(at * half).cast_const()
+    };
+    let angles = attention.rope.as_ref().map(|(cos, sin)| (table(cos), table(sin)));
+    // SAFETY: inside the tensors by the assertions; the room by the contract.
+    unsafe { rotate(elements(attention, x, row, head), half, angles, to.cast()) };
 }
 
 /// One block of queries of one head over all keys.
@@ -108,16 +138,13 @@ pub(super) unsafe fn queries(
     let (p, scratch) = scratch.split_at_mut(ROWS * P_STRIDE);
     let (sums, scratch) = scratch.split_at_mut(QUERIES * padded);
     let (totals, scratch) = scratch.split_at_mut(QUERIES * 16);
-    let (largest, row) = scratch.split_at_mut(QUERIES);
-    let row = &mut row[..d.next_multiple_of(32)];
+    let largest = &mut scratch[..QUERIES];
     let (totals, _) = totals.as_chunks_mut::<16>();
     let (q, p) = (q.as_mut_ptr().cast::<u32>(), p.as_mut_ptr().cast::<u32>());
 
-    row[d..].fill(0.0);
     for r in 0..rows {
-        block.load_query(attention, r, &mut row[..d]);
         // SAFETY: row `r` of the queries.
-        unsafe { round(row, q.add(r * Q_STRIDE)) };
+        unsafe { load(attention, &attention.q, block.query(attention, r), block.head, q.add(r * Q_STRIDE)) };
     }
     totals.fill([0.0; 16]);
     largest.fill(f32::NEG_INFINITY);

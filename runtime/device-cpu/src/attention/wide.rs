@@ -94,7 +94,10 @@ per_isa! {
 
         let scale = 1.0 / (d as f32).sqrt();
         for r in 0..rows {
-            block.load_query(attention, r, row);
+            match block.query(attention, r) {
+                Some(at) => attention.load_head(&attention.q, at, block.head, true, row),
+                None => row.fill(0.0),
+            }
             for (i, v) in row.iter().enumerate() {
                 q[(r / micro.rows * d + i) * micro.rows + r % micro.rows] = v * scale;
             }
