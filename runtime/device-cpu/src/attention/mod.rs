@@ -280,10 +280,15 @@ impl<'r> Block<'r> {
         Block { b, head, first, rows, positions, segments, none, low, high, ranges }
     }
 
+    /// The row of query `r`, counted over the whole batch.
+    fn row(&self, attention: &Attention, r: usize) -> usize {
+        self.b * attention.out.shape.dims()[1] as usize + self.first + r
+    }
+
     /// The row of query `r` and the position at which it stands, if it is of a segment.
     #[inline(always)]
     fn query(&self, attention: &Attention, r: usize) -> Option<(usize, usize)> {
-        let row = self.b * attention.out.shape.dims()[1] as usize + self.first + r;
+        let row = self.row(attention, r);
         (!self.none[r]).then_some((row, self.positions[r]))
     }
 
@@ -330,8 +335,7 @@ impl<'r> Block<'r> {
             sums.iter_mut().for_each(|v| *v *= inverse);
         }
         let out = &attention.out;
-        let row = self.b * out.shape.dims()[1] as usize + self.first + r;
-        out.store(row * out.columns() + self.head * attention.head_dim, sums);
+        out.store(self.row(attention, r) * out.columns() + self.head * attention.head_dim, sums);
     }
 }
 

@@ -9,6 +9,7 @@ use super::avx512::{Product, ROWS, Softmax, interleave, multiply, rotate, transp
 use super::{Attention, Block, CHUNK, KEYS, QUERIES, Sight, tile_keys};
 use crate::memory::{Buf, Shared};
 use dreamc_num::DType;
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 /// Columns of a head at most.
 pub(super) const HEAD_DIM_MAX: usize = 256;
@@ -16,6 +17,9 @@ pub(super) const HEAD_DIM_MAX: usize = 256;
 const Q_STRIDE: usize = HEAD_DIM_MAX / 2 + 16;
 /// Words from the weights of one query to those of the next.
 const P_STRIDE: usize = KEYS / 2 + 16;
+
+/// Rows that are asked for before they are used.
+const AHEAD: usize = 8;
 
 /// Floats of a worker: queries, scores and weights of a strip, sums, sixteen totals per query, and the largest
 /// score of each. As much serves packing, which takes sixteen rows of keys.
@@ -42,8 +46,10 @@ pub(super) unsafe fn pack(
     let (keys, width) = (s.next_multiple_of(CHUNK), (d / 2).next_multiple_of(16));
     let rows = scratch[..16 * width].as_mut_ptr().cast::<u32>();
     let to = to.get().cast::<u32>();
+    (0..AHEAD).for_each(|j| prefetch(attention, &attention.k, b * s + first + j, head));
     for key in (first..first + CHUNK).step_by(16) {
         for j in 0..16 {
+            prefetch(attention, &attention.k, b * s + key + j + AHEAD, head);
             let at = b * s + key + j;
             let at = (key + j < s).then_some((at, at));
             // SAFETY: row `j` of sixteen.
@@ -59,7 +65,10 @@ pub(super) unsafe fn pack(
     }
     // SAFETY: the values are the words after them.
     let to = unsafe { to.add(keys * d / 2) };
+    (0..AHEAD).for_each(|j| prefetch(attention, &attention.v, b * s + first + j, head));
     for key in (first..first + CHUNK).step_by(2) {
+        prefetch(attention, &attention.v, b * s + key + AHEAD, head);
+        prefetch(attention, &attention.v, b * s + key + 1 + AHEAD, head);
         let (low, high) = (value(attention, b, key, head), value(attention, b, key + 1, head));
         for column in (0..d).step_by(16) {
             let at = |row: *const u16| if row.is_null() { row } else { row.wrapping_add(column) };
@@ -88,6 +97,18 @@ fn elements(attention: &Attention, (x, column): &(Buf, usize), row: usize, head:
     let (d, at) = (attention.head_dim, row * x.columns() + column + head * attention.head_dim);
     assert!(x.dtype == DType::BF16 && at + d <= x.elements());
     x.start().cast::<u16>().wrapping_add(at).cast_const()
+}
+
+/// Asks for a head of a row. The rows of a head lie far apart, so the processor does not foresee them; asking for more
+/// than there are does no harm.
+#[inline(always)]
+fn prefetch(attention: &Attention, (x, column): &(Buf, usize), row: usize, head: usize) {
+    let at = row * x.columns() + column + head * attention.head_dim;
+    let from = x.start().cast::<u16>().wrapping_add(at).cast_const();
+    for line in (0..attention.head_dim).step_by(32) {
+        // SAFETY: a hint, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line).cast()) };
+    }
 }
 
 /// Head `head` of a row, which stands at a position, rotated; zeros where there is none or it is masked.
@@ -142,7 +163,10 @@ pub(super) unsafe fn queries(
     let (totals, _) = totals.as_chunks_mut::<16>();
     let (q, p) = (q.as_mut_ptr().cast::<u32>(), p.as_mut_ptr().cast::<u32>());
 
+    let row = block.row(attention, 0);
+    (0..AHEAD).for_each(|r| prefetch(attention, &attention.q, row + r, block.head));
     for r in 0..rows {
+        prefetch(attention, &attention.q, row + r + AHEAD, block.head);
         // SAFETY: row `r` of the queries.
         unsafe { load(attention, &attention.q, block.query(attention, r), block.head, q.add(r * Q_STRIDE)) };
     }
