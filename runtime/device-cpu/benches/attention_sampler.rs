@@ -1,12 +1,15 @@
-//! `dream7b_attention` at 2048 positions, attention and activations of a vision tower, and the sampler's kernels
-//! on 64 rows of Dream 7B's vocabulary.
+//! `dream7b_attention` at 2048 positions, attention of several models beside what one core can multiply in registers,
+//! attention and activations of a vision tower, and the sampler's kernels on 64 rows of Dream 7B's vocabulary. Stored
+//! results: `benches/results/`.
 #![allow(missing_docs, reason = "criterion's macro makes a public function")]
+#![allow(unsafe_code, reason = "the instructions that measure the peak")]
 
 #[allow(dead_code, reason = "not every bench uses all of it")]
 mod common;
 
+use common::peak::{Product, peak};
 use common::{Tensor, bytes, prepare, random};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dreamc_artifact::plan::{Activation, Attention, Confidence, Kernel};
 use dreamc_num::DType;
 use std::time::Duration;
@@ -46,6 +49,55 @@ fn attention(c: &mut Criterion) {
             Kernel::Attention(Attention { heads, kv_heads, head_dim, packed: true, rope: true, rows: false });
         let mut prepared = prepare(kernel, &tensors, 0);
         group.bench_function(dtype.name(), |b| b.iter(|| prepared.run()));
+    }
+}
+
+/// One attention over packed queries, keys and values.
+struct Shape {
+    name: &'static str,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    /// Segments, each of as many positions.
+    segments: u32,
+    positions: u32,
+}
+
+const SHAPES: [Shape; 3] = [
+    Shape { name: "small_s256", heads: 16, kv_heads: 4, head_dim: 64, segments: 1, positions: 256 },
+    Shape { name: "dream7b_s512", heads: 28, kv_heads: 4, head_dim: 128, segments: 1, positions: 512 },
+    Shape { name: "vision_2x256", heads: 16, kv_heads: 16, head_dim: 80, segments: 2, positions: 256 },
+];
+
+/// The shapes on one thread and on all, in the same run as the peak of one core's registers.
+fn shapes(c: &mut Criterion) {
+    for (dtype, product) in [(DType::F32, Product::F32), (DType::BF16, Product::Bf16)] {
+        if let Some(rate) = peak(product) {
+            eprintln!("register_peak/{dtype}: {:.0} GFLOP/s a core", rate / 1e9);
+        }
+    }
+    for Shape { name, heads, kv_heads, head_dim, segments, positions } in SHAPES {
+        let mut group = c.benchmark_group(format!("attention_{name}"));
+        group.sample_size(20).measurement_time(Duration::from_secs(1));
+        let (s, width) = (segments * positions, heads * head_dim);
+        group.throughput(Throughput::Elements(4 * u64::from(s) * u64::from(positions) * u64::from(width)));
+        for dtype in [DType::F32, DType::BF16] {
+            let mask = (0..s).flat_map(|i| (1 + i / positions).to_le_bytes()).collect();
+            let tensors = [
+                random(dtype, &[1, s, width + 2 * kv_heads * head_dim], 1, None),
+                bytes(DType::I32, &[1, s], mask),
+                random(DType::F32, &[1, s, head_dim / 2], 2, None),
+                random(DType::F32, &[1, s, head_dim / 2], 3, None),
+                random(dtype, &[1, s, width], 4, None),
+            ];
+            let attention = Attention { heads, kv_heads, head_dim, packed: true, rope: true, rows: false };
+            let all = std::thread::available_parallelism().map_or(1, usize::from);
+            for threads in [1, all] {
+                let mut prepared = prepare(Kernel::Attention(attention.clone()), &tensors, threads);
+                let id = BenchmarkId::new(dtype.name(), threads);
+                group.bench_function(id, |b| b.iter(|| prepared.run()));
+            }
+        }
     }
 }
 
@@ -129,5 +181,5 @@ fn sampler(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, attention, vision, activations, sampler);
+criterion_group!(benches, shapes, attention, vision, activations, sampler);
 criterion_main!(benches);

@@ -156,8 +156,9 @@ pub(crate) fn kernel_need(
             matmul::need(isa, operands, shape.rows(), shape.columns())
         }
         Kernel::Attention(a) => {
-            let (_, mask) = read(if a.packed { 1 } else { 3 })?;
-            attention::need(mask.rows(), mask.columns(), a.kv_heads as usize, a.head_dim as usize)
+            let ((dtype, _), (_, mask)) = (read(0)?, read(if a.packed { 1 } else { 3 })?);
+            let (kv_heads, d) = (a.kv_heads as usize, a.head_dim as usize);
+            attention::need(isa, dtype, mask.rows(), mask.columns(), kv_heads, d)
         }
         Kernel::SamplingProbs => Need { shared: 0, worker: sampler::need(read(0)?.1.columns()) },
         Kernel::SelectSlots => Need { shared: slots::need(read(0)?.1.elements()), worker: 0 },
