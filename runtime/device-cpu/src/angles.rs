@@ -5,6 +5,9 @@ use crate::isa::per_isa;
 use crate::memory::Buf;
 use dreamc_num::frequency;
 
+/// What a sine and a cosine cost, in elements that are moved.
+const ANGLE_WORK: usize = 64;
+
 /// Cosines and sines of every position.
 pub(crate) fn rope_table(
     context: &Context<'_>,
@@ -16,7 +19,7 @@ pub(crate) fn rope_table(
     sin: &Buf,
 ) {
     let (rows, n) = (cos.rows(), cos.columns());
-    context.pool.run(rows, &|row, _| {
+    context.pool.run_rows(rows, ANGLE_WORK * n, &|row, _| {
         let mut column = 0;
         for (plane, m) in sections.iter().enumerate() {
             let (m, p) = (*m as usize, positions.get::<i32>(plane * rows + row) as f32);
@@ -34,7 +37,7 @@ pub(crate) fn rope_table(
 /// Rotates every head of every row.
 pub(crate) fn rope(context: &Context<'_>, x: &Buf, cos: &Buf, sin: &Buf, out: &Buf) {
     let (half, n) = (cos.columns(), x.columns());
-    context.pool.run(x.rows(), &|row, _| {
+    context.pool.run_rows(x.rows(), n, &|row, _| {
         for head in (0..n).step_by(2 * half) {
             rotate(context.isa, x, row * n + head, cos, sin, row * half, half, out);
         }

@@ -11,7 +11,7 @@ const CHUNK: usize = 256;
 /// RMS norm over the last axis.
 pub(crate) fn rms_norm(context: &Context<'_>, x: &Buf, gain: &Buf, eps: f32, out: &Buf) {
     let k = x.columns();
-    context.pool.run(x.rows(), &|row, _| {
+    context.pool.run_rows(x.rows(), k, &|row, _| {
         let scale = inverse_rms(context.isa, x, row * k, k, eps);
         norm_row(context.isa, x, gain, out, row * k, k, scale);
     });
@@ -33,7 +33,7 @@ per_isa! {
 /// Layer norm over the last axis.
 pub(crate) fn layer_norm(context: &Context<'_>, x: &Buf, gain: &Buf, bias: &Buf, eps: f32, out: &Buf) {
     let k = x.columns();
-    context.pool.run(x.rows(), &|row, _| {
+    context.pool.run_rows(x.rows(), k, &|row, _| {
         let mean = sum(context.isa, x, row * k, k, 0.0, false) / k as f32;
         let variance = sum(context.isa, x, row * k, k, mean, true) / k as f32;
         let scale = 1.0 / (variance + eps).sqrt();

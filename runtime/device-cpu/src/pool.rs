@@ -13,6 +13,9 @@ use std::thread::JoinHandle;
 /// How often a waiting thread looks before it gives up its core.
 const SPINS: usize = 2000;
 
+/// Elements that are moved or added to in about the time in which a thread that waits takes up a task.
+const TASK_WORK: usize = 16 * 1024;
+
 /// No core.
 const NONE: usize = usize::MAX;
 
@@ -100,6 +103,20 @@ impl Pool {
     /// Number of threads, the calling one included.
     pub(crate) fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Runs `job(row, worker)` for every row, a task being as many rows of `work` elements each as are worth waking a thread:
+    /// few small rows are done by the calling thread alone.
+    ///
+    /// # Panics
+    ///
+    /// As [`Pool::run`].
+    pub(crate) fn run_rows(&self, rows: usize, work: usize, job: &Job<'_>) {
+        let of_task = (TASK_WORK / work.max(1)).max(1);
+        self.run(rows.div_ceil(of_task), &|task, worker| {
+            let first = task * of_task;
+            (first..rows.min(first + of_task)).for_each(|row| job(row, worker));
+        });
     }
 
     /// Runs `job(task, worker)` for every task in `0..tasks` and returns when all are done.

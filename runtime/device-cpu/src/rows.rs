@@ -36,19 +36,23 @@ pub(crate) fn copy(x: &Buf, from: usize, out: &Buf, to: usize, n: usize) {
     assert!(x.dtype == out.dtype && from + n <= x.elements() && to + n <= out.elements());
     let size = x.dtype.bytes();
     // SAFETY: inside both tensors by the assertion.
-    unsafe { std::ptr::copy(x.start().add(from * size), out.start().add(to * size), n * size) };
+    let (from, to) = unsafe { (x.start().add(from * size), out.start().add(to * size)) };
+    if !std::ptr::eq(from, to) {
+        // SAFETY: as above.
+        unsafe { std::ptr::copy(from, to, n * size) };
+    }
 }
 
 /// Columns `start..` of every row.
 pub(crate) fn slice(context: &Context<'_>, x: &Buf, start: usize, out: &Buf) {
     let (from, n) = (x.columns(), out.columns());
-    context.pool.run(out.rows(), &|row, _| copy(x, row * from + start, out, row * n, n));
+    context.pool.run_rows(out.rows(), n, &|row, _| copy(x, row * from + start, out, row * n, n));
 }
 
 /// Row `p` takes row `p - 1`, row 0 stays.
 pub(crate) fn shift_rows(context: &Context<'_>, x: &Buf, out: &Buf) {
     let (s, n) = (x.shape.dims()[1] as usize, x.columns());
-    context.pool.run(x.rows(), &|row, _| {
+    context.pool.run_rows(x.rows(), n, &|row, _| {
         let from = if row % s == 0 { row } else { row - 1 };
         copy(x, from * n, out, row * n, n);
     });
@@ -63,7 +67,7 @@ pub(crate) fn embed(context: &Context<'_>, ids: &Buf, table: &Buf, out: &Buf) ->
             return Err(DeviceError::TokenOutOfRange { id, vocabulary: vocabulary as u32 });
         }
     }
-    context.pool.run(ids.elements(), &|row, _| {
+    context.pool.run_rows(ids.elements(), h, &|row, _| {
         convert(context.isa, table, ids.get::<i32>(row) as usize * h, out, row * h, h);
     });
     Ok(())
@@ -90,7 +94,7 @@ pub(crate) fn concat(context: &Context<'_>, parts: &[Buf], axis: usize, out: &Bu
 /// All but the first rows of every batch row.
 pub(crate) fn drop_rows(context: &Context<'_>, x: &Buf, out: &Buf) {
     let (from, s, n) = (x.shape.dims()[1] as usize, out.shape.dims()[1] as usize, out.columns());
-    context.pool.run(out.rows(), &|row, _| {
+    context.pool.run_rows(out.rows(), n, &|row, _| {
         let (b, p) = (row / s, row % s);
         copy(x, (b * from + from - s + p) * n, out, row * n, n);
     });
@@ -101,7 +105,7 @@ pub(crate) fn take_rows(context: &Context<'_>, x: &Buf, index: &Buf, out: &Buf) 
     let (s, r, n) = (x.shape.dims()[1] as usize, out.shape.dims()[1] as usize, out.columns());
     let picked = |row: usize| pick(index.get(row), s);
     (0..index.elements()).try_for_each(|row| picked(row).map(|_| ()))?;
-    context.pool.run(out.rows(), &|row, _| {
+    context.pool.run_rows(out.rows(), n, &|row, _| {
         // Looked at above; an index that changed since copies nothing.
         if let Ok(at) = picked(row) {
             copy(x, (row / r * s + at) * n, out, row * n, n);
@@ -124,7 +128,7 @@ pub(crate) fn splice(
         at => pick(at, rows).map(Some),
     };
     (0..index.elements()).try_for_each(|row| picked(row).map(|_| ()))?;
-    context.pool.run(x.rows(), &|row, _| match picked(row) {
+    context.pool.run_rows(x.rows(), n, &|row, _| match picked(row) {
         Ok(Some(at)) => copy(source, at * n, out, row * n, n),
         Ok(None) | Err(_) => copy(x, row * n, out, row * n, n),
     });

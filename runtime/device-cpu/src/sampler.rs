@@ -7,6 +7,9 @@ use crate::memory::{Buf, Shared};
 use dreamc_artifact::plan::Confidence;
 use dreamc_num::stream::{draw_target, weight};
 
+/// What an exponential or a logarithm costs, in elements that are moved.
+const PROBABILITY_WORK: usize = 8;
+
 /// The row of `buf`, an f32 tensor, that task `row` owns.
 ///
 /// # Safety
@@ -35,7 +38,7 @@ pub(crate) fn probs(
     out: &Buf,
 ) {
     let v = logits.columns();
-    context.pool.run(logits.rows(), &|row, worker| {
+    context.pool.run_rows(logits.rows(), PROBABILITY_WORK * v, &|row, worker| {
         if active.get::<u8>(row) == 0 {
             return;
         }
@@ -164,7 +167,7 @@ pub(crate) fn draw(
     bits: &Buf,
     out: &Buf,
 ) {
-    context.pool.run(probs.rows(), &|row, _| {
+    context.pool.run_rows(probs.rows(), PROBABILITY_WORK * probs.columns(), &|row, _| {
         if active.get::<u8>(row) == 0 {
             out.set(row, -1_i32);
             return;
@@ -197,7 +200,7 @@ pub(crate) fn confidence(
     token: &Buf,
     out: &Buf,
 ) {
-    context.pool.run(probs.rows(), &|row, _| {
+    context.pool.run_rows(probs.rows(), PROBABILITY_WORK * probs.columns(), &|row, _| {
         if active.get::<u8>(row) == 0 {
             out.set(row, 0.0_f32);
             return;
@@ -236,7 +239,7 @@ pub(crate) fn confidence(
 /// Adds `amount` to column `token` of every row; `out` may be the logits.
 pub(crate) fn penalise(context: &Context<'_>, logits: &Buf, token: usize, amount: f32, out: &Buf) {
     let v = logits.columns();
-    context.pool.run(logits.rows(), &|row, _| {
+    context.pool.run_rows(logits.rows(), v, &|row, _| {
         let value = logits.get::<f32>(row * v + token) + amount;
         crate::rows::copy(logits, row * v, out, row * v, v);
         out.set(row * v + token, value);
@@ -252,7 +255,7 @@ pub(crate) fn keep_tokens(
     out: &Buf,
 ) {
     let v = logits.columns();
-    context.pool.run(logits.rows(), &|row, _| {
+    context.pool.run_rows(logits.rows(), v, &|row, _| {
         crate::rows::copy(logits, row * v, out, row * v, v);
         if chosen.get::<i32>(row) >= 0 {
             (0..kept.start).chain(kept.end..v).for_each(|i| out.set(row * v + i, f32::MIN));
