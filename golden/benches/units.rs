@@ -19,7 +19,7 @@ mod common;
 
 use common::{BLESS, commit, processor, quartiles};
 use dream::{Forward, Generate, Model, OpenOptions};
-use dreamc::compile::{BuildOptions, Entry};
+use dreamc::compile::{Bits, BuildOptions, Entry, Keep, Quantization};
 use dreamc_frontend::Variant;
 use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::synth::{Size, Synth, synth};
@@ -57,13 +57,18 @@ impl Unit {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let what = Synth { variant: Variant::Text, size: self.size, seed: 1, head: None };
         synth(&what, folder.path(), &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
-        let dtype = match dtype {
-            "bf16" => DType::BF16,
-            "f32" => DType::F32,
-            other => panic!("`{other}` is no type; there are bf16 and f32"),
+        let few = |bits, keep| Some(Quantization { keep, ..Quantization::new(bits) });
+        let (dtype, quant) = match dtype {
+            "f32" => (DType::F32, None),
+            "bf16" => (DType::BF16, None),
+            "w8a8" => (DType::BF16, few(Bits::W8A8, Keep::Rule)),
+            "w8a8-keep-none" => (DType::BF16, few(Bits::W8A8, Keep::Nothing)),
+            "w4a16" => (DType::BF16, few(Bits::W4A16, Keep::Rule)),
+            other => panic!("`{other}` is no type; there are f32, bf16, w8a8, w8a8-keep-none and w4a16"),
         };
         Built::new(&BuildOptions {
             dtype,
+            quant,
             steps: self.steps,
             alg: Alg::Entropy,
             new_tokens: self.tokens,
