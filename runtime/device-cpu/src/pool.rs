@@ -12,6 +12,10 @@ use std::thread::JoinHandle;
 
 /// How often a waiting thread looks before it gives up its core.
 const SPINS: usize = 2000;
+/// How often one looks that waits for the next job and has a core of its own, about half a millisecond: longer than any
+/// dispatch that one thread does alone. A thread that slept is often woken on the core of the one that wakes it, and then
+/// both share that core for some milliseconds.
+const SPINS_BETWEEN_JOBS: usize = 40_000;
 
 /// Elements that are moved or added to in about the time in which a thread that waits takes up a task.
 const TASK_WORK: usize = 16 * 1024;
@@ -33,6 +37,8 @@ struct Shared {
     busy: AtomicBool,
     panicked: AtomicBool,
     stop: AtomicBool,
+    /// How often a thread looks for the next job before it sleeps.
+    patience: usize,
     /// A core that a thread could not be bound to, or `NONE`.
     unpinned: AtomicUsize,
     /// The job and its number of tasks. Written only while no thread runs.
@@ -59,6 +65,7 @@ impl Pool {
     ///
     /// The core that a thread could not be bound to.
     pub(crate) fn new(threads: usize, pin: &[usize]) -> Result<Pool, usize> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shared = Arc::new(Shared {
             epoch: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
@@ -66,6 +73,7 @@ impl Pool {
             busy: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            patience: if threads <= cores { SPINS_BETWEEN_JOBS } else { SPINS },
             unpinned: AtomicUsize::new(NONE),
             job: UnsafeCell::new(None),
         });
@@ -143,7 +151,7 @@ impl Pool {
         let own = catch_unwind(AssertUnwindSafe(|| claim(shared, job, tasks, 0)));
         let mut spins = 0;
         while shared.running.load(Ordering::Acquire) != 0 {
-            wait(&mut spins, std::thread::yield_now);
+            wait(&mut spins, SPINS, std::thread::yield_now);
         }
         let panicked = shared.panicked.swap(false, Ordering::Relaxed);
         shared.busy.store(false, Ordering::Release);
@@ -164,9 +172,9 @@ impl Drop for Pool {
 }
 
 /// Spins for a while, then does `idle`.
-fn wait(spins: &mut usize, idle: impl Fn()) {
+fn wait(spins: &mut usize, patience: usize, idle: impl Fn()) {
     *spins += 1;
-    if *spins < SPINS { std::hint::spin_loop() } else { idle() }
+    if *spins < patience { std::hint::spin_loop() } else { idle() }
 }
 
 /// Takes tasks until there are none left.
@@ -186,7 +194,7 @@ fn work(shared: &Shared, worker: usize) {
     loop {
         let mut spins = 0;
         while shared.epoch.load(Ordering::Acquire) == seen {
-            wait(&mut spins, std::thread::park);
+            wait(&mut spins, shared.patience, std::thread::park);
         }
         seen = seen.wrapping_add(1);
         if shared.stop.load(Ordering::Relaxed) {
