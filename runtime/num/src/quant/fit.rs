@@ -4,7 +4,7 @@
 //! each give the scale that fits them best by least squares, and of all these groups the one that errs least is taken,
 //! the plain span where it is none worse.
 
-use super::{Group, INT4_MAX, INT4_MIDDLE};
+use super::{Group, INT4_MAX, INT4_MIDDLE, bounds};
 
 /// Parts of the plain scale that a symmetric group tries, in both signs. Above 1 the extreme value has the last code of the
 /// side that has fewer.
@@ -115,11 +115,6 @@ fn code(x: f32, min: f32, inverse: f32) -> f32 {
     let steps = if steps > 0.0 { steps } else { 0.0 };
     let steps = if steps < INT4_MAX { steps } else { INT4_MAX };
     (steps + WHOLE) - WHOLE
-}
-
-/// Smallest and largest value, 0 among them.
-fn bounds(values: &[f32]) -> (f32, f32) {
-    values.iter().fold((0.0, 0.0), |(min, max): (f32, f32), x| (min.min(*x), max.max(*x)))
 }
 
 /// Sums of several terms of each value.
