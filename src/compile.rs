@@ -1,6 +1,7 @@
 //! Checkpoint to artifact.
 
 mod acting;
+mod calibrate;
 mod code;
 mod finalize;
 mod manifest;
@@ -12,12 +13,13 @@ mod target;
 use crate::cost::{self, Cost, Lengths, Whole};
 use crate::whole::{WholeError, write_whole};
 use acting::{Acting, acting};
+use calibrate::Calibrated;
 use dream::{Tokenizer, chat};
 use dreamc_artifact::Work;
 use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::Plan;
 use dreamc_backend::{
-    Constants, Contents, EmitError, Fidelity, Liveness, WeightReader, WriteError, write_artifact,
+    Constants, Contents, EmitError, Fidelity, Liveness, PackError, WeightReader, WriteError, write_artifact,
 };
 use dreamc_backend_gpu::Modules;
 use dreamc_front::image::{ImageProcessor, PREPROCESSOR_FILE};
@@ -39,6 +41,7 @@ use std::collections::BTreeMap;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
+pub use calibrate::{Collector, Parent, Statistics};
 pub use code::complete;
 pub use finalize::{Finalized, finalize};
 pub use options::{ActOptions, BuildOptions, Golden, entries};
@@ -236,6 +239,9 @@ pub enum BuildError {
         /// What is missing, and what installs it.
         reason: String,
     },
+    /// Weights could not be read while their factors were worked out.
+    #[error("the weights cannot be calibrated")]
+    Calibrate(#[source] PackError),
     /// The artifact could not be written.
     #[error("{} was not written", path.display())]
     Write {
@@ -270,6 +276,11 @@ pub enum BuildError {
 ///
 /// See [`BuildError`].
 pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, BuildError> {
+    build_with(options, events).map(|(report, _)| report)
+}
+
+/// As [`build`], and gives what was stored.
+fn build_with(options: &BuildOptions, events: &mut dyn Events) -> Result<(Report, Constants), BuildError> {
     let dir = options.checkpoint.as_path();
     let config = ModelConfig::read(dir)?;
     options::check(options, &config)?;
@@ -322,11 +333,35 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
     // Nobody reads what probes cost.
     optimize(&mut probed, &without(&probe_pipeline(), &options.without), each, &mut (), &mut |_, _| ())?;
 
-    let decisions = options
-        .quant
-        .as_ref()
-        .map(|quant| quantize(quant, &config, &mut [&mut module, &mut probed]))
-        .transpose()?;
+    let config_path = dir.join(CONFIG_FILE);
+    let config_bytes =
+        std::fs::read(&config_path).map_err(|source| BuildError::File { path: config_path, source })?;
+    let reader = || {
+        let mut sources = Sources::new(&checkpoint);
+        if let Some(acting) = &acting {
+            sources = sources.with(&acting.heads);
+        }
+        if let Some(adapter) = &adapter {
+            sources = sources.with_adapter(adapter);
+        }
+        CheckpointReader::new(sources, &config_bytes, options.allow_non_finite)
+    };
+    let mut calibrated = Calibrated::default();
+    let decisions = match &options.quant {
+        Some(quant) => {
+            let modules = &mut [&mut module, &mut probed];
+            let (matmuls, decisions) = quantize::decisions(quant, &config, modules)?;
+            if let Some(statistics) = &quant.calibration {
+                let made =
+                    calibrate::calibrated(statistics, &matmuls, &decisions, quant.weights(), &mut reader());
+                calibrated = made.map_err(BuildError::Calibrate)?;
+                unreached(&calibrated.unreached, events);
+            }
+            quantize::apply(quant, &decisions, &calibrated, modules);
+            Some(decisions)
+        }
+        None => None,
+    };
 
     let mut constants = Constants::default();
     let mut plans = Vec::new();
@@ -357,17 +392,7 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
         front: front.as_deref(),
         golden: options.golden.as_ref().map(|golden| golden.bytes.as_slice()),
     };
-    let config_path = dir.join(CONFIG_FILE);
-    let config_bytes =
-        std::fs::read(&config_path).map_err(|source| BuildError::File { path: config_path, source })?;
-    let mut sources = Sources::new(&checkpoint);
-    if let Some(acting) = &acting {
-        sources = sources.with(&acting.heads);
-    }
-    if let Some(adapter) = &adapter {
-        sources = sources.with_adapter(adapter);
-    }
-    let mut reader = CheckpointReader::new(sources, &config_bytes, options.allow_non_finite);
+    let mut reader = reader().with(calibrated.vectors);
     let (file_bytes, fidelities) = write(options, &contents, &mut reader, events)?;
     let targets = options.targets.iter().zip(&plans);
     let programs = targets
@@ -380,7 +405,17 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
         })
         .collect();
     let stored = decisions.map(|d| quantize::stored(&d, constants.list(), &fidelities));
-    Ok(Report { file_bytes, tensors: constants.list().len(), passes, programs, stored })
+    let report = Report { file_bytes, tensors: constants.list().len(), passes, programs, stored };
+    Ok((report, constants))
+}
+
+/// Warns of tensors that calibration knows nothing of.
+fn unreached(names: &[String], events: &mut dyn Events) {
+    let Some(first) = names.first() else { return };
+    events.warning(&format!(
+        "no request of --calib reaches {} of the tensors that are rounded, such as `{first}`: they are rounded by themselves",
+        names.len()
+    ));
 }
 
 /// What the entries of the module as imported cost as the reference runs them.

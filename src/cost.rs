@@ -376,8 +376,8 @@ impl<'a> Counter<'a> {
                 Ok(results.saturating_mul(2))
             }
             // The rest of the weight is not stored.
-            (Op::Linear(Linear { rows: Some((_, len)), norm_eps, smooth, .. }), inputs, _) => {
-                let weight = 1 + usize::from(norm_eps.is_some()) + usize::from(*smooth);
+            (Op::Linear(linear @ Linear { rows: Some((_, len)), .. }), inputs, _) => {
+                let weight = linear.weight_operands().start;
                 let others = inputs.iter().enumerate().filter(|(i, _)| *i != weight).map(|(_, v)| *v);
                 let read = inputs.get(weight).map_or(0, |value| {
                     let ty = self.graph.ty(*value);
@@ -404,10 +404,9 @@ impl<'a> Counter<'a> {
                 let x = first_input()?;
                 let out = result()?;
                 let gain = u64::from(linear.norm_eps.is_some());
-                let first = 1 + gain as usize + usize::from(linear.smooth);
                 // `x` has M * K elements and the weights have N * K: their products over K are the multiplications.
-                let weights = data.inputs.iter().skip(first).take(linear.weights as usize);
-                let rows = weights.into_iter().try_fold(0_u64, |n, weight| {
+                let weights = data.inputs.get(linear.weight_operands()).unwrap_or_default();
+                let rows = weights.iter().try_fold(0_u64, |n, weight| {
                     let rows = self.graph.ty(*weight).dims.first();
                     Ok(n.saturating_add(rows.map_or(Ok(0), |d| self.at_max(d))?))
                 })?;

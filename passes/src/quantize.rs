@@ -4,6 +4,7 @@
 //! Ensures: every `linear` whose weights are tensors of the checkpoint reads them as the scheme says, and none that is kept
 //! changes. The weights of one `linear` are treated alike, and a tensor alike in all modules. What else reads a tensor, as
 //! an embedding does, reads it as before.
+//! Where calibration has factors for the columns of a tensor, its weights are multiplied by them, and the rows divided.
 //! Declines: weights that are not stored as they are in the checkpoint.
 //!
 //! This changes what is computed, so it is no pass of the pipeline.
@@ -13,8 +14,8 @@
 //! %2 = linear %0, %1 : f32[B, S, 16]      =>    %2 = linear %0, %1 {int8=1} : f32[B, S, 16]
 //! ```
 
-use dreamc_ir::{Graph, Linear, Module, Node, Op, Value, Weight};
-use dreamc_num::Quant;
+use dreamc_ir::{Graph, Linear, Module, Node, Op, Type, Value, Weight};
+use dreamc_num::{DType, Quant};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How weights are rounded, and which.
@@ -24,8 +25,8 @@ pub struct Scheme<'a> {
     pub weights: Rounding,
     /// What becomes of weights that are kept; none leaves them as they are.
     pub kept: Option<Rounding>,
-    /// Whether a tensor is kept.
-    pub keeps: &'a dyn Fn(&str) -> bool,
+    /// What calibration knows of the columns of a tensor that is not kept; the same for all that are multiplied together.
+    pub calibrated: &'a dyn Fn(&str) -> Columns,
 }
 
 /// How a matmul is rounded.
@@ -35,6 +36,35 @@ pub struct Rounding {
     pub quant: Quant,
     /// Whether the rows that are multiplied are rounded to 8 bits too.
     pub int8: bool,
+}
+
+/// Names of vectors that calibration has for the columns of a tensor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Columns {
+    /// What weights are multiplied by, and rows divided by, before they are rounded.
+    pub factors: Option<String>,
+    /// How much errors of the weights count, in groups.
+    pub importance: Option<String>,
+}
+
+/// Name of the vector `of` divided by `factors`, element by element; without `of`, one divided by them.
+pub fn quotient(of: Option<&str>, factors: &str) -> String {
+    format!("{} / {factors}", of.unwrap_or("1"))
+}
+
+/// What [`quotient`] made a name of.
+pub fn as_quotient(name: &str) -> Option<(Option<&str>, &str)> {
+    let (of, factors) = name.split_once(" / ")?;
+    Some((Some(of).filter(|of| *of != "1"), factors))
+}
+
+/// Tensors of the checkpoint that are multiplied together, and which rows of the only one, if not all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Matmul {
+    /// Names of the tensors.
+    pub names: Vec<String>,
+    /// First row and number of rows.
+    pub rows: Option<(u64, u64)>,
 }
 
 /// What was decided about each tensor that a matmul reads, by name.
@@ -55,30 +85,30 @@ pub enum Decision {
     KeptWith(String),
 }
 
-/// Runs the transformation on all modules of a build together.
-pub fn run(modules: &mut [&mut Module], scheme: &Scheme<'_>) -> Decisions {
-    let decisions = decide(modules, scheme);
-    let graphs = modules.iter_mut().flat_map(|module| &mut module.graphs);
-    graphs.for_each(|graph| apply(graph, scheme, &decisions));
-    decisions
+/// The matmuls of all modules whose weights are tensors of the checkpoint that nothing is done to yet.
+pub fn matmuls(modules: &[&mut Module]) -> BTreeSet<Matmul> {
+    let graphs = modules.iter().flat_map(|module| &module.graphs);
+    graphs
+        .flat_map(|graph| {
+            let definitions = graph.definitions();
+            let of = |node: &Node| {
+                let (linear, weights) = matmul(graph, &definitions, *node)?;
+                Some(Matmul { names: weights.into_iter().map(|(_, name)| name).collect(), rows: linear.rows })
+            };
+            graph.order().iter().filter_map(of).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
-fn decide(modules: &[&mut Module], scheme: &Scheme<'_>) -> Decisions {
-    let graphs = modules.iter().flat_map(|module| &module.graphs);
-    let together: BTreeSet<Vec<String>> = graphs
-        .flat_map(|graph| {
-            let named =
-                |node: &Node| Some(matmul(graph, *node)?.1.into_iter().map(|(_, name)| name).collect());
-            graph.order().iter().filter_map(named).collect::<Vec<_>>()
-        })
-        .collect();
-    let decision = |name: &String| if (scheme.keeps)(name) { Decision::Kept } else { Decision::Rounded };
-    let names = together.iter().flatten();
+/// Decides about the tensors of all [`matmuls`] of a build together. `keeps` says whether a tensor is kept.
+pub fn decide(matmuls: &BTreeSet<Matmul>, keeps: &dyn Fn(&str) -> bool) -> Decisions {
+    let decision = |name: &String| if keeps(name) { Decision::Kept } else { Decision::Rounded };
+    let names = matmuls.iter().flat_map(|matmul| &matmul.names);
     let mut tensors: BTreeMap<String, Decision> = names.map(|n| (n.clone(), decision(n))).collect();
     // A tensor that is kept for another's sake may keep others where it is multiplied elsewhere.
     loop {
         let mut settled = true;
-        for names in &together {
+        for Matmul { names, .. } in matmuls {
             let Some(kept) = names.iter().find(|name| tensors[*name] != Decision::Rounded) else { continue };
             for name in names {
                 if tensors[name] == Decision::Rounded {
@@ -93,42 +123,79 @@ fn decide(modules: &[&mut Module], scheme: &Scheme<'_>) -> Decisions {
     }
 }
 
+/// Runs the transformation on all modules of a build, whose tensors were decided about.
+pub fn run(modules: &mut [&mut Module], scheme: &Scheme<'_>, decisions: &Decisions) {
+    let graphs = modules.iter_mut().flat_map(|module| &mut module.graphs);
+    graphs.for_each(|graph| apply(graph, scheme, decisions));
+}
+
 /// A node that multiplies by tensors of the checkpoint, none of them rounded yet: its settings, and its weights by operand.
-fn matmul(graph: &Graph, node: Node) -> Option<(Linear, Vec<(usize, String)>)> {
+fn matmul(
+    graph: &Graph,
+    definitions: &BTreeMap<Value, Node>,
+    node: Node,
+) -> Option<(Linear, Vec<(usize, String)>)> {
     let data = graph.node(node);
     let Op::Linear(linear) = data.op else { return None };
-    let first = 1 + usize::from(linear.norm_eps.is_some()) + usize::from(linear.smooth);
-    let names = (first..first + linear.weights as usize).map(|operand| {
-        let value = data.inputs.get(operand)?;
-        let mut nodes = graph.order().iter().map(|node| graph.node(*node));
-        match &nodes.find(|data| data.outputs.contains(value))?.op {
-            Op::Weight(Weight { name, columns: None, quant: None }) => Some((operand, name.clone())),
-            _ => None,
-        }
+    let names = linear.weight_operands().map(|operand| {
+        let weight = weight(graph, definitions, *data.inputs.get(operand)?)?;
+        (weight.quant.is_none()).then(|| (operand, weight.name.clone()))
     });
     Some((linear, names.collect::<Option<_>>()?))
 }
 
+/// The tensor that a value is.
+fn weight<'a>(graph: &'a Graph, definitions: &BTreeMap<Value, Node>, value: Value) -> Option<&'a Weight> {
+    match &graph.node(*definitions.get(&value)?).op {
+        Op::Weight(weight) => Some(weight),
+        _ => None,
+    }
+}
+
 fn apply(graph: &mut Graph, scheme: &Scheme<'_>, decisions: &Decisions) {
-    let mut rounded: BTreeMap<(Value, Quant), Value> = BTreeMap::new();
+    let definitions = graph.definitions();
+    let mut made = Made::default();
     let mut replaced: BTreeSet<Value> = BTreeSet::new();
     for node in graph.order().to_vec() {
-        let Some((linear, weights)) = matmul(graph, node) else { continue };
+        let Some((mut linear, weights)) = matmul(graph, &definitions, node) else { continue };
         let kept = weights.iter().any(|(_, name)| decisions.tensors[name] != Decision::Rounded);
         let Some(rounding) = (if kept { scheme.kept } else { Some(scheme.weights) }) else { continue };
+        let columns = match weights.first() {
+            Some((_, name)) if !kept => (scheme.calibrated)(name),
+            Some(_) | None => Columns::default(),
+        };
+        linear.int8 = rounding.int8;
         let mut inputs = graph.node(node).inputs.clone();
-        for (operand, _) in weights {
-            let value = inputs[operand];
-            let known = rounded.get(&(value, rounding.quant)).copied();
-            inputs[operand] = known.unwrap_or_else(|| stored(graph, value, rounding.quant));
-            rounded.insert((value, rounding.quant), inputs[operand]);
-            replaced.insert(value);
+        let first = definitions[&inputs[linear.weight_operands().start]];
+        for (operand, name) in weights {
+            let tensor = Weight {
+                name,
+                quant: Some(rounding.quant),
+                columns: columns.factors.clone(),
+                importance: columns.importance.clone(),
+            };
+            replaced.insert(inputs[operand]);
+            let ty = graph.ty(inputs[operand]).clone();
+            inputs[operand] = made.weight(graph, definitions[&inputs[operand]], tensor, ty);
         }
-        graph.replace(node, Op::Linear(Linear { int8: rounding.int8, ..linear }), inputs);
+        // Rows are divided in the gain of their norm, which is a constant of this node, else by an operand.
+        if let Some(factors) = &columns.factors {
+            let gain = linear.norm_eps.and_then(|_| weight(graph, &definitions, inputs[1]));
+            if let Some(name) = gain.map(|gain| quotient(Some(&gain.name), factors)) {
+                replaced.insert(inputs[1]);
+                let ty = graph.ty(inputs[1]).clone();
+                inputs[1] = made.weight(graph, definitions[&inputs[1]], Weight::named(name), ty);
+            } else {
+                let ty = Type::new(DType::F32, graph.ty(inputs[0]).dims.last().cloned());
+                let inverse = made.weight(graph, first, Weight::named(quotient(None, factors)), ty);
+                inputs.insert(linear.weight_operands().start, inverse);
+                linear.smooth = true;
+            }
+        }
+        graph.replace(node, Op::Linear(linear), inputs);
     }
     let uses = graph.use_counts();
-    let gone: BTreeSet<Node> = graph
-        .definitions()
+    let gone: BTreeSet<Node> = definitions
         .into_iter()
         .filter(|(value, _)| replaced.contains(value) && uses[value.0 as usize] == 0)
         .map(|(_, node)| node)
@@ -136,16 +203,21 @@ fn apply(graph: &mut Graph, scheme: &Scheme<'_>, decisions: &Decisions) {
     graph.retain(|node| !gone.contains(&node));
 }
 
-/// The tensor of `value` in few bits, behind the node that defines it.
-fn stored(graph: &mut Graph, value: Value, quant: Quant) -> Value {
-    let node = graph.definitions()[&value];
-    let at = graph.order().iter().position(|n| *n == node).unwrap_or(0);
-    let (mut data, ty) = (graph.node(node).clone(), graph.ty(value).clone());
-    if let Op::Weight(weight) = &mut data.op {
-        weight.quant = Some(quant);
+/// The tensors that were put into a graph, by name and form.
+#[derive(Default)]
+struct Made(BTreeMap<(String, Option<Quant>), Value>);
+
+impl Made {
+    /// A tensor, which is defined behind `node` if it is new.
+    fn weight(&mut self, graph: &mut Graph, node: Node, weight: Weight, ty: Type) -> Value {
+        let key = (weight.name.clone(), weight.quant);
+        *self.0.entry(key).or_insert_with(|| {
+            let at = graph.order().iter().position(|n| *n == node).map_or(0, |at| at + 1);
+            let origin = graph.node(node).origin.clone();
+            let made = graph.insert(at, Op::Weight(weight), vec![], vec![ty], origin);
+            graph.node(made).outputs[0]
+        })
     }
-    let node = graph.insert(at + 1, data.op, vec![], vec![ty], data.origin);
-    graph.node(node).outputs[0]
 }
 
 #[cfg(test)]
@@ -158,15 +230,18 @@ mod tests {
 
     /// Text and decisions after the run; both modules verify, and a second run changes nothing.
     fn check(weights: Rounding, kept: Option<Rounding>, keep: &[&str], text: &str) -> String {
-        let keeps = |name: &str| keep.contains(&name);
-        let scheme = Scheme { weights, kept, keeps: &keeps };
+        check_with(&Scheme { weights, kept, calibrated: &|_| Columns::default() }, keep, text)
+    }
+
+    fn check_with(scheme: &Scheme<'_>, keep: &[&str], text: &str) -> String {
         let mut module = parse(text).unwrap();
         verify(&module).unwrap();
-        let decisions = run(&mut [&mut module], &scheme);
+        let decisions = decide(&matmuls(&[&mut module]), &|name| keep.contains(&name));
+        run(&mut [&mut module], scheme, &decisions);
         verify(&module).unwrap();
         let once = module.to_string();
         assert_eq!(parse(&once).unwrap(), module);
-        run(&mut [&mut module], &scheme);
+        run(&mut [&mut module], scheme, &decisions);
         assert_eq!(once, module.to_string(), "a second run changes the graph");
         format!("{:?}\n{module}", decisions.tensors)
     }
@@ -195,6 +270,22 @@ mod tests {
     fn gives_kept_weights_more_bits() {
         let kept = Rounding { quant: Quant::Int8, int8: false };
         insta::assert_snapshot!(check(W4A16, Some(kept), &["down"], MERGED));
+    }
+
+    /// Rows are divided in the gain of a norm, or by an operand.
+    #[test]
+    fn divides_rows_by_what_weights_are_multiplied_by() {
+        let calibrated = |name: &str| Columns {
+            factors: Some(format!("{name}.columns")),
+            importance: Some(format!("{name}.importance")),
+        };
+        let int4 = Quant::Int4 { group: 32, zero: true };
+        let weights = Rounding { quant: int4, int8: true };
+        let scheme = Scheme { weights, kept: None, calibrated: &calibrated };
+        insta::assert_snapshot!(check_with(&scheme, &[], MERGED));
+        assert_eq!(as_quotient(&quotient(Some("gain"), "a.columns")), Some((Some("gain"), "a.columns")));
+        assert_eq!(as_quotient(&quotient(None, "a.columns")), Some((None, "a.columns")));
+        assert_eq!(as_quotient("gain"), None);
     }
 
     /// The table of an embedding is no matmul's weight, also where it is one elsewhere.
@@ -235,8 +326,9 @@ mod tests {
           return %5
         }"#;
         let (mut first, mut second) = (parse(apart).unwrap(), parse(MERGED).unwrap());
-        let scheme = Scheme { weights: W8A8, kept: None, keeps: &|name| name == "up" };
-        let decisions = run(&mut [&mut first, &mut second], &scheme);
+        let scheme = Scheme { weights: W8A8, kept: None, calibrated: &|_| Columns::default() };
+        let decisions = decide(&matmuls(&[&mut first, &mut second]), &|name| name == "up");
+        run(&mut [&mut first, &mut second], &scheme, &decisions);
         assert_eq!(decisions.tensors["gate"], Decision::KeptWith("up".to_owned()));
         assert_eq!(first, parse(apart).unwrap());
     }

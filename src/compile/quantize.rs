@@ -1,17 +1,18 @@
 //! Weights in few bits: which matrices, how they are rounded, and how well they are stored.
 
-use super::BuildError;
+use super::calibrate::Calibrated;
+use super::{BuildError, Statistics};
 use dreamc_artifact::layout::Layout;
 use dreamc_backend::{Constant, Fidelity, Source};
 use dreamc_frontend::{EMBEDDING, ModelConfig};
 use dreamc_ir::Module;
 use dreamc_num::Quant;
-use dreamc_passes::quantize::{Decision, Decisions, Rounding, Scheme, run};
+use dreamc_passes::quantize::{Columns, Decision, Decisions, Matmul, Rounding, Scheme, decide, matmuls, run};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How the matrices of a build are stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Quantization {
     /// Bits of weights and of what is multiplied with them.
     pub bits: Bits,
@@ -19,6 +20,8 @@ pub struct Quantization {
     pub group: u32,
     /// Which tensors are kept.
     pub keep: Keep,
+    /// What is known of the rows that they are multiplied with; none rounds weights by themselves.
+    pub calibration: Option<Statistics>,
 }
 
 /// Bits of weights and of what is multiplied with them.
@@ -73,11 +76,11 @@ impl Quantization {
 
     /// This many bits, with the rule of what is kept.
     pub fn new(bits: Bits) -> Quantization {
-        Quantization { bits, group: Quantization::GROUP, keep: Keep::Rule }
+        Quantization { bits, group: Quantization::GROUP, keep: Keep::Rule, calibration: None }
     }
 
     /// What becomes of a matmul that is not kept.
-    fn weights(&self) -> Rounding {
+    pub(super) fn weights(&self) -> Rounding {
         let int4 = Quant::Int4 { group: self.group, zero: ZERO };
         match self.bits {
             Bits::W8A8 => Rounding { quant: Quant::Int8, int8: true },
@@ -118,7 +121,7 @@ pub fn sensitive(config: &ModelConfig) -> Vec<String> {
     patterns
 }
 
-/// Gives the modules of a build few bits.
+/// Gives the modules of a build few bits, without calibration.
 ///
 /// # Errors
 ///
@@ -128,15 +131,25 @@ pub fn quantize(
     config: &ModelConfig,
     modules: &mut [&mut Module],
 ) -> Result<Decisions, BuildError> {
+    let (_, decisions) = decisions(quantization, config, modules)?;
+    apply(quantization, &decisions, &Calibrated::default(), modules);
+    Ok(decisions)
+}
+
+/// The matmuls of a build, and what is decided about their tensors.
+pub(super) fn decisions(
+    quantization: &Quantization,
+    config: &ModelConfig,
+    modules: &[&mut Module],
+) -> Result<(BTreeSet<Matmul>, Decisions), BuildError> {
     let patterns = match &quantization.keep {
         Keep::Rule => sensitive(config),
         Keep::Nothing => Vec::new(),
         Keep::Patterns(patterns) => patterns.clone(),
     };
     let set = globs(&patterns)?;
-    let keeps = |name: &str| set.is_match(name);
-    let scheme = Scheme { weights: quantization.weights(), kept: quantization.kept(), keeps: &keeps };
-    let decisions = run(modules, &scheme);
+    let matmuls = matmuls(modules);
+    let decisions = decide(&matmuls, &|name| set.is_match(name));
     if let Keep::Patterns(patterns) = &quantization.keep {
         let used: BTreeSet<usize> = decisions.tensors.keys().flat_map(|name| set.matches(name)).collect();
         if let Some((_, idle)) = patterns.iter().enumerate().find(|(i, _)| !used.contains(i)) {
@@ -148,7 +161,19 @@ pub fn quantize(
             });
         }
     }
-    Ok(decisions)
+    Ok((matmuls, decisions))
+}
+
+/// Carries out what was decided.
+pub(super) fn apply(
+    quantization: &Quantization,
+    decisions: &Decisions,
+    calibrated: &Calibrated,
+    modules: &mut [&mut Module],
+) {
+    let columns = |name: &str| calibrated.tensors.get(name).cloned().unwrap_or_else(Columns::default);
+    let scheme = Scheme { weights: quantization.weights(), kept: quantization.kept(), calibrated: &columns };
+    run(modules, &scheme, decisions);
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet, BuildError> {
@@ -239,6 +264,9 @@ pub(super) fn settings(quantization: &Quantization) -> BTreeMap<&'static str, St
         Keep::Patterns(patterns) => patterns.join(","),
     };
     let mut settings = BTreeMap::from([("quant", quantization.bits.name().to_owned()), ("keep", keep)]);
+    if let Some(statistics) = &quantization.calibration {
+        settings.insert("calib", format!("{} requests", statistics.requests()));
+    }
     if quantization.bits.has_groups() {
         settings.insert("group", quantization.group.to_string());
     }

@@ -1,6 +1,7 @@
 //! Reads the checkpoint for the packer: hashes what it reads, and looks for numbers that are none.
 
 use dreamc_backend::WeightReader;
+use dreamc_passes::quantize::as_quotient;
 use dreamc_weights::{Sources, TensorRef};
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -29,20 +30,54 @@ pub(super) struct CheckpointReader<'a> {
     config: blake3::Hash,
     /// Hash of each tensor's bytes so far, and how many elements that is.
     hashes: BTreeMap<String, (blake3::Hasher, u64)>,
+    /// Vectors that calibration adds to the checkpoint, and that its hash leaves out.
+    calibrated: BTreeMap<String, Vec<f32>>,
 }
 
 impl<'a> CheckpointReader<'a> {
     pub(super) fn new(sources: Sources<'a>, config: &[u8], allow_non_finite: bool) -> CheckpointReader<'a> {
-        CheckpointReader { sources, allow_non_finite, config: blake3::hash(config), hashes: BTreeMap::new() }
+        let config = blake3::hash(config);
+        let (hashes, calibrated) = (BTreeMap::new(), BTreeMap::new());
+        CheckpointReader { sources, allow_non_finite, config, hashes, calibrated }
+    }
+
+    /// With vectors beside the checkpoint, and what can be divided by them.
+    pub(super) fn with(self, calibrated: BTreeMap<String, Vec<f32>>) -> CheckpointReader<'a> {
+        CheckpointReader { calibrated, ..self }
     }
 }
 
 impl WeightReader for CheckpointReader<'_> {
     fn elements(&self, name: &str) -> Option<u64> {
-        self.sources.elements(name)
+        let vector = |name: &str| self.calibrated.get(name).map(|vector| vector.len() as u64);
+        match as_quotient(name) {
+            Some((of, by)) => {
+                let by = vector(by)?;
+                of.is_none_or(|of| self.sources.elements(of) == Some(by)).then_some(by)
+            }
+            None => vector(name).or_else(|| self.sources.elements(name)),
+        }
     }
 
     fn read(&mut self, name: &str, start: u64, out: &mut [f32]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let part = |vector: &[f32]| {
+            let range = start as usize..start as usize + out.len();
+            vector.get(range).map(<[f32]>::to_vec)
+        };
+        if let Some(part) = self.calibrated.get(name).and_then(|vector| part(vector)) {
+            out.copy_from_slice(&part);
+            return Ok(());
+        }
+        if let Some((of, by)) = as_quotient(name)
+            && let Some(part) = self.calibrated.get(by).and_then(|vector| part(vector))
+        {
+            match of {
+                Some(of) => self.read(of, start, out)?,
+                None => out.fill(1.0),
+            }
+            out.iter_mut().zip(&part).for_each(|(x, factor)| *x /= factor);
+            return Ok(());
+        }
         let tensor = self.sources.get(name)?;
         let range = start as usize..start as usize + out.len();
         self.sources.read(name, start, out)?;

@@ -49,14 +49,13 @@ fn flop(kernel: &Kernel, reads: &[Operand], writes: &[Operand]) -> u64 {
     match kernel {
         Kernel::Linear(linear) => {
             let gain = u64::from(linear.norm_eps.is_some());
-            let first = 1 + gain as usize + usize::from(linear.smooth);
-            let weights = reads.iter().skip(first).take(linear.weights as usize);
+            let weights = reads.get(linear.weight_operands()).unwrap_or_default();
             let rows = |o: &Operand| u64::from(o.shape.dims().first().copied().unwrap_or(0));
             let epilogue = u64::from(linear.bias)
                 + u64::from(linear.residual)
                 + if linear.swiglu { SWIGLU } else { 0 }
                 + linear.activation.map_or(0, activation);
-            2 * input * weights.map(rows).sum::<u64>() + input * gain * RMS_NORM + result * epilogue
+            2 * input * weights.iter().map(rows).sum::<u64>() + input * gain * RMS_NORM + result * epilogue
         }
         Kernel::Attention(a) => {
             let dims = |o: Option<&Operand>| o.map_or([0; 2], |o| first_two(o.shape));

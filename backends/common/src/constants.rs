@@ -31,6 +31,8 @@ pub enum Source {
         columns: Option<String>,
         /// How they are rounded.
         quant: Quant,
+        /// Name of the vector that says how much the squared errors of its columns count.
+        importance: Option<String>,
     },
     /// The elements themselves.
     Literal(Literal),

@@ -90,18 +90,10 @@ const fn activation(kind: Activation) -> plan::Activation {
     }
 }
 
-/// Number of the operand that is a matmul's first weight.
-pub fn first_weight(linear: &dreamc_ir::Linear) -> usize {
-    1 + usize::from(linear.norm_eps.is_some()) + usize::from(linear.smooth)
-}
-
 /// Whether an operand of an op is a matmul's weight.
 pub fn is_matrix(op: &Op, operand: usize) -> bool {
     match op {
-        Op::Linear(linear) => {
-            let first = first_weight(linear);
-            (first..first + linear.weights as usize).contains(&operand)
-        }
+        Op::Linear(linear) => linear.weight_operands().contains(&operand),
         _ => false,
     }
 }

@@ -19,7 +19,7 @@ pub mod toolchain;
 mod write;
 
 pub use constants::{Constant, Constants, Source};
-pub use kernel::{first_weight, in_place, is_matrix, kernel};
+pub use kernel::{in_place, is_matrix, kernel};
 pub use liveness::{Live, Liveness};
 pub use lower::{EmitError, Job, Target, lower};
 pub use memory::{Block, arrange};

@@ -515,9 +515,11 @@ fn rows_of(
             let source = Source::Rows { name: names[0].clone(), first, of };
             Ok((source, vec![len.into(), k.clone()]))
         }
-        (Source::Quantized { name, first: 0, of, columns, quant }, [_, k]) => {
-            let (name, columns) = (name.clone(), columns.clone());
-            let source = Source::Quantized { name, first, of: *of, columns, quant: *quant };
+        (whole @ Source::Quantized { first: 0, .. }, [_, k]) => {
+            let mut source = whole.clone();
+            if let Source::Quantized { first: begin, .. } = &mut source {
+                *begin = first;
+            }
             Ok((source, vec![len.into(), k.clone()]))
         }
         _ => {
@@ -534,7 +536,8 @@ fn source_of(weight: &Weight, ty: &Type) -> Source {
         None => Source::Checkpoint(vec![name]),
         Some(quant) => {
             let of = ty.dims.first().and_then(dreamc_ir::Dim::as_constant).unwrap_or(0);
-            Source::Quantized { name, first: 0, of, columns: weight.columns.clone(), quant }
+            let (columns, importance) = (weight.columns.clone(), weight.importance.clone());
+            Source::Quantized { name, first: 0, of, columns, quant, importance }
         }
     }
 }

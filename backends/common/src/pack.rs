@@ -1,7 +1,7 @@
 //! Checkpoint tensors to stored bytes, a panel at a time: memory does not grow with the tensor.
 
 use crate::constants::{Constant, Source};
-use crate::quantize::{self, Fidelity};
+use crate::quantize::{self, Columns, Fidelity};
 use dreamc_artifact::layout::{Layout, PANEL};
 use dreamc_ir::Literal;
 use dreamc_num::DType;
@@ -79,19 +79,21 @@ pub(crate) fn pack(
         }
         (layout, [n, k]) => {
             let k = *k as usize;
-            let factors = match &constant.source {
-                Source::Quantized { columns: Some(columns), .. } => Some(vector(columns, k, tensor.reader)?),
-                _ => None,
+            let (factors, importance) = match &constant.source {
+                Source::Quantized { columns, importance, .. } => (columns.as_ref(), importance.as_ref()),
+                Source::Checkpoint(_) | Source::Rows { .. } | Source::Literal(_) => (None, None),
             };
+            let mut of_columns = |name: Option<&String>| match name {
+                Some(name) => vector(name, k, tensor.reader),
+                None => Ok(vec![1.0; k]),
+            };
+            let columns = Columns { factors: of_columns(factors)?, importance: of_columns(importance)? };
             for row in (0..*n).step_by(PANEL) {
                 let rows = (*n - row).min(PANEL as u64);
                 tensor.read(row * k as u64, rows * k as u64, &mut floats)?;
                 floats.resize(PANEL * k, 0.0);
-                if let Some(factors) = &factors {
-                    floats.iter_mut().enumerate().for_each(|(i, x)| *x *= factors[i % k]);
-                }
                 bytes.clear();
-                push_panel(&floats, k, layout, constant.dtype, &mut bytes, &mut fidelity)?;
+                push_panel(&mut floats, &columns, layout, constant.dtype, &mut bytes, &mut fidelity)?;
                 emit(&bytes)?;
             }
         }
@@ -100,7 +102,7 @@ pub(crate) fn pack(
     Ok(matches!(constant.layout, Layout::Quantized(_)).then_some(fidelity))
 }
 
-/// A vector of the checkpoint.
+/// A vector with an element for each column.
 fn vector(name: &str, k: usize, reader: &mut dyn WeightReader) -> Result<Vec<f32>, PackError> {
     if reader.elements(name) != Some(k as u64) {
         return Err(PackError::Missing(name.to_owned()));
@@ -171,15 +173,16 @@ fn push_all(floats: &[f32], dtype: DType, bytes: &mut Vec<u8>) -> Result<(), Pac
     Ok(())
 }
 
-/// One panel: 16 rows of `k` columns, see `dreamc_artifact::layout`.
+/// One panel: 16 rows, see `dreamc_artifact::layout`.
 fn push_panel(
-    rows: &[f32],
-    k: usize,
+    rows: &mut [f32],
+    columns: &Columns,
     layout: Layout,
     dtype: DType,
     bytes: &mut Vec<u8>,
     fidelity: &mut Fidelity,
 ) -> Result<(), PackError> {
+    let k = columns.factors.len();
     match (layout, dtype) {
         (Layout::Panels, DType::F32) => {
             for column in 0..k {
@@ -195,7 +198,7 @@ fn push_panel(
                 }
             }
         }
-        (Layout::Quantized(quant), _) => bytes.extend(quantize::panel(quant, rows, k, fidelity)),
+        (Layout::Quantized(quant), _) => bytes.extend(quantize::panel(quant, rows, columns, fidelity)),
         (Layout::RowMajor | Layout::Panels | Layout::PanelPairs, _) => return Err(PackError::DType(dtype)),
     }
     Ok(())

@@ -6,7 +6,7 @@ use dreamc_num::quant::{Group, int8, int8_inverse, int8_scale};
 use half::bf16;
 use std::ops::AddAssign;
 
-/// How far stored weights are from what they were made of.
+/// How far stored weights, with the factors of their columns taken out again, are from what they were made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Fidelity {
     /// Sum of the squares of the differences.
@@ -21,10 +21,11 @@ impl Fidelity {
         if self.power > 0.0 { (self.error / self.power).sqrt() } else { 0.0 }
     }
 
-    fn add(&mut self, weights: &[f32], stored: impl Iterator<Item = f32>) {
-        for (x, y) in weights.iter().zip(stored) {
-            self.error += f64::from(x - y).powi(2);
-            self.power += f64::from(*x).powi(2);
+    /// Adds weights that were multiplied by `factors`, and what is stored of those.
+    fn add(&mut self, weights: &[f32], factors: &[f32], stored: impl Iterator<Item = f32>) {
+        for ((x, factor), y) in weights.iter().zip(factors).zip(stored) {
+            self.error += f64::from((x - y) / factor).powi(2);
+            self.power += f64::from(x / factor).powi(2);
         }
     }
 }
@@ -36,14 +37,23 @@ impl AddAssign for Fidelity {
     }
 }
 
-/// The stored bytes of one panel: 16 rows of `k` columns one after another, those that do not exist being zeros. Adds to
-/// `fidelity`.
-pub(crate) fn panel(quant: Quant, rows: &[f32], k: usize, fidelity: &mut Fidelity) -> Vec<u8> {
-    let mut codes = Codes::default();
-    for row in rows.chunks_exact(k) {
+/// What is known of the columns of a matrix; ones where nothing is.
+pub(crate) struct Columns {
+    /// What they are multiplied by before they are rounded.
+    pub(crate) factors: Vec<f32>,
+    /// How much their squared errors count.
+    pub(crate) importance: Vec<f32>,
+}
+
+/// The stored bytes of one panel: 16 rows one after another, those that do not exist being zeros, which are multiplied by
+/// the factors of their columns here. Adds to `fidelity`.
+pub(crate) fn panel(quant: Quant, rows: &mut [f32], columns: &Columns, fidelity: &mut Fidelity) -> Vec<u8> {
+    let (mut codes, k) = (Codes::default(), columns.factors.len());
+    for row in rows.chunks_exact_mut(k) {
+        row.iter_mut().zip(&columns.factors).for_each(|(x, factor)| *x *= factor);
         match quant {
-            Quant::Int8 => codes.int8(row, fidelity),
-            Quant::Int4 { group, zero } => codes.int4(row, group as usize, zero, fidelity),
+            Quant::Int8 => codes.int8(row, columns, fidelity),
+            Quant::Int4 { group, zero } => codes.int4(row, columns, group as usize, zero, fidelity),
         }
     }
     codes.to_bytes(quant, k)
@@ -63,22 +73,24 @@ struct Codes {
 }
 
 impl Codes {
-    fn int8(&mut self, row: &[f32], fidelity: &mut Fidelity) {
+    fn int8(&mut self, row: &[f32], columns: &Columns, fidelity: &mut Fidelity) {
         let scale = int8_scale(row);
         let inverse = int8_inverse(scale);
         let codes = row.iter().map(|x| int8(*x, inverse));
         self.sums.push(codes.clone().map(i32::from).sum());
-        fidelity.add(row, codes.clone().map(|code| f32::from(code) * scale));
+        fidelity.add(row, &columns.factors, codes.clone().map(|code| f32::from(code) * scale));
         self.codes.extend(codes.map(|code| code as u8));
         self.scales.push(scale);
     }
 
-    fn int4(&mut self, row: &[f32], columns: usize, zero: bool, fidelity: &mut Fidelity) {
-        let groups: Vec<Group> = row.chunks(columns).map(|values| Group::fitting(values, zero)).collect();
-        let codes: Vec<u8> = row.iter().enumerate().map(|(i, x)| groups[i / columns].code(*x)).collect();
+    fn int4(&mut self, row: &[f32], columns: &Columns, group: usize, zero: bool, fidelity: &mut Fidelity) {
+        let of = row.chunks(group).zip(columns.importance.chunks(group));
+        let groups: Vec<Group> =
+            of.map(|(values, importance)| Group::fitting(values, importance, zero)).collect();
+        let codes: Vec<u8> = row.iter().enumerate().map(|(i, x)| groups[i / group].code(*x)).collect();
         let values: Vec<f32> =
-            codes.iter().enumerate().map(|(i, code)| groups[i / columns].value(*code)).collect();
-        fidelity.add(row, values.iter().copied());
+            codes.iter().enumerate().map(|(i, code)| groups[i / group].value(*code)).collect();
+        fidelity.add(row, &columns.factors, values.iter().copied());
         // What the row becomes where codes of 8 bits are multiplied.
         let scale = int8_scale(&values);
         let inverse = int8_inverse(scale);
@@ -130,6 +142,25 @@ mod tests {
     use super::*;
     use dreamc_artifact::layout::{Layout, quantized_panel_bytes};
 
+    /// Factors of columns change what is stored; the error is that of the weights without them.
+    #[test]
+    fn factors_are_taken_out_of_the_error() {
+        let k = 64;
+        let rows: Vec<f32> = (0..PANEL * k).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+        let power = rows.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+        let of = |factors: Vec<f32>| {
+            let (mut rows, mut fidelity) = (rows.clone(), Fidelity::default());
+            let columns = Columns { factors, importance: vec![1.0; k] };
+            panel(Quant::Int8, &mut rows, &columns, &mut fidelity);
+            assert!((fidelity.power / power - 1.0).abs() < 1e-9);
+            fidelity.relative()
+        };
+        let plain = of(vec![1.0; k]);
+        assert_eq!(of(vec![8.0; k]), plain);
+        // Columns that are made small lose bits.
+        assert!(of((0..k).map(|i| if i % 2 == 0 { 1.0 } else { 0.125 }).collect()) > 2.0 * plain);
+    }
+
     /// Every code lies where the layout says, for rows that fill neither the last group nor the last word.
     #[test]
     fn codes_lie_where_the_layout_says() {
@@ -139,7 +170,8 @@ mod tests {
             [Quant::Int8, Quant::Int4 { group: 32, zero: false }, Quant::Int4 { group: 64, zero: true }]
         {
             let mut fidelity = Fidelity::default();
-            let bytes = panel(quant, &rows, k, &mut fidelity);
+            let ones = Columns { factors: vec![1.0; k], importance: vec![1.0; k] };
+            let bytes = panel(quant, &mut rows.clone(), &ones, &mut fidelity);
             let most = if quant == Quant::Int8 { 0.006 } else { 0.12 };
             assert!(fidelity.relative() < most && fidelity.power > 0.0, "{quant} {fidelity:?}");
             assert_eq!(Some(bytes.len() as u64), quantized_panel_bytes(quant, k as u64));
@@ -151,7 +183,8 @@ mod tests {
                     Quant::Int8 => assert_eq!(bytes[at] as i8, int8(*x, int8_inverse(int8_scale(all)))),
                     Quant::Int4 { group, zero } => {
                         let of = all.chunks(group as usize).nth(column / group as usize).unwrap();
-                        assert_eq!(bytes[at / 2] >> (at % 2 * 4) & 15, Group::fitting(of, zero).code(*x));
+                        let fitted = Group::fitting(of, &[1.0; 64][..of.len()], zero);
+                        assert_eq!(bytes[at / 2] >> (at % 2 * 4) & 15, fitted.code(*x));
                     }
                 }
             }

@@ -5,7 +5,7 @@
 
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Kernel, Program};
-use dreamc_backend::{Constants, EmitError, Target, first_weight, in_place, is_matrix, kernel, lower};
+use dreamc_backend::{Constants, EmitError, Target, in_place, is_matrix, kernel, lower};
 use dreamc_ir::{Graph, NodeData, Op, Type, Verified};
 use dreamc_num::{DType, Quant};
 
@@ -37,7 +37,7 @@ impl Target for Cpu {
         }
         let types = || node.inputs.iter().map(|v| graph.ty(*v).dtype);
         let uniform = |linear: &dreamc_ir::Linear| {
-            let mut weights = types().skip(first_weight(linear)).take(linear.weights as usize);
+            let mut weights = types().skip(linear.weight_operands().start).take(linear.weights as usize);
             weights.next().is_none_or(|first| weights.all(|dtype| dtype == first))
         };
         match &node.op {

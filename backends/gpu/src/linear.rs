@@ -6,9 +6,9 @@ use dreamc_kernels::{self as kernels, Engine, Norm, Residual, Statistic, Table, 
 use dreamc_num::DType;
 
 pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<(), String> {
-    let first_weight = 1 + usize::from(linear.norm_eps.is_some()) + usize::from(linear.smooth);
-    let weights: Vec<ValueId> = (0..linear.weights as usize).map(|i| l.read(first_weight + i)).collect();
-    let behind = first_weight + weights.len();
+    let operands = linear.weight_operands();
+    let behind = operands.end;
+    let weights: Vec<ValueId> = operands.map(|i| l.read(i)).collect();
     let bias = linear.bias.then(|| l.read(behind));
     let residual = linear.residual.then(|| l.read_count() - 1);
     let x = match linear.norm_eps {

@@ -2,6 +2,7 @@
 
 use dreamc_num::Quant;
 use dreamc_num::stream::Lane;
+use std::ops::Range;
 
 /// A tensor operation. All are pure: state (canvas, random stream) goes in and out as values.
 ///
@@ -212,12 +213,14 @@ pub struct Weight {
     pub columns: Option<String>,
     /// How the rows of a matrix are rounded.
     pub quant: Option<Quant>,
+    /// Name of a vector `[K]`: how much the squared errors of the columns of a matrix in groups count when it is rounded.
+    pub importance: Option<String>,
 }
 
 impl Weight {
     /// The tensor of this name as the checkpoint has it.
     pub fn named(name: impl Into<String>) -> Weight {
-        Weight { name: name.into(), columns: None, quant: None }
+        Weight { name: name.into(), ..Weight::default() }
     }
 }
 
@@ -284,6 +287,14 @@ pub struct Linear {
     pub activation: Option<Activation>,
     /// Whether there is a residual operand, added last.
     pub residual: bool,
+}
+
+impl Linear {
+    /// Which operands are the weights: behind `x`, the gain and the factors of columns.
+    pub fn weight_operands(&self) -> Range<usize> {
+        let first = 1 + usize::from(self.norm_eps.is_some()) + usize::from(self.smooth);
+        first..first.saturating_add(self.weights as usize)
+    }
 }
 
 /// Bidirectional attention with grouped queries: head `h` reads key head `h / (heads / kv_heads)`, scale

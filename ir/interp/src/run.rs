@@ -146,8 +146,14 @@ impl Run<'_> {
             }
         };
         if let Some(quant) = weight.quant {
+            let importance = match &weight.importance {
+                None => vec![1.0; k],
+                Some(name) => {
+                    self.stored(name, &Type::new(DType::F32, ty.dims.last().cloned()))?.floats().to_vec()
+                }
+            };
             let mut elements = rounded.floats().to_vec();
-            elements.chunks_mut(k).for_each(|row| round_row(quant, row));
+            elements.chunks_mut(k).for_each(|row| round_row(quant, row, &importance));
             rounded = Tensor::f32(&rounded.dims, elements);
         }
         Ok(rounded)

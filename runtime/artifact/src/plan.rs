@@ -5,6 +5,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 use dreamc_num::DType;
 use dreamc_num::stream::Lane;
 use serde::{Deserialize, Serialize};
@@ -462,6 +463,15 @@ pub struct Linear {
     pub int8: bool,
     /// What is done to each sum after the bias and before the residual; not with `swiglu`.
     pub activation: Option<Activation>,
+}
+
+impl Linear {
+    /// Which operands are the weights: behind `x`, the gain and the factors of columns. Of a plan that is not validated
+    /// there may be fewer.
+    pub fn weight_operands(&self) -> Range<usize> {
+        let first = 1 + usize::from(self.norm_eps.is_some()) + usize::from(self.smooth);
+        first..first.saturating_add(self.weights as usize)
+    }
 }
 
 /// See [`Kernel::Attention`].

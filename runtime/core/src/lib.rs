@@ -13,5 +13,5 @@ pub mod stepper;
 pub use canvas::{Canvas, CanvasError};
 pub use device::{Device, DeviceError, Operand, Shape, WeightView};
 pub use launch::{Grid, operand, resolve};
-pub use observer::{Done, Observer, Shown};
+pub use observer::{Done, Observer, Read, Shown};
 pub use stepper::{StepError, Stepper};

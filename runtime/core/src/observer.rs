@@ -22,6 +22,21 @@ pub struct Shown<'a> {
     pub bytes: &'a mut Vec<u8>,
 }
 
+/// The first operand of a dispatch that is about to run, shown to an [`Observer`].
+#[derive(Clone, Copy, Debug)]
+pub struct Read<'a> {
+    /// What is to be computed.
+    pub dispatch: &'a Dispatch,
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions.
+    pub shape: Shape,
+    /// The elements, little-endian.
+    pub bytes: &'a [u8],
+    /// All values of the program at this request's lengths, by id.
+    pub operands: &'a [Operand],
+}
+
 /// A dispatch that is done, told to an [`Observer`] that times.
 #[derive(Clone, Copy, Debug)]
 pub struct Done<'a> {
@@ -41,6 +56,14 @@ pub trait Observer {
     fn watches(&self) -> bool {
         true
     }
+
+    /// Whether to show what this dispatch reads first.
+    fn reads(&self, _dispatch: &Dispatch) -> bool {
+        false
+    }
+
+    /// Called before each dispatch that it reads.
+    fn read(&mut self, _read: Read<'_>) {}
 
     /// Whether to show the results of this dispatch.
     fn wants(&self, _dispatch: &Dispatch) -> bool {

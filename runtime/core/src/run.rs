@@ -1,7 +1,7 @@
 //! One run through the steps of a program.
 
 use crate::device::{Device, Operand};
-use crate::observer::{Done, Observer, Shown};
+use crate::observer::{Done, Observer, Read, Shown};
 use crate::slots::{Iteration, Open, Policy};
 use crate::stepper::StepError;
 use alloc::string::ToString;
@@ -83,6 +83,9 @@ impl Run<'_> {
 
     fn dispatch(&mut self, number: u32, dispatch: &Dispatch, step: u32) -> Result<(), StepError> {
         let times = self.times;
+        if self.observer.reads(dispatch) {
+            self.show_read(dispatch)?;
+        }
         if times {
             self.observer.before(dispatch);
         }
@@ -97,6 +100,19 @@ impl Run<'_> {
                 self.show(dispatch, result, *id, step)?;
             }
         }
+        Ok(())
+    }
+
+    fn show_read(&mut self, dispatch: &Dispatch) -> Result<(), StepError> {
+        let first = dispatch.reads.first().and_then(|id| self.operands.get(id.0 as usize));
+        let Some(Operand { dtype, shape, place: Place::Arena(offset) }) = first.copied() else {
+            return Ok(());
+        };
+        let failed = |error| StepError::Device { origin: dispatch.origin.join(", "), error };
+        self.bytes.clear();
+        self.bytes.resize(shape.elements() * dtype.bytes(), 0);
+        self.device.read(offset, &mut self.bytes).map_err(failed)?;
+        self.observer.read(Read { dispatch, dtype, shape, bytes: &self.bytes, operands: self.operands });
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use dreamc_num::DType;
 /// from each other, and lie over an operand only exactly and where the kernel allows it.
 pub(crate) fn fits(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> bool {
     let matrices = match kernel {
-        Kernel::Linear(linear) => linear_weights(linear),
+        Kernel::Linear(linear) => linear.weight_operands(),
         _ => 0..0,
     };
     let layouts = reads.iter().enumerate().all(|(i, read)| match read.layout {
@@ -223,21 +223,15 @@ fn shapes_fit(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> Option<&'static
     fits.then_some(over)
 }
 
-/// Which operands of a linear are its weights.
-pub(crate) fn linear_weights(linear: &Linear) -> std::ops::Range<usize> {
-    let first = 1 + usize::from(linear.norm_eps.is_some()) + usize::from(linear.smooth);
-    first..first + linear.weights.min(3) as usize
-}
-
 /// The residual's number among the operands, if it has one.
 fn residual(linear: &Linear) -> &'static [usize] {
     const NUMBERS: [[usize; 1]; 8] = [[0], [1], [2], [3], [4], [5], [6], [7]];
-    let number = linear_weights(linear).end + usize::from(linear.bias);
+    let number = linear.weight_operands().end + usize::from(linear.bias);
     NUMBERS.get(number).filter(|_| linear.residual).map_or(&[], |n| n)
 }
 
 fn linear_fits(linear: &Linear, reads: &[Buf], y: &Buf) -> bool {
-    let matrices = linear_weights(linear);
+    let matrices = linear.weight_operands();
     let count = matrices.end + usize::from(linear.bias) + usize::from(linear.residual);
     if !(1..=3).contains(&linear.weights)
         || linear.swiglu && (linear.weights != 2 || linear.bias || linear.activation.is_some())

@@ -1,7 +1,6 @@
 //! From a checked dispatch to the function that computes it.
 
 use crate::attention::{self, Attention};
-use crate::check::linear_weights;
 use crate::context::{Context, Need};
 use crate::elementwise::{self, Op};
 use crate::isa::Isa;
@@ -150,7 +149,7 @@ pub(crate) fn kernel_need(
 ) -> Option<Need> {
     Some(match kernel {
         Kernel::Linear(linear) => {
-            let ((x, shape), (weights, _)) = (read(0)?, read(linear_weights(linear).start)?);
+            let ((x, shape), (weights, _)) = (read(0)?, read(linear.weight_operands().start)?);
             let (normed, int8) = (linear.norm_eps.is_some(), linear.int8);
             let operands = matmul::Operands { x, weights, normed, int8 };
             matmul::need(isa, operands, shape.rows(), shape.columns())

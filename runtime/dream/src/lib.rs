@@ -26,7 +26,7 @@ pub use dreamc_device_cpu::Isa;
 pub use dreamc_front::image::{Grid, Image, ImageError, Patches};
 pub use dreamc_front::settings::{ActionSettings, ImageSettings, Mode};
 pub use dreamc_front::{Settings, Tokenizer, action, camera, chat};
-pub use dreamc_runtime::{Done, Observer, Operand, Shape, Shown};
+pub use dreamc_runtime::{Done, Observer, Operand, Read, Shape, Shown};
 pub use error::Error;
 pub use forward::{Forward, Output};
 pub use generate::{Generate, Generated, Sampling};

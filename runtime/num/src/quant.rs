@@ -108,13 +108,15 @@ fn bounds(values: &[f32]) -> (f32, f32) {
     values.iter().fold((0.0, 0.0), |(min, max): (f32, f32), x| (min.min(*x), max.max(*x)))
 }
 
-/// Rounds a row of a matrix to what `quant` stores, without any calibration.
-pub fn round_row(quant: Quant, row: &mut [f32]) {
+/// Rounds a row of a matrix to what `quant` stores. In groups, errors count as much as the `importance` of their column,
+/// one for each.
+pub fn round_row(quant: Quant, row: &mut [f32], importance: &[f32]) {
     match quant {
         Quant::Int8 => round_int8(row),
         Quant::Int4 { group, zero } => {
-            for values in row.chunks_mut(group.max(1) as usize) {
-                let group = Group::fitting(values, zero);
+            let columns = group.max(1) as usize;
+            for (values, importance) in row.chunks_mut(columns).zip(importance.chunks(columns)) {
+                let group = Group::fitting(values, importance, zero);
                 values.iter_mut().for_each(|x| *x = group.value(group.code(*x)));
             }
         }
@@ -148,7 +150,7 @@ mod tests {
         let row: [f32; 64] = core::array::from_fn(|i| ((i * 37 % 64) as f32 - 20.0) / 64.0);
         let half = int8_scale(&row) / 2.0;
         let mut rounded = row;
-        round_row(Quant::Int8, &mut rounded);
+        round_row(Quant::Int8, &mut rounded, &[]);
         for (x, y) in row.iter().zip(&rounded) {
             assert!((x - y).abs() <= half + f32::EPSILON, "{x} {y}");
         }

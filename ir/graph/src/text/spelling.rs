@@ -74,6 +74,7 @@ impl Op {
                         attributes.extend(flags(&[("zero", zero)]));
                     }
                 }
+                attributes.extend(weight.importance.iter().map(|name| ("importance", Text(name.clone()))));
                 ("weight", attributes)
             }
             Op::Const(Literal::Floats(v)) => ("const", vec![("floats", Floats(v.clone()))]),
@@ -181,6 +182,7 @@ impl Op {
                 name: a.text("name")?,
                 columns: if a.has("columns") { Some(a.text("columns")?) } else { None },
                 quant: if a.has("bits") { Some(a.quant()?) } else { None },
+                importance: if a.has("importance") { Some(a.text("importance")?) } else { None },
             }),
             "const" => Op::Const(a.literal()?),
             "embed" => Op::Embed,

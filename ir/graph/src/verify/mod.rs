@@ -17,7 +17,7 @@ use crate::graph::{Graph, Module, Node, Value};
 use crate::infer::infer;
 use crate::op::{Op, SLOTS, SlotSchedule, Weight};
 use crate::types::Type;
-use dreamc_num::DType;
+use dreamc_num::{DType, Quant};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -159,7 +159,7 @@ impl<'a> Checker<'a, '_> {
             Op::Weight(_) | Op::Const(_) if !inputs.is_empty() || outputs.len() != 1 => {
                 Err("it takes no operands and has one result".to_owned())
             }
-            Op::Weight(Weight { name, columns, quant }) => {
+            Op::Weight(Weight { name, columns, quant, importance }) => {
                 let ty = graph.ty(data.outputs[0]);
                 if *weights.entry(name).or_insert(ty) != ty {
                     Err(format!("weight `{name}` has another type elsewhere"))
@@ -167,6 +167,8 @@ impl<'a> Checker<'a, '_> {
                     Err("only matrices are stored in few bits".to_owned())
                 } else if columns.is_some() && quant.is_none() {
                     Err("only columns of a matrix that is stored in few bits are multiplied".to_owned())
+                } else if importance.is_some() && !matches!(quant, Some(Quant::Int4 { .. })) {
+                    Err("only columns of a matrix that is stored in groups have an importance".to_owned())
                 } else if !ty.dtype.is_float() || ty.elements().as_constant().is_none() {
                     Err("a weight must be float, with constant dimensions".to_owned())
                 } else {

@@ -1,6 +1,6 @@
 //! The rules of each kernel, those of the model here: number, types and shapes of operands and results, settings, what may be in place.
 
-use super::operands::{attention_operands, linear_operands, linear_weights};
+use super::operands::{attention_operands, linear_operands};
 use super::shapes::{
     Checked, dims, dtype, ensure, equal_but, even, like, real, rope_table, rows, shaped, typed, vector,
 };
@@ -30,7 +30,7 @@ pub(super) fn check(
     packed: bool,
 ) -> Result<Facts, Rule> {
     let packed = match k {
-        Kernel::Linear(linear) if packed => linear_weights(linear),
+        Kernel::Linear(linear) if packed => linear.weight_operands(),
         _ => 0..0,
     };
     for (i, read) in reads.iter().enumerate() {
@@ -189,7 +189,7 @@ pub(super) fn check(
 /// Whether all weights of a linear lie alike, and in few bits where codes are multiplied.
 fn alike(linear: &Linear, reads: &[&Value], weights: &[WeightInfo]) -> Checked {
     let of = |read: &&Value| Some(weights.get(read.place.weight()? as usize)?.layout);
-    let mut layouts = reads.get(linear_weights(linear)).unwrap_or_default().iter().map(of);
+    let mut layouts = reads.get(linear.weight_operands()).unwrap_or_default().iter().map(of);
     let first = layouts.next().flatten();
     ensure(layouts.all(|layout| layout == first), Rule::WeightLayout)?;
     ensure(!linear.int8 || matches!(first, Some(Layout::Quantized(_))), Rule::WeightLayout)

@@ -8,18 +8,12 @@ use crate::plan::{Attention, Dim, Linear, Place, Value};
 use crate::poly::{constant, same_dim, same_dims};
 use dreamc_num::DType;
 
-/// Which operands of a linear are its weights.
-pub(super) fn linear_weights(linear: &Linear) -> core::ops::Range<usize> {
-    let first = 1 + usize::from(linear.norm_eps.is_some()) + usize::from(linear.smooth);
-    first..first + linear.weights.min(3) as usize
-}
-
 pub(super) fn linear_operands(linear: &Linear, reads: &[&Value], y: &Value) -> Result<Facts, Rule> {
     ensure((1..=3).contains(&linear.weights), Rule::Setting)?;
     ensure(linear.norm_eps.is_none_or(|eps| eps.is_finite() && eps >= 0.0), Rule::Setting)?;
     let gated = linear.weights == 2 && !linear.bias && linear.activation.is_none();
     ensure(!linear.swiglu || gated, Rule::Setting)?;
-    let matrices = linear_weights(linear);
+    let matrices = linear.weight_operands();
     let count = matrices.end + usize::from(linear.bias) + usize::from(linear.residual);
     ensure(reads.len() == count, Rule::OperandCount)?;
     let x = reads[0];

@@ -1,4 +1,5 @@
-//! The scale of a group of 4-bit codes that rounds its values with the least squared error.
+//! The scale of a group of 4-bit codes that rounds its values with the least squared error. Each value has an importance, by
+//! which its squared error is multiplied: that of what it is multiplied with, where that is known.
 //!
 //! The span of the values wastes codes on the few largest. So spans that are somewhat shorter are tried as well: the codes of
 //! each give the scale that fits them best by least squares, and of all these groups the one that errs least is taken,
@@ -16,7 +17,8 @@ const LANES: usize = 8;
 
 impl Group {
     /// The group that rounds `values` with the least squared error of those tried; never worse than [`Group::spanning`].
-    pub fn fitting(values: &[f32], zero: bool) -> Group {
+    /// Errors count as much as the `importance` of their value, one for each, not negative.
+    pub fn fitting(values: &[f32], importance: &[f32], zero: bool) -> Group {
         let span = Group::spanning(values, zero);
         if span.scale == 0.0 {
             return span;
@@ -27,36 +29,40 @@ impl Group {
             for below in ENDS {
                 for above in ENDS {
                     let (low, high) = (min * below, max * above);
-                    best.with_zero(values, low, (high - low) / INT4_MAX);
+                    best.with_zero((values, importance), low, (high - low) / INT4_MAX);
                 }
             }
         } else {
             for part in PARTS {
-                best.symmetric(values, span.scale * part);
-                best.symmetric(values, -span.scale * part);
+                best.symmetric((values, importance), span.scale * part);
+                best.symmetric((values, importance), -span.scale * part);
             }
         }
         // The best may be better still with codes of its own.
         let Group { scale, min } = best.group;
         if zero {
-            best.with_zero(values, min, scale);
+            best.with_zero((values, importance), min, scale);
         } else {
-            best.symmetric(values, scale);
+            best.symmetric((values, importance), scale);
         }
         // Its numbers were rounded to bf16 since, so that it may err more than the plain span.
-        if best.group.error(values) < span.error(values) { best.group } else { span }
+        let of = (values, importance);
+        if best.group.error(of) < span.error(of) { best.group } else { span }
     }
 
     /// Sum of the squared errors of values rounded in this group.
-    fn error(self, values: &[f32]) -> f32 {
+    fn error(self, values: Weighed<'_>) -> f32 {
         let inverse = 1.0 / self.scale;
-        let [error] = sums(values, |x| {
+        let [error] = sums(values, |x, weight| {
             let error = x - (self.min + self.scale * code(x, self.min, inverse));
-            [error * error]
+            [error * error * weight]
         });
         error
     }
 }
+
+/// Values and the importance of each.
+type Weighed<'a> = (&'a [f32], &'a [f32]);
 
 /// The best group so far.
 struct Best {
@@ -74,11 +80,11 @@ impl Best {
     }
 
     /// Offers the symmetric group of least squares for the codes at this scale.
-    fn symmetric(&mut self, values: &[f32], scale: f32) {
+    fn symmetric(&mut self, values: Weighed<'_>, scale: f32) {
         let (min, inverse) = (-INT4_MIDDLE * scale, 1.0 / scale);
-        let [products, squares] = sums(values, |x| {
+        let [products, squares] = sums(values, |x, weight| {
             let code = code(x, min, inverse) - INT4_MIDDLE;
-            [x * code, code * code]
+            [x * code * weight, code * code * weight]
         });
         if squares > 0.0 {
             let scale = products / squares;
@@ -87,14 +93,13 @@ impl Best {
     }
 
     /// Offers the group of least squares for the codes at this smallest value and scale.
-    fn with_zero(&mut self, values: &[f32], min: f32, scale: f32) {
+    fn with_zero(&mut self, values: Weighed<'_>, min: f32, scale: f32) {
         let inverse = 1.0 / scale;
         // Codes around the middle, so that their sums stay small.
-        let [codes, squares, total, products] = sums(values, |x| {
+        let [count, codes, squares, total, products] = sums(values, |x, weight| {
             let code = code(x, min, inverse) - INT4_MIDDLE;
-            [code, code * code, x, x * code]
+            [weight, code * weight, code * code * weight, x * weight, x * code * weight]
         });
-        let count = values.len() as f32;
         let determinant = count * squares - codes * codes;
         if determinant > 0.0 {
             let scale = (count * products - codes * total) / determinant;
@@ -117,20 +122,21 @@ fn code(x: f32, min: f32, inverse: f32) -> f32 {
     (steps + WHOLE) - WHOLE
 }
 
-/// Sums of several terms of each value.
-fn sums<const N: usize>(values: &[f32], terms: impl Fn(f32) -> [f32; N]) -> [f32; N] {
+/// Sums of several terms of each value and its importance.
+fn sums<const N: usize>((values, importance): Weighed<'_>, terms: impl Fn(f32, f32) -> [f32; N]) -> [f32; N] {
     let mut partial = [[0.0_f32; LANES]; N];
     let (whole, rest) = values.as_chunks::<LANES>();
-    for eight in whole {
+    let (whole_importance, rest_importance) = importance.as_chunks::<LANES>();
+    for (eight, importance) in whole.iter().zip(whole_importance) {
         for lane in 0..LANES {
-            let terms = terms(eight[lane]);
+            let terms = terms(eight[lane], importance[lane]);
             for i in 0..N {
                 partial[i][lane] += terms[i];
             }
         }
     }
-    for (lane, x) in rest.iter().enumerate() {
-        let terms = terms(*x);
+    for (lane, (x, importance)) in rest.iter().zip(rest_importance).enumerate() {
+        let terms = terms(*x, *importance);
         for i in 0..N {
             partial[i][lane] += terms[i];
         }
@@ -164,7 +170,7 @@ mod tests {
             let (mut fitted, mut spanned) = (0.0, 0.0);
             for seed in 0..200 {
                 let values: [f32; 32] = values(seed);
-                let (a, b) = (Group::fitting(&values, zero), Group::spanning(&values, zero));
+                let (a, b) = (Group::fitting(&values, &[1.0; 32], zero), Group::spanning(&values, zero));
                 assert!(error(a, &values) <= error(b, &values) * 1.0001, "{seed}");
                 fitted += error(a, &values);
                 spanned += error(b, &values);
@@ -173,20 +179,40 @@ mod tests {
         }
     }
 
+    /// Errors of important values are smaller, at the cost of the others; where nothing is important the span is as good as
+    /// any group.
+    #[test]
+    fn important_values_err_less() {
+        let importance: [f32; 32] = core::array::from_fn(|i| if i % 8 == 0 { 100.0 } else { 1.0 });
+        let important = |group: Group, values: &[f32]| {
+            let chosen: [f32; 4] = core::array::from_fn(|i| values[8 * i]);
+            error(group, &chosen)
+        };
+        for zero in [false, true] {
+            let (mut weighed, mut plain) = (0.0, 0.0);
+            for seed in 0..200 {
+                let values: [f32; 32] = values(seed);
+                weighed += important(Group::fitting(&values, &importance, zero), &values);
+                plain += important(Group::fitting(&values, &[1.0; 32], zero), &values);
+                let none = Group::fitting(&values, &[0.0; 32], zero);
+                assert_eq!(none, Group::spanning(&values, zero));
+            }
+            assert!(weighed < 0.6 * plain, "zero {zero}: {weighed} {plain}");
+        }
+    }
+
     /// What four bits can hold stays as it is, and what is no number changes nothing else.
     #[test]
     fn edges() {
         for zero in [false, true] {
-            assert_eq!(
-                Group::fitting(&[0.0; 32], zero).value(Group::fitting(&[0.0; 32], zero).code(0.0)),
-                0.0
-            );
+            let zeros = Group::fitting(&[0.0; 32], &[1.0; 32], zero);
+            assert_eq!(zeros.value(zeros.code(0.0)), 0.0);
             let exact: [f32; 16] = core::array::from_fn(|i| i as f32 - 8.0);
-            let group = Group::fitting(&exact, zero);
+            let group = Group::fitting(&exact, &[1.0; 16], zero);
             assert!(exact.iter().all(|x| group.value(group.code(*x)) == *x), "{group:?}");
-            let one = Group::fitting(&[0.3], zero);
+            let one = Group::fitting(&[0.3], &[1.0], zero);
             assert!((one.value(one.code(0.3)) - 0.3).abs() < 2e-3);
-            let odd = Group::fitting(&[1.0, f32::NAN, -0.5], zero);
+            let odd = Group::fitting(&[1.0, f32::NAN, -0.5], &[1.0; 3], zero);
             assert!(odd.scale.is_finite() && odd.min.is_finite());
         }
     }

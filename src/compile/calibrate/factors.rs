@@ -1,0 +1,237 @@
+//! What the columns of matrices are multiplied by before they are rounded, and how much their errors count.
+//!
+//! Rows whose largest columns are always the same lose the others when they are rounded to 8 bits. Dividing those columns,
+//! and multiplying the weights' by the same factors, moves what is hard to round from rows to weights (SmoothQuant): by
+//! `max|x|^a / max|w|^(1 - a)`. For each matmul several `a` are tried, and no factors at all, and those are taken by which
+//! the product errs least, as the statistics have it.
+
+use super::{Rows, Statistics};
+use crate::compile::reader::CheckpointReader;
+use dreamc_backend::{PackError, WeightReader};
+use dreamc_num::Quant;
+use dreamc_passes::quantize::{Columns, Decision, Decisions, Matmul, Rounding};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// `a` in eighths, whose powers are made of square roots: the same on every host.
+const EIGHTHS: [u32; 7] = [2, 3, 4, 5, 6, 7, 8];
+/// Factors are between this and its inverse, their median being 1.
+const FACTOR_MAX: f32 = 4096.0;
+/// Errors of columns that were never seen count as much as this part of the mean.
+const IMPORTANCE_MIN: f64 = 0.01;
+/// Elements read at a time.
+const CHUNK: usize = 1 << 18;
+
+/// What calibration has for a build: vectors by name, and which of them belong to each tensor.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(in crate::compile) struct Calibrated {
+    pub(in crate::compile) vectors: BTreeMap<String, Vec<f32>>,
+    pub(in crate::compile) tensors: BTreeMap<String, Columns>,
+    /// Tensors that are rounded and that no request reached.
+    pub(in crate::compile) unreached: Vec<String>,
+}
+
+/// Works out what the matmuls need that are rounded as `rounding` says.
+pub(in crate::compile) fn calibrated(
+    statistics: &Statistics,
+    matmuls: &BTreeSet<Matmul>,
+    decisions: &Decisions,
+    rounding: Rounding,
+    reader: &mut CheckpointReader<'_>,
+) -> Result<Calibrated, PackError> {
+    let mut made = Calibrated::default();
+    for Together { names, rows } in together(matmuls, decisions) {
+        let mut seen = Rows::default();
+        names.iter().filter_map(|name| statistics.tensors.get(name)).for_each(|rows| seen.merge(rows));
+        if seen.count == 0 {
+            made.unreached.extend(names);
+            continue;
+        }
+        let class = names.first().cloned().unwrap_or_default();
+        let mean = |squares: &f64| squares / seen.count as f64;
+        let squares: Vec<f64> = seen.squares.iter().map(mean).collect();
+        let (mut columns, mut factors) = (Columns::default(), vec![1.0; squares.len()]);
+        if rounding.int8 {
+            let weights = Weights { names: &names, rows, k: squares.len() };
+            if let Some(chosen) = choose(&weights, &seen.max, &squares, rounding.quant, reader)? {
+                let name = format!("{class}.columns");
+                made.vectors.insert(name.clone(), chosen.clone());
+                columns.factors = Some(name);
+                factors = chosen;
+            }
+        }
+        if matches!(rounding.quant, Quant::Int4 { .. }) {
+            let name = format!("{class}.importance");
+            made.vectors.insert(name.clone(), importance(&squares, &factors));
+            columns.importance = Some(name);
+        }
+        made.tensors.extend(names.into_iter().map(|name| (name, columns.clone())));
+    }
+    Ok(made)
+}
+
+/// Tensors that share factors, since somewhere they are multiplied together.
+struct Together {
+    names: Vec<String>,
+    /// The rows that are multiplied, of a tensor that is alone and never multiplied otherwise.
+    rows: Option<(u64, u64)>,
+}
+
+fn together(matmuls: &BTreeSet<Matmul>, decisions: &Decisions) -> Vec<Together> {
+    let rounded = |name: &String| decisions.tensors.get(name) == Some(&Decision::Rounded);
+    let mut sets: Vec<(BTreeSet<&String>, BTreeSet<Option<(u64, u64)>>)> = Vec::new();
+    for Matmul { names, rows } in matmuls.iter().filter(|matmul| matmul.names.iter().all(rounded)) {
+        let (mut all, mut of) = (names.iter().collect::<BTreeSet<_>>(), BTreeSet::from([*rows]));
+        let (touched, apart) = sets.into_iter().partition(|(set, _)| set.intersection(&all).next().is_some());
+        sets = apart;
+        let touched: Vec<(BTreeSet<&String>, BTreeSet<_>)> = touched;
+        for (set, rows) in touched {
+            all.extend(set);
+            of.extend(rows);
+        }
+        sets.push((all, of));
+    }
+    let alike = |rows: BTreeSet<Option<(u64, u64)>>| match rows.len() {
+        1 => rows.into_iter().next().flatten(),
+        _ => None,
+    };
+    let of = |(names, rows): (BTreeSet<&String>, _)| Together {
+        names: names.into_iter().cloned().collect(),
+        rows: alike(rows),
+    };
+    sets.into_iter().map(of).collect()
+}
+
+/// How much squared errors of columns count where rows have these mean squares and are divided by these factors; 1 in the
+/// mean.
+fn importance(squares: &[f64], factors: &[f32]) -> Vec<f32> {
+    let of = squares.iter().zip(factors).map(|(square, factor)| square / f64::from(*factor).powi(2));
+    let all: Vec<f64> = of.collect();
+    let mean = all.iter().sum::<f64>() / all.len().max(1) as f64;
+    let relative = |x: &f64| if mean > 0.0 { x / mean } else { 0.0 };
+    all.iter().map(|x| (relative(x) + IMPORTANCE_MIN) as f32).collect()
+}
+
+/// The matrices that share factors.
+struct Weights<'a> {
+    names: &'a [String],
+    rows: Option<(u64, u64)>,
+    k: usize,
+}
+
+impl Weights<'_> {
+    /// Shows all rows in turn.
+    fn each(&self, reader: &mut CheckpointReader<'_>, see: &mut dyn FnMut(&[f32])) -> Result<(), PackError> {
+        let mut elements = Vec::new();
+        for name in self.names {
+            let all = reader.elements(name).ok_or_else(|| PackError::Missing(name.clone()))?;
+            let (first, count) = self.rows.unwrap_or((0, all / self.k as u64));
+            let step = (CHUNK / self.k).max(1) as u64;
+            for row in (first..first + count).step_by(step as usize) {
+                elements.resize(step.min(first + count - row) as usize * self.k, 0.0);
+                reader.read(name, row * self.k as u64, &mut elements).map_err(PackError::Read)?;
+                elements.chunks_exact(self.k).for_each(&mut *see);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The factors by which the product errs least; none where it errs least without.
+fn choose(
+    weights: &Weights<'_>,
+    rows_max: &[f32],
+    squares: &[f64],
+    quant: Quant,
+    reader: &mut CheckpointReader<'_>,
+) -> Result<Option<Vec<f32>>, PackError> {
+    let (mut max, mut sums) = (vec![0.0_f32; weights.k], vec![0.0_f64; weights.k]);
+    weights.each(reader, &mut |row| {
+        for ((x, max), sum) in row.iter().zip(&mut max).zip(&mut sums) {
+            *max = max.max(x.abs());
+            *sum += f64::from(*x).powi(2);
+        }
+    })?;
+    let mut tried = vec![Candidate::new(vec![1.0; weights.k], rows_max, &sums, squares, quant)];
+    tried.extend(
+        EIGHTHS.map(|a| Candidate::new(balanced(rows_max, &max, a), rows_max, &sums, squares, quant)),
+    );
+    let mut scaled = vec![0.0; weights.k];
+    weights
+        .each(reader, &mut |row| tried.iter_mut().for_each(|candidate| candidate.see(row, &mut scaled)))?;
+    let mut best = 0;
+    for (i, candidate) in tried.iter().enumerate() {
+        if candidate.error < tried[best].error {
+            best = i;
+        }
+    }
+    Ok((best > 0).then(|| tried.swap_remove(best).factors))
+}
+
+/// `rows^a / weights^(1 - a)`, `a` in eighths; 1 for columns of zeros.
+fn balanced(rows: &[f32], weights: &[f32], eighths: u32) -> Vec<f32> {
+    let factor = |(row, weight): (&f32, &f32)| {
+        let seen = *row > 0.0 && *weight > 0.0;
+        seen.then(|| power(f64::from(*row), eighths) / power(f64::from(*weight), 8 - eighths))
+    };
+    let factors: Vec<Option<f64>> = rows.iter().zip(weights).map(factor).collect();
+    let mut sorted: Vec<f64> = factors.iter().flatten().copied().collect();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted.get(sorted.len() / 2).copied().unwrap_or(1.0);
+    let relative = |x: f64| ((x / median) as f32).clamp(1.0 / FACTOR_MAX, FACTOR_MAX);
+    factors.into_iter().map(|factor| factor.map_or(1.0, relative)).collect()
+}
+
+/// `x^(eighths / 8)`.
+fn power(x: f64, eighths: u32) -> f64 {
+    let half = x.sqrt();
+    let quarter = half.sqrt();
+    let roots = [(8, x), (4, half), (2, quarter), (1, quarter.sqrt())];
+    roots.into_iter().filter(|(bit, _)| eighths & bit != 0).map(|(_, root)| root).product()
+}
+
+/// Factors that are tried.
+struct Candidate {
+    factors: Vec<f32>,
+    quant: Quant,
+    /// Mean squares of the divided rows, summed up for each group of columns.
+    power: Vec<f64>,
+    /// The mean squared error of the product so far, summed up over its columns. A value that is rounded in steps of `d`
+    /// errs by `d^2 / 12` in the mean square.
+    error: f64,
+}
+
+impl Candidate {
+    fn new(factors: Vec<f32>, rows_max: &[f32], sums: &[f64], squares: &[f64], quant: Quant) -> Candidate {
+        let columns = match quant {
+            Quant::Int8 => factors.len(),
+            Quant::Int4 { group, .. } => group as usize,
+        };
+        let divided: Vec<f64> =
+            squares.iter().zip(&factors).map(|(x, f)| x / f64::from(*f).powi(2)).collect();
+        let power = divided.chunks(columns.max(1)).map(|group| group.iter().sum()).collect();
+        let largest = rows_max.iter().zip(&factors).map(|(x, f)| x / f).fold(0.0, f32::max);
+        let weights: f64 = sums.iter().zip(&factors).map(|(sum, f)| sum * f64::from(*f).powi(2)).sum();
+        let error = mean_error(largest / 127.0) * weights;
+        Candidate { factors, quant, power, error }
+    }
+
+    /// Adds the error of a row of the weights.
+    fn see(&mut self, row: &[f32], scaled: &mut [f32]) {
+        for ((scaled, x), factor) in scaled.iter_mut().zip(row).zip(&self.factors) {
+            *scaled = x * factor;
+        }
+        let largest = scaled.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+        self.error += mean_error(largest / 127.0) * self.power.iter().sum::<f64>();
+        if let Quant::Int4 { group, .. } = self.quant {
+            for (values, power) in scaled.chunks(group.max(1) as usize).zip(&self.power) {
+                let (min, max) = values.iter().fold((0.0_f32, 0.0_f32), |(a, b), x| (a.min(*x), b.max(*x)));
+                self.error += mean_error((max - min) / 15.0) * power;
+            }
+        }
+    }
+}
+
+/// Mean squared error of what is rounded to multiples of `step`.
+fn mean_error(step: f32) -> f64 {
+    f64::from(step).powi(2) / 12.0
+}

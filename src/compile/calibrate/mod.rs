@@ -1,0 +1,191 @@
+//! Calibration: what the rows that matmuls read look like, over requests of the kind that the artifact is for.
+//!
+//! A parent is built beside the output: the same artifact without `--quant`, and with norms apart from the matmuls behind
+//! them, so that every matmul reads the rows that are to be rounded. It answers the requests, watched by a [`Collector`],
+//! which keeps two numbers for each column, and is gone when it is dropped. [`factors`] makes of them what the packer needs.
+
+mod factors;
+
+use super::{BuildError, BuildOptions, Events, Report, build_with};
+use dream::{Observer, Read};
+use dreamc_artifact::plan::{Dispatch, Kernel, Place};
+use dreamc_backend::Source;
+use dreamc_num::DType;
+pub(super) use factors::{Calibrated, calibrated};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The pass that would hide the rows behind a norm.
+const HIDES_ROWS: &str = "fuse-norm";
+
+/// What is known of the rows that each tensor was multiplied with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Statistics {
+    /// By tensor.
+    tensors: BTreeMap<String, Rows>,
+    /// How many requests they are of.
+    requests: u64,
+}
+
+/// What is known of some rows, column by column.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Rows {
+    /// Largest magnitudes.
+    max: Vec<f32>,
+    /// Sums of squares.
+    squares: Vec<f64>,
+    /// Number of rows.
+    count: u64,
+}
+
+impl Rows {
+    /// Adds rows of `k` elements. What is no number counts for nothing.
+    fn add(&mut self, elements: impl Iterator<Item = f32>, k: usize) {
+        self.max.resize(k, 0.0);
+        self.squares.resize(k, 0.0);
+        let mut added = 0;
+        for (i, x) in elements.enumerate() {
+            if x.is_finite() {
+                let column = i % k;
+                self.max[column] = self.max[column].max(x.abs());
+                self.squares[column] += f64::from(x) * f64::from(x);
+            }
+            added = i + 1;
+        }
+        self.count += (added / k) as u64;
+    }
+
+    /// Adds what is known of other rows as wide.
+    fn merge(&mut self, other: &Rows) {
+        self.max.resize(other.max.len(), 0.0);
+        self.squares.resize(other.squares.len(), 0.0);
+        self.max.iter_mut().zip(&other.max).for_each(|(a, b)| *a = a.max(*b));
+        self.squares.iter_mut().zip(&other.squares).for_each(|(a, b)| *a += b);
+        self.count += other.count;
+    }
+}
+
+impl Statistics {
+    /// How many requests they are of.
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+}
+
+/// An artifact like the one to be built, but not quantised. Its file goes when this does.
+#[derive(Debug)]
+pub struct Parent {
+    file: tempfile::TempPath,
+    /// The tensor that each stored weight is, or is rows of.
+    names: Vec<Option<String>>,
+}
+
+impl Parent {
+    /// Builds it beside the output of `options`.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](super::build).
+    pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Parent, BuildError> {
+        let output = options.output.as_path();
+        let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let made = tempfile::Builder::new().prefix(".dreamc-").suffix(".parent").tempfile_in(folder);
+        let file = made.map_err(|source| BuildError::File { path: output.to_owned(), source })?;
+        let file = file.into_temp_path();
+        let mut without = options.without.clone();
+        without.push(HIDES_ROWS.to_owned());
+        let options = BuildOptions {
+            output: file.to_path_buf(),
+            quant: None,
+            golden: None,
+            emit: None,
+            without,
+            ..options.clone()
+        };
+        let (Report { .. }, constants) = build_with(&options, events)?;
+        let name = |source: &Source| match source {
+            Source::Checkpoint(names) => <[String; 1]>::try_from(names.clone()).ok().map(|[name]| name),
+            Source::Rows { name, .. } => Some(name.clone()),
+            Source::Quantized { .. } | Source::Literal(_) => None,
+        };
+        let names = constants.list().iter().map(|constant| name(&constant.source)).collect();
+        Ok(Parent { file, names })
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.file
+    }
+
+    /// To watch it while it answers.
+    pub fn collector(&self) -> Collector<'_> {
+        Collector { names: &self.names, statistics: Statistics::default(), stopped: &|| false }
+    }
+}
+
+/// Collects statistics of the rows that matmuls read, in the order in which they run: the same for the same requests,
+/// whatever the number of threads.
+pub struct Collector<'a> {
+    names: &'a [Option<String>],
+    statistics: Statistics,
+    stopped: &'a dyn Fn() -> bool,
+}
+
+impl<'a> Collector<'a> {
+    /// The same; `stopped` is asked after every pass whether to stop the run.
+    #[must_use]
+    pub fn until(self, stopped: &'a dyn Fn() -> bool) -> Collector<'a> {
+        Collector { stopped, ..self }
+    }
+
+    /// What was collected over so many requests.
+    pub fn finish(self, requests: u64) -> Statistics {
+        Statistics { requests, ..self.statistics }
+    }
+}
+
+impl Observer for Collector<'_> {
+    fn reads(&self, dispatch: &Dispatch) -> bool {
+        matches!(dispatch.kernel, Kernel::Linear(_))
+    }
+
+    fn read(&mut self, read: Read<'_>) {
+        let Kernel::Linear(linear) = &read.dispatch.kernel else { return };
+        let (k, mut rows) = (read.shape.columns().max(1), Rows::default());
+        match read.dtype {
+            DType::BF16 => {
+                let elements = read.bytes.as_chunks::<2>().0.iter();
+                rows.add(elements.map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)), k);
+            }
+            DType::F32 => rows.add(read.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)), k),
+            // The CPU has no other matmuls.
+            DType::F16 | DType::I32 | DType::U32 | DType::Bool => return,
+        }
+        for id in read.dispatch.reads.get(linear.weight_operands()).unwrap_or_default() {
+            let place = read.operands.get(id.0 as usize).map(|operand| operand.place);
+            let name = place.and_then(Place::weight).and_then(|i| self.names.get(i as usize)?.as_ref());
+            if let Some(name) = name {
+                self.statistics.tensors.entry(name.clone()).or_default().merge(&rows);
+            }
+        }
+    }
+
+    fn step(&mut self, _done: u32, _steps: u32) -> bool {
+        !(self.stopped)()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_column_by_column() {
+        let mut rows = Rows::default();
+        rows.add([1.0, -2.0, 3.0, f32::NAN, 0.5, 0.0].into_iter(), 3);
+        assert_eq!(rows, Rows { max: vec![1.0, 2.0, 3.0], squares: vec![1.0, 4.25, 9.0], count: 2 });
+        let mut twice = rows.clone();
+        twice.merge(&rows);
+        assert_eq!((twice.max, twice.squares, twice.count), (rows.max, vec![2.0, 8.5, 18.0], 4));
+    }
+}
