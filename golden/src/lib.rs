@@ -11,6 +11,7 @@ pub mod device;
 pub mod emulator;
 pub mod fixture;
 pub mod graph;
+pub mod outliers;
 pub mod replay;
 pub mod runners;
 pub mod shapes;

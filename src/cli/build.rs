@@ -2,11 +2,12 @@
 
 use super::defaults;
 use super::error::Failure;
+use super::golden::Cases;
 use super::later::only;
 use super::opt::pass;
 use super::output::{counted, note};
 use super::progress::{Progress, Unit};
-use super::{quant, table};
+use super::{calib, quant, table};
 use clap::builder::PossibleValuesParser;
 use dreamc::compile::{BuildError, BuildTarget, Entry, Events, build};
 use dreamc_backend::WriteError;
@@ -151,12 +152,18 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if let Some(name) = args.print_after.as_deref().filter(|name| *name != "all") {
         pass(name)?;
     }
-    let options = defaults::options(args)?;
+    let mut options = defaults::options(args)?;
+    let given = args.quant.calib.as_deref().map(|path| calib::read(path, &options)).transpose()?;
+    let cancelled = on_interrupt();
+    let answered = match given {
+        Some(given) => Some(calib::calibrate(&mut options, given, &cancelled)?),
+        None => None,
+    };
     let mut watch = Watch {
         progress: Progress::new("packing", Unit::Bytes),
         print_after: args.print_after.as_deref(),
         verbose: args.verbose,
-        cancelled: on_interrupt(),
+        cancelled,
     };
     let report = build(&options, &mut watch).map_err(failure)?;
     drop(watch);
@@ -166,6 +173,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     if let Some(stored) = &report.stored {
         note(quant::table(stored, args.verbose).trim_end());
+        if let Some((cases, of)) = &answered {
+            note(&format!("against the build without --quant, {of}: {}", calib::closeness(&options, cases)?));
+        }
+        if let Some(golden) = &options.golden {
+            let cases = Cases::from_bytes(&golden.bytes, "the file of --golden")?;
+            let close = calib::closeness(&options, &cases);
+            // What does not fit is stored all the same.
+            let close = close.unwrap_or_else(|failure| format!("not compared, {}", failure.message()));
+            note(&format!("against --golden, {}: {close}", cases.about));
+        }
     }
     let tensors = counted(report.tensors as u64, "tensor");
     note(&format!("wrote `{}`: {}, {tensors}", args.output.display(), HumanBytes(report.file_bytes)));

@@ -52,6 +52,11 @@ impl Failure {
         Failure::failed(format!("cannot {doing} `{}`", path.display()), help).because(error)
     }
 
+    /// What is wrong, without causes and help.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Adds a cause.
     pub(crate) fn because(mut self, cause: impl ToString) -> Failure {
         self.causes.push(cause.to_string());

@@ -6,6 +6,7 @@
 mod act;
 mod bench;
 mod build;
+mod calib;
 mod defaults;
 mod device;
 mod error;
@@ -29,7 +30,7 @@ mod targets;
 mod tokenize;
 mod verify;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use error::Failure;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -72,17 +73,15 @@ enum Command {
 
 /// Runs the command of this process.
 pub(crate) fn main() -> ExitCode {
-    let matches = later::with_flags(Cli::command()).try_get_matches_from(std::env::args_os());
-    let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
-    let (cli, matches) = match parsed {
-        Ok(parsed) => parsed,
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
         Err(error) => {
             // Help goes to stdout, errors to stderr. When both are gone there is nobody left to tell.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    let outcome = later::refuse(&matches).and_then(|()| log()).and_then(|()| perform(cli.command));
+    let outcome = log().and_then(|()| perform(cli.command));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
@@ -126,9 +125,10 @@ fn perform(command: Command) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
 
     #[test]
     fn command_line_is_well_formed() {
-        later::with_flags(Cli::command()).debug_assert();
+        Cli::command().debug_assert();
     }
 }

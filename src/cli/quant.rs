@@ -8,6 +8,7 @@ use dreamc_backend::Fidelity;
 use dreamc_num::Quant;
 use dreamc_passes::quantize::Decision;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Beside [`Bits`].
 const NONE: &str = "none";
@@ -25,6 +26,11 @@ pub(super) struct QuantArgs {
     /// `none` keeps no matmul's [default: first and last layer, lm_head, action heads, projectors, patch embedding]
     #[arg(long, value_name = "PATTERN|none")]
     keep: Vec<String>,
+    /// Requests of the kind that the artifact is for, from which the rounding is worked out: a file of `dreamc golden
+    /// record`, or a folder of such files and of requests `*.json` in the words of `run` and `act`: {"prompt": "..",
+    /// "image": ["a.png"]}, {"task": "..", "image": [".."], "proprio": [..]} or {"input_ids": [[..]]}
+    #[arg(long, value_name = "CASES|DIR")]
+    pub(super) calib: Option<PathBuf>,
 }
 
 fn quant(text: &str) -> Result<String, String> {
@@ -88,6 +94,7 @@ impl QuantArgs {
         (self.group.is_some() && !groups)
             .then_some("group")
             .or_else(|| (!self.keep.is_empty() && bits.is_none()).then_some("keep"))
+            .or_else(|| (self.calib.is_some() && bits.is_none()).then_some("calib"))
     }
 }
 

@@ -139,7 +139,8 @@ fn of_case(
     parent: Option<&mut Subject>,
     limits: Limits,
 ) -> Result<Judged, Failure> {
-    let found = answer(subject, &case.request)?;
+    let deep = case.answer.values.iter().any(|value| depth(&value.name).is_some());
+    let found = answer(subject, &case.request, deep, &mut ())?;
     let keep = match &case.request {
         Request::Forward(forward) => keep(forward),
         Request::EncodeImage(_) | Request::Generate(_) | Request::Act(_) => None,

@@ -8,7 +8,8 @@ mod text;
 
 pub(super) use cases::{Cases, read_bounded};
 pub(super) use judge::{Judgement, Limits};
-pub(super) use text::judgement;
+pub(super) use record::{cut, record};
+pub(super) use text::{judgement, summary};
 
 use super::build;
 use super::device::DeviceArgs;
@@ -22,7 +23,7 @@ use clap::Parser;
 use dream::{Forward, Generate, Manifest, Model};
 use dreamc::compile::Entry;
 use judge::judge;
-use record::{record, requests};
+use record::requests;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -182,26 +183,14 @@ fn record_all(subject: &mut Subject, args: &RequestArgs) -> Result<Cases, Failur
     let mut all = requests(subject.model(), count, args.prompt_tokens)?;
     all.extend(given);
     let (mut progress, total) = (Progress::new("recording", Unit::Calls), all.len() as u64);
-    record(subject, all, &mut |done| progress.at(done, total))
+    record(subject, all, true, &mut (), &mut |done| progress.at(done, total))
 }
 
 /// Requests from files.
 fn given(model: &Model, args: &RequestArgs) -> Result<Vec<Request>, Failure> {
     let mut list = Vec::new();
-    let has = |entry: Entry| model.manifest().entries.iter().any(|e| e == entry.name());
     for path in &args.ids {
-        let request::Ids { input_ids, attention_mask } = request::read_ids(path)?;
-        if has(Entry::Forward) {
-            let (input_ids, attention_mask) = (input_ids.clone(), attention_mask.clone());
-            list.push(Request::Forward(Forward { input_ids, attention_mask, ..Forward::default() }));
-        }
-        if has(Entry::Generate) {
-            list.push(Request::Generate(Generate {
-                prompt: input_ids,
-                attention_mask,
-                ..Generate::default()
-            }));
-        }
+        list.extend(of_ids(model, request::read_ids(path)?));
     }
     for path in &args.inputs {
         let forward = forward::read(path, model)?;
@@ -219,6 +208,21 @@ fn given(model: &Model, args: &RequestArgs) -> Result<Vec<Request>, Failure> {
         return Err(Failure::failed("--ids needs an entry `forward` or `generate`", help));
     }
     Ok(list)
+}
+
+/// The same ids for each entry that takes some.
+pub(super) fn of_ids(model: &Model, ids: request::Ids) -> Vec<Request> {
+    let has = |entry: Entry| model.manifest().entries.iter().any(|e| e == entry.name());
+    let request::Ids { input_ids, attention_mask } = ids;
+    let mut list = Vec::new();
+    if has(Entry::Forward) {
+        let (input_ids, attention_mask) = (input_ids.clone(), attention_mask.clone());
+        list.push(Request::Forward(Forward { input_ids, attention_mask, ..Forward::default() }));
+    }
+    if has(Entry::Generate) {
+        list.push(Request::Generate(Generate { prompt: input_ids, attention_mask, ..Generate::default() }));
+    }
+    list
 }
 
 /// What `check --format json` prints.
@@ -265,10 +269,15 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
 pub(super) fn verify(model: Model, path: &Path) -> Result<Option<Judgement>, Failure> {
     let Some(bytes) = model.artifact().golden() else { return Ok(None) };
     let cases = Cases::from_bytes(bytes, &format!("the section of cases of `{}`", path.display()))?;
+    compare(model, &cases).map(Some)
+}
+
+/// Judges an artifact by cases, with the limits of its types.
+pub(super) fn compare(model: Model, cases: &Cases) -> Result<Judgement, Failure> {
     let limits = Limits::of(model.manifest());
     let mut subject = record::subject(model)?;
     let (mut progress, total) = (Progress::new("checking", Unit::Calls), cases.list.len() as u64);
-    judge(&mut subject, &cases, None, limits, &mut |done| progress.at(done, total)).map(Some)
+    judge(&mut subject, cases, None, limits, &mut |done| progress.at(done, total))
 }
 
 /// An error where something does not hold.

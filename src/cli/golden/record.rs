@@ -4,7 +4,7 @@ use super::super::device::failure;
 use super::super::error::Failure;
 use super::super::requests::{Answer, Lengths, Request, Subject, make};
 use super::cases::{Answered, Built, Case, Cases};
-use dream::{Generated, Manifest, Model, Output, Settings, Visual};
+use dream::{Generated, Manifest, Model, Observer, Output, Settings, Visual};
 use dreamc::compile::Entry;
 
 /// Tokens of a made-up prompt, and slots behind it: enough for a judgement, and a file of some megabytes.
@@ -46,7 +46,7 @@ pub(in crate::cli) fn requests(
 }
 
 /// Cuts images into patches, the form in which they are recorded.
-fn cut(request: &mut Request, settings: Option<&Settings>) -> Result<(), Failure> {
+pub(in crate::cli) fn cut(request: &mut Request, settings: Option<&Settings>) -> Result<(), Failure> {
     let visuals = match request {
         Request::Forward(f) => &mut f.visuals,
         Request::Generate(g) => &mut g.visuals,
@@ -62,10 +62,12 @@ fn cut(request: &mut Request, settings: Option<&Settings>) -> Result<(), Failure
     Ok(())
 }
 
-/// Asks for all of them. `heard` is told how many are done.
+/// Asks for all of them, with the states between layers if `deep`, watched by `observer`. `heard` is told how many are done.
 pub(in crate::cli) fn record(
     subject: &mut Subject,
     requests: Vec<Request>,
+    deep: bool,
+    observer: &mut dyn Observer,
     heard: &mut dyn FnMut(u64),
 ) -> Result<Cases, Failure> {
     let mut list: Vec<Case> = Vec::new();
@@ -73,7 +75,7 @@ pub(in crate::cli) fn record(
         let case = Case { name: String::new(), request, answer: Answered::default() };
         let entry = case.entry();
         let number = list.iter().filter(|case| case.entry() == entry).count();
-        let answer = answer(subject, &case.request)?;
+        let answer = answer(subject, &case.request, deep, observer)?;
         list.push(Case { name: format!("{}.{number}", entry.name()), answer, ..case });
         heard(list.len() as u64);
     }
@@ -89,12 +91,18 @@ pub(in crate::cli) fn record(
     })
 }
 
-/// What an artifact makes of a request. Hidden states are those of the program that fuses nothing; logits are not.
-pub(in crate::cli) fn answer(subject: &mut Subject, request: &Request) -> Result<Answered, Failure> {
-    let answer = subject.serve(request, &mut ())?;
+/// What an artifact makes of a request, and of `forward` the states between layers if `deep`: those of the program that fuses
+/// nothing; logits are not.
+pub(in crate::cli) fn answer(
+    subject: &mut Subject,
+    request: &Request,
+    deep: bool,
+    observer: &mut dyn Observer,
+) -> Result<Answered, Failure> {
+    let answer = subject.serve(request, observer)?;
     Ok(match answer {
         Answer::Tensors(mut values) => {
-            if let Request::Forward(forward) = request {
+            if let (Request::Forward(forward), true) = (request, deep) {
                 let names = hidden(subject.model().manifest());
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
                 if !names.is_empty() {

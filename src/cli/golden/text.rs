@@ -2,6 +2,7 @@
 
 use super::closeness::Top1;
 use super::judge::{Judged, Judgement, Tokens, Value};
+use std::collections::BTreeMap;
 
 /// All cases, with a line for every layer.
 pub(in crate::cli) fn judgement(judgement: &Judgement) -> String {
@@ -20,6 +21,35 @@ pub(in crate::cli) fn judgement(judgement: &Judgement) -> String {
     }
     text.push('\n');
     text
+}
+
+/// A line for all cases: how far their ends are from what they were.
+pub(in crate::cli) fn summary(judgement: &Judgement) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut ends: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for value in judgement.cases.iter().filter_map(|case| case.end.as_ref()) {
+        ends.entry(&value.name).or_default().push(value.close.cosine);
+    }
+    for (name, cosines) in ends {
+        let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
+        // What is no number is the least.
+        let least = cosines.iter().copied().reduce(|a, b| if a < b { a } else { b }).unwrap_or(mean);
+        parts.push(format!("{name} cosine {mean:.6}, least {least:.6}"));
+    }
+    let top1 = judgement.cases.iter().filter_map(|case| case.top1);
+    if let Some((same, rows)) = sums(top1.map(|top1| (top1.same, top1.rows))) {
+        parts.push(format!("top-1 the same in {same} of {rows} rows"));
+    }
+    let tokens = judgement.cases.iter().filter_map(|case| case.tokens);
+    if let Some((same, count)) = sums(tokens.map(|tokens| (tokens.same, tokens.count))) {
+        parts.push(format!("{same} of {count} chosen tokens the same"));
+    }
+    parts.join("; ")
+}
+
+/// Sums of both numbers; nothing where there are none.
+fn sums(pairs: impl Iterator<Item = (u64, u64)>) -> Option<(u64, u64)> {
+    pairs.reduce(|a, b| (a.0 + b.0, a.1 + b.1))
 }
 
 fn of_case(case: &Judged) -> String {

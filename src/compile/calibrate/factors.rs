@@ -151,10 +151,9 @@ fn choose(
             *sum += f64::from(*x).powi(2);
         }
     })?;
-    let mut tried = vec![Candidate::new(vec![1.0; weights.k], rows_max, &sums, squares, quant)];
-    tried.extend(
-        EIGHTHS.map(|a| Candidate::new(balanced(rows_max, &max, a), rows_max, &sums, squares, quant)),
-    );
+    let candidate = |factors| Candidate::new(factors, &sums, squares, quant);
+    let mut tried = vec![candidate(vec![1.0; weights.k])];
+    tried.extend(EIGHTHS.map(|a| candidate(balanced(rows_max, &max, a))));
     let mut scaled = vec![0.0; weights.k];
     weights
         .each(reader, &mut |row| tried.iter_mut().for_each(|candidate| candidate.see(row, &mut scaled)))?;
@@ -201,7 +200,8 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn new(factors: Vec<f32>, rows_max: &[f32], sums: &[f64], squares: &[f64], quant: Quant) -> Candidate {
+    /// `sums`: of the squares of each column of the weights.
+    fn new(factors: Vec<f32>, sums: &[f64], squares: &[f64], quant: Quant) -> Candidate {
         let columns = match quant {
             Quant::Int8 => factors.len(),
             Quant::Int4 { group, .. } => group as usize,
@@ -209,7 +209,8 @@ impl Candidate {
         let divided: Vec<f64> =
             squares.iter().zip(&factors).map(|(x, f)| x / f64::from(*f).powi(2)).collect();
         let power = divided.chunks(columns.max(1)).map(|group| group.iter().sum()).collect();
-        let largest = rows_max.iter().zip(&factors).map(|(x, f)| x / f).fold(0.0, f32::max);
+        // A row is as large as its largest column is in the mean: the largest magnitudes of all rows are not of one row.
+        let largest = divided.iter().copied().fold(0.0, f64::max).sqrt();
         let weights: f64 = sums.iter().zip(&factors).map(|(sum, f)| sum * f64::from(*f).powi(2)).sum();
         let error = mean_error(largest / 127.0) * weights;
         Candidate { factors, quant, power, error }
@@ -221,17 +222,17 @@ impl Candidate {
             *scaled = x * factor;
         }
         let largest = scaled.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
-        self.error += mean_error(largest / 127.0) * self.power.iter().sum::<f64>();
+        self.error += mean_error(f64::from(largest) / 127.0) * self.power.iter().sum::<f64>();
         if let Quant::Int4 { group, .. } = self.quant {
             for (values, power) in scaled.chunks(group.max(1) as usize).zip(&self.power) {
                 let (min, max) = values.iter().fold((0.0_f32, 0.0_f32), |(a, b), x| (a.min(*x), b.max(*x)));
-                self.error += mean_error((max - min) / 15.0) * power;
+                self.error += mean_error(f64::from(max - min) / 15.0) * power;
             }
         }
     }
 }
 
 /// Mean squared error of what is rounded to multiples of `step`.
-fn mean_error(step: f32) -> f64 {
-    f64::from(step).powi(2) / 12.0
+fn mean_error(step: f64) -> f64 {
+    step.powi(2) / 12.0
 }
