@@ -167,7 +167,6 @@ mod build {
         build(2, &["--quant", "w8a8", "--keep", "none", "--keep", "lm_head*"], &["--keep none", "alone"]);
         build(2, &["--quant", "w8a8", "--keep", "lm_hed*"], &["--keep", "`lm_hed*`", "lm_head.weight"]);
         build(2, &["--quant", "w8a8", "--keep", "a["], &["--keep", "`a[`", "pattern"]);
-        build(2, &["--calib", "images"], &["--calib", "not supported", "without calibration"]);
         build(2, &["--dtype", "f64"], &["f64", "unknown", "bf16, f32, f16"]);
         build(2, &["--dtype", "f64"], &["f64", "unknown"]);
         build(2, &["--entries", "forward,act"], &["--entries is act", "text models: forward, generate"]);

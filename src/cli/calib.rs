@@ -172,6 +172,7 @@ pub(super) fn calibrate(
     let (mut progress, total) = (Progress::new("calibrating", Unit::Calls), requests.len() as u64);
     let (mut answered, mut numbers): (Option<Cases>, usize) = (None, 0);
     for (request, done) in requests.into_iter().zip(1..) {
+        collector.show(request.sees());
         let served = if numbers < ANSWERS_MAX {
             record(&mut subject, vec![request], false, &mut collector, &mut |_| ()).map(|mut cases| {
                 let values = cases.list.iter().flat_map(|case| &case.answer.values);

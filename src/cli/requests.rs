@@ -32,6 +32,17 @@ pub(super) enum Request {
     Act(Seen),
 }
 
+impl Request {
+    /// Whether it shows images.
+    pub(super) fn sees(&self) -> bool {
+        match self {
+            Request::Forward(forward) => !forward.visuals.is_empty(),
+            Request::Generate(generate) => !generate.visuals.is_empty(),
+            Request::EncodeImage(_) | Request::Act(_) => true,
+        }
+    }
+}
+
 /// An observation that owns what it shows.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Seen {

@@ -18,6 +18,9 @@ use std::path::Path;
 /// The pass that would hide the rows behind a norm.
 const HIDES_ROWS: &str = "fuse-norm";
 
+/// Beginnings of the names of tensors that only images reach: without one, the tower is given an empty patch to compute.
+const OF_IMAGES: [&str; 2] = ["visual.", "projector."];
+
 /// What is known of the rows that each tensor was multiplied with.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
@@ -119,7 +122,7 @@ impl Parent {
 
     /// To watch it while it answers.
     pub fn collector(&self) -> Collector<'_> {
-        Collector { names: &self.names, statistics: Statistics::default(), stopped: &|| false }
+        Collector { names: &self.names, statistics: Statistics::default(), blind: false, stopped: &|| false }
     }
 }
 
@@ -128,6 +131,7 @@ impl Parent {
 pub struct Collector<'a> {
     names: &'a [Option<String>],
     statistics: Statistics,
+    blind: bool,
     stopped: &'a dyn Fn() -> bool,
 }
 
@@ -136,6 +140,11 @@ impl<'a> Collector<'a> {
     #[must_use]
     pub fn until(self, stopped: &'a dyn Fn() -> bool) -> Collector<'a> {
         Collector { stopped, ..self }
+    }
+
+    /// Whether the requests from here on show images; they do at first. Of those that do not, the tower's rows say nothing.
+    pub fn show(&mut self, images: bool) {
+        self.blind = !images;
     }
 
     /// What was collected over so many requests.
@@ -164,7 +173,8 @@ impl Observer for Collector<'_> {
         for id in read.dispatch.reads.get(linear.weight_operands()).unwrap_or_default() {
             let place = read.operands.get(id.0 as usize).map(|operand| operand.place);
             let name = place.and_then(Place::weight).and_then(|i| self.names.get(i as usize)?.as_ref());
-            if let Some(name) = name {
+            let says_nothing = |name: &&String| self.blind && OF_IMAGES.iter().any(|of| name.starts_with(of));
+            if let Some(name) = name.filter(|name| !says_nothing(name)) {
                 self.statistics.tensors.entry(name.clone()).or_default().merge(&rows);
             }
         }
