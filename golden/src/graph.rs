@@ -328,8 +328,12 @@ fn weight_types(module: &Module) -> BTreeMap<String, Type> {
     for graph in &module.graphs {
         for node in graph.order() {
             let data = graph.node(*node);
-            if let dreamc_ir::Op::Weight(dreamc_ir::Weight { name, .. }) = &data.op {
-                types.insert(name.clone(), graph.ty(data.outputs[0]).clone());
+            if let dreamc_ir::Op::Weight(dreamc_ir::Weight { name, columns, importance, .. }) = &data.op {
+                let ty = graph.ty(data.outputs[0]);
+                types.insert(name.clone(), ty.clone());
+                let vector = Type::new(DType::F32, ty.dims.last().cloned());
+                let vectors = columns.iter().chain(importance);
+                types.extend(vectors.map(|name| (name.clone(), vector.clone())));
             }
         }
     }

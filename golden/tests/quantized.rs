@@ -4,9 +4,12 @@
 use dream::Generate;
 use dreamc::compile::{Bits, BuildOptions, Quantization};
 use dreamc_frontend::sampler::Alg;
+use dreamc_golden::graph::{On, execute_given, interpret_given};
 use dreamc_golden::runners::{Built, build_options};
 use dreamc_golden::tabletop::Trained;
 use dreamc_golden::{Fixture, sudoku};
+use dreamc_interp::Tensor;
+use dreamc_ir::{Type, parse};
 use dreamc_num::DType;
 use serde_json::Value;
 
@@ -95,4 +98,46 @@ fn tabletop_w4a16() {
 #[test]
 fn tabletop_w4a8() {
     judge_tabletop(Bits::W4A8, 1, 94);
+}
+
+/// Factors and importance of columns mean the same to the packer and the device as to the interpreter.
+#[test]
+fn columns_in_both_places() {
+    let text = r#"graph @f(%0: f32[1, 5, 72]) {
+      %1 = weight {name="gain"} : f32[72]
+      %2 = weight {name="inverse"} : f32[72]
+      %3 = weight {name="a", columns="factors", bits=4, group=32, zero=1, importance="importance"} : f32[20, 72]
+      %4 = weight {name="b", columns="factors", bits=8} : f32[20, 72]
+      %5 = linear %0, %1, %2, %3 {norm_eps=1e-6, smooth=1, int8=1} : f32[1, 5, 20]
+      %6 = linear %0, %2, %4 {smooth=1, int8=1} : f32[1, 5, 20]
+      %7 = linear %0, %2, %3 {first=3, len=9, smooth=1} : f32[1, 5, 9]
+      return %5 "a", %6 "b", %7 "rows"
+    }"#;
+    let module = parse(text).unwrap();
+    let random =
+        |seed: usize, n: usize| (0..n).map(move |i| ((i * 37 + seed * 11) % 101) as f32 / 50.0 - 1.0);
+    let weights = |name: &str, ty: &Type| {
+        let dims: Vec<usize> = ty.dims.iter().map(|d| d.as_constant().unwrap() as usize).collect();
+        let n = dims.iter().product();
+        let factor = |i: usize| [0.25, 1.0, 8.0, 2.0, 0.5][i % 5];
+        Tensor::f32(
+            &dims,
+            match name {
+                "factors" => (0..n).map(factor).collect(),
+                "inverse" => (0..n).map(|i| 1.0 / factor(i)).collect(),
+                "importance" => (0..n).map(|i| if i % 7 == 0 { 50.0 } else { 0.5 }).collect(),
+                _ => random(name.len() + usize::from(name.as_bytes()[0]), n).collect(),
+            },
+        )
+    };
+    let inputs = [Tensor::f32(&[1, 5, 72], random(5, 360).collect())];
+    let wanted = interpret_given(&module, "f", &inputs, &weights, &mut ());
+    for on in On::cpus() {
+        let found = execute_given(&module, "f", &inputs, on, &weights);
+        for (found, wanted) in found.iter().zip(&wanted) {
+            let pairs = found.floats().iter().zip(wanted.floats());
+            let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-4, "{on}: {worst}");
+        }
+    }
 }

@@ -236,3 +236,73 @@ impl Candidate {
 fn mean_error(step: f64) -> f64 {
     step.powi(2) / 12.0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn powers_of_eighths() {
+        for (eighths, found) in [(0, 1.0), (1, 2.0), (2, 4.0), (4, 16.0), (6, 64.0), (8, 256.0)] {
+            assert_eq!(power(256.0, eighths), found);
+        }
+    }
+
+    /// What is hard to round moves from rows to weights, columns of zeros stay as they are, and no factor is out of bounds.
+    #[test]
+    fn balanced_columns() {
+        let (rows, weights) = ([1.0, 256.0, 0.0, 1.0, f32::MAX], [1.0, 1.0, 1.0, 0.0, 1.0]);
+        assert_eq!(balanced(&rows, &weights, 8), [1.0 / 256.0, 1.0, 1.0, 1.0, FACTOR_MAX]);
+        assert_eq!(balanced(&[1.0, 256.0, 1.0], &[1.0, 0.0625, 1.0], 4), [1.0, 64.0, 1.0]);
+        assert_eq!(balanced(&[0.0; 3], &[1.0; 3], 4), [1.0; 3]);
+    }
+
+    #[test]
+    fn a_large_column_is_divided() {
+        let (mut rows, weights) = (vec![1.0; 64], vec![1.0_f32; 64]);
+        rows[5] = 256.0;
+        let squares: Vec<f64> = rows.iter().map(|x| f64::from(*x).powi(2)).collect();
+        let errors = |quant: Quant| {
+            [vec![1.0; 64], balanced(&rows, &weights, 4)].map(|factors| {
+                let mut candidate = Candidate::new(factors, &[16.0; 64], &squares, quant);
+                (0..16).for_each(|_| candidate.see(&weights, &mut [0.0; 64]));
+                candidate.error
+            })
+        };
+        let [plain, divided] = errors(Quant::Int8);
+        assert!(divided < 0.1 * plain, "{divided} {plain}");
+        assert!(
+            errors(Quant::Int4 { group: 32, zero: true }).iter().all(|error| *error > plain.min(divided))
+        );
+    }
+
+    /// Errors count as the rows that are multiplied have it, those of columns that were never seen a little.
+    #[test]
+    fn importance_of_columns() {
+        let found = importance(&[3.0, 0.0, 9.0, 0.0], &[1.0, 1.0, 3.0, 1.0]);
+        assert_eq!(found, [3.01, 0.01, 1.01, 0.01]);
+        assert_eq!(importance(&[0.0; 2], &[1.0; 2]), [0.01; 2]);
+    }
+
+    #[test]
+    fn tensors_that_share_factors() {
+        let matmul =
+            |names: &[&str], rows| Matmul { names: names.iter().map(|n| (*n).to_owned()).collect(), rows };
+        let matmuls = BTreeSet::from([
+            matmul(&["q"], None),
+            matmul(&["k", "v"], None),
+            matmul(&["k", "q", "v"], None),
+            matmul(&["head"], Some((3, 4))),
+            matmul(&["twice"], Some((3, 4))),
+            matmul(&["twice"], None),
+            matmul(&["kept"], None),
+        ]);
+        let decisions = dreamc_passes::quantize::decide(&matmuls, &|name| name == "kept");
+        let found: Vec<(String, Option<(u64, u64)>)> =
+            together(&matmuls, &decisions).into_iter().map(|t| (t.names.join(" "), t.rows)).collect();
+        let mut sorted = found.clone();
+        sorted.sort();
+        let wanted = [("head", Some((3, 4))), ("k q v", None), ("twice", None)];
+        assert_eq!(sorted, wanted.map(|(names, rows)| (names.to_owned(), rows)));
+    }
+}
