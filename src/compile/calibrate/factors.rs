@@ -71,34 +71,26 @@ pub(in crate::compile) fn calibrated(
 
 /// Tensors that share factors, since somewhere they are multiplied together.
 struct Together {
-    names: Vec<String>,
+    names: BTreeSet<String>,
     /// The rows that are multiplied, of a tensor that is alone and never multiplied otherwise.
     rows: Option<(u64, u64)>,
 }
 
 fn together(matmuls: &BTreeSet<Matmul>, decisions: &Decisions) -> Vec<Together> {
     let rounded = |name: &String| decisions.tensors.get(name) == Some(&Decision::Rounded);
-    let mut sets: Vec<(BTreeSet<&String>, BTreeSet<Option<(u64, u64)>>)> = Vec::new();
+    let mut sets: Vec<Together> = Vec::new();
     for Matmul { names, rows } in matmuls.iter().filter(|matmul| matmul.names.iter().all(rounded)) {
-        let (mut all, mut of) = (names.iter().collect::<BTreeSet<_>>(), BTreeSet::from([*rows]));
-        let (touched, apart) = sets.into_iter().partition(|(set, _)| set.intersection(&all).next().is_some());
+        let mut all = Together { names: names.iter().cloned().collect(), rows: *rows };
+        let (touched, apart): (Vec<_>, Vec<_>) =
+            sets.into_iter().partition(|set| !set.names.is_disjoint(&all.names));
         sets = apart;
-        let touched: Vec<(BTreeSet<&String>, BTreeSet<_>)> = touched;
-        for (set, rows) in touched {
-            all.extend(set);
-            of.extend(rows);
+        for mut set in touched {
+            all.names.append(&mut set.names);
+            all.rows = all.rows.filter(|_| all.rows == set.rows);
         }
-        sets.push((all, of));
+        sets.push(all);
     }
-    let alike = |rows: BTreeSet<Option<(u64, u64)>>| match rows.len() {
-        1 => rows.into_iter().next().flatten(),
-        _ => None,
-    };
-    let of = |(names, rows): (BTreeSet<&String>, _)| Together {
-        names: names.into_iter().cloned().collect(),
-        rows: alike(rows),
-    };
-    sets.into_iter().map(of).collect()
+    sets
 }
 
 /// How much squared errors of columns count where rows have these mean squares and are divided by these factors; 1 in the
@@ -113,7 +105,7 @@ fn importance(squares: &[f64], factors: &[f32]) -> Vec<f32> {
 
 /// The matrices that share factors.
 struct Weights<'a> {
-    names: &'a [String],
+    names: &'a BTreeSet<String>,
     rows: Option<(u64, u64)>,
     k: usize,
 }
@@ -298,8 +290,10 @@ mod tests {
             matmul(&["kept"], None),
         ]);
         let decisions = dreamc_passes::quantize::decide(&matmuls, &|name| name == "kept");
-        let found: Vec<(String, Option<(u64, u64)>)> =
-            together(&matmuls, &decisions).into_iter().map(|t| (t.names.join(" "), t.rows)).collect();
+        let found: Vec<(String, Option<(u64, u64)>)> = together(&matmuls, &decisions)
+            .into_iter()
+            .map(|t| (Vec::from_iter(t.names).join(" "), t.rows))
+            .collect();
         let mut sorted = found.clone();
         sorted.sort();
         let wanted = [("head", Some((3, 4))), ("k q v", None), ("twice", None)];
