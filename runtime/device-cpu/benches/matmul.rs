@@ -5,9 +5,13 @@
 //! `DREAMC_BENCH_ROWS` set to numbers with commas between, those are the numbers of rows, and there is no second part;
 //! `DREAMC_BENCH_FORMS` names some forms, `DREAMC_BENCH_SHAPE` another matrix, as `1024x2816`: columns, then rows.
 //!
+//! With `-- --measure FORM` it prints `dreamc M1 FORM seconds megabytes` instead, for the bench `units` of `dreamc-golden`: 512
+//! rows on two threads, the median of five medians of nine; the megabytes are those of the operands.
+//!
 //! Both get the same number of threads in the same run. Our weights are packed when a model is built, those of
 //! `gemm` lie as checkpoints store them; it packs at every call. Stored results: `benches/results/`.
 #![allow(missing_docs, reason = "criterion's macro makes a public function")]
+#![allow(clippy::print_stdout, reason = "a line for another bench")]
 #![allow(unsafe_code, reason = "the interface of the gemm crate")]
 
 #[allow(dead_code, reason = "not every bench uses all of it")]
@@ -15,12 +19,12 @@ mod common;
 
 use common::peak::{Product, peak, thread_time};
 use common::{Tensor, prepare, random};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Kernel, Linear};
 use dreamc_num::{DType, Quant};
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const M: u32 = 256;
 const K: u32 = 3584;
@@ -173,4 +177,33 @@ fn matmul(c: &mut Criterion) {
 }
 
 criterion_group!(benches, matmul);
-criterion_main!(benches);
+
+/// The line of unit M1.
+fn measure(form: &str) {
+    let found = FORMS.into_iter().find(|(name, ..)| *name == form);
+    let (_, dtype, quant, int8, _) = found.unwrap_or_else(|| panic!("`{form}` is no form"));
+    let tensors = tensors(512, (K, N), dtype, quant);
+    let mut prepared = prepare(linear(int8), &tensors, 2);
+    prepared.run();
+    let median = |mut of: Vec<f64>| {
+        of.sort_by(f64::total_cmp);
+        of[of.len() / 2]
+    };
+    let mut timed = |_| {
+        let start = Instant::now();
+        prepared.run();
+        start.elapsed().as_secs_f64()
+    };
+    let seconds = median((0..5).map(|_| median((0..9).map(&mut timed).collect())).collect());
+    let megabytes = tensors.iter().map(|tensor| tensor.bytes.len()).sum::<usize>() >> 20;
+    println!("dreamc M1 {form} {seconds:.5} {megabytes}");
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some(at) = args.iter().position(|arg| arg == "--measure") {
+        return measure(args.get(at + 1).map_or("", String::as_str));
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}
