@@ -28,7 +28,7 @@ use crate::memory::{Buf, Shared};
 use dreamc_artifact::plan::Activation;
 use dreamc_num::DType;
 use epilogue::{Rescale, Sums, epilogue};
-use micro::{Micro, Pack, Tile};
+use micro::{Micro, Next, Pack, Tile};
 use pack::{Before, Strip, pack_strip};
 use panels::{Panels, Slot};
 use std::ops::Range;
@@ -222,9 +222,9 @@ fn block(
                 _ => first,
             };
             // What comes next, a part of it with every strip.
-            let next = slots.get((i + 1) * micro.panels..).filter(|rest| !rest.is_empty());
-            let (next, then) = next.map_or((slots, from + count), |rest| (rest, from));
-            let next = &next[..next.len().min(micro.panels)];
+            let rest = slots.get((i + 1) * micro.panels..).filter(|rest| !rest.is_empty());
+            let (next, then) = rest.map_or((slots, from + count), |rest| (rest, from));
+            let (next, bytes) = panels.stored(&next[0], &next[next.len().min(micro.panels) - 1], then, most);
             // Gate and up are done together, whether a tile takes one panel or two.
             let until = i * micro.panels + pair.len();
             let done = (until.is_multiple_of(2) || until == slots.len()).then(|| (until - 1) / 2 * 2..until);
@@ -232,12 +232,14 @@ fn block(
             for strip in (0..rows).step_by(micro.rows) {
                 let of_strip = micro.rows.min(rows - strip);
                 let a = packed.words.get().cast::<u32>();
-                next.iter().for_each(|slot| panels.prefetch(slot, then, most, strip / micro.rows, strips));
+                let part = bytes.div_ceil(strips);
+                let of_part = next.map(|next| next.wrapping_add(strip / micro.rows * part));
                 // SAFETY: the block's rows and steps are inside the packed operand, the words are those of
                 // `count` steps, and there are sums of `ROWS` rows of `GROUP` columns.
                 unsafe {
                     (micro.run)(&Tile {
                         steps: count,
+                        next: Next::of(of_part, part, count),
                         a: a.add(((row + strip) / micro.rows * steps + from) * a_words),
                         b: [first, last],
                         c: sums.as_mut_ptr().add(strip * GROUP + i * micro.panels * PANEL),
