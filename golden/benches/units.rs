@@ -2,6 +2,7 @@
 //!
 //! | unit | what |
 //! |---|---|
+//! | M1 | one matmul, `[512x3584] x [3584x18944]`; the bench `matmul` of `dreamc-device-cpu` measures it |
 //! | U1 | one layer of the 7B width, 512 rows |
 //! | U2 | four such layers and the head on the last 64 of 320 rows, greedy, one step |
 //! | U3x1, U3x8 | the model `small`, 128 tokens after 128 by entropy, in 1 and 8 steps |
@@ -11,11 +12,14 @@
 //! so that building is no part of either.
 //!
 //! With `--beside COMMAND`, any number of them, whatever prints such lines takes turns with us, `--rounds` times, and the
-//! figure is the median of the ratios of a round. `DREAM_BLESS=1` adds the rounds to `benches/results/units-*.json`.
+//! figure is the median of the ratios of a round. With `--ours COMMAND` that command measures us. `DREAM_BLESS=1` adds the
+//! rounds to `benches/results/units-*.json` and makes the table of all results anew.
 
 #![allow(clippy::print_stdout, reason = "the lines are what it is for")]
 
 mod common;
+#[path = "common/table.rs"]
+mod table;
 
 use common::{BLESS, commit, processor, quartiles};
 use dream::{Forward, Generate, Model, OpenOptions};
@@ -135,16 +139,28 @@ impl Line {
     }
 }
 
-fn beside(unit: &Unit, dtype: &str, commands: &[String], rounds: usize) -> Value {
-    let built = unit.build(dtype);
-    let path = built.path();
-    let ours = || {
-        let this = std::env::current_exe().expect("this program has a path");
-        Line::of(Command::new(this).args(["--measure", unit.name, dtype]).arg(&path))
-    };
+/// Who measures us: another command, or this program with an artifact that is there as long as this is.
+enum Ours {
+    Command(String),
+    Artifact(Built),
+}
+
+impl Ours {
+    fn line(&self, unit: &str, dtype: &str) -> Line {
+        match self {
+            Ours::Command(command) => Line::of(Command::new("sh").args(["-c", command])),
+            Ours::Artifact(built) => {
+                let this = std::env::current_exe().expect("this program has a path");
+                Line::of(Command::new(this).args(["--measure", unit, dtype]).arg(built.path()))
+            }
+        }
+    }
+}
+
+fn beside(unit: &str, dtype: &str, ours: &Ours, commands: &[String], rounds: usize) -> Value {
     let mut turns: Vec<Vec<Line>> = (0..=commands.len()).map(|_| Vec::new()).collect();
     for _ in 0..rounds {
-        turns[0].push(ours());
+        turns[0].push(ours.line(unit, dtype));
         for (command, lines) in commands.iter().zip(&mut turns[1..]) {
             lines.push(Line::of(Command::new("sh").args(["-c", command])));
         }
@@ -157,13 +173,13 @@ fn beside(unit: &Unit, dtype: &str, commands: &[String], rounds: usize) -> Value
         let megabytes = lines.iter().map(|line| line.megabytes).fold(0.0, f64::max);
         let ratio = quartiles(ratios);
         let median = quartiles(seconds.clone())[1];
-        println!("{} {name} {dtype} {median:.4} s {megabytes:.0} MB, {:.3} times ours", unit.name, ratio[1]);
+        println!("{unit} {name} {dtype} {median:.4} s {megabytes:.0} MB, {:.3} times ours", ratio[1]);
         json!({
             "name": name, "dtype": dtype, "seconds": seconds, "megabytes_max": megabytes,
             "times_ours_quartiles": ratio,
         })
     };
-    json!({ "unit": unit.name, "dtype": dtype, "rows": turns.iter().map(row).collect::<Vec<_>>() })
+    json!({ "unit": unit, "dtype": dtype, "rows": turns.iter().map(row).collect::<Vec<_>>() })
 }
 
 fn main() {
@@ -183,24 +199,26 @@ fn main() {
     if !args.iter().any(|arg| arg == "--bench") {
         return;
     }
-    let (mut words, mut commands, mut rounds) = (Vec::new(), Vec::new(), ROUNDS);
+    let (mut words, mut commands, mut ours, mut rounds) = (Vec::new(), Vec::new(), None, ROUNDS);
     let mut rest = args.iter().filter(|arg| *arg != "--bench");
     while let Some(arg) = rest.next() {
         let mut value = || rest.next().unwrap_or_else(|| panic!("{arg} takes a value")).clone();
         match arg.as_str() {
             "--beside" => commands.push(value()),
+            "--ours" => ours = Some(Ours::Command(value())),
             "--rounds" => rounds = value().parse().expect("--rounds takes a number"),
             _ => words.push(arg.as_str()),
         }
     }
     let [name, dtype] = words[..] else { panic!("give a unit and a type, such as `U1 bf16`") };
     let commit = commit();
-    let found = beside(&unit(name), dtype, &commands, rounds.max(1));
+    let ours = ours.unwrap_or_else(|| Ours::Artifact(unit(name).build(dtype)));
+    let mut found = beside(name, dtype, &ours, &commands, rounds.max(1));
     if std::env::var_os(BLESS).is_none() {
         return;
     }
     let (device, slug) = processor();
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("benches/results/units-{slug}.json"));
+    let file = table::folder().join(format!("units-{slug}.json"));
     let mut all: Value = match std::fs::read_to_string(&file) {
         Ok(text) => serde_json::from_str(&text).expect("the results so far are JSON"),
         Err(_) => json!({
@@ -211,10 +229,10 @@ fn main() {
             "units": {},
         }),
     };
-    let mut found = found;
     found["commit"] = json!(commit);
     all["units"][format!("{name} {dtype}")] = found;
     let text = serde_json::to_string_pretty(&all).expect("numbers and texts have a form") + "\n";
     std::fs::write(&file, text).expect("the results can be written");
-    eprintln!("written: {}", file.display());
+    std::fs::write(table::file(), table::table()).expect("the table can be written");
+    eprintln!("written: {} and {}", file.display(), table::file().display());
 }

@@ -3,11 +3,15 @@
 //!
 //! The first part prints operations a second over those of a loop in registers, measured in turn with them, one thread. With
 //! `DREAMC_BENCH_ROWS` set to numbers with commas between, those are the numbers of rows, and there is no second part;
-//! `DREAMC_BENCH_FORMS` names some forms.
+//! `DREAMC_BENCH_FORMS` names some forms, `DREAMC_BENCH_SHAPE` another matrix, as `1024x2816`: columns, then rows.
+//!
+//! With `-- --measure FORM` it prints `dreamc M1 FORM seconds megabytes` instead, for the bench `units` of `dreamc-golden`: 512
+//! rows on two threads, the median of five medians of nine; the megabytes are those of the operands.
 //!
 //! Both get the same number of threads in the same run. Our weights are packed when a model is built, those of
 //! `gemm` lie as checkpoints store them; it packs at every call. Stored results: `benches/results/`.
 #![allow(missing_docs, reason = "criterion's macro makes a public function")]
+#![allow(clippy::print_stdout, reason = "a line for another bench")]
 #![allow(unsafe_code, reason = "the interface of the gemm crate")]
 
 #[allow(dead_code, reason = "not every bench uses all of it")]
@@ -15,12 +19,12 @@ mod common;
 
 use common::peak::{Product, peak, thread_time};
 use common::{Tensor, prepare, random};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Kernel, Linear};
 use dreamc_num::{DType, Quant};
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const M: u32 = 256;
 const K: u32 = 3584;
@@ -50,20 +54,28 @@ fn linear(int8: bool) -> Kernel {
     })
 }
 
-fn tensors(m: u32, dtype: DType, quant: Option<Quant>) -> [Tensor; 3] {
+fn tensors(m: u32, (k, n): (u32, u32), dtype: DType, quant: Option<Quant>) -> [Tensor; 3] {
     let layout = quant.map_or(Layout::of_matmul(dtype), |quant| Some(Layout::Quantized(quant)));
-    [random(dtype, &[m, K], 1, None), random(dtype, &[N, K], 2, layout), random(dtype, &[m, N], 3, None)]
+    [random(dtype, &[m, k], 1, None), random(dtype, &[n, k], 2, layout), random(dtype, &[m, n], 3, None)]
+}
+
+/// Columns and rows of the matrix of the first part.
+fn shape() -> (u32, u32) {
+    let Ok(text) = std::env::var("DREAMC_BENCH_SHAPE") else { return (K, N) };
+    let numbers = text.split_once('x').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
+    numbers.unwrap_or_else(|| panic!("DREAMC_BENCH_SHAPE is `{text}`; give two numbers, as 1024x2816"))
 }
 
 /// Prints every form at every number of rows: the best of some runs over the best of as many runs of the peak between them.
 fn over_peak(rows: &[u32]) {
     let only = std::env::var("DREAMC_BENCH_FORMS").unwrap_or_default();
+    let (k, n) = shape();
     for (name, dtype, quant, int8, product) in FORMS {
         if !only.is_empty() && !only.split(',').any(|form| form == name) {
             continue;
         }
         for &m in rows {
-            let tensors = tensors(m, dtype, quant);
+            let tensors = tensors(m, (k, n), dtype, quant);
             let mut prepared = prepare(linear(int8), &tensors, 1);
             prepared.run();
             let (mut best, mut most) = (f64::INFINITY, 0.0_f64);
@@ -73,7 +85,7 @@ fn over_peak(rows: &[u32]) {
                 prepared.run();
                 best = best.min((thread_time() - start).as_secs_f64());
             }
-            let done = 2.0 * f64::from(m) * f64::from(K) * f64::from(N) / best;
+            let done = 2.0 * f64::from(m) * f64::from(k) * f64::from(n) / best;
             let bytes = tensors[1].bytes.len() as f64 / best;
             eprintln!(
                 "{name:6} {m:4} rows: {:8.3} ms, {:7.1} Gop/s of {:7.1}: {:5.1} %, weights {:5.1} GB/s",
@@ -88,7 +100,7 @@ fn over_peak(rows: &[u32]) {
 }
 
 fn ours(c: &mut Criterion, threads: usize, dtype: DType) {
-    let tensors = tensors(M, dtype, None);
+    let tensors = tensors(M, (K, N), dtype, None);
     let mut prepared = prepare(linear(false), &tensors, threads);
     let id = BenchmarkId::new(format!("ours_{dtype}"), threads);
     group(c, |g| {
@@ -165,4 +177,33 @@ fn matmul(c: &mut Criterion) {
 }
 
 criterion_group!(benches, matmul);
-criterion_main!(benches);
+
+/// The line of unit M1.
+fn measure(form: &str) {
+    let found = FORMS.into_iter().find(|(name, ..)| *name == form);
+    let (_, dtype, quant, int8, _) = found.unwrap_or_else(|| panic!("`{form}` is no form"));
+    let tensors = tensors(512, (K, N), dtype, quant);
+    let mut prepared = prepare(linear(int8), &tensors, 2);
+    prepared.run();
+    let median = |mut of: Vec<f64>| {
+        of.sort_by(f64::total_cmp);
+        of[of.len() / 2]
+    };
+    let mut timed = |_| {
+        let start = Instant::now();
+        prepared.run();
+        start.elapsed().as_secs_f64()
+    };
+    let seconds = median((0..5).map(|_| median((0..9).map(&mut timed).collect())).collect());
+    let megabytes = tensors.iter().map(|tensor| tensor.bytes.len()).sum::<usize>() >> 20;
+    println!("dreamc M1 {form} {seconds:.5} {megabytes}");
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some(at) = args.iter().position(|arg| arg == "--measure") {
+        return measure(args.get(at + 1).map_or("", String::as_str));
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}

@@ -1,5 +1,23 @@
 //! Elementary functions that LLVM vectorises.
 
+/// Constants of [`exp`].
+pub(crate) struct Exp {
+    /// Below and above nothing changes.
+    pub(crate) least: f32,
+    pub(crate) most: f32,
+    /// Minus ln 2, in two parts.
+    pub(crate) ln_2: [f32; 2],
+    /// Highest power first.
+    pub(crate) polynomial: [f32; 6],
+}
+
+pub(crate) const EXP: Exp = Exp {
+    least: -104.0,
+    most: 89.0,
+    ln_2: [-0.693_359_4, 2.121_944_4e-4],
+    polynomial: [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5],
+};
+
 /// `e^x`, relative error below 2e-7; 0 far below, infinity far above, NaN for NaN.
 ///
 /// Cody-Waite: `x = n ln 2 + r`, `|r| <= ln 2 / 2`, a polynomial in `r`, and `2^n` put together from bits
@@ -8,17 +26,15 @@
 pub(crate) fn exp(x: f32) -> f32 {
     // 1.5 * 2^23: adding it rounds to an integer in the low bits.
     const MAGIC: f32 = 12_582_912.0;
-    let clamped = x.clamp(-104.0, 89.0);
+    let clamped = x.clamp(EXP.least, EXP.most);
     let shifted = clamped.mul_add(std::f32::consts::LOG2_E, MAGIC);
     let n = shifted - MAGIC;
-    let r = n.mul_add(-0.693_359_4, clamped);
-    let r = n.mul_add(2.121_944_4e-4, r);
-    let mut p = 1.987_569_1e-4_f32;
-    p = p.mul_add(r, 1.398_2e-3);
-    p = p.mul_add(r, 8.333_452e-3);
-    p = p.mul_add(r, 4.166_579_6e-2);
-    p = p.mul_add(r, 1.666_666_5e-1);
-    p = p.mul_add(r, 0.5);
+    let r = n.mul_add(EXP.ln_2[0], clamped);
+    let r = n.mul_add(EXP.ln_2[1], r);
+    let [mut p, rest @ ..] = EXP.polynomial;
+    for c in rest {
+        p = p.mul_add(r, c);
+    }
     let y = (p * r).mul_add(r, r) + 1.0;
     let n = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
     let half = n >> 1;

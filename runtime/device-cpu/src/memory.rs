@@ -123,6 +123,14 @@ unsafe impl Send for Buf {}
 // SAFETY: as above.
 unsafe impl Sync for Buf {}
 
+/// Some elements of a tensor, whose number was checked.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Elements {
+    pub(crate) start: *mut u8,
+    /// Whether they are bf16; they are f32 otherwise.
+    pub(crate) bf16: bool,
+}
+
 impl Buf {
     /// # Safety
     ///
@@ -172,6 +180,17 @@ impl Buf {
         assert!(at < self.elements && size_of::<T>() == self.dtype.bytes());
         // SAFETY: inside the tensor by the assertion.
         unsafe { self.start.cast::<T>().add(at).write_unaligned(value) }
+    }
+
+    /// The `count` elements from `at` on of a row-major tensor of f32 or bf16, for vector instructions.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn at(&self, at: usize, count: usize) -> Elements {
+        assert!(at <= self.elements && count <= self.elements - at);
+        assert!(self.dtype == DType::BF16 || self.dtype.bytes() == 4);
+        // SAFETY: inside the tensor by the assertion.
+        let start = unsafe { self.start.add(at * self.dtype.bytes()) };
+        Elements { start, bf16: self.dtype == DType::BF16 }
     }
 
     /// Reads elements from `at` on as f32.

@@ -2,20 +2,23 @@
 //!
 //! Tasks write disjoint results in an order fixed inside each task, so results do not depend on the
 //! number of threads. Starting a job allocates nothing.
+//!
+//! A thread that the system has put aside takes no part in a job, unless it already has a task: then the caller sleeps, so
+//! that its core is free for that thread.
 
 use crate::pin::pin_to;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// How often a waiting thread looks before it gives up its core.
-const SPINS: usize = 2000;
-/// How often one looks that waits for the next job and has a core of its own, about half a millisecond: longer than any
-/// dispatch that one thread does alone. A thread that slept is often woken on the core of the one that wakes it, and then
-/// both share that core for some milliseconds.
-const SPINS_BETWEEN_JOBS: usize = 40_000;
+/// How often a thread looks for the next job, or for the end of one, before it sleeps: about half a millisecond, which is
+/// longer than any dispatch that one thread does alone. A thread that slept takes long to come back, and is often woken on the
+/// core of the one that wakes it, and then both share that core for some milliseconds.
+const PATIENCE: usize = 40_000;
+/// The same where there are more threads than cores.
+const CROWDED: usize = 2000;
 
 /// Elements that are moved or added to in about the time in which a thread that waits takes up a task.
 const TASK_WORK: usize = 16 * 1024;
@@ -23,30 +26,52 @@ const TASK_WORK: usize = 16 * 1024;
 /// No core.
 const NONE: usize = usize::MAX;
 
+/// Part of [`Shared::gate`]: threads may still take part in the job.
+const OPEN: usize = 1;
+/// Part of [`Shared::gate`], once for each thread that takes part.
+const INSIDE: usize = 2;
+
 type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 /// What the threads share.
 struct Shared {
     /// Counts jobs; a change is the signal to start.
-    epoch: AtomicUsize,
+    epoch: Line<AtomicUsize>,
     /// Next task to claim.
-    next: AtomicUsize,
-    /// Threads that have not finished the job yet.
-    running: AtomicUsize,
+    next: Line<AtomicUsize>,
+    /// Whether the job is open, and how many threads are inside, the calling one not counted.
+    gate: Line<AtomicUsize>,
+    /// Whether the caller sleeps until the last one has left.
+    sleeping: AtomicBool,
+    sleeper: (Mutex<()>, Condvar),
     /// Set while a job runs, so that there is one at a time.
     busy: AtomicBool,
     panicked: AtomicBool,
     stop: AtomicBool,
-    /// How often a thread looks for the next job before it sleeps.
+    /// How often a thread looks before it sleeps.
     patience: usize,
+    /// Threads that are up, and bound where that was asked for.
+    bound: AtomicUsize,
     /// A core that a thread could not be bound to, or `NONE`.
     unpinned: AtomicUsize,
-    /// The job and its number of tasks. Written only while no thread runs.
+    /// The job and its number of tasks. Written only while it is closed and no thread is inside.
     job: UnsafeCell<Option<(*const Job<'static>, usize)>>,
 }
 
-// SAFETY: `job` is written before the release of `epoch` and read after its acquire, and not written
-// again until every thread has released `running`.
+/// What has cache lines of its own: some threads look at it while others write elsewhere.
+#[repr(align(128))]
+struct Line<T>(T);
+
+impl<T> std::ops::Deref for Line<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+// SAFETY: `job` is written before `gate` is released open, read after a thread has acquired it and gone inside, and not
+// written again until all have left.
 unsafe impl Sync for Shared {}
 // SAFETY: the pointer inside is only used as `Sync` says.
 unsafe impl Send for Shared {}
@@ -67,13 +92,16 @@ impl Pool {
     pub(crate) fn new(threads: usize, pin: &[usize]) -> Result<Pool, usize> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shared = Arc::new(Shared {
-            epoch: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
-            running: AtomicUsize::new(0),
+            epoch: Line(AtomicUsize::new(0)),
+            next: Line(AtomicUsize::new(0)),
+            gate: Line(AtomicUsize::new(0)),
+            sleeping: AtomicBool::new(false),
+            sleeper: (Mutex::new(()), Condvar::new()),
             busy: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            patience: if threads <= cores { SPINS_BETWEEN_JOBS } else { SPINS },
+            patience: if threads <= cores { PATIENCE } else { CROWDED },
+            bound: AtomicUsize::new(0),
             unpinned: AtomicUsize::new(NONE),
             job: UnsafeCell::new(None),
         });
@@ -94,14 +122,17 @@ impl Pool {
                     {
                         shared.unpinned.store(core, Ordering::Relaxed);
                     }
+                    shared.bound.fetch_add(1, Ordering::Release);
                     work(&shared, worker);
                 };
                 std::thread::Builder::new().name(name).spawn(life).ok()
             })
             .collect();
         let pool = Pool { shared, workers };
-        // One round, so that every thread is up and has tried to bind itself.
-        pool.run(2, &|_, _| {});
+        // Every thread is up and has tried to bind itself.
+        while pool.shared.bound.load(Ordering::Acquire) < pool.workers.len() {
+            std::thread::yield_now();
+        }
         match pool.shared.unpinned.load(Ordering::Relaxed) {
             NONE => Ok(pool),
             core => Err(core),
@@ -139,19 +170,19 @@ impl Pool {
         }
         let shared = &*self.shared;
         assert!(!shared.busy.swap(true, Ordering::Acquire), "the pool runs one job at a time");
-        // SAFETY: only the lifetime changes. This function returns after every thread has finished with
-        // the job, so the borrow outlives its uses.
+        // SAFETY: only the lifetime changes. This function returns after every thread has left the job, so the borrow
+        // outlives its uses.
         let erased = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(job) };
-        // SAFETY: no thread runs: `running` was 0 at the end of the last job.
+        // SAFETY: the last job was closed and left by all.
         unsafe { *shared.job.get() = Some((erased, tasks)) };
         shared.next.store(0, Ordering::Relaxed);
-        shared.running.store(self.workers.len(), Ordering::Relaxed);
+        shared.gate.store(OPEN, Ordering::Release);
         shared.epoch.fetch_add(1, Ordering::Release);
         self.workers.iter().for_each(|w| w.thread().unpark());
         let own = catch_unwind(AssertUnwindSafe(|| claim(shared, job, tasks, 0)));
-        let mut spins = 0;
-        while shared.running.load(Ordering::Acquire) != 0 {
-            wait(&mut spins, SPINS, std::thread::yield_now);
+        shared.gate.fetch_sub(OPEN, Ordering::Relaxed);
+        if !looked(shared.patience, || shared.gate.load(Ordering::Acquire) == 0) {
+            shared.sleep();
         }
         let panicked = shared.panicked.swap(false, Ordering::Relaxed);
         shared.busy.store(false, Ordering::Release);
@@ -171,10 +202,35 @@ impl Drop for Pool {
     }
 }
 
-/// Spins for a while, then does `idle`.
-fn wait(spins: &mut usize, patience: usize, idle: impl Fn()) {
-    *spins += 1;
-    if *spins < patience { std::hint::spin_loop() } else { idle() }
+impl Shared {
+    /// Sleeps until the last thread has left the job.
+    fn sleep(&self) {
+        let (lock, wake) = &self.sleeper;
+        let mut guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        // One of the two sees what the other has written: here that all have left, or there that somebody sleeps.
+        self.sleeping.store(true, Ordering::SeqCst);
+        while self.gate.load(Ordering::SeqCst) != 0 {
+            guard = wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleeping.store(false, Ordering::Relaxed);
+    }
+
+    /// Leaves the job.
+    fn leave(&self) {
+        if self.gate.fetch_sub(INSIDE, Ordering::SeqCst) == INSIDE && self.sleeping.load(Ordering::SeqCst) {
+            let (lock, wake) = &self.sleeper;
+            drop(lock.lock().unwrap_or_else(PoisonError::into_inner));
+            wake.notify_one();
+        }
+    }
+}
+
+/// Looks for a while whether something has come about.
+fn looked(spins: usize, done: impl Fn() -> bool) -> bool {
+    (0..spins).any(|_| {
+        std::hint::spin_loop();
+        done()
+    })
 }
 
 /// Takes tasks until there are none left.
@@ -192,24 +248,27 @@ fn claim(shared: &Shared, job: &Job<'_>, tasks: usize, worker: usize) {
 fn work(shared: &Shared, worker: usize) {
     let mut seen = 0;
     loop {
-        let mut spins = 0;
-        while shared.epoch.load(Ordering::Acquire) == seen {
-            wait(&mut spins, shared.patience, std::thread::park);
+        let called = || shared.epoch.load(Ordering::Acquire) != seen;
+        while !called() && !looked(shared.patience, called) {
+            std::thread::park();
         }
-        seen = seen.wrapping_add(1);
+        seen = shared.epoch.load(Ordering::Acquire);
         if shared.stop.load(Ordering::Relaxed) {
             return;
         }
-        // SAFETY: written before the epoch that was acquired above, and not again until this thread
-        // has decreased `running`.
+        let enter = |gate: usize| (gate & OPEN != 0).then_some(gate + INSIDE);
+        if shared.gate.try_update(Ordering::Acquire, Ordering::Relaxed, enter).is_err() {
+            continue;
+        }
+        // SAFETY: written before the gate was opened, and not again until this thread has left.
         if let Some((job, tasks)) = unsafe { *shared.job.get() } {
-            // SAFETY: the caller of `run` keeps the job alive until `running` is 0.
+            // SAFETY: the caller of `run` keeps the job alive until all have left.
             let job = unsafe { &*job };
             if catch_unwind(AssertUnwindSafe(|| claim(shared, job, tasks, worker))).is_err() {
                 shared.panicked.store(true, Ordering::Relaxed);
             }
         }
-        shared.running.fetch_sub(1, Ordering::Release);
+        shared.leave();
     }
 }
 

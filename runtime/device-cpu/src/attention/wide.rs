@@ -3,7 +3,7 @@
 use super::{Attention, Block, CHUNK, KEYS, QUERIES, Sight, tile_keys};
 use crate::isa::{Isa, per_isa};
 use crate::math::exp;
-use crate::matmul::micro::{Micro, Tile};
+use crate::matmul::micro::{Micro, Next, Tile};
 use crate::memory::{Buf, Shared};
 use dreamc_num::DType;
 
@@ -63,6 +63,7 @@ fn multiply(
             // SAFETY: `a` holds whole strips, `c` rows of `c_stride` floats, the panels `steps` steps.
             unsafe {
                 (micro.run)(&Tile {
+                    next: Next::NONE,
                     steps,
                     a: a[strip * steps..].as_ptr().cast(),
                     b: [b(0), b(count - 1)],

@@ -57,14 +57,16 @@ unsafe fn single_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: every access below is inside the tile, which the caller vouches for.
     unsafe {
         let mut acc = start::<R>(tile);
-        for k in 0..tile.steps {
-            let a = tile.a.add(k * ROWS).cast::<f32>();
-            let b = tile.b[0].add(k * 16).cast::<f32>();
-            let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
-            for (r, row) in acc.iter_mut().enumerate() {
-                let a = _mm256_set1_ps(*a.add(r));
-                row[0] = _mm256_fmadd_ps(a, b0, row[0]);
-                row[1] = _mm256_fmadd_ps(a, b1, row[1]);
+        for steps in tile.steps() {
+            for k in steps {
+                let a = tile.a.add(k * ROWS).cast::<f32>();
+                let b = tile.b[0].add(k * 16).cast::<f32>();
+                let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
+                for (r, row) in acc.iter_mut().enumerate() {
+                    let a = _mm256_set1_ps(*a.add(r));
+                    row[0] = _mm256_fmadd_ps(a, b0, row[0]);
+                    row[1] = _mm256_fmadd_ps(a, b1, row[1]);
+                }
             }
         }
         finish(tile, &acc);
@@ -76,22 +78,24 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: as above.
     unsafe {
         let mut acc = start::<R>(tile);
-        for k in 0..tile.steps {
-            let b = tile.b[0].add(k * 16);
-            let words = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
-            for odd in 0..2 {
-                let a = tile.a.add((k * 2 + odd) * ROWS).cast::<f32>();
-                let b = words.map(|w| {
-                    _mm256_castsi256_ps(if odd == 0 {
-                        _mm256_slli_epi32::<16>(w)
-                    } else {
-                        _mm256_and_si256(w, _mm256_set1_epi32(0xffff_0000_u32 as i32))
-                    })
-                });
-                for (r, row) in acc.iter_mut().enumerate() {
-                    let a = _mm256_set1_ps(*a.add(r));
-                    row[0] = _mm256_fmadd_ps(a, b[0], row[0]);
-                    row[1] = _mm256_fmadd_ps(a, b[1], row[1]);
+        for steps in tile.steps() {
+            for k in steps {
+                let b = tile.b[0].add(k * 16);
+                let words = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
+                for odd in 0..2 {
+                    let a = tile.a.add((k * 2 + odd) * ROWS).cast::<f32>();
+                    let b = words.map(|w| {
+                        _mm256_castsi256_ps(if odd == 0 {
+                            _mm256_slli_epi32::<16>(w)
+                        } else {
+                            _mm256_and_si256(w, _mm256_set1_epi32(0xffff_0000_u32 as i32))
+                        })
+                    });
+                    for (r, row) in acc.iter_mut().enumerate() {
+                        let a = _mm256_set1_ps(*a.add(r));
+                        row[0] = _mm256_fmadd_ps(a, b[0], row[0]);
+                        row[1] = _mm256_fmadd_ps(a, b[1], row[1]);
+                    }
                 }
             }
         }

@@ -4,8 +4,6 @@ use super::micro::{Micro, Pack, Tile, by_rows};
 use std::arch::x86_64::*;
 
 const ROWS: usize = 12;
-/// Words of a panel that are asked for ahead.
-const AHEAD: usize = 16 * 16;
 
 pub(crate) fn micro(pack: Pack) -> Micro {
     let run = match pack {
@@ -68,39 +66,12 @@ unsafe fn single_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: every access below is inside the tile, which the caller vouches for.
     unsafe {
         let mut acc = start::<R, P>(tile);
-        for k in 0..tile.steps {
-            let a = tile.a.add(k * ROWS).cast::<f32>();
-            let mut b = [_mm512_setzero_ps(); P];
-            for (p, v) in b.iter_mut().enumerate() {
-                *v = _mm512_loadu_ps(tile.b[p].add(k * 16).cast());
-            }
-            for (r, row) in acc.iter_mut().enumerate() {
-                let a = _mm512_set1_ps(*a.add(r));
-                for (v, b) in row.iter_mut().zip(b) {
-                    *v = _mm512_fmadd_ps(a, b, *v);
-                }
-            }
-        }
-        finish(tile, &acc);
-    }
-}
-
-#[target_feature(enable = "avx512f")]
-unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
-    // SAFETY: as above.
-    unsafe {
-        let mut acc = start::<R, P>(tile);
-        for k in 0..tile.steps {
-            for odd in 0..2 {
-                let a = tile.a.add((k * 2 + odd) * ROWS).cast::<f32>();
+        for steps in tile.steps() {
+            for k in steps {
+                let a = tile.a.add(k * ROWS).cast::<f32>();
                 let mut b = [_mm512_setzero_ps(); P];
                 for (p, v) in b.iter_mut().enumerate() {
-                    let words = _mm512_loadu_si512(tile.b[p].add(k * 16).cast());
-                    *v = _mm512_castsi512_ps(if odd == 0 {
-                        _mm512_slli_epi32::<16>(words)
-                    } else {
-                        _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32))
-                    });
+                    *v = _mm512_loadu_ps(tile.b[p].add(k * 16).cast());
                 }
                 for (r, row) in acc.iter_mut().enumerate() {
                     let a = _mm512_set1_ps(*a.add(r));
@@ -114,23 +85,55 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
     }
 }
 
+#[target_feature(enable = "avx512f")]
+unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
+    // SAFETY: as above.
+    unsafe {
+        let mut acc = start::<R, P>(tile);
+        for steps in tile.steps() {
+            for k in steps {
+                for odd in 0..2 {
+                    let a = tile.a.add((k * 2 + odd) * ROWS).cast::<f32>();
+                    let mut b = [_mm512_setzero_ps(); P];
+                    for (p, v) in b.iter_mut().enumerate() {
+                        let words = _mm512_loadu_si512(tile.b[p].add(k * 16).cast());
+                        *v = _mm512_castsi512_ps(if odd == 0 {
+                            _mm512_slli_epi32::<16>(words)
+                        } else {
+                            _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32))
+                        });
+                    }
+                    for (r, row) in acc.iter_mut().enumerate() {
+                        let a = _mm512_set1_ps(*a.add(r));
+                        for (v, b) in row.iter_mut().zip(b) {
+                            *v = _mm512_fmadd_ps(a, b, *v);
+                        }
+                    }
+                }
+            }
+        }
+        finish(tile, &acc);
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn pairs_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: as above; the words are pairs of bf16 on both sides.
     unsafe {
         let mut acc = start::<R, P>(tile);
-        for k in 0..tile.steps {
-            let a = tile.a.add(k * ROWS);
-            let mut b = [_mm512_setzero_si512(); P];
-            for (p, v) in b.iter_mut().enumerate() {
-                let at = tile.b[p].add(k * 16);
-                *v = _mm512_loadu_si512(at.cast());
-                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
-            }
-            for (r, row) in acc.iter_mut().enumerate() {
-                let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(r) as i32));
-                for (v, b) in row.iter_mut().zip(b) {
-                    *v = _mm512_dpbf16_ps(*v, a, std::mem::transmute::<__m512i, __m512bh>(b));
+        for steps in tile.steps() {
+            for k in steps {
+                let a = tile.a.add(k * ROWS);
+                let mut b = [_mm512_setzero_si512(); P];
+                for (p, v) in b.iter_mut().enumerate() {
+                    let at = tile.b[p].add(k * 16);
+                    *v = _mm512_loadu_si512(at.cast());
+                }
+                for (r, row) in acc.iter_mut().enumerate() {
+                    let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(r) as i32));
+                    for (v, b) in row.iter_mut().zip(b) {
+                        *v = _mm512_dpbf16_ps(*v, a, std::mem::transmute::<__m512i, __m512bh>(b));
+                    }
                 }
             }
         }

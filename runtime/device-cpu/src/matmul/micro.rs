@@ -2,12 +2,15 @@
 
 use crate::isa::Isa;
 use dreamc_num::DType;
+use std::ops::Range;
 
 /// What one call works on. A step is one k for f32 weights, two for bf16 weights, four for codes of 8 bits; it takes 16 words
 /// of a panel and [`Micro::a_words`] words of the packed rows.
 pub(crate) struct Tile {
     /// Number of steps.
     pub(crate) steps: usize,
+    /// What is wanted next.
+    pub(crate) next: Next,
     /// Packed rows.
     pub(crate) a: *const u32,
     /// One or two panels.
@@ -23,6 +26,62 @@ pub(crate) struct Tile {
     pub(crate) panels: usize,
     /// Whether to go on from what the result holds, or from 0.
     pub(crate) resume: bool,
+}
+
+/// Bytes that are wanted soon in the second-level cache. Tiles ask for them a little at a time, between steps.
+#[derive(Clone, Copy)]
+pub(crate) struct Next {
+    /// Start of one or two parts.
+    pub(crate) start: [*const u8; 2],
+    /// Cache lines of each part that are asked for every [`Next::STEPS`] steps.
+    pub(crate) lines: usize,
+}
+
+impl Next {
+    /// Nothing.
+    pub(crate) const NONE: Next = Next { start: [std::ptr::null(); 2], lines: 0 };
+    /// Steps from one time to the next.
+    const STEPS: usize = 16;
+    /// Bytes of a cache line.
+    const LINE: usize = 64;
+
+    /// Parts of `bytes` bytes each, to be asked for within `steps` steps.
+    pub(crate) fn of(start: [*const u8; 2], bytes: usize, steps: usize) -> Next {
+        Next { start, lines: bytes.div_ceil(Next::LINE).div_ceil((steps / Next::STEPS).max(1)) }
+    }
+
+    #[inline(always)]
+    fn ask(&self, time: usize) {
+        for line in time * self.lines..(time + 1) * self.lines {
+            for start in self.start {
+                ask(start.wrapping_add(line * Next::LINE));
+            }
+        }
+    }
+}
+
+/// Asks for a line.
+#[inline(always)]
+fn ask(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, for any address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+impl Tile {
+    /// Its steps, some at a time; asks for what is wanted next between them.
+    #[inline(always)]
+    pub(super) fn steps(&self) -> impl Iterator<Item = Range<usize>> {
+        (0..self.steps).step_by(Next::STEPS).enumerate().map(|(time, from)| {
+            self.next.ask(time);
+            from..self.steps.min(from + Next::STEPS)
+        })
+    }
 }
 
 /// A tile kernel of one instruction set and one pair of element types.

@@ -14,6 +14,7 @@ mod codes;
 mod epilogue;
 mod expand;
 mod int8;
+mod interleave;
 pub(crate) mod micro;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -24,13 +25,13 @@ mod plain;
 use crate::context::{Context, Need};
 use crate::isa::Isa;
 use crate::memory::{Buf, Shared};
-use codes::pack_codes;
 use dreamc_artifact::plan::Activation;
 use dreamc_num::DType;
-use epilogue::{Rescale, epilogue};
-use micro::{Micro, Pack, Tile};
-use pack::{Before, inverse_rms, pack_strip};
+use epilogue::{Rescale, Sums, epilogue};
+use micro::{Micro, Next, Pack, Tile};
+use pack::{Before, Strip, pack_strip};
 use panels::{Panels, Slot};
+use std::ops::Range;
 
 /// Columns that one task computes at most.
 const GROUP: usize = 128;
@@ -111,35 +112,63 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
     } else {
         matmul.weights.iter().map(|w| w.rows().div_ceil(PANEL)).sum()
     };
-    // Fewer columns a task where there are few tasks; two panels at least, as a tile takes.
-    let even = slots.div_ceil(4 * context.pool.threads()).next_multiple_of(2);
-    let group = even.clamp(2, GROUP / PANEL);
-    context.pool.run(slots.div_ceil(group), &|task, worker| {
-        let first = task * group;
-        let count = group.min(slots - first);
+    let tasks = Tasks { slots, threads: context.pool.threads() };
+    context.pool.run(tasks.count(), &|task, worker| {
+        let of_task = tasks.slots(task);
         let mut of_group = [Slot::default(); GROUP / PANEL];
-        for (i, slot) in of_group.iter_mut().enumerate().take(count) {
-            *slot = panels.slot(matmul, first + i);
+        for (i, slot) in of_group.iter_mut().enumerate().take(of_task.len()) {
+            *slot = panels.slot(matmul, of_task.start + i);
         }
-        let of_group = &of_group[..count];
+        let of_group = &of_group[..of_task.len()];
         // SAFETY: this task's worker; the last task's borrow has ended.
         let (sums, room) = unsafe { context.worker(worker, WORKER) }.split_at_mut(ROWS * GROUP);
         // SAFETY: as many words, of which every pattern of bits is a value.
         let room = unsafe { &mut *room.as_mut_ptr().cast::<[[[u32; PANEL]; STEPS]; 2]>() };
         for row in (0..m).step_by(ROWS) {
             let rows = ROWS.min(m - row);
-            block(context.isa, &micro, &packed, row, rows, &panels, of_group, sums, room);
-            for r in 0..rows {
-                let rescale = micro.codes().then(|| {
-                    // SAFETY: there is a scale for every row.
-                    let scale = unsafe { *packed.scales.get().add(row + r) };
-                    Rescale { scale, shift: if micro.pack == Pack::ShiftedCodes { 128 } else { 0 } }
-                });
-                let sums = &sums[r * GROUP..][..count * PANEL];
-                epilogue(context.isa, matmul, row + r, sums, of_group, rescale);
-            }
+            block(context.isa, matmul, &micro, &packed, row, rows, &panels, of_group, sums, room);
         }
     });
+}
+
+/// How the panels are shared out: as many as a task takes at first, and fewer towards the end, so that no thread waits long
+/// for the last one. Always an even number, as a tile takes two.
+#[derive(Clone, Copy)]
+struct Tasks {
+    slots: usize,
+    threads: usize,
+}
+
+impl Tasks {
+    const MOST: usize = GROUP / PANEL;
+
+    /// Tasks of the most panels.
+    fn large(self) -> usize {
+        self.slots.saturating_sub(2 * self.threads * Tasks::MOST).div_ceil(Tasks::MOST)
+    }
+
+    /// The panels of those behind them.
+    fn small(self) -> impl Iterator<Item = Range<usize>> {
+        let mut start = self.large() * Tasks::MOST;
+        std::iter::from_fn(move || {
+            let left = self.slots - start;
+            let even = (left / (2 * self.threads)).next_multiple_of(2).clamp(2, Tasks::MOST);
+            let task = start..start + even.min(left);
+            start = task.end;
+            (!task.is_empty()).then_some(task)
+        })
+    }
+
+    fn count(self) -> usize {
+        self.large() + self.small().count()
+    }
+
+    fn slots(self, task: usize) -> Range<usize> {
+        match task.checked_sub(self.large()) {
+            Some(small) => self.small().nth(small).unwrap_or_default(),
+            None => task * Tasks::MOST..(task + 1) * Tasks::MOST,
+        }
+    }
 }
 
 /// The packed rows.
@@ -154,33 +183,23 @@ struct Packed {
 
 /// Packs all rows.
 fn pack(context: &Context<'_>, matmul: &Matmul<'_>, micro: &Micro, dtype: DType, packed: &Packed) {
-    let (x, before) = (&matmul.x, &matmul.before);
-    let k = x.columns();
     context.pool.run(packed.rows.div_ceil(micro.rows), &|strip, _| {
         let first = strip * micro.rows;
         let rows = micro.rows.min(packed.rows - first);
-        let mut rms = [0.0; 16];
-        if let Some(norm) = &before.norm {
-            for (r, rms) in rms.iter_mut().enumerate().take(rows) {
-                *rms = inverse_rms(context.isa, x, (first + r) * k, k, norm.eps);
-            }
-        }
         // SAFETY: inside the scratch, whose size was checked.
         let to = Shared(unsafe { packed.words.get().add(strip * packed.steps * micro.a_words()) });
-        if micro.codes() {
-            // SAFETY: as above.
-            let scales = Shared(unsafe { packed.scales.get().add(first) });
-            pack_codes(context.isa, x, k, first, rows, micro, before, &rms, to, scales);
-        } else {
-            pack_strip(context.isa, x, k, first, rows, micro, before, &rms, dtype, to);
-        }
+        // Only written to where there are scales.
+        let scales = Shared(packed.scales.get().wrapping_add(first));
+        let strip = Strip { x: &matmul.x, before: &matmul.before, first, rows, dtype };
+        pack_strip(context.isa, &strip, micro, to, scales);
     });
 }
 
-/// `sums = rows of the packed operand x panels`.
+/// Multiplies rows of the packed operand with panels, with what comes after.
 #[expect(clippy::too_many_arguments, reason = "one call")]
 fn block(
     isa: Isa,
+    matmul: &Matmul<'_>,
     micro: &Micro,
     packed: &Packed,
     row: usize,
@@ -203,27 +222,75 @@ fn block(
                 _ => first,
             };
             // What comes next, a part of it with every strip.
-            let next = slots.get((i + 1) * micro.panels..).filter(|rest| !rest.is_empty());
-            let (next, then) = next.map_or((slots, from + count), |rest| (rest, from));
-            let next = &next[..next.len().min(micro.panels)];
+            let rest = slots.get((i + 1) * micro.panels..).filter(|rest| !rest.is_empty());
+            let (next, then) = rest.map_or((slots, from + count), |rest| (rest, from));
+            let (next, bytes) = panels.stored(&next[0], &next[next.len().min(micro.panels) - 1], then, most);
+            // Gate and up are done together, whether a tile takes one panel or two.
+            let until = i * micro.panels + pair.len();
+            let done = (until.is_multiple_of(2) || until == slots.len()).then(|| (until - 1) / 2 * 2..until);
             let strips = rows.div_ceil(micro.rows);
             for strip in (0..rows).step_by(micro.rows) {
+                let of_strip = micro.rows.min(rows - strip);
                 let a = packed.words.get().cast::<u32>();
-                next.iter().for_each(|slot| panels.prefetch(slot, then, most, strip / micro.rows, strips));
+                let part = bytes.div_ceil(strips);
+                let of_part = next.map(|next| next.wrapping_add(strip / micro.rows * part));
                 // SAFETY: the block's rows and steps are inside the packed operand, the words are those of
                 // `count` steps, and there are sums of `ROWS` rows of `GROUP` columns.
                 unsafe {
                     (micro.run)(&Tile {
                         steps: count,
+                        next: Next::of(of_part, part, count),
                         a: a.add(((row + strip) / micro.rows * steps + from) * a_words),
                         b: [first, last],
                         c: sums.as_mut_ptr().add(strip * GROUP + i * micro.panels * PANEL),
                         c_stride: GROUP,
-                        rows: micro.rows.min(rows - strip),
+                        rows: of_strip,
                         panels: pair.len(),
                         resume: from > 0,
                     });
                 }
+                if let (true, Some(done)) = (from + count == steps, &done) {
+                    let rescale = micro.codes().then(|| {
+                        // SAFETY: there is a scale for every row.
+                        let scales = unsafe {
+                            std::slice::from_raw_parts(packed.scales.get().add(row + strip), of_strip)
+                        };
+                        Rescale { scales, shift: if micro.pack == Pack::ShiftedCodes { 128 } else { 0 } }
+                    });
+                    epilogue(
+                        isa,
+                        &Sums {
+                            matmul,
+                            row: row + strip,
+                            rows: of_strip,
+                            sums: &sums[strip * GROUP + done.start * PANEL..],
+                            slots: &slots[done.clone()],
+                            rescale,
+                        },
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_panel_is_in_one_task() {
+        for threads in [1, 2, 3, 64] {
+            for slots in [1, 2, 3, 17, 64, 65, 1000, 9504] {
+                let tasks = Tasks { slots, threads };
+                let mut next = 0;
+                for task in 0..tasks.count() {
+                    let of_task = tasks.slots(task);
+                    assert_eq!(of_task.start, next, "{slots} {threads}");
+                    assert!(next.is_multiple_of(2) && (1..=Tasks::MOST).contains(&of_task.len()));
+                    next = of_task.end;
+                }
+                assert_eq!(next, slots);
             }
         }
     }

@@ -56,14 +56,16 @@ unsafe fn single_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: every access below is inside the tile, which the caller vouches for.
     unsafe {
         let mut acc = start::<R>(tile);
-        for k in 0..tile.steps {
-            let a = tile.a.add(k * ROWS).cast::<f32>();
-            let b = tile.b[0].add(k * 16).cast::<f32>();
-            let b = [vld1q_f32(b), vld1q_f32(b.add(4)), vld1q_f32(b.add(8)), vld1q_f32(b.add(12))];
-            for (r, row) in acc.iter_mut().enumerate() {
-                let a = *a.add(r);
-                for (v, b) in row.iter_mut().zip(b) {
-                    *v = vfmaq_n_f32(*v, b, a);
+        for steps in tile.steps() {
+            for k in steps {
+                let a = tile.a.add(k * ROWS).cast::<f32>();
+                let b = tile.b[0].add(k * 16).cast::<f32>();
+                let b = [vld1q_f32(b), vld1q_f32(b.add(4)), vld1q_f32(b.add(8)), vld1q_f32(b.add(12))];
+                for (r, row) in acc.iter_mut().enumerate() {
+                    let a = *a.add(r);
+                    for (v, b) in row.iter_mut().zip(b) {
+                        *v = vfmaq_n_f32(*v, b, a);
+                    }
                 }
             }
         }
@@ -75,17 +77,22 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: as above.
     unsafe {
         let mut acc = start::<R>(tile);
-        for k in 0..tile.steps {
-            let b = tile.b[0].add(k * 16);
-            let words = [vld1q_u32(b), vld1q_u32(b.add(4)), vld1q_u32(b.add(8)), vld1q_u32(b.add(12))];
-            for odd in 0..2 {
-                let a = tile.a.add((k * 2 + odd) * ROWS).cast::<f32>();
-                for (q, w) in words.into_iter().enumerate() {
-                    let b =
-                        if odd == 0 { vshlq_n_u32::<16>(w) } else { vandq_u32(w, vdupq_n_u32(0xffff_0000)) };
-                    let b = vreinterpretq_f32_u32(b);
-                    for (r, row) in acc.iter_mut().enumerate() {
-                        row[q] = vfmaq_n_f32(row[q], b, *a.add(r));
+        for steps in tile.steps() {
+            for k in steps {
+                let b = tile.b[0].add(k * 16);
+                let words = [vld1q_u32(b), vld1q_u32(b.add(4)), vld1q_u32(b.add(8)), vld1q_u32(b.add(12))];
+                for odd in 0..2 {
+                    let a = tile.a.add((k * 2 + odd) * ROWS).cast::<f32>();
+                    for (q, w) in words.into_iter().enumerate() {
+                        let b = if odd == 0 {
+                            vshlq_n_u32::<16>(w)
+                        } else {
+                            vandq_u32(w, vdupq_n_u32(0xffff_0000))
+                        };
+                        let b = vreinterpretq_f32_u32(b);
+                        for (r, row) in acc.iter_mut().enumerate() {
+                            row[q] = vfmaq_n_f32(row[q], b, *a.add(r));
+                        }
                     }
                 }
             }

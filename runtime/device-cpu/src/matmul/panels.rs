@@ -93,29 +93,16 @@ impl Panels {
         slot.panel.get().wrapping_add(self.head + from * PANEL * 4).cast_const().cast()
     }
 
-    /// Asks for a part of what is stored of at most `steps` steps from `from` on: part `part` of `parts`.
-    pub(super) fn prefetch(&self, slot: &Slot, from: usize, steps: usize, part: usize, parts: usize) {
+    /// Where what is stored of at most `steps` steps from `from` on begins in two panels, and how many bytes it takes in each.
+    pub(super) fn stored(
+        &self,
+        one: &Slot,
+        two: &Slot,
+        from: usize,
+        steps: usize,
+    ) -> ([*const u8; 2], usize) {
         let at = |step: usize| self.head + (self.bytes - self.head) * step.min(self.steps) / self.steps;
-        let (start, end) = (at(from), at(from + steps));
-        let of = |part: usize| start + (end - start) * part / parts;
-        for at in (of(part)..of(part + 1)).step_by(CACHE_LINE) {
-            prefetch(slot.panel.get().wrapping_add(at));
-        }
+        let start = |slot: &Slot| slot.panel.get().wrapping_add(at(from)).cast_const();
+        ([start(one), start(two)], at(from + steps) - at(from))
     }
-}
-
-/// Bytes that come from memory at once.
-const CACHE_LINE: usize = 64;
-
-/// Asks for a line of the second-level cache.
-#[inline(always)]
-fn prefetch(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, for any address.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }

@@ -46,13 +46,15 @@ unsafe fn finish<const R: usize>(tile: &Tile, acc: &[[f32; 16]; R]) {
 unsafe fn single_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: passed on.
     let mut acc = unsafe { start::<R>(tile) };
-    for k in 0..tile.steps {
-        // SAFETY: step `k` of the panel.
-        let b = unsafe { tile.b[0].add(k * 16).cast::<[f32; 16]>().read_unaligned() };
-        for (r, row) in acc.iter_mut().enumerate() {
-            // SAFETY: step `k` of the packed rows.
-            let a = f32::from_bits(unsafe { *tile.a.add(k * ROWS + r) });
-            row.iter_mut().zip(b).for_each(|(c, b)| *c += a * b);
+    for steps in tile.steps() {
+        for k in steps {
+            // SAFETY: step `k` of the panel.
+            let b = unsafe { tile.b[0].add(k * 16).cast::<[f32; 16]>().read_unaligned() };
+            for (r, row) in acc.iter_mut().enumerate() {
+                // SAFETY: step `k` of the packed rows.
+                let a = f32::from_bits(unsafe { *tile.a.add(k * ROWS + r) });
+                row.iter_mut().zip(b).for_each(|(c, b)| *c += a * b);
+            }
         }
     }
     // SAFETY: passed on.
@@ -62,16 +64,19 @@ unsafe fn single_tile<const R: usize, const P: usize>(tile: &Tile) {
 unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: passed on.
     let mut acc = unsafe { start::<R>(tile) };
-    for k in 0..tile.steps {
-        // SAFETY: step `k` of the panel.
-        let b = unsafe { tile.b[0].add(k * 16).cast::<[u32; 16]>().read_unaligned() };
-        for (r, row) in acc.iter_mut().enumerate() {
-            // SAFETY: step `k` of the packed rows.
-            let (a0, a1) = unsafe { (*tile.a.add(k * 2 * ROWS + r), *tile.a.add((k * 2 + 1) * ROWS + r)) };
-            let (a0, a1) = (f32::from_bits(a0), f32::from_bits(a1));
-            for (c, b) in row.iter_mut().zip(b) {
-                *c += a0 * f32::from_bits(b << 16);
-                *c += a1 * f32::from_bits(b & 0xffff_0000);
+    for steps in tile.steps() {
+        for k in steps {
+            // SAFETY: step `k` of the panel.
+            let b = unsafe { tile.b[0].add(k * 16).cast::<[u32; 16]>().read_unaligned() };
+            for (r, row) in acc.iter_mut().enumerate() {
+                // SAFETY: step `k` of the packed rows.
+                let (a0, a1) =
+                    unsafe { (*tile.a.add(k * 2 * ROWS + r), *tile.a.add((k * 2 + 1) * ROWS + r)) };
+                let (a0, a1) = (f32::from_bits(a0), f32::from_bits(a1));
+                for (c, b) in row.iter_mut().zip(b) {
+                    *c += a0 * f32::from_bits(b << 16);
+                    *c += a1 * f32::from_bits(b & 0xffff_0000);
+                }
             }
         }
     }

@@ -63,16 +63,18 @@ unsafe fn maddubs_tile<const R: usize, const P: usize>(tile: &Tile) {
     unsafe {
         let mut acc = start::<R>(tile);
         let ones = _mm256_set1_epi16(1);
-        for k in 0..tile.steps {
-            let a = tile.a.add(k * ROWS);
-            let b = tile.b[0].add(k * 16);
-            let b = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
-            let magnitudes = b.map(|b| _mm256_abs_epi8(b));
-            for (r, row) in acc.iter_mut().enumerate() {
-                let a = _mm256_set1_epi32(*a.add(r) as i32);
-                for ((v, b), magnitude) in row.iter_mut().zip(b).zip(magnitudes) {
-                    let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, b));
-                    *v = _mm256_add_epi32(*v, _mm256_madd_epi16(pairs, ones));
+        for steps in tile.steps() {
+            for k in steps {
+                let a = tile.a.add(k * ROWS);
+                let b = tile.b[0].add(k * 16);
+                let b = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
+                let magnitudes = b.map(|b| _mm256_abs_epi8(b));
+                for (r, row) in acc.iter_mut().enumerate() {
+                    let a = _mm256_set1_epi32(*a.add(r) as i32);
+                    for ((v, b), magnitude) in row.iter_mut().zip(b).zip(magnitudes) {
+                        let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, b));
+                        *v = _mm256_add_epi32(*v, _mm256_madd_epi16(pairs, ones));
+                    }
                 }
             }
         }
@@ -85,14 +87,16 @@ unsafe fn vnni_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: as above.
     unsafe {
         let mut acc = start::<R>(tile);
-        for k in 0..tile.steps {
-            let a = tile.a.add(k * VNNI_ROWS);
-            let b = tile.b[0].add(k * 16);
-            let b = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
-            for (r, row) in acc.iter_mut().enumerate() {
-                let a = _mm256_set1_epi32(*a.add(r) as i32);
-                for (v, b) in row.iter_mut().zip(b) {
-                    *v = _mm256_dpbusd_avx_epi32(*v, a, b);
+        for steps in tile.steps() {
+            for k in steps {
+                let a = tile.a.add(k * VNNI_ROWS);
+                let b = tile.b[0].add(k * 16);
+                let b = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
+                for (r, row) in acc.iter_mut().enumerate() {
+                    let a = _mm256_set1_epi32(*a.add(r) as i32);
+                    for (v, b) in row.iter_mut().zip(b) {
+                        *v = _mm256_dpbusd_avx_epi32(*v, a, b);
+                    }
                 }
             }
         }

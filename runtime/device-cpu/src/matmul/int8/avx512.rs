@@ -4,8 +4,6 @@ use crate::matmul::micro::{Micro, Pack, Tile, by_rows};
 use std::arch::x86_64::*;
 
 const ROWS: usize = 12;
-/// Words of a panel that are asked for ahead.
-const AHEAD: usize = 16 * 16;
 
 pub(super) fn micro() -> Micro {
     Micro { rows: ROWS, panels: 2, pack: Pack::ShiftedCodes, run }
@@ -31,18 +29,19 @@ unsafe fn dot_tile<const R: usize, const P: usize>(tile: &Tile) {
                 }
             }
         }
-        for k in 0..tile.steps {
-            let a = tile.a.add(k * ROWS);
-            let mut b = [_mm512_setzero_si512(); P];
-            for (p, v) in b.iter_mut().enumerate() {
-                let at = tile.b[p].add(k * 16);
-                *v = _mm512_loadu_si512(at.cast());
-                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
-            }
-            for (r, row) in acc.iter_mut().enumerate() {
-                let a = _mm512_set1_epi32(*a.add(r) as i32);
-                for (v, b) in row.iter_mut().zip(b) {
-                    *v = _mm512_dpbusd_epi32(*v, a, b);
+        for steps in tile.steps() {
+            for k in steps {
+                let a = tile.a.add(k * ROWS);
+                let mut b = [_mm512_setzero_si512(); P];
+                for (p, v) in b.iter_mut().enumerate() {
+                    let at = tile.b[p].add(k * 16);
+                    *v = _mm512_loadu_si512(at.cast());
+                }
+                for (r, row) in acc.iter_mut().enumerate() {
+                    let a = _mm512_set1_epi32(*a.add(r) as i32);
+                    for (v, b) in row.iter_mut().zip(b) {
+                        *v = _mm512_dpbusd_epi32(*v, a, b);
+                    }
                 }
             }
         }

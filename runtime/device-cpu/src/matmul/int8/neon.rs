@@ -73,15 +73,17 @@ unsafe fn widening_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: every access below is inside the tile, which the caller vouches for.
     unsafe {
         let mut acc = start::<R>(tile);
-        for k in 0..tile.steps {
-            let a = tile.a.add(k * ROWS);
-            let b = weights(tile, k);
-            for (r, row) in acc.iter_mut().enumerate() {
-                let a = vreinterpretq_s8_u32(vdupq_n_u32(*a.add(r)));
-                for (v, b) in row.iter_mut().zip(b) {
-                    let low = vmull_s8(vget_low_s8(b), vget_low_s8(a));
-                    let high = vmull_high_s8(b, a);
-                    *v = vpadalq_s16(*v, vpaddq_s16(low, high));
+        for steps in tile.steps() {
+            for k in steps {
+                let a = tile.a.add(k * ROWS);
+                let b = weights(tile, k);
+                for (r, row) in acc.iter_mut().enumerate() {
+                    let a = vreinterpretq_s8_u32(vdupq_n_u32(*a.add(r)));
+                    for (v, b) in row.iter_mut().zip(b) {
+                        let low = vmull_s8(vget_low_s8(b), vget_low_s8(a));
+                        let high = vmull_high_s8(b, a);
+                        *v = vpadalq_s16(*v, vpaddq_s16(low, high));
+                    }
                 }
             }
         }
@@ -94,20 +96,22 @@ unsafe fn dot_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: as above.
     unsafe {
         let mut acc = start::<R>(tile);
-        for k in 0..tile.steps {
-            let a = tile.a.add(k * ROWS);
-            let b = weights(tile, k);
-            for (r, row) in acc.iter_mut().enumerate() {
-                let a = vreinterpretq_s8_u32(vdupq_n_u32(*a.add(r)));
-                for (v, b) in row.iter_mut().zip(b) {
-                    // The intrinsic is not stable.
-                    asm!(
-                        "sdot {v:v}.4s, {b:v}.16b, {a:v}.16b",
-                        v = inout(vreg) *v,
-                        b = in(vreg) b,
-                        a = in(vreg) a,
-                        options(pure, nomem, nostack, preserves_flags),
-                    );
+        for steps in tile.steps() {
+            for k in steps {
+                let a = tile.a.add(k * ROWS);
+                let b = weights(tile, k);
+                for (r, row) in acc.iter_mut().enumerate() {
+                    let a = vreinterpretq_s8_u32(vdupq_n_u32(*a.add(r)));
+                    for (v, b) in row.iter_mut().zip(b) {
+                        // The intrinsic is not stable.
+                        asm!(
+                            "sdot {v:v}.4s, {b:v}.16b, {a:v}.16b",
+                            v = inout(vreg) *v,
+                            b = in(vreg) b,
+                            a = in(vreg) a,
+                            options(pure, nomem, nostack, preserves_flags),
+                        );
+                    }
                 }
             }
         }

@@ -1,0 +1,135 @@
+//! A row of a panel in one register of AVX-512; all but activations other than SwiGLU's.
+
+use super::{Codes, Sums};
+use crate::math::EXP;
+use crate::matmul::{GROUP, PANEL};
+use crate::memory::Buf;
+use std::arch::x86_64::*;
+
+/// What is done to the sums of a tile before they are stored.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn finish(tile: &Sums<'_>) {
+    let matmul = tile.matmul;
+    let n = matmul.out.columns();
+    for (sums, slot, up) in tile.panels() {
+        let columns = slot.columns;
+        let mask = ((1_u32 << columns) - 1) as u16;
+        let bias = matmul.bias.map(|bias| load(&bias, slot.column, columns, mask));
+        let codes =
+            tile.rescale.map(|rescale| [Panel::of(slot, rescale.shift), Panel::of(up, rescale.shift)]);
+        for r in 0..tile.rows {
+            let value = |panel: usize| {
+                let sums = &sums[r * GROUP + panel * PANEL..][..PANEL];
+                // SAFETY: sixteen of them.
+                let sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
+                match (&codes, tile.rescale) {
+                    (Some(codes), Some(rescale)) => codes[panel].rescale(rescale.scales[r], sums),
+                    _ => sums,
+                }
+            };
+            let mut v = value(0);
+            if matmul.swiglu {
+                v = _mm512_mul_ps(silu(v), value(1));
+            }
+            if let Some(bias) = bias {
+                v = _mm512_add_ps(v, bias);
+            }
+            let at = (tile.row + r) * n + slot.column;
+            if let Some(residual) = &matmul.residual {
+                v = _mm512_add_ps(v, load(residual, at, columns, mask));
+            }
+            store(&matmul.out, at, columns, mask, v);
+        }
+    }
+}
+
+/// What a panel in few bits begins with; what was added to codes times the sums of the weights' codes.
+struct Panel {
+    scales: __m512,
+    shifts: __m512i,
+}
+
+impl Panel {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn of(slot: &super::Slot, shift: i32) -> Panel {
+        let codes = Codes::of(slot);
+        // SAFETY: sixteen of each.
+        let (scales, sums) = unsafe {
+            (_mm512_loadu_ps(codes.scales.as_ptr()), _mm512_loadu_si512(codes.sums.as_ptr().cast()))
+        };
+        Panel { scales, shifts: _mm512_mullo_epi32(sums, _mm512_set1_epi32(shift)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn rescale(&self, scale: f32, sums: __m512) -> __m512 {
+        let sums = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_castps_si512(sums), self.shifts));
+        _mm512_mul_ps(_mm512_mul_ps(sums, _mm512_set1_ps(scale)), self.scales)
+    }
+}
+
+/// As [`crate::math::silu`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn silu(x: __m512) -> __m512 {
+    let one = _mm512_set1_ps(1.0);
+    let minus = _mm512_sub_ps(_mm512_set1_ps(-0.0), x);
+    _mm512_div_ps(x, _mm512_add_ps(one, exp(minus)))
+}
+
+/// As [`crate::math::exp`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn exp(x: __m512) -> __m512 {
+    // The second operand is the result where one is not a number.
+    let x = _mm512_max_ps(_mm512_set1_ps(EXP.least), _mm512_min_ps(_mm512_set1_ps(EXP.most), x));
+    let n = _mm512_roundscale_ps::<0>(_mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E)));
+    let r = _mm512_fmadd_ps(n, _mm512_set1_ps(EXP.ln_2[0]), x);
+    let r = _mm512_fmadd_ps(n, _mm512_set1_ps(EXP.ln_2[1]), r);
+    let [first, rest @ ..] = EXP.polynomial;
+    let mut p = _mm512_set1_ps(first);
+    for c in rest {
+        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+    }
+    let y = _mm512_fmadd_ps(_mm512_mul_ps(p, r), r, r);
+    _mm512_scalef_ps(_mm512_add_ps(y, _mm512_set1_ps(1.0)), n)
+}
+
+/// The elements of `mask` from `at` on, `columns` of them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn load(from: &Buf, at: usize, columns: usize, mask: u16) -> __m512 {
+    let from = from.at(at, columns);
+    // SAFETY: inside the tensor, as `at` has checked.
+    unsafe {
+        if from.bf16 {
+            let bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.start.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        } else {
+            _mm512_maskz_loadu_ps(mask, from.start.cast())
+        }
+    }
+}
+
+/// Rounds as [`crate::memory::to_bf16`] does.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn store(to: &Buf, at: usize, columns: usize, mask: u16, v: __m512) {
+    let to = to.at(at, columns);
+    let bits = _mm512_castps_si512(v);
+    // SAFETY: inside the tensor, as `at` has checked.
+    unsafe {
+        if to.bf16 {
+            let high = _mm512_srli_epi32::<16>(bits);
+            let odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let all = _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40));
+            _mm256_mask_storeu_epi16(to.start.cast(), mask, _mm512_cvtepi32_epi16(all));
+        } else {
+            _mm512_mask_storeu_ps(to.start.cast(), mask, v);
+        }
+    }
+}
