@@ -2,7 +2,9 @@
 //! as much smaller. What a model computes stays the same to the bit, since all factors are powers of two; rounding rows to
 //! few bits then loses the other columns.
 
+use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensors};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Columns that become large behind each norm.
@@ -26,7 +28,8 @@ pub fn plant(checkpoint: &Path, into: &Path, factor: f32) {
     }
     let mut bytes = std::fs::read(checkpoint.join(FILE)).expect("it has weights");
     let (header, metadata) = SafeTensors::read_metadata(&bytes).expect("they are sound");
-    for (name, info) in metadata.tensors() {
+    let tensors: BTreeMap<String, &TensorInfo> = metadata.tensors().into_iter().collect();
+    for (name, info) in tensors {
         let columns = *info.shape.last().expect("weights have dimensions");
         let by = match name.rsplit('.').nth(1) {
             _ if !name.starts_with("model.layers.") => continue,
