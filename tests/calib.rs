@@ -105,7 +105,7 @@ fn texts() {
     let file = text(&place.built().join("a.dream"));
     ok(&["verify", &file]);
     let report = ok_json(&["inspect", &file, "--format", "json"]);
-    assert_eq!(report["manifest"]["options"]["calib"], json!("3 requests"));
+    assert_eq!(report["manifest"]["options"]["calib"], json!("4 requests"));
     // Rows behind a norm are divided in its gain, others by an operand.
     let ir = ok(&["inspect", &file, "--ir"]);
     has(

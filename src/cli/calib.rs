@@ -10,7 +10,7 @@ use super::progress::{Progress, Unit};
 use super::requests::{Request, Seen, Subject};
 use super::run::{Ids, images};
 use dream::chat::{Message, render};
-use dream::{ActOptions, Generate, Image, Model, OpenOptions, Visual};
+use dream::{ActOptions, Forward, Generate, Image, Model, OpenOptions, Visual};
 use dreamc::compile::{BuildError, BuildOptions, Entry, Events, Parent};
 use dreamc_backend::WriteError;
 use serde::Deserialize;
@@ -226,9 +226,20 @@ impl Given {
                 let visuals: Vec<Visual> = images.into_iter().map(Visual::Image).collect();
                 let text = render(&[Message::about_images(visuals.len(), &text)], true);
                 let prompt = vec![model.encode_with(&text, &visuals).map_err(of_model)?];
-                let mut request = Request::Generate(Generate { prompt, visuals, ..Generate::default() });
-                cut(&mut request, model.settings())?;
-                Ok(vec![request])
+                let built = &model.manifest().model;
+                let mut requests = Vec::new();
+                if model.manifest().entries.iter().any(|entry| entry == Entry::Forward.name()) {
+                    // What the first step sees.
+                    let slots = std::iter::repeat_n(built.mask_token_id as i32, built.new_tokens as usize);
+                    let input_ids = vec![prompt[0].iter().copied().chain(slots).collect()];
+                    let visuals = visuals.clone();
+                    requests.push(Request::Forward(Forward { input_ids, visuals, ..Forward::default() }));
+                }
+                requests.push(Request::Generate(Generate { prompt, visuals, ..Generate::default() }));
+                for request in &mut requests {
+                    cut(request, model.settings())?;
+                }
+                Ok(requests)
             }
         }
     }
