@@ -328,12 +328,17 @@ fn weight_types(module: &Module) -> BTreeMap<String, Type> {
     for graph in &module.graphs {
         for node in graph.order() {
             let data = graph.node(*node);
-            if let dreamc_ir::Op::Weight(dreamc_ir::Weight { name, columns, importance, .. }) = &data.op {
+            if let dreamc_ir::Op::Weight(dreamc_ir::Weight { name, columns, importance, feedback, .. }) =
+                &data.op
+            {
                 let ty = graph.ty(data.outputs[0]);
                 types.insert(name.clone(), ty.clone());
                 let vector = Type::new(DType::F32, ty.dims.last().cloned());
                 let vectors = columns.iter().chain(importance);
                 types.extend(vectors.map(|name| (name.clone(), vector.clone())));
+                let block = dreamc_ir::Dim::from(dreamc_num::quant::BLOCK as u64);
+                let matrix = Type::new(DType::F32, ty.dims.last().cloned().into_iter().chain([block]));
+                types.extend(feedback.iter().map(|name| (name.clone(), matrix.clone())));
             }
         }
     }

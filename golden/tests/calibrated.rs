@@ -106,7 +106,10 @@ fn observe(
     ask: impl FnOnce(Model, &mut dyn dream::Observer),
 ) -> Statistics {
     let folder = tempfile::tempdir().unwrap();
-    let parent = Parent::build(&BuildOptions { output: beside(folder.path()), ..options.clone() }, &mut ());
+    // For the fewest bits the most is collected.
+    let quant = Some(Quantization::new(Bits::W4A8));
+    let options = BuildOptions { output: beside(folder.path()), quant, ..options.clone() };
+    let parent = Parent::build(&options, &mut ());
     let parent = parent.unwrap_or_else(|e| panic!("{e}"));
     let mut collector = parent.collector();
     let open = OpenOptions { threads, ..OpenOptions::default() };

@@ -100,13 +100,13 @@ fn tabletop_w4a8() {
     judge_tabletop(Bits::W4A8, 1, 94);
 }
 
-/// Factors and importance of columns mean the same to the packer and the device as to the interpreter.
+/// Factors, importance and feedback of columns mean the same to the packer and the device as to the interpreter.
 #[test]
 fn columns_in_both_places() {
     let text = r#"graph @f(%0: f32[1, 5, 72]) {
       %1 = weight {name="gain"} : f32[72]
       %2 = weight {name="inverse"} : f32[72]
-      %3 = weight {name="a", columns="factors", bits=4, group=32, zero=1, importance="importance"} : f32[20, 72]
+      %3 = weight {name="a", columns="factors", bits=4, group=32, zero=1, importance="importance", feedback="feedback"} : f32[20, 72]
       %4 = weight {name="b", columns="factors", bits=8} : f32[20, 72]
       %5 = linear %0, %1, %2, %3 {norm_eps=1e-6, smooth=1, int8=1} : f32[1, 5, 20]
       %6 = linear %0, %2, %4 {smooth=1, int8=1} : f32[1, 5, 20]
@@ -125,6 +125,7 @@ fn columns_in_both_places() {
             match name {
                 "factors" => (0..n).map(factor).collect(),
                 "inverse" => (0..n).map(|i| 1.0 / factor(i)).collect(),
+                "feedback" => (0..n).map(|i| [0.0, 0.5, -0.25][i % 3]).collect(),
                 "importance" => (0..n).map(|i| if i % 7 == 0 { 50.0 } else { 0.5 }).collect(),
                 _ => random(name.len() + usize::from(name.as_bytes()[0]), n).collect(),
             },

@@ -45,6 +45,8 @@ pub struct Columns {
     pub factors: Option<String>,
     /// How much errors of the weights count, in groups.
     pub importance: Option<String>,
+    /// How the errors of the weights are fed back, in groups.
+    pub feedback: Option<String>,
 }
 
 /// Name of the vector `of` divided by `factors`, element by element; without `of`, one divided by them.
@@ -173,6 +175,7 @@ fn apply(graph: &mut Graph, scheme: &Scheme<'_>, decisions: &Decisions) {
                 quant: Some(rounding.quant),
                 columns: columns.factors.clone(),
                 importance: columns.importance.clone(),
+                feedback: columns.feedback.clone(),
             };
             replaced.insert(inputs[operand]);
             let ty = graph.ty(inputs[operand]).clone();
@@ -278,6 +281,7 @@ mod tests {
         let calibrated = |name: &str| Columns {
             factors: Some(format!("{name}.columns")),
             importance: Some(format!("{name}.importance")),
+            feedback: Some(format!("{name}.feedback")),
         };
         let int4 = Quant::Int4 { group: 32, zero: true };
         let weights = Rounding { quant: int4, int8: true };

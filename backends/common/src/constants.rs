@@ -33,6 +33,8 @@ pub enum Source {
         quant: Quant,
         /// Name of the vector that says how much the squared errors of its columns count.
         importance: Option<String>,
+        /// Name of the matrix that says how they are fed back.
+        feedback: Option<String>,
     },
     /// The elements themselves.
     Literal(Literal),

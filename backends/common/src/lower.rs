@@ -536,8 +536,8 @@ fn source_of(weight: &Weight, ty: &Type) -> Source {
         None => Source::Checkpoint(vec![name]),
         Some(quant) => {
             let of = ty.dims.first().and_then(dreamc_ir::Dim::as_constant).unwrap_or(0);
-            let (columns, importance) = (weight.columns.clone(), weight.importance.clone());
-            Source::Quantized { name, first: 0, of, columns, quant, importance }
+            let Weight { columns, importance, feedback, .. } = weight.clone();
+            Source::Quantized { name, first: 0, of, columns, quant, importance, feedback }
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::quantize::{self, Columns, Fidelity};
 use dreamc_artifact::layout::{Layout, PANEL};
 use dreamc_ir::Literal;
 use dreamc_num::DType;
+use dreamc_num::quant::BLOCK;
 use half::{bf16, f16};
 use std::error::Error;
 
@@ -79,21 +80,25 @@ pub(crate) fn pack(
         }
         (layout, [n, k]) => {
             let k = *k as usize;
-            let (factors, importance) = match &constant.source {
-                Source::Quantized { columns, importance, .. } => (columns.as_ref(), importance.as_ref()),
-                Source::Checkpoint(_) | Source::Rows { .. } | Source::Literal(_) => (None, None),
-            };
-            let mut of_columns = |name: Option<&String>| match name {
-                Some(name) => vector(name, k, tensor.reader),
-                None => Ok(vec![1.0; k]),
-            };
-            let columns = Columns { factors: of_columns(factors)?, importance: of_columns(importance)? };
+            let mut known = Columns::of(k);
+            if let Source::Quantized { columns, importance, feedback, .. } = &constant.source {
+                let reads = [
+                    (columns, k, &mut known.factors),
+                    (importance, k, &mut known.importance),
+                    (feedback, k * BLOCK, &mut known.feedback),
+                ];
+                for (name, count, to) in reads {
+                    if let Some(name) = name {
+                        *to = numbers(name, count, tensor.reader)?;
+                    }
+                }
+            }
             for row in (0..*n).step_by(PANEL) {
                 let rows = (*n - row).min(PANEL as u64);
                 tensor.read(row * k as u64, rows * k as u64, &mut floats)?;
                 floats.resize(PANEL * k, 0.0);
                 bytes.clear();
-                push_panel(&mut floats, &columns, layout, constant.dtype, &mut bytes, &mut fidelity)?;
+                push_panel(&mut floats, &known, layout, constant.dtype, &mut bytes, &mut fidelity)?;
                 emit(&bytes)?;
             }
         }
@@ -102,12 +107,12 @@ pub(crate) fn pack(
     Ok(matches!(constant.layout, Layout::Quantized(_)).then_some(fidelity))
 }
 
-/// A vector with an element for each column.
-fn vector(name: &str, k: usize, reader: &mut dyn WeightReader) -> Result<Vec<f32>, PackError> {
-    if reader.elements(name) != Some(k as u64) {
+/// All elements of a tensor of `count` of them.
+fn numbers(name: &str, count: usize, reader: &mut dyn WeightReader) -> Result<Vec<f32>, PackError> {
+    if reader.elements(name) != Some(count as u64) {
         return Err(PackError::Missing(name.to_owned()));
     }
-    let mut elements = vec![0.0; k];
+    let mut elements = vec![0.0; count];
     reader.read(name, 0, &mut elements).map_err(PackError::Read)?;
     Ok(elements)
 }

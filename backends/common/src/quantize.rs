@@ -2,7 +2,7 @@
 
 use dreamc_artifact::layout::PANEL;
 use dreamc_num::Quant;
-use dreamc_num::quant::{Group, int8, int8_inverse, int8_scale};
+use dreamc_num::quant::{Errors, Group, int8, int8_inverse, int8_scale, round_groups};
 use half::bf16;
 use std::ops::AddAssign;
 
@@ -43,6 +43,15 @@ pub(crate) struct Columns {
     pub(crate) factors: Vec<f32>,
     /// How much their squared errors count.
     pub(crate) importance: Vec<f32>,
+    /// How they are fed back; empty where they are not.
+    pub(crate) feedback: Vec<f32>,
+}
+
+impl Columns {
+    /// `k` columns of which nothing is known.
+    pub(crate) fn of(k: usize) -> Columns {
+        Columns { factors: vec![1.0; k], importance: vec![1.0; k], feedback: Vec::new() }
+    }
 }
 
 /// The stored bytes of one panel: 16 rows one after another, those that do not exist being zeros, which are multiplied by
@@ -53,7 +62,7 @@ pub(crate) fn panel(quant: Quant, rows: &mut [f32], columns: &Columns, fidelity:
         row.iter_mut().zip(&columns.factors).for_each(|(x, factor)| *x *= factor);
         match quant {
             Quant::Int8 => codes.int8(row, columns, fidelity),
-            Quant::Int4 { group, zero } => codes.int4(row, columns, group as usize, zero, fidelity),
+            Quant::Int4 { group, zero } => codes.int4(row, columns, group, zero, fidelity),
         }
     }
     codes.to_bytes(quant, k)
@@ -83,13 +92,16 @@ impl Codes {
         self.scales.push(scale);
     }
 
-    fn int4(&mut self, row: &[f32], columns: &Columns, group: usize, zero: bool, fidelity: &mut Fidelity) {
-        let of = row.chunks(group).zip(columns.importance.chunks(group));
-        let groups: Vec<Group> =
-            of.map(|(values, importance)| Group::fitting(values, importance, zero)).collect();
-        let codes: Vec<u8> = row.iter().enumerate().map(|(i, x)| groups[i / group].code(*x)).collect();
-        let values: Vec<f32> =
-            codes.iter().enumerate().map(|(i, code)| groups[i / group].value(*code)).collect();
+    fn int4(&mut self, row: &[f32], columns: &Columns, group: u32, zero: bool, fidelity: &mut Fidelity) {
+        let errors = Errors { importance: &columns.importance, feedback: &columns.feedback };
+        let (mut groups, mut codes) = (Vec::new(), Vec::with_capacity(row.len()));
+        let mut values = row.to_vec();
+        round_groups(&mut values, group, zero, errors, &mut |of, code| {
+            if codes.len() % group.max(1) as usize == 0 {
+                groups.push(of);
+            }
+            codes.push(code);
+        });
         fidelity.add(row, &columns.factors, values.iter().copied());
         // What the row becomes where codes of 8 bits are multiplied.
         let scale = int8_scale(&values);
@@ -150,7 +162,7 @@ mod tests {
         let power = rows.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
         let of = |factors: Vec<f32>| {
             let (mut rows, mut fidelity) = (rows.clone(), Fidelity::default());
-            let columns = Columns { factors, importance: vec![1.0; k] };
+            let columns = Columns { factors, ..Columns::of(k) };
             panel(Quant::Int8, &mut rows, &columns, &mut fidelity);
             assert!((fidelity.power / power - 1.0).abs() < 1e-9);
             fidelity.relative()
@@ -170,7 +182,7 @@ mod tests {
             [Quant::Int8, Quant::Int4 { group: 32, zero: false }, Quant::Int4 { group: 64, zero: true }]
         {
             let mut fidelity = Fidelity::default();
-            let ones = Columns { factors: vec![1.0; k], importance: vec![1.0; k] };
+            let ones = Columns::of(k);
             let bytes = panel(quant, &mut rows.clone(), &ones, &mut fidelity);
             let most = if quant == Quant::Int8 { 0.006 } else { 0.12 };
             assert!(fidelity.relative() < most && fidelity.power > 0.0, "{quant} {fidelity:?}");

@@ -215,6 +215,9 @@ pub struct Weight {
     pub quant: Option<Quant>,
     /// Name of a vector `[K]`: how much the squared errors of the columns of a matrix in groups count when it is rounded.
     pub importance: Option<String>,
+    /// Name of a matrix `[K, BLOCK]`: by how much of the error of a column of a matrix in groups the others of its block become
+    /// smaller when it is rounded.
+    pub feedback: Option<String>,
 }
 
 impl Weight {

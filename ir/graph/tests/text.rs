@@ -262,7 +262,7 @@ fn weights_that_add_up_too_high() {
 /// Weights in few bits, with what calibration says of their columns.
 const FEW_BITS: &str = r#"graph @f(%0: f32[1, 2, 64]) {
   %1 = weight {name="1 / w.columns"} : f32[64]
-  %2 = weight {name="w", columns="w.columns", bits=4, group=32, zero=1, importance="w.importance"} : f32[4, 64]
+  %2 = weight {name="w", columns="w.columns", bits=4, group=32, zero=1, importance="w.importance", feedback="w.feedback"} : f32[4, 64]
   %3 = weight {name="v", bits=8} : f32[4, 64]
   %4 = linear %0, %1, %2 {smooth=1, int8=1} : f32[1, 2, 4]
   %5 = linear %0, %3 : f32[1, 2, 4]
@@ -277,12 +277,13 @@ fn few_bits() {
     verify(&module).unwrap();
     for (from, to, rule) in [
         (
-            "columns=\"w.columns\", bits=4, group=32, zero=1, importance=\"w.importance\"",
+            "columns=\"w.columns\", bits=4, group=32, zero=1, importance=\"w.importance\", feedback=\"w.feedback\"",
             "columns=\"c\"",
             "in few bits are multiplied",
         ),
         ("bits=8}", "bits=8, importance=\"i\"}", "in groups have an importance"),
         ("bits=8}", "importance=\"i\"}", "in groups have an importance"),
+        ("bits=8}", "bits=4, group=32, feedback=\"f\"}", "where they have an importance"),
     ] {
         let text = FEW_BITS.replace(from, to);
         assert_ne!(text, FEW_BITS);

@@ -6,7 +6,7 @@ use crate::slots;
 use crate::tensor::{Data, Tensor, dims_of};
 use dreamc_ir::{Graph, Literal, Module, NodeData, Op, SLOTS, Type, Value, Verified, Weight};
 use dreamc_num::DType;
-use dreamc_num::quant::round_row;
+use dreamc_num::quant::{BLOCK, Errors, round_row};
 use std::collections::BTreeMap;
 
 /// Why a module could not be run.
@@ -146,14 +146,18 @@ impl Run<'_> {
             }
         };
         if let Some(quant) = weight.quant {
-            let importance = match &weight.importance {
-                None => vec![1.0; k],
-                Some(name) => {
-                    self.stored(name, &Type::new(DType::F32, ty.dims.last().cloned()))?.floats().to_vec()
-                }
+            let vector = Type::new(DType::F32, ty.dims.last().cloned());
+            let block = dreamc_ir::Dim::from(BLOCK as u64);
+            let matrix = Type::new(DType::F32, ty.dims.last().cloned().into_iter().chain([block]));
+            let mut numbers = |name: &Option<String>, ty: &Type| match name {
+                Some(name) => Ok(Some(self.stored(name, ty)?.floats().to_vec())),
+                None => Ok::<_, RunError>(None),
             };
+            let importance = numbers(&weight.importance, &vector)?.unwrap_or_else(|| vec![1.0; k]);
+            let feedback = numbers(&weight.feedback, &matrix)?.unwrap_or_default();
+            let errors = Errors { importance: &importance, feedback: &feedback };
             let mut elements = rounded.floats().to_vec();
-            elements.chunks_mut(k).for_each(|row| round_row(quant, row, &importance));
+            elements.chunks_mut(k).for_each(|row| round_row(quant, row, errors));
             rounded = Tensor::f32(&rounded.dims, elements);
         }
         Ok(rounded)

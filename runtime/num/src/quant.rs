@@ -7,6 +7,9 @@ use half::bf16;
 use libm::rintf;
 use serde::{Deserialize, Serialize};
 
+/// Columns of a block. Errors of weights of 4 bits are fed back within blocks.
+pub const BLOCK: usize = 128;
+
 /// Largest 8-bit code. The smallest is its negative, so that codes and their signs can be swapped.
 pub const INT8_MAX: f32 = 127.0;
 
@@ -108,17 +111,53 @@ fn bounds(values: &[f32]) -> (f32, f32) {
     values.iter().fold((0.0, 0.0), |(min, max): (f32, f32), x| (min.min(*x), max.max(*x)))
 }
 
-/// Rounds a row of a matrix to what `quant` stores. In groups, errors count as much as the `importance` of their column,
-/// one for each.
-pub fn round_row(quant: Quant, row: &mut [f32], importance: &[f32]) {
+/// What is known of the errors of the columns of a matrix in groups.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Errors<'a> {
+    /// `[K]`: how much their squares count.
+    pub importance: &'a [f32],
+    /// `[K, BLOCK]`: by how much of the error of a column the columns behind it in its block become smaller. Empty where errors
+    /// are not fed back.
+    pub feedback: &'a [f32],
+}
+
+impl Errors<'_> {
+    /// Takes the error of column `from` from those behind it.
+    fn feed(&self, error: f32, from: usize, row: &mut [f32]) {
+        let Some(parts) = self.feedback.get(from * BLOCK..(from + 1) * BLOCK) else { return };
+        let block = from - from % BLOCK;
+        let behind = from + 1..row.len().min(block + BLOCK);
+        let parts = &parts[behind.start - block..behind.end - block];
+        row[behind].iter_mut().zip(parts).for_each(|(x, part)| *x -= error * part);
+    }
+}
+
+/// Rounds a row of a matrix to what `quant` stores; `errors` matter in groups.
+pub fn round_row(quant: Quant, row: &mut [f32], errors: Errors<'_>) {
     match quant {
         Quant::Int8 => round_int8(row),
-        Quant::Int4 { group, zero } => {
-            let columns = group.max(1) as usize;
-            for (values, importance) in row.chunks_mut(columns).zip(importance.chunks(columns)) {
-                let group = Group::fitting(values, importance, zero);
-                values.iter_mut().for_each(|x| *x = group.value(group.code(*x)));
-            }
+        Quant::Int4 { group, zero } => round_groups(row, group, zero, errors, &mut |_, _| ()),
+    }
+}
+
+/// Rounds a row in groups of `columns` columns; `stored` is told of each element in turn its group and code.
+pub fn round_groups(
+    row: &mut [f32],
+    columns: u32,
+    zero: bool,
+    errors: Errors<'_>,
+    stored: &mut dyn FnMut(Group, u8),
+) {
+    let columns = columns.max(1) as usize;
+    for first in (0..row.len()).step_by(columns) {
+        let of_group = first..row.len().min(first + columns);
+        let group = Group::fitting(&row[of_group.clone()], &errors.importance[of_group.clone()], zero);
+        for column in of_group {
+            let code = group.code(row[column]);
+            let value = group.value(code);
+            errors.feed(row[column] - value, column, row);
+            row[column] = value;
+            stored(group, code);
         }
     }
 }
@@ -143,6 +182,25 @@ mod tests {
         assert_eq!(int8_inverse(int8_scale(&[0.0; 4])), 0.0);
     }
 
+    /// Of two equal columns the second makes up for what the first has lost, within its block.
+    #[test]
+    fn errors_are_fed_back() {
+        const K: usize = BLOCK + 32;
+        let row: [f32; K] = core::array::from_fn(|i| (i * 37 % 64) as f32 / 64.0 - 0.3);
+        let mut feedback = [0.0; K * BLOCK];
+        for i in (0..K).step_by(2) {
+            feedback[i * BLOCK + i % BLOCK + 1] = -1.0;
+        }
+        let error = |feedback: &[f32]| {
+            let mut rounded = row;
+            let errors = Errors { importance: &[1.0; K], feedback };
+            round_row(Quant::Int4 { group: 32, zero: true }, &mut rounded, errors);
+            let lost = |i: usize| row[i] - rounded[i];
+            (0..K).step_by(2).map(|i| (lost(i) + lost(i + 1)).powi(2)).sum::<f32>()
+        };
+        assert!(error(&feedback) < 0.7 * error(&[]), "{} {}", error(&feedback), error(&[]));
+    }
+
     /// Values rounded to 8 bits are at most half a step from what they were, but for the rounding of f32 itself. How 4-bit
     /// groups err is tested where they are fitted.
     #[test]
@@ -150,7 +208,7 @@ mod tests {
         let row: [f32; 64] = core::array::from_fn(|i| ((i * 37 % 64) as f32 - 20.0) / 64.0);
         let half = int8_scale(&row) / 2.0;
         let mut rounded = row;
-        round_row(Quant::Int8, &mut rounded, &[]);
+        round_row(Quant::Int8, &mut rounded, Errors::default());
         for (x, y) in row.iter().zip(&rounded) {
             assert!((x - y).abs() <= half + f32::EPSILON, "{x} {y}");
         }

@@ -2,10 +2,10 @@
 //!
 //! Rows whose largest columns are always the same lose the others when they are rounded to 8 bits. Dividing those columns,
 //! and multiplying the weights' by the same factors, moves what is hard to round from rows to weights (SmoothQuant): by
-//! `max|x|^a / max|w|^(1 - a)`. For each matmul several `a` are tried, and no factors at all, and those are taken by which
+//! `max|x|^a / max|w|^(1 - a)` (Xiao et al. 2022). For each matmul several `a` are tried, and no factors at all, and those are taken by which
 //! the product errs least, as the statistics have it.
 
-use super::{Rows, Statistics};
+use super::{Products, Rows, Statistics};
 use crate::compile::reader::CheckpointReader;
 use dreamc_backend::{PackError, WeightReader};
 use dreamc_num::Quant;
@@ -63,6 +63,13 @@ pub(in crate::compile) fn calibrated(
             let name = format!("{class}.importance");
             made.vectors.insert(name.clone(), importance(&squares, &factors));
             columns.importance = Some(name);
+            let mut products = Products::default();
+            names.iter().filter_map(|name| statistics.products.get(name)).for_each(|p| products.merge(p));
+            columns.feedback = products.feedback(&factors).map(|parts| {
+                let name = format!("{class}.feedback");
+                made.vectors.insert(name.clone(), parts);
+                name
+            });
         }
         made.tensors.extend(names.into_iter().map(|name| (name, columns.clone())));
     }

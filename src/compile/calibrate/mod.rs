@@ -2,9 +2,11 @@
 //!
 //! A parent is built beside the output: the same artifact without `--quant`, and with norms apart from the matmuls behind
 //! them, so that every matmul reads the rows that are to be rounded. It answers the requests, watched by a [`Collector`],
-//! which keeps two numbers for each column, and is gone when it is dropped. [`factors`] makes of them what the packer needs.
+//! which keeps two numbers for each column, for weights of 4 bits also products of columns ([`feedback`]), and is gone when it
+//! is dropped. [`factors`] makes of them what the packer needs.
 
 mod factors;
+mod feedback;
 
 use super::{BuildError, BuildOptions, Events, Report, build_with};
 use dream::{Observer, Read};
@@ -12,6 +14,7 @@ use dreamc_artifact::plan::{Dispatch, Kernel, Place};
 use dreamc_backend::Source;
 use dreamc_num::DType;
 pub(super) use factors::{Calibrated, calibrated};
+use feedback::Products;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -26,6 +29,8 @@ const OF_IMAGES: [&str; 2] = ["visual.", "projector."];
 pub struct Statistics {
     /// By tensor.
     tensors: BTreeMap<String, Rows>,
+    /// By the first of the tensors of a matmul.
+    products: BTreeMap<String, Products>,
     /// How many requests they are of.
     requests: u64,
 }
@@ -43,19 +48,17 @@ struct Rows {
 
 impl Rows {
     /// Adds rows of `k` elements. What is no number counts for nothing.
-    fn add(&mut self, elements: impl Iterator<Item = f32>, k: usize) {
+    fn add(&mut self, elements: &[f32], k: usize) {
         self.max.resize(k, 0.0);
         self.squares.resize(k, 0.0);
-        let mut added = 0;
-        for (i, x) in elements.enumerate() {
-            if x.is_finite() {
-                let column = i % k;
-                self.max[column] = self.max[column].max(x.abs());
-                self.squares[column] += f64::from(x) * f64::from(x);
+        for row in elements.chunks_exact(k) {
+            let columns = self.max.iter_mut().zip(&mut self.squares);
+            for (x, (max, squares)) in row.iter().zip(columns).filter(|(x, _)| x.is_finite()) {
+                *max = max.max(x.abs());
+                *squares += f64::from(*x).powi(2);
             }
-            added = i + 1;
         }
-        self.count += (added / k) as u64;
+        self.count += (elements.len() / k) as u64;
     }
 
     /// Adds what is known of other rows as wide.
@@ -81,6 +84,8 @@ pub struct Parent {
     file: tempfile::TempPath,
     /// The tensor that each stored weight is, or is rows of.
     names: Vec<Option<String>>,
+    /// Whether errors are to be fed back.
+    feeds: bool,
 }
 
 impl Parent {
@@ -95,6 +100,7 @@ impl Parent {
         let made = tempfile::Builder::new().prefix(".dreamc-").suffix(".parent").tempfile_in(folder);
         let file = made.map_err(|source| BuildError::File { path: output.to_owned(), source })?;
         let file = file.into_temp_path();
+        let feeds = options.quant.as_ref().is_some_and(|quant| quant.bits.has_groups());
         let mut without = options.without.clone();
         without.push(HIDES_ROWS.to_owned());
         let options = BuildOptions {
@@ -112,7 +118,7 @@ impl Parent {
             Source::Quantized { .. } | Source::Literal(_) => None,
         };
         let names = constants.list().iter().map(|constant| name(&constant.source)).collect();
-        Ok(Parent { file, names })
+        Ok(Parent { file, names, feeds })
     }
 
     /// Its file.
@@ -122,7 +128,13 @@ impl Parent {
 
     /// To watch it while it answers.
     pub fn collector(&self) -> Collector<'_> {
-        Collector { names: &self.names, statistics: Statistics::default(), blind: false, stopped: &|| false }
+        Collector {
+            names: &self.names,
+            feeds: self.feeds,
+            statistics: Statistics::default(),
+            blind: false,
+            stopped: &|| false,
+        }
     }
 }
 
@@ -130,6 +142,7 @@ impl Parent {
 /// whatever the number of threads.
 pub struct Collector<'a> {
     names: &'a [Option<String>],
+    feeds: bool,
     statistics: Statistics,
     blind: bool,
     stopped: &'a dyn Fn() -> bool,
@@ -160,22 +173,26 @@ impl Observer for Collector<'_> {
 
     fn read(&mut self, read: Read<'_>) {
         let Kernel::Linear(linear) = &read.dispatch.kernel else { return };
-        let (k, mut rows) = (read.shape.columns().max(1), Rows::default());
-        match read.dtype {
+        let elements: Vec<f32> = match read.dtype {
             DType::BF16 => {
                 let elements = read.bytes.as_chunks::<2>().0.iter();
-                rows.add(elements.map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)), k);
+                elements.map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)).collect()
             }
-            DType::F32 => rows.add(read.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)), k),
+            DType::F32 => read.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             // The CPU has no other matmuls.
             DType::F16 | DType::I32 | DType::U32 | DType::Bool => return,
-        }
+        };
+        let (k, mut rows, mut first) = (read.shape.columns().max(1), Rows::default(), true);
+        rows.add(&elements, k);
         for id in read.dispatch.reads.get(linear.weight_operands()).unwrap_or_default() {
             let place = read.operands.get(id.0 as usize).map(|operand| operand.place);
             let name = place.and_then(Place::weight).and_then(|i| self.names.get(i as usize)?.as_ref());
             let says_nothing = |name: &&String| self.blind && OF_IMAGES.iter().any(|of| name.starts_with(of));
             if let Some(name) = name.filter(|name| !says_nothing(name)) {
                 self.statistics.tensors.entry(name.clone()).or_default().merge(&rows);
+                if self.feeds && std::mem::take(&mut first) {
+                    self.statistics.products.entry(name.clone()).or_default().add(&elements, k);
+                }
             }
         }
     }
@@ -192,7 +209,7 @@ mod tests {
     #[test]
     fn rows_column_by_column() {
         let mut rows = Rows::default();
-        rows.add([1.0, -2.0, 3.0, f32::NAN, 0.5, 0.0].into_iter(), 3);
+        rows.add(&[1.0, -2.0, 3.0, f32::NAN, 0.5, 0.0], 3);
         assert_eq!(rows, Rows { max: vec![1.0, 2.0, 3.0], squares: vec![1.0, 4.25, 9.0], count: 2 });
         let mut twice = rows.clone();
         twice.merge(&rows);

@@ -75,6 +75,7 @@ impl Op {
                     }
                 }
                 attributes.extend(weight.importance.iter().map(|name| ("importance", Text(name.clone()))));
+                attributes.extend(weight.feedback.iter().map(|name| ("feedback", Text(name.clone()))));
                 ("weight", attributes)
             }
             Op::Const(Literal::Floats(v)) => ("const", vec![("floats", Floats(v.clone()))]),
@@ -183,6 +184,7 @@ impl Op {
                 columns: if a.has("columns") { Some(a.text("columns")?) } else { None },
                 quant: if a.has("bits") { Some(a.quant()?) } else { None },
                 importance: if a.has("importance") { Some(a.text("importance")?) } else { None },
+                feedback: if a.has("feedback") { Some(a.text("feedback")?) } else { None },
             }),
             "const" => Op::Const(a.literal()?),
             "embed" => Op::Embed,

@@ -159,7 +159,7 @@ impl<'a> Checker<'a, '_> {
             Op::Weight(_) | Op::Const(_) if !inputs.is_empty() || outputs.len() != 1 => {
                 Err("it takes no operands and has one result".to_owned())
             }
-            Op::Weight(Weight { name, columns, quant, importance }) => {
+            Op::Weight(Weight { name, columns, quant, importance, feedback }) => {
                 let ty = graph.ty(data.outputs[0]);
                 if *weights.entry(name).or_insert(ty) != ty {
                     Err(format!("weight `{name}` has another type elsewhere"))
@@ -169,6 +169,8 @@ impl<'a> Checker<'a, '_> {
                     Err("only columns of a matrix that is stored in few bits are multiplied".to_owned())
                 } else if importance.is_some() && !matches!(quant, Some(Quant::Int4 { .. })) {
                     Err("only columns of a matrix that is stored in groups have an importance".to_owned())
+                } else if feedback.is_some() && importance.is_none() {
+                    Err("errors of columns are only fed back where they have an importance".to_owned())
                 } else if !ty.dtype.is_float() || ty.elements().as_constant().is_none() {
                     Err("a weight must be float, with constant dimensions".to_owned())
                 } else {
