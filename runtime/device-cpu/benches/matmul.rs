@@ -3,7 +3,8 @@
 //!
 //! The first part prints operations a second over those of a loop in registers, measured in turn with them, one thread. With
 //! `DREAMC_BENCH_ROWS` set to numbers with commas between, those are the numbers of rows, and there is no second part;
-//! `DREAMC_BENCH_FORMS` names some forms, `DREAMC_BENCH_SHAPE` another matrix, as `1024x2816`: columns, then rows.
+//! `DREAMC_BENCH_FORMS` names some forms, `DREAMC_BENCH_SHAPE` another matrix, as `1024x2816`: columns, then rows. `DREAM_BLESS=1`
+//! writes what was measured to `benches/results/matmul-over-peak-*.json`.
 //!
 //! With `-- --measure FORM` it prints `dreamc M1 FORM seconds megabytes` instead, for the bench `units` of `dreamc-golden`: 512
 //! rows on two threads, the median of five medians of nine; the megabytes are those of the operands.
@@ -16,6 +17,9 @@
 
 #[allow(dead_code, reason = "not every bench uses all of it")]
 mod common;
+#[allow(dead_code, reason = "not every bench uses all of it")]
+#[path = "../../../golden/benches/common/mod.rs"]
+mod place;
 
 use common::peak::{Product, peak, thread_time};
 use common::{Tensor, prepare, random};
@@ -70,6 +74,7 @@ fn shape() -> (u32, u32) {
 fn over_peak(rows: &[u32]) {
     let only = std::env::var("DREAMC_BENCH_FORMS").unwrap_or_default();
     let (k, n) = shape();
+    let mut results = Vec::new();
     for (name, dtype, quant, int8, product) in FORMS {
         if !only.is_empty() && !only.split(',').any(|form| form == name) {
             continue;
@@ -95,8 +100,33 @@ fn over_peak(rows: &[u32]) {
                 100.0 * done / most,
                 bytes / 1e9,
             );
+            results.push(format!(
+                "    {{ \"form\": \"{name}\", \"rows\": {m}, \"ms\": {:.3}, \"gop_per_s\": {:.1}, \"peak_gop_per_s\": {:.1}, \"of_peak\": {:.3} }}",
+                best * 1e3,
+                done / 1e9,
+                most / 1e9,
+                done / most,
+            ));
         }
     }
+    if std::env::var_os(place::BLESS).is_some() {
+        write(&results, k, n);
+    }
+}
+
+/// Writes the results of one shape, `rows x k` by `k x n`.
+fn write(results: &[String], k: u32, n: u32) {
+    let (device, slug) = place::processor();
+    let name = format!("benches/results/matmul-over-peak-{k}x{n}-{slug}.json");
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let commit = place::commit().unwrap_or_default();
+    let text = format!(
+        "{{\n  \"bench\": \"matmul over peak\",\n  \"device\": \"{device}\",\n  \"commit\": \"{commit}\",\n  \"threads\": 1,\n  \
+         \"columns\": {k},\n  \"matrix_rows\": {n},\n  \"statistic\": \"best of runs in turns with the peak\",\n  \"results\": [\n{}\n  ]\n}}\n",
+        results.join(",\n")
+    );
+    std::fs::write(&file, text).expect("the results can be written");
+    eprintln!("written: {}", file.display());
 }
 
 fn ours(c: &mut Criterion, threads: usize, dtype: DType) {

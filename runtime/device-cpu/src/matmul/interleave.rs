@@ -22,19 +22,21 @@ pub(super) unsafe fn interleave(
     stride: usize,
     to: *mut u32,
 ) {
-    let mut from = 0;
     #[cfg(target_arch = "x86_64")]
-    if matches!(isa, Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512) && rows >= 4 && stride.is_multiple_of(4)
-    {
-        while from + 16 <= count {
-            // SAFETY: the device was made with this set only after `is_available`; there are 16 words from here on.
-            unsafe { avx512(words, from, rows, stride, to.add(from * stride)) };
-            from += 16;
-        }
+    let whole = matches!(isa, Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512)
+        && rows >= 4
+        && stride.is_multiple_of(4);
+    #[cfg(not(target_arch = "x86_64"))]
+    let (whole, _) = (false, isa);
+    // Words that are transposed, 16 at a time.
+    let done = if whole { count / 16 * 16 } else { 0 };
+    #[cfg(target_arch = "x86_64")]
+    for from in (0..done).step_by(16) {
+        // SAFETY: the device was made with this set only after `is_available`; there are 16 words from here on.
+        unsafe { avx512(words, from, rows, stride, to.add(from * stride)) };
     }
-    let _ = isa;
     for (r, row) in words.iter().enumerate().take(rows) {
-        for (i, word) in row.iter().enumerate().take(count).skip(from) {
+        for (i, word) in row.iter().enumerate().take(count).skip(done) {
             // SAFETY: there is room.
             unsafe { *to.add(i * stride + r) = *word };
         }
