@@ -42,6 +42,37 @@ pub(crate) fn exp(x: f32) -> f32 {
     y * scale(half) * scale(n.wrapping_sub(half))
 }
 
+/// Natural logarithm of a normal positive number, relative error below 2e-7 (absolute near 1); NaN for NaN.
+///
+/// `x = m 2^n` with `m` between the roots of 1/2 and 2, and a polynomial in `m - 1` (Cephes, `logf`).
+#[inline(always)]
+pub(crate) fn ln(x: f32) -> f32 {
+    const POLYNOMIAL: [f32; 9] = [
+        7.037_683_6e-2,
+        -1.151_461e-1,
+        1.167_699_9e-1,
+        -1.242_014_1e-1,
+        1.424_932_3e-1,
+        -1.666_805_8e-1,
+        2.000_071_5e-1,
+        -2.499_999_4e-1,
+        3.333_333e-1,
+    ];
+    let bits = x.to_bits().wrapping_sub(std::f32::consts::FRAC_1_SQRT_2.to_bits());
+    let n = bits as i32 >> 23;
+    let r = f32::from_bits(x.to_bits().wrapping_sub((n as u32) << 23)) - 1.0;
+    let n = n as f32;
+    let [mut p, rest @ ..] = POLYNOMIAL;
+    for c in rest {
+        p = p.mul_add(r, c);
+    }
+    let z = r * r;
+    let y = (p * r).mul_add(z, n * -EXP.ln_2[1]);
+    let y = z.mul_add(-0.5, y) + r;
+    let y = n.mul_add(-EXP.ln_2[0], y);
+    if x.is_nan() { x } else { y }
+}
+
 /// `x * sigmoid(x)`.
 #[inline(always)]
 pub(crate) fn silu(x: f32) -> f32 {
@@ -100,6 +131,18 @@ mod tests {
             assert_eq!(f(f32::INFINITY), f32::INFINITY);
         }
         assert_eq!((gelu(f32::NEG_INFINITY), relu(f32::NEG_INFINITY)), (0.0, 0.0));
+    }
+
+    #[test]
+    fn ln_is_accurate() {
+        let mut x = 1e-10_f32;
+        while x < 3.0 {
+            let (got, want) = (f64::from(ln(x)), f64::from(x).ln());
+            assert!((got - want).abs() < 2e-7 * want.abs().max(0.5), "{x}: {got} {want}");
+            x *= 1.000_07;
+        }
+        assert_eq!(ln(1.0), 0.0);
+        assert!(ln(f32::NAN).is_nan());
     }
 
     #[test]

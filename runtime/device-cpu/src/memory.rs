@@ -4,6 +4,7 @@ use dreamc_artifact::layout::Layout;
 use dreamc_num::DType;
 use dreamc_runtime::{DeviceError, Shape};
 use std::alloc::{alloc_zeroed, dealloc};
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// Alignment of every allocation.
@@ -116,6 +117,7 @@ pub(crate) struct Buf {
     pub(crate) layout: Layout,
     pub(crate) shape: Shape,
     elements: usize,
+    columns: usize,
 }
 
 // SAFETY: as for `Shared`.
@@ -123,12 +125,22 @@ unsafe impl Send for Buf {}
 // SAFETY: as above.
 unsafe impl Sync for Buf {}
 
-/// Some elements of a tensor, whose number was checked.
-#[cfg(target_arch = "x86_64")]
-pub(crate) struct Elements {
-    pub(crate) start: *mut u8,
+/// Some columns of some rows of a tensor of f32 or bf16, whose place was checked, for vector instructions.
+pub(crate) struct Window {
+    start: *mut u8,
+    /// Bytes from row to row.
+    stride: usize,
     /// Whether they are bf16; they are f32 otherwise.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 reads them by itself"))]
     pub(crate) bf16: bool,
+}
+
+impl Window {
+    /// Where row `r` begins, if there is one.
+    #[inline(always)]
+    pub(crate) fn row(&self, r: usize) -> *mut u8 {
+        self.start.wrapping_add(r * self.stride)
+    }
 }
 
 impl Buf {
@@ -136,7 +148,7 @@ impl Buf {
     ///
     /// `start` is valid for the stored bytes of the tensor, and for writing if it is written.
     pub(crate) unsafe fn new(start: *mut u8, dtype: DType, layout: Layout, shape: Shape) -> Buf {
-        Buf { start, dtype, layout, shape, elements: shape.elements() }
+        Buf { start, dtype, layout, shape, elements: shape.elements(), columns: shape.columns() }
     }
 
     pub(crate) fn start(&self) -> *mut u8 {
@@ -144,7 +156,7 @@ impl Buf {
     }
 
     /// The addresses of its stored bytes.
-    pub(crate) fn addresses(&self) -> std::ops::Range<usize> {
+    pub(crate) fn addresses(&self) -> Range<usize> {
         let mut dims = [0_u64; dreamc_runtime::device::RANK_MAX];
         let shape = self.shape.dims();
         dims.iter_mut().zip(shape).for_each(|(to, from)| *to = u64::from(*from));
@@ -163,7 +175,7 @@ impl Buf {
     }
 
     pub(crate) fn columns(&self) -> usize {
-        self.shape.columns()
+        self.columns
     }
 
     /// Element `at` of a row-major tensor.
@@ -182,15 +194,16 @@ impl Buf {
         unsafe { self.start.cast::<T>().add(at).write_unaligned(value) }
     }
 
-    /// The `count` elements from `at` on of a row-major tensor of f32 or bf16, for vector instructions.
-    #[cfg(target_arch = "x86_64")]
+    /// Columns of rows of a row-major tensor.
     #[inline(always)]
-    pub(crate) fn at(&self, at: usize, count: usize) -> Elements {
-        assert!(at <= self.elements && count <= self.elements - at);
+    pub(crate) fn window(&self, rows: Range<usize>, columns: Range<usize>) -> Window {
+        let n = self.columns;
+        assert!(rows.end.checked_mul(n).is_some_and(|end| end <= self.elements));
+        assert!(columns.start <= columns.end && columns.end <= n);
         assert!(self.dtype == DType::BF16 || self.dtype.bytes() == 4);
-        // SAFETY: inside the tensor by the assertion.
-        let start = unsafe { self.start.add(at * self.dtype.bytes()) };
-        Elements { start, bf16: self.dtype == DType::BF16 }
+        let bytes = self.dtype.bytes();
+        let start = self.start.wrapping_add((rows.start * n + columns.start) * bytes);
+        Window { start, stride: n * bytes, bf16: self.dtype == DType::BF16 }
     }
 
     /// Reads elements from `at` on as f32.

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::isa::per_isa;
-use crate::math::exp;
+use crate::math::{exp, ln};
 use crate::memory::{Buf, Shared};
 use dreamc_artifact::plan::Confidence;
 use dreamc_num::stream::{draw_target, weight};
@@ -191,6 +191,20 @@ pub(crate) fn draw(
     });
 }
 
+per_isa! {
+    /// Sum of `p ln(p + 1e-10)`, in sixteen lanes.
+    fn negative_entropy(values: &[f32]) -> f32 {
+        let mut lanes = [0.0_f32; 16];
+        let chunks = values.chunks_exact(16);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            lanes.iter_mut().zip(chunk).for_each(|(l, p)| *l += p * ln(p + 1e-10));
+        }
+        lanes.iter_mut().zip(rest).for_each(|(l, p)| *l += p * ln(p + 1e-10));
+        lanes.iter().sum()
+    }
+}
+
 /// How certain the token of each active row is.
 pub(crate) fn confidence(
     context: &Context<'_>,
@@ -222,15 +236,7 @@ pub(crate) fn confidence(
                 }
                 first - second
             }
-            Confidence::NegativeEntropy => {
-                let mut lanes = [0.0_f32; 16];
-                for chunk in values.chunks(16) {
-                    for (l, p) in lanes.iter_mut().zip(chunk.iter().filter(|p| **p != 0.0)) {
-                        *l += p * libm::logf(p + 1e-10);
-                    }
-                }
-                lanes.iter().sum()
-            }
+            Confidence::NegativeEntropy => negative_entropy(context.isa, values),
         };
         out.set(row, value);
     });

@@ -28,7 +28,7 @@ pub(crate) struct Tile {
     pub(crate) resume: bool,
 }
 
-/// Bytes that are wanted soon in the second-level cache. Tiles ask for them a little at a time, between steps.
+/// Bytes that are wanted soon. Tiles ask for them a little at a time, between steps.
 #[derive(Clone, Copy)]
 pub(crate) struct Next {
     /// Start of one or two parts.
@@ -60,14 +60,14 @@ impl Next {
     }
 }
 
-/// Asks for a line.
+/// Asks for a line in the nearest cache.
 #[inline(always)]
-fn ask(address: *const u8) {
+pub(super) fn ask(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, for any address.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;

@@ -27,7 +27,7 @@ use crate::isa::Isa;
 use crate::memory::{Buf, Shared};
 use dreamc_artifact::plan::Activation;
 use dreamc_num::DType;
-use epilogue::{Rescale, Sums, epilogue};
+use epilogue::{Rescale, Sums, epilogue, expect};
 use micro::{Micro, Next, Pack, Tile};
 use pack::{Before, Strip, pack_strip};
 use panels::{Panels, Slot};
@@ -233,6 +233,10 @@ fn block(
                 let of_strip = micro.rows.min(rows - strip);
                 let a = packed.words.get().cast::<u32>();
                 let part = bytes.div_ceil(strips);
+                let ends = from + count == steps;
+                if let (true, Some(done)) = (ends, &done) {
+                    expect(matmul, row + strip..row + strip + of_strip, &slots[done.clone()]);
+                }
                 let of_part = next.map(|next| next.wrapping_add(strip / micro.rows * part));
                 // SAFETY: the block's rows and steps are inside the packed operand, the words are those of
                 // `count` steps, and there are sums of `ROWS` rows of `GROUP` columns.
@@ -249,7 +253,7 @@ fn block(
                         resume: from > 0,
                     });
                 }
-                if let (true, Some(done)) = (from + count == steps, &done) {
+                if let (true, Some(done)) = (ends, &done) {
                     let rescale = micro.codes().then(|| {
                         // SAFETY: there is a scale for every row.
                         let scales = unsafe {

@@ -6,6 +6,7 @@ use crate::isa::Isa;
 use crate::memory::{Buf, Shared};
 use dreamc_artifact::layout::{Layout, QUANTIZED_HEAD, quantized_panel_bytes};
 use dreamc_num::DType;
+use std::ops::Range;
 
 /// How the panels of all weights of a matmul are stored.
 #[derive(Clone, Copy)]
@@ -28,6 +29,13 @@ pub(super) struct Slot {
     pub(super) column: usize,
     /// How many of its 16 columns exist.
     pub(super) columns: usize,
+}
+
+impl Slot {
+    /// The columns it makes.
+    pub(super) fn columns(&self) -> Range<usize> {
+        self.column..self.column + self.columns
+    }
 }
 
 impl Default for Slot {

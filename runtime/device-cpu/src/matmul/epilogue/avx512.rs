@@ -1,49 +1,59 @@
 //! A row of a panel in one register of AVX-512; all but activations other than SwiGLU's.
 
-use super::{Codes, Sums};
+use super::{Codes, Rescale, Slot, Sums};
 use crate::math::EXP;
 use crate::matmul::{GROUP, PANEL};
-use crate::memory::Buf;
+use crate::memory::Window;
 use std::arch::x86_64::*;
 
 /// What is done to the sums of a tile before they are stored.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn finish(tile: &Sums<'_>) {
+    match (tile.matmul.swiglu, tile.rescale) {
+        (false, None) => of_panels::<false, false>(tile, None),
+        (true, None) => of_panels::<true, false>(tile, None),
+        (false, rescale) => of_panels::<false, true>(tile, rescale),
+        (true, rescale) => of_panels::<true, true>(tile, rescale),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn of_panels<const SWIGLU: bool, const CODES: bool>(tile: &Sums<'_>, rescale: Option<Rescale<'_>>) {
     let matmul = tile.matmul;
-    let n = matmul.out.columns();
+    let rows = tile.row..tile.row + tile.rows;
+    let rescale = rescale.filter(|_| CODES);
     for (sums, slot, up) in tile.panels() {
-        let columns = slot.columns;
-        let mask = ((1_u32 << columns) - 1) as u16;
-        let bias = matmul.bias.map(|bias| load(&bias, slot.column, columns, mask));
+        let columns = slot.columns();
+        let mask = ((1_u32 << slot.columns) - 1) as u16;
+        let out = matmul.out.window(rows.clone(), columns.clone());
+        let residual = matmul.residual.map(|residual| residual.window(rows.clone(), columns.clone()));
+        let bias = matmul.bias.map(|bias| load(&bias.window(0..1, columns), 0, mask));
         let codes =
-            tile.rescale.map(|rescale| [Panel::of(slot, rescale.shift), Panel::of(up, rescale.shift)]);
+            rescale.map(|r| (&r.scales[..tile.rows], [slot, up].map(|slot| Panel::of(slot, r.shift))));
+        let sums = &sums[..(tile.rows - 1) * GROUP + if SWIGLU { 2 * PANEL } else { PANEL }];
         for r in 0..tile.rows {
             let value = |panel: usize| {
-                let sums = &sums[r * GROUP + panel * PANEL..][..PANEL];
-                // SAFETY: sixteen of them.
-                let sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
-                match (&codes, tile.rescale) {
-                    (Some(codes), Some(rescale)) => codes[panel].rescale(rescale.scales[r], sums),
-                    _ => sums,
-                }
+                // SAFETY: sixteen of the last row's or of one before it.
+                let sums = unsafe { _mm512_loadu_ps(sums.as_ptr().add(r * GROUP + panel * PANEL)) };
+                codes.map_or(sums, |(scales, panels)| panels[panel].rescale(scales[r], sums))
             };
             let mut v = value(0);
-            if matmul.swiglu {
+            if SWIGLU {
                 v = _mm512_mul_ps(silu(v), value(1));
             }
             if let Some(bias) = bias {
                 v = _mm512_add_ps(v, bias);
             }
-            let at = (tile.row + r) * n + slot.column;
-            if let Some(residual) = &matmul.residual {
-                v = _mm512_add_ps(v, load(residual, at, columns, mask));
+            if let Some(residual) = &residual {
+                v = _mm512_add_ps(v, load(residual, r, mask));
             }
-            store(&matmul.out, at, columns, mask, v);
+            store(&out, r, mask, v);
         }
     }
 }
 
 /// What a panel in few bits begins with; what was added to codes times the sums of the weights' codes.
+#[derive(Clone, Copy)]
 struct Panel {
     scales: __m512,
     shifts: __m512i,
@@ -52,7 +62,7 @@ struct Panel {
 impl Panel {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn of(slot: &super::Slot, shift: i32) -> Panel {
+    fn of(slot: &Slot, shift: i32) -> Panel {
         let codes = Codes::of(slot);
         // SAFETY: sixteen of each.
         let (scales, sums) = unsafe {
@@ -96,18 +106,18 @@ fn exp(x: __m512) -> __m512 {
     _mm512_scalef_ps(_mm512_add_ps(y, _mm512_set1_ps(1.0)), n)
 }
 
-/// The elements of `mask` from `at` on, `columns` of them.
+/// The elements of `mask` in row `r`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn load(from: &Buf, at: usize, columns: usize, mask: u16) -> __m512 {
-    let from = from.at(at, columns);
-    // SAFETY: inside the tensor, as `at` has checked.
+fn load(from: &Window, r: usize, mask: u16) -> __m512 {
+    let start = from.row(r);
+    // SAFETY: a row of the window, which is as wide as the mask.
     unsafe {
         if from.bf16 {
-            let bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.start.cast()));
+            let bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, start.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
         } else {
-            _mm512_maskz_loadu_ps(mask, from.start.cast())
+            _mm512_maskz_loadu_ps(mask, start.cast())
         }
     }
 }
@@ -115,10 +125,10 @@ fn load(from: &Buf, at: usize, columns: usize, mask: u16) -> __m512 {
 /// Rounds as [`crate::memory::to_bf16`] does.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn store(to: &Buf, at: usize, columns: usize, mask: u16, v: __m512) {
-    let to = to.at(at, columns);
+fn store(to: &Window, r: usize, mask: u16, v: __m512) {
+    let start = to.row(r);
     let bits = _mm512_castps_si512(v);
-    // SAFETY: inside the tensor, as `at` has checked.
+    // SAFETY: a row of the window, which is as wide as the mask.
     unsafe {
         if to.bf16 {
             let high = _mm512_srli_epi32::<16>(bits);
@@ -126,10 +136,16 @@ fn store(to: &Buf, at: usize, columns: usize, mask: u16, v: __m512) {
             let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
             let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-            let all = _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40));
-            _mm256_mask_storeu_epi16(to.start.cast(), mask, _mm512_cvtepi32_epi16(all));
+            let all =
+                _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
+            // Narrowing into memory under a mask is many times slower than the two apart.
+            if mask == u16::MAX {
+                _mm256_storeu_si256(start.cast(), all);
+            } else {
+                _mm256_mask_storeu_epi16(start.cast(), mask, all);
+            }
         } else {
-            _mm512_mask_storeu_ps(to.start.cast(), mask, v);
+            _mm512_mask_storeu_ps(start.cast(), mask, v);
         }
     }
 }

@@ -3,11 +3,13 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+use super::micro::ask;
 use super::panels::Slot;
 use super::{GROUP, Matmul, PANEL};
 use crate::isa::{Isa, per_isa};
 use crate::math::{gelu, quick_gelu, relu, silu};
 use dreamc_artifact::plan::Activation;
+use std::ops::Range;
 
 /// A tile of sums, and what is to become of it.
 pub(super) struct Sums<'s> {
@@ -30,6 +32,17 @@ pub(super) struct Rescale<'r> {
     pub(super) scales: &'r [f32],
     /// What was added to each of them.
     pub(super) shift: i32,
+}
+
+/// Asks for what will be added to the sums of some rows, before the last of them are there.
+#[inline(always)]
+pub(super) fn expect(matmul: &Matmul<'_>, rows: Range<usize>, slots: &[Slot]) {
+    if let Some(residual) = &matmul.residual {
+        for slot in slots {
+            let window = residual.window(rows.clone(), slot.columns());
+            (0..rows.len()).for_each(|r| ask(window.row(r).cast_const()));
+        }
+    }
 }
 
 /// Scales of codes, SwiGLU, bias, activation, residual and rounding, right after a tile's last sums.
