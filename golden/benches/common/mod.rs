@@ -33,9 +33,11 @@ pub(crate) fn processor() -> (String, String) {
     (words, parts.join("-"))
 }
 
-/// What is measured, as git names it.
+/// What is measured, as git names it; results do not count as changes.
 pub(crate) fn commit() -> Option<String> {
-    let described =
-        Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output().ok()?;
-    Some(String::from_utf8(described.stdout).ok()?.trim().to_owned())
+    let git = |args: &[&str]| Command::new("git").args(args).output().ok();
+    let named = git(&["describe", "--always", "--abbrev=12"])?;
+    let named = String::from_utf8(named.stdout).ok()?.trim().to_owned();
+    let changes = git(&["diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)*/benches/results/*"])?;
+    Some(if changes.status.success() { named } else { format!("{named}-dirty") })
 }
