@@ -8,6 +8,9 @@ use crate::{HEADER_LEN, Kind, Manifest, OpenError, Section, TABLE_ENTRY_LEN, Wei
 use crate::{decode_plan, hash, table_hash, validate};
 use alloc::vec::Vec;
 
+/// Bytes of a tensor that are hashed at a time.
+const HASHED: usize = 4 << 20;
+
 /// An open artifact over the bytes of its file, usually a memory map.
 #[derive(Clone, Debug)]
 pub struct Artifact<'a> {
@@ -108,8 +111,23 @@ impl<'a> Artifact<'a> {
     ///
     /// Where they differ, or there is no such tensor.
     pub fn check_weight(&self, index: u32) -> Result<(), OpenError> {
+        self.check_weight_in_parts(index, |_| ())
+    }
+
+    /// As [`Artifact::check_weight`]; `done` is told each part, some megabytes, after it was read.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn check_weight_in_parts(&self, index: u32, mut done: impl FnMut(&'a [u8])) -> Result<(), OpenError> {
         let weight = self.weights.get(index as usize).ok_or(OpenError::NoWeight { index })?;
-        if hash(self.weight(index)) == weight.hash { Ok(()) } else { Err(OpenError::WeightHash { index }) }
+        let mut hasher = blake3::Hasher::new();
+        for part in self.weight(index).chunks(HASHED) {
+            hasher.update(part);
+            done(part);
+        }
+        let same = *hasher.finalize().as_bytes() == weight.hash;
+        if same { Ok(()) } else { Err(OpenError::WeightHash { index }) }
     }
 
     /// The bytes of one of [`Artifact::sections`]; empty for a section of another file.

@@ -37,6 +37,19 @@ pub struct Program {
 }
 
 impl Program {
+    /// All dispatches, those of loops once.
+    pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
+        let mut rest: Vec<&Step> = self.steps.iter().rev().collect();
+        core::iter::from_fn(move || {
+            loop {
+                match rest.pop()? {
+                    Step::Dispatch(dispatch) => return Some(dispatch),
+                    Step::Denoise(denoise) => rest.extend(denoise.body.iter().rev()),
+                }
+            }
+        })
+    }
+
     /// Passes through the model: the iterations of its loops, or 1 without one.
     pub fn passes(&self) -> u32 {
         let of = |step: &Step| match step {

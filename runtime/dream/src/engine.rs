@@ -1,9 +1,10 @@
 //! A mapped artifact with a device over it: programs are made ready when they are first asked for.
 
 use crate::device::{self, Opened};
+use crate::map::Map;
 use crate::model::damaged;
 use crate::{Error, OpenOptions};
-use dreamc_artifact::plan::Program;
+use dreamc_artifact::plan::{Kernel, Program};
 use dreamc_artifact::{Artifact, Manifest};
 use dreamc_runtime::{Canvas, Device, Observer, StepError, Stepper};
 use std::path::Path;
@@ -11,6 +12,8 @@ use std::path::Path;
 /// What a mapped artifact is opened into.
 pub(crate) struct Engine<'a> {
     pub(crate) artifact: Artifact<'a>,
+    /// What the artifact lies in.
+    map: &'a Map,
     opened: Option<Opened<'a>>,
     /// That compare weights with their hashes.
     threads: usize,
@@ -27,9 +30,8 @@ pub(crate) const SLOTS: &str = "K";
 pub(crate) type Inputs = Vec<(&'static str, Vec<u8>)>;
 
 impl<'a> Engine<'a> {
-    pub(crate) fn open(path: &Path, file: &'a [u8], options: &OpenOptions) -> Result<Engine<'a>, Error> {
-        let artifact =
-            Artifact::open(file).map_err(|source| Error::Open { path: path.to_owned(), source })?;
+    pub(crate) fn open(path: &Path, map: &'a Map, options: &OpenOptions) -> Result<Engine<'a>, Error> {
+        let artifact = Artifact::open(map).map_err(|source| Error::Open { path: path.to_owned(), source })?;
         if let Some(what) = contradiction(&artifact) {
             return Err(Error::Manifest { path: path.to_owned(), what });
         }
@@ -37,7 +39,7 @@ impl<'a> Engine<'a> {
         let checked = vec![false; artifact.weights().len()];
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if options.threads == 0 { cores() } else { options.threads };
-        Ok(Engine { artifact, opened, threads, ready: None, checked })
+        Ok(Engine { artifact, map, opened, threads, ready: None, checked })
     }
 
     /// What runs it, in words.
@@ -76,12 +78,19 @@ impl<'a> Engine<'a> {
     fn check_weights(&mut self, program: &Program) -> Result<(), Error> {
         let touched = program.values.iter().filter_map(|v| v.place.weight());
         let new: Vec<u32> = touched.filter(|i| !self.checked[*i as usize]).collect();
-        let artifact = &self.artifact;
+        let (artifact, map) = (&self.artifact, self.map);
+        let rows_only = read_by_rows(program);
         let next = std::sync::atomic::AtomicUsize::new(0);
         let check = || {
             let mut bad = None;
             while let Some(index) = new.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                if artifact.check_weight(*index).is_err() {
+                // Of a table few pages are needed again.
+                let done = |part| {
+                    if rows_only.contains(index) {
+                        map.let_go(part)
+                    }
+                };
+                if artifact.check_weight_in_parts(*index, done).is_err() {
                     bad = bad.or(Some(*index));
                 }
             }
@@ -171,6 +180,18 @@ fn read(
     let (dtype, shape) = stepper.output(name).ok_or(StepError::Unsound)?;
     bytes.resize(shape.elements() * dtype.bytes(), 0);
     stepper.read(device, name, bytes)
+}
+
+/// The weights of which a program reads some rows only.
+fn read_by_rows(program: &Program) -> Vec<u32> {
+    let (mut rows, mut whole) = (Vec::new(), Vec::new());
+    for dispatch in program.dispatches() {
+        let to = if matches!(dispatch.kernel, Kernel::Embed) { &mut rows } else { &mut whole };
+        let values = dispatch.reads.iter().filter_map(|id| program.values.get(id.0 as usize));
+        to.extend(values.filter_map(|value| value.place.weight()));
+    }
+    rows.retain(|index| !whole.contains(index));
+    rows
 }
 
 /// What the manifest says differently from the plan, which was checked: memory is taken by both.

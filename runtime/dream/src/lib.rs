@@ -16,6 +16,7 @@ mod engine;
 mod error;
 mod forward;
 mod generate;
+mod map;
 mod model;
 mod policy;
 mod visual;

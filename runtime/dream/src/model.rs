@@ -1,13 +1,12 @@
 //! An open artifact.
 
 use crate::engine::Engine;
+use crate::map::Map;
 use crate::visual::make_room;
 use crate::{DeviceChoice, Error, Isa, Visual};
 use dreamc_artifact::{Artifact, Manifest, OpenError};
 use dreamc_front::{Settings, Tokenizer};
-use memmap2::{Mmap, MmapMut};
 use self_cell::self_cell;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// How an artifact is run.
@@ -31,8 +30,7 @@ pub struct OpenOptions {
 
 self_cell!(
     struct Opened {
-        // A file, or a copy in memory of its own: either way it begins at a page.
-        owner: Mmap,
+        owner: Map,
         #[covariant]
         dependent: Engine,
     }
@@ -55,7 +53,7 @@ impl Model {
     ///
     /// Says what is wrong with the file, or why none of the devices that it was built for can be had.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-        Model::of_map(map(path)?, path, options)
+        Model::of_map(Map::file(path)?, path, options)
     }
 
     /// Opens an artifact from the bytes of its file, which are copied to where weights can be used in place. Use
@@ -65,18 +63,12 @@ impl Model {
     ///
     /// As [`Model::open`], and where there is no memory for the copy.
     pub fn from_bytes(bytes: &[u8], options: &OpenOptions) -> Result<Model, Error> {
-        let copy = || {
-            let mut map = MmapMut::map_anon(bytes.len())?;
-            map.copy_from_slice(bytes);
-            map.make_read_only()
-        };
-        let map = copy().map_err(|source| Error::Copy { bytes: bytes.len(), source })?;
-        Model::of_map(map, IN_MEMORY.as_ref(), options)
+        Model::of_map(Map::copy(bytes)?, IN_MEMORY.as_ref(), options)
     }
 
-    fn of_map(map: Mmap, path: &Path, options: &OpenOptions) -> Result<Model, Error> {
+    fn of_map(mut map: Map, path: &Path, options: &OpenOptions) -> Result<Model, Error> {
         if options.lock_weights {
-            map.lock().map_err(|source| Error::Lock { path: path.to_owned(), bytes: map.len(), source })?;
+            map.lock(path)?;
         }
         let opened = Opened::try_new(map, |map| Engine::open(path, map, options))?;
         let tokenizer =
@@ -181,7 +173,7 @@ impl Model {
 ///
 /// Names the first thing that is wrong.
 pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Manifest, Error> {
-    let map = map(path)?;
+    let map = Map::file(path)?;
     let open = |source| Error::Open { path: path.to_owned(), source };
     let artifact = Artifact::open(&map).map_err(open)?;
     artifact.verify(progress).map_err(|error| match error {
@@ -196,14 +188,4 @@ pub(crate) fn damaged(artifact: &Artifact<'_>, index: u32) -> Error {
     Error::Damaged {
         tensor: artifact.weights().get(index as usize).map_or_else(String::new, |w| w.name.clone()),
     }
-}
-
-fn map(path: &Path) -> Result<Mmap, Error> {
-    let read = |source| Error::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(read)?;
-    #[allow(unsafe_code, reason = "weights are used where they lie in the file")]
-    // SAFETY: the map is only read. Another process that shortens the file meanwhile can end this one with a bus
-    // error; that is the known price of mapping, and changed bytes are found by the hashes at first use.
-    let map = unsafe { Mmap::map(&file) };
-    map.map_err(read)
 }
