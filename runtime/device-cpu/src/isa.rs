@@ -39,6 +39,11 @@ impl Isa {
         Isa::ALL.into_iter().find(|isa| isa.is_available()).unwrap_or(Isa::Plain)
     }
 
+    /// Whether it has the registers of AVX-512.
+    pub(crate) fn is_avx512(self) -> bool {
+        matches!(self, Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512)
+    }
+
     /// Whether this host has it.
     pub fn is_available(self) -> bool {
         match self {

@@ -12,7 +12,7 @@ const CHUNK: usize = 256;
 pub(crate) fn rms_norm(context: &Context<'_>, x: &Buf, gain: &Buf, eps: f32, out: &Buf) {
     let k = x.columns();
     context.pool.run_rows(x.rows(), k, &|row, _| {
-        let scale = inverse_rms(context.isa, x, row * k, k, eps);
+        let scale = inverse_rms(context.isa, x, row, eps);
         norm_row(context.isa, x, gain, out, row * k, k, scale);
     });
 }

@@ -23,9 +23,7 @@ pub(super) unsafe fn interleave(
     to: *mut u32,
 ) {
     #[cfg(target_arch = "x86_64")]
-    let whole = matches!(isa, Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512)
-        && rows >= 4
-        && stride.is_multiple_of(4);
+    let whole = isa.is_avx512() && rows >= 4 && stride.is_multiple_of(4);
     #[cfg(not(target_arch = "x86_64"))]
     let (whole, _) = (false, isa);
     // Words that are transposed, 16 at a time.

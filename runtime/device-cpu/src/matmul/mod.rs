@@ -15,6 +15,8 @@ mod epilogue;
 mod expand;
 mod int8;
 mod interleave;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 pub(crate) mod micro;
 #[cfg(target_arch = "aarch64")]
 mod neon;

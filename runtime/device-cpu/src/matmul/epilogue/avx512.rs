@@ -2,6 +2,7 @@
 
 use super::{Codes, Rescale, Slot, Sums};
 use crate::math::EXP;
+use crate::matmul::lanes::{self, first, to_bf16};
 use crate::matmul::{GROUP, PANEL};
 use crate::memory::Window;
 use std::arch::x86_64::*;
@@ -24,7 +25,7 @@ fn of_panels<const SWIGLU: bool, const CODES: bool>(tile: &Sums<'_>, rescale: Op
     let rescale = rescale.filter(|_| CODES);
     for (sums, slot, up) in tile.panels() {
         let columns = slot.columns();
-        let mask = ((1_u32 << slot.columns) - 1) as u16;
+        let mask = first(slot.columns);
         let out = matmul.out.window(rows.clone(), columns.clone());
         let residual = matmul.residual.map(|residual| residual.window(rows.clone(), columns.clone()));
         let bias = matmul.bias.map(|bias| load(&bias.window(0..1, columns), 0, mask));
@@ -110,42 +111,23 @@ fn exp(x: __m512) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn load(from: &Window, r: usize, mask: u16) -> __m512 {
-    let start = from.row(r);
+    let start = from.row(r).cast_const();
     // SAFETY: a row of the window, which is as wide as the mask.
-    unsafe {
-        if from.bf16 {
-            let bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, start.cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
-        } else {
-            _mm512_maskz_loadu_ps(mask, start.cast())
-        }
-    }
+    unsafe { if from.bf16 { lanes::load::<true>(start, mask) } else { lanes::load::<false>(start, mask) } }
 }
 
-/// Rounds as [`crate::memory::to_bf16`] does.
+/// Writes them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn store(to: &Window, r: usize, mask: u16, v: __m512) {
     let start = to.row(r);
-    let bits = _mm512_castps_si512(v);
-    // SAFETY: a row of the window, which is as wide as the mask.
+    // SAFETY: as above.
     unsafe {
-        if to.bf16 {
-            let high = _mm512_srli_epi32::<16>(bits);
-            let odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
-            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-            let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
-            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-            let all =
-                _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
+        match (to.bf16, mask) {
             // Narrowing into memory under a mask is many times slower than the two apart.
-            if mask == u16::MAX {
-                _mm256_storeu_si256(start.cast(), all);
-            } else {
-                _mm256_mask_storeu_epi16(start.cast(), mask, all);
-            }
-        } else {
-            _mm512_mask_storeu_ps(start.cast(), mask, v);
+            (true, u16::MAX) => _mm256_storeu_si256(start.cast(), to_bf16(v)),
+            (true, _) => _mm256_mask_storeu_epi16(start.cast(), mask, to_bf16(v)),
+            (false, _) => _mm512_mask_storeu_ps(start.cast(), mask, v),
         }
     }
 }

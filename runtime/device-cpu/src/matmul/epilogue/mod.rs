@@ -48,7 +48,7 @@ pub(super) fn expect(matmul: &Matmul<'_>, rows: Range<usize>, slots: &[Slot]) {
 /// Scales of codes, SwiGLU, bias, activation, residual and rounding, right after a tile's last sums.
 pub(super) fn epilogue(isa: Isa, tile: &Sums<'_>) {
     #[cfg(target_arch = "x86_64")]
-    if matches!(isa, Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512) && tile.matmul.activation.is_none() {
+    if isa.is_avx512() && tile.matmul.activation.is_none() {
         // SAFETY: the device was made with this set only after `is_available`.
         return unsafe { avx512::finish(tile) };
     }

@@ -1,0 +1,43 @@
+//! Sixteen numbers in a register of AVX-512.
+
+use std::arch::x86_64::*;
+
+/// Numbers of a register.
+pub(super) const LANES: usize = 16;
+
+/// The first `n` lanes, or all of them.
+pub(super) fn first(n: usize) -> u16 {
+    ((1_u32 << n.min(LANES)) - 1) as u16
+}
+
+/// The elements of `mask` from `start` on, bf16 or f32; 0 in the other lanes.
+///
+/// # Safety
+///
+/// There are such elements.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn load<const BF16: bool>(start: *const u8, mask: u16) -> __m512 {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        if BF16 {
+            let bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, start.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        } else {
+            _mm512_maskz_loadu_ps(mask, start.cast())
+        }
+    }
+}
+
+/// Rounds as [`crate::memory::to_bf16`] does.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn to_bf16(v: __m512) -> __m256i {
+    let bits = _mm512_castps_si512(v);
+    let high = _mm512_srli_epi32::<16>(bits);
+    let odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+    let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+    _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)))
+}

@@ -1,0 +1,254 @@
+//! Packing the rows of the left operand into strips, with what comes before the product on the way.
+
+mod any;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use super::interleave::{Rows, WORDS, interleave};
+use super::micro::{Micro, Pack};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::memory::Window;
+use crate::memory::{Buf, Shared};
+use dreamc_num::DType;
+use dreamc_num::quant::{INT8_MAX, int8_inverse};
+
+/// Elements of a row that are converted at a time: as many as make at most [`WORDS`] words.
+const CHUNK: usize = WORDS;
+
+/// RMS norm before the matmul.
+#[derive(Clone, Copy)]
+pub(crate) struct Norm {
+    pub(crate) eps: f32,
+    pub(crate) gain: Buf,
+}
+
+/// What is done to rows before they are multiplied.
+#[derive(Clone, Copy)]
+pub(crate) struct Before {
+    pub(crate) norm: Option<Norm>,
+    /// Factors of the columns, after the norm.
+    pub(crate) smooth: Option<Buf>,
+}
+
+impl Before {
+    /// Whether anything is done at all.
+    fn any(&self) -> bool {
+        self.norm.is_some() || self.smooth.is_some()
+    }
+
+    /// What the `n` columns from `from` on are multiplied with.
+    #[inline(always)]
+    fn factors(&self, from: usize, n: usize) -> Factors {
+        let mut factors = Factors { gain: [1.0; CHUNK], smooth: [1.0; CHUNK] };
+        if let Some(norm) = &self.norm {
+            norm.gain.load(from, &mut factors.gain[..n]);
+        }
+        if let Some(smooth) = &self.smooth {
+            smooth.load(from, &mut factors.smooth[..n]);
+        }
+        factors
+    }
+
+    /// The elements of `x` from `at` on, `1 / sqrt(mean(x^2) + eps)` of their row being `rms` if there is a norm.
+    #[inline(always)]
+    fn load(&self, x: &Buf, at: usize, rms: f32, factors: &Factors, out: &mut [f32]) {
+        x.load(at, out);
+        if self.norm.is_some() {
+            out.iter_mut().zip(&factors.gain).for_each(|(v, g)| *v = *v * rms * g);
+        }
+        if self.smooth.is_some() {
+            out.iter_mut().zip(&factors.smooth).for_each(|(v, f)| *v *= f);
+        }
+    }
+}
+
+/// What some columns are multiplied with.
+struct Factors {
+    gain: [f32; CHUNK],
+    smooth: [f32; CHUNK],
+}
+
+/// The rows of a strip.
+pub(crate) struct Strip<'s> {
+    pub(crate) x: &'s Buf,
+    pub(crate) before: &'s Before,
+    /// The first one, and how many there are.
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
+    /// Type of what is multiplied: rows that something is done to are rounded to it.
+    pub(crate) dtype: DType,
+}
+
+/// First column of each chunk of `k`, and how many there are.
+fn chunks(k: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..k).step_by(CHUNK).map(move |from| (from, CHUNK.min(k - from)))
+}
+
+impl Strip<'_> {
+    /// Its elements.
+    #[cfg(target_arch = "x86_64")]
+    fn window(&self) -> Window {
+        self.x.window(self.first..self.first + self.rows, 0..self.x.columns())
+    }
+}
+
+/// Packs a strip into `to`, which has room for `micro.steps(k) * micro.a_words()` words of `k` columns. Where codes are
+/// multiplied the scale of row `r` goes to `scales[r]`, which has room for `micro.rows`.
+pub(super) fn pack_strip(isa: Isa, strip: &Strip<'_>, micro: &Micro, to: Shared<f32>, scales: Shared<f32>) {
+    let mut rms = [1.0; 16];
+    if let Some(norm) = &strip.before.norm {
+        for (r, rms) in rms.iter_mut().enumerate().take(strip.rows) {
+            *rms = inverse_rms(isa, strip.x, strip.first + r, norm.eps);
+        }
+    }
+    let mut inverse = [0.0; 16];
+    if micro.codes() {
+        let largest = largest(isa, strip, &rms);
+        for (r, inverse) in inverse.iter_mut().enumerate().take(strip.rows) {
+            let scale = largest[r] / INT8_MAX;
+            *inverse = int8_inverse(scale);
+            // SAFETY: `r < micro.rows`.
+            unsafe { *scales.get().add(r) = scale };
+        }
+    }
+    let mut words: Rows = [[0; WORDS]; 16];
+    let mut to = to.get().cast::<u32>();
+    for (from, n) in chunks(strip.x.columns()) {
+        words_of(isa, strip, from, n, &rms, &inverse, micro.pack, &mut words);
+        let count = micro.steps(n) * micro.a_words() / micro.rows;
+        // SAFETY: words of these columns, inside the strip.
+        unsafe {
+            interleave(isa, &words, count, strip.rows, micro.rows, to);
+            to = to.add(count * micro.rows);
+        }
+    }
+}
+
+/// `1 / sqrt(mean(x^2) + eps)` of a row.
+pub(crate) fn inverse_rms(isa: Isa, x: &Buf, row: usize, eps: f32) -> f32 {
+    1.0 / (square_sum(isa, x, row) / x.columns() as f32 + eps).sqrt()
+}
+
+/// Sum of the squares of a row.
+fn square_sum(isa: Isa, x: &Buf, row: usize) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if isa.is_avx512() {
+        // SAFETY: the device was made with this set only after `is_available`.
+        return unsafe { avx512::square_sum(x, row) };
+    }
+    any::square_sum(isa, x, row)
+}
+
+/// The largest magnitude of each row.
+fn largest(isa: Isa, strip: &Strip<'_>, rms: &[f32; 16]) -> [f32; 16] {
+    #[cfg(target_arch = "x86_64")]
+    if isa.is_avx512() {
+        // SAFETY: as above.
+        return unsafe { avx512::largest(strip, rms) };
+    }
+    any::largest(isa, strip, rms)
+}
+
+/// The words of `n` columns from `from` on of every row.
+#[expect(clippy::too_many_arguments, reason = "one call")]
+fn words_of(
+    isa: Isa,
+    strip: &Strip<'_>,
+    from: usize,
+    n: usize,
+    rms: &[f32; 16],
+    inverse: &[f32; 16],
+    pack: Pack,
+    words: &mut Rows,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.is_avx512() && !matches!(pack, Pack::Single | Pack::Wide) {
+        // SAFETY: as above.
+        return unsafe { avx512::words_of(strip, from, n, rms, inverse, pack, words) };
+    }
+    any::words_of(isa, strip, from, n, rms, inverse, pack, words);
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use dreamc_artifact::layout::Layout;
+    use dreamc_runtime::Shape;
+
+    fn buf(bytes: &mut [u32], dtype: DType, dims: &[u32]) -> Buf {
+        let shape = Shape::new(dims).expect("a few dimensions");
+        // SAFETY: the caller's words outlive every use, and are enough.
+        unsafe { Buf::new(bytes.as_mut_ptr().cast(), dtype, Layout::RowMajor, shape) }
+    }
+
+    /// Numbers of all sizes, some of them none; as bits of f32, or two bf16 in a word.
+    fn words(n: usize, mut seed: u32) -> Vec<u32> {
+        let mut next = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            seed
+        };
+        (0..n).map(|_| if next() >> 27 == 0 { next() } else { next() & 0x8fff_8fff | 0x3000_3000 }).collect()
+    }
+
+    /// What is not a number has one form here: which of two goes on is the instruction's business.
+    fn one_nan(pair: u32) -> u32 {
+        let of = |half: u32| if half & 0x7fff > 0x7f80 { 0x7fff } else { half };
+        of(pair & 0xffff) | of(pair >> 16) << 16
+    }
+
+    #[test]
+    fn registers_make_the_same_words() {
+        if !Isa::Avx512.is_available() {
+            return;
+        }
+        const ROWS: usize = 12;
+        for (k, dtype) in
+            [1, 15, 16, 33, 256, 300, 769].into_iter().zip([DType::F32, DType::BF16].into_iter().cycle())
+        {
+            let (mut x, mut gain, mut factors) = (words(ROWS * k, 1), words(k, 2), words(k, 3));
+            let x = buf(&mut x, dtype, &[ROWS as u32, k as u32]);
+            let norm = Norm { eps: 1e-6, gain: buf(&mut gain, DType::F32, &[k as u32]) };
+            let smooth = buf(&mut factors, DType::F32, &[k as u32]);
+            for (norm, smooth) in
+                [(None, None), (Some(norm), None), (None, Some(smooth)), (Some(norm), Some(smooth))]
+            {
+                let before = Before { norm, smooth };
+                for rows in [1, 7, ROWS] {
+                    let strip =
+                        Strip { x: &x, before: &before, first: ROWS - rows, rows, dtype: DType::BF16 };
+                    let of = |isa: Isa| -> [u32; 16] {
+                        std::array::from_fn(|r| inverse_rms(isa, &x, r % ROWS, 1e-6))
+                            .map(|v: f32| if v.is_nan() { 0 } else { v.to_bits() })
+                    };
+                    assert_eq!(of(Isa::Avx512), of(Isa::Plain), "{k}");
+                    let rms = [0.7; 16];
+                    let most = largest(Isa::Avx512, &strip, &rms);
+                    assert_eq!(
+                        most.map(f32::to_bits),
+                        largest(Isa::Plain, &strip, &rms).map(f32::to_bits),
+                        "{k}"
+                    );
+                    let inverse = most.map(|most| int8_inverse(most / INT8_MAX));
+                    for pack in [Pack::Pairs, Pack::Codes, Pack::ShiftedCodes] {
+                        for (from, n) in chunks(k) {
+                            let of = |isa: Isa| {
+                                let mut words: Rows = [[0; WORDS]; 16];
+                                words_of(isa, &strip, from, n, &rms, &inverse, pack, &mut words);
+                                let pairs = pack == Pack::Pairs;
+                                let one = |w: u32| if pairs { one_nan(w) } else { w };
+                                words.map(|row| {
+                                    row[..n.div_ceil(if pairs { 2 } else { 4 })]
+                                        .iter()
+                                        .map(|w| one(*w))
+                                        .collect::<Vec<_>>()
+                                })
+                            };
+                            assert_eq!(of(Isa::Avx512), of(Isa::Plain), "{k} {rows} {pack:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
