@@ -2,6 +2,7 @@
 
 use super::{Before, CHUNK, Factors, Pack, Rows, Strip, chunks};
 use crate::matmul::lanes::{LANES, first, load, to_bf16};
+use crate::matmul::micro::ask;
 use crate::memory::{Buf, Window};
 use dreamc_num::DType;
 use dreamc_num::quant::INT8_MAX;
@@ -80,7 +81,8 @@ struct Values<'v> {
 }
 
 impl Row<'_> {
-    /// The elements of `mask` from element `at` on.
+    /// The elements of `mask` from element `at` on. Those behind the chunk are asked for: other rows may come before them, so
+    /// the processor does not foresee them.
     ///
     /// # Safety
     ///
@@ -88,9 +90,16 @@ impl Row<'_> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn load<const BF16: bool>(&self, at: usize, mask: u16) -> __m512 {
-        let dtype = if BF16 { DType::BF16 } else { DType::F32 };
+        ask(self.at::<BF16>(at + CHUNK).cast_const());
         // SAFETY: passed on from the caller.
-        unsafe { load::<BF16>(self.x.row(self.r).wrapping_add((self.from + at) * dtype.bytes()), mask) }
+        unsafe { load::<BF16>(self.at::<BF16>(at), mask) }
+    }
+
+    /// Where element `at` is, if there is one.
+    #[inline]
+    fn at<const BF16: bool>(&self, at: usize) -> *mut u8 {
+        let dtype = if BF16 { DType::BF16 } else { DType::F32 };
+        self.x.row(self.r).wrapping_add((self.from + at) * dtype.bytes())
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
