@@ -20,9 +20,10 @@ pub struct OpenOptions {
     pub isa: Option<Isa>,
     /// Processors to run the threads on, by number; empty leaves that to the system.
     pub pin: Vec<usize>,
-    /// Keep the weights in memory, so that no request waits for the disk. Needs the right to lock that much. On the CPU all
-    /// pages that a request of any length writes to are touched as well, when a program is made ready: not even the
-    /// first request waits for memory, which then takes what the longest needs.
+    /// Keep the weights in memory, so that no request waits for the disk; without it rows of the embedding table are mapped when
+    /// they are first read. Needs the right to lock that much. On the CPU all pages that a request of any length writes to
+    /// are touched as well, when a program is made ready: not even the first request waits for memory, which then takes
+    /// what the longest needs.
     pub lock_weights: bool,
     /// The driver's library, where the system does not find it by its name. Of CUDA and ROCm.
     pub driver: Option<PathBuf>,
