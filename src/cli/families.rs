@@ -1,20 +1,8 @@
 //! Names of the kernels that a plan asks for, which are the same on all targets: the types, the op, and what is fused into
 //! it. `bf16w_f32_linear_norm_swiglu` multiplies normalised f32 rows with bf16 weights.
 
-use dreamc_artifact::plan::{Dispatch, Kernel, Program, Step, ValueId};
+use dreamc_artifact::plan::{Dispatch, Kernel, Program, ValueId};
 use dreamc_num::DType;
-
-/// Dispatches as they stand, those of loops once: the runtime counts them in this order.
-pub(super) fn dispatches(steps: &[Step]) -> Vec<&Dispatch> {
-    let mut list = Vec::new();
-    for step in steps {
-        match step {
-            Step::Dispatch(dispatch) => list.push(dispatch),
-            Step::Denoise(denoise) => list.extend(dispatches(&denoise.body)),
-        }
-    }
-    list
-}
 
 /// Name of the op: `linear`, `rms_norm`, `gelu`.
 pub(super) fn op(kernel: &Kernel) -> String {

@@ -2,7 +2,7 @@
 
 use super::device::open_to_read;
 use super::error::Failure;
-use super::families::{dispatches, dtype, family, op};
+use super::families::{dtype, family, op};
 use super::output::{Format, counted, json_value, print, print_json_pretty, write_whole};
 use super::{html, plan};
 use dream::{Manifest, Settings};
@@ -302,7 +302,7 @@ fn kernels<'a>(artifact: &'a Artifact<'a>) -> Vec<Listed<'a>> {
             continue;
         }
         let mut launches = vec![0_u64; code.modules.len()];
-        let all = plan.programs.iter().flat_map(|program| dispatches(&program.steps));
+        let all = plan.programs.iter().flat_map(Program::dispatches);
         for launch in all.flat_map(|dispatch| &dispatch.launches) {
             launches[launch.module as usize] += 1;
         }
@@ -327,7 +327,7 @@ fn kernels<'a>(artifact: &'a Artifact<'a>) -> Vec<Listed<'a>> {
 fn chosen<'a>(plan: &Plan, target: &'a str, arch: &'a str) -> Vec<Chosen<'a>> {
     let mut list: BTreeMap<String, Chosen<'a>> = BTreeMap::new();
     for program in &plan.programs {
-        for dispatch in dispatches(&program.steps) {
+        for dispatch in program.dispatches() {
             let name = family(program, dispatch);
             let kernel = list.entry(name.clone()).or_insert_with(|| Chosen {
                 name,
@@ -387,7 +387,7 @@ fn entry<'a>(target: &'a str, program: &'a Program) -> Entry<'a> {
         arena_bytes: program.arena_bytes,
         live_bytes: Liveness::of(program).peak_bytes(),
         // One of the CPU, or one for each launch.
-        kernels: dispatches(&program.steps).iter().map(|d| d.launches.len().max(1) as u64).sum(),
+        kernels: program.dispatches().map(|d| d.launches.len().max(1) as u64).sum(),
     }
 }
 

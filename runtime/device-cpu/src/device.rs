@@ -7,7 +7,7 @@ use crate::isa::Isa;
 use crate::memory::{Buf, Memory, Shared};
 use crate::pool::Pool;
 use dreamc_artifact::layout::Layout;
-use dreamc_artifact::plan::{Dispatch, Place, Program, Step, ValueId};
+use dreamc_artifact::plan::{Dispatch, Place, Program, ValueId};
 use dreamc_runtime::{Device, DeviceError, Operand, Shape, WeightView};
 
 /// How to run.
@@ -157,8 +157,7 @@ impl Device for CpuDevice<'_> {
     fn prepare(&mut self, program: &Program) -> Result<(), DeviceError> {
         let mut symbols = Vec::new();
         symbols.extend(program.symbols.iter().map(|s| s.max));
-        let mut need = Need::default();
-        steps_need(self.isa, program, &symbols, &program.steps, &mut need)?;
+        let mut need = need_of(self.isa, program, &symbols)?;
         // Workers do not share cache lines.
         need.worker = need.worker.next_multiple_of(16);
         self.have = Need::default();
@@ -227,31 +226,21 @@ fn is_arena(operand: &Operand) -> bool {
     matches!(operand.place, Place::Arena(_))
 }
 
-/// Takes into `need` what the steps need at the symbols' maxima.
-fn steps_need(
-    isa: Isa,
-    program: &Program,
-    symbols: &[u32],
-    steps: &[Step],
-    need: &mut Need,
-) -> Result<(), DeviceError> {
-    for step in steps {
-        match step {
-            Step::Dispatch(dispatch) => {
-                let read = |i: usize| {
-                    let value = program.values.get(dispatch.reads.get(i)?.0 as usize)?;
-                    let mut dims = [0; dreamc_runtime::device::RANK_MAX];
-                    for (to, dim) in dims.iter_mut().zip(&value.dims) {
-                        *to = dim.at(symbols)?;
-                    }
-                    Some((value.dtype, Shape::new(dims.get(..value.dims.len())?)?))
-                };
-                let kernel = &dispatch.kernel;
-                let unsupported = DeviceError::Unsupported { kernel: name(kernel) };
-                *need = need.max(kernel_need(isa, kernel, read).ok_or(unsupported)?);
+/// What the dispatches need at the symbols' maxima.
+fn need_of(isa: Isa, program: &Program, symbols: &[u32]) -> Result<Need, DeviceError> {
+    let mut need = Need::default();
+    for dispatch in program.dispatches() {
+        let read = |i: usize| {
+            let value = program.values.get(dispatch.reads.get(i)?.0 as usize)?;
+            let mut dims = [0; dreamc_runtime::device::RANK_MAX];
+            for (to, dim) in dims.iter_mut().zip(&value.dims) {
+                *to = dim.at(symbols)?;
             }
-            Step::Denoise(denoise) => steps_need(isa, program, symbols, &denoise.body, need)?,
-        }
+            Some((value.dtype, Shape::new(dims.get(..value.dims.len())?)?))
+        };
+        let kernel = &dispatch.kernel;
+        let unsupported = DeviceError::Unsupported { kernel: name(kernel) };
+        need = need.max(kernel_need(isa, kernel, read).ok_or(unsupported)?);
     }
-    Ok(())
+    Ok(need)
 }

@@ -12,6 +12,8 @@ mod device;
 mod dispatch;
 mod elementwise;
 mod isa;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 mod math;
 mod matmul;
 mod memory;

@@ -2,7 +2,7 @@
 
 use crate::needs::has_info;
 use dreamc_artifact::code::Module;
-use dreamc_artifact::plan::{Binding, Dim, Dispatch, Launch, Place, Program, Step, Value};
+use dreamc_artifact::plan::{Binding, Dim, Dispatch, Launch, Place, Program, Value};
 use dreamc_runtime::device::RANK_MAX;
 use dreamc_runtime::{DeviceError, Grid, Operand, Shape, resolve};
 use std::ops::Range;
@@ -50,10 +50,8 @@ impl Prepared {
     /// Binds the launches of `program`.
     pub(crate) fn new(program: &Program, modules: &[Module]) -> Result<Prepared, DeviceError> {
         let maxima: Vec<u32> = program.symbols.iter().map(|s| s.max).collect();
-        let mut dispatches = Vec::new();
-        as_they_stand(&program.steps, &mut dispatches);
         let (mut bounds, mut ranges, mut info_bytes) = (Vec::new(), Vec::new(), 0);
-        for dispatch in dispatches {
+        for dispatch in program.dispatches() {
             let first = bounds.len();
             for launch in &dispatch.launches {
                 let module = modules.get(launch.module as usize).ok_or(UNSOUND)?;
@@ -146,16 +144,6 @@ fn source(program: &Program, maxima: &[u32], binding: &Binding) -> Result<Source
             let end = value_bytes(value, maxima).and_then(|bytes| offset.checked_add(bytes));
             let inside = end.is_some_and(|end| end <= program.arena_bytes) && binding.part.is_none();
             if inside { Ok(Source::Arena(offset)) } else { Err(UNSOUND) }
-        }
-    }
-}
-
-/// The dispatches as they stand, those of a loop's body once.
-fn as_they_stand<'a>(steps: &'a [Step], dispatches: &mut Vec<&'a Dispatch>) {
-    for step in steps {
-        match step {
-            Step::Dispatch(dispatch) => dispatches.push(dispatch),
-            Step::Denoise(denoise) => as_they_stand(&denoise.body, dispatches),
         }
     }
 }

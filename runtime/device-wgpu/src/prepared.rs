@@ -6,7 +6,7 @@ use crate::modules::Kernels;
 use crate::needs::has_info;
 use crate::recorder::Recorder;
 use crate::weights::Weights;
-use dreamc_artifact::plan::{Binding, Dim, Dispatch, Launch, Place, Program, Step};
+use dreamc_artifact::plan::{Binding, Dim, Dispatch, Launch, Place, Program};
 use dreamc_runtime::device::RANK_MAX;
 use dreamc_runtime::{DeviceError, Grid, Operand, Shape, resolve};
 use std::num::NonZeroU64;
@@ -48,11 +48,9 @@ impl Prepared {
         program: &Program,
         arena: &wgpu::Buffer,
     ) -> Result<Prepared, DeviceError> {
-        let mut dispatches = Vec::new();
-        as_they_stand(&program.steps, &mut dispatches);
         let (mut ranges, mut launches, mut places, mut info_bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let align = gpu.limits.min_storage_buffer_offset_alignment.max(4) as usize;
-        for dispatch in dispatches {
+        for dispatch in program.dispatches() {
             let first = launches.len();
             for launch in &dispatch.launches {
                 kernels.compile(gpu, launch.module)?;
@@ -183,16 +181,6 @@ const BLOCK_ALIGN: usize = 16;
 /// Bytes bound for the launch's scalars.
 fn block_bytes(kernels: &Kernels, launch: &Launch) -> Result<usize, DeviceError> {
     Ok((kernels.module(launch.module)?.info.len() * 4).next_multiple_of(BLOCK_ALIGN))
-}
-
-/// The dispatches as they stand, those of a loop's body once.
-fn as_they_stand<'a>(steps: &'a [Step], dispatches: &mut Vec<&'a Dispatch>) {
-    for step in steps {
-        match step {
-            Step::Dispatch(dispatch) => dispatches.push(dispatch),
-            Step::Denoise(denoise) => as_they_stand(&denoise.body, dispatches),
-        }
-    }
 }
 
 /// Records launches of no workgroups and lets the driver look at them. Nothing is submitted.

@@ -94,4 +94,25 @@ mod tests {
             map.let_go(&bytes);
         }
     }
+
+    /// Megabytes of files that are mapped into this process.
+    #[cfg(target_os = "linux")]
+    fn mapped() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).expect("it has this line");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_was_let_go_does_not_count() {
+        const MEGABYTES: u64 = 64;
+        let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+        std::fs::write(file.path(), vec![1; (MEGABYTES << 20) as usize]).expect("it can be written");
+        let map = Map::file(file.path()).expect("it can be mapped");
+        assert!(map.iter().all(|byte| *byte == 1));
+        let all = mapped();
+        map.let_go(&map);
+        assert!(mapped() + MEGABYTES / 2 < all, "{all} MB, then {}", mapped());
+    }
 }

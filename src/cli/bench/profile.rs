@@ -3,7 +3,7 @@
 //! The device finishes each dispatch before the next. On the CPU it does so anyway. A GPU otherwise works ahead of the host:
 //! there a time includes the launch and the way back, and the sum is more than an unobserved call takes.
 
-use super::super::families::{dispatches, family, op, origin};
+use super::super::families::{family, op, origin};
 use super::memory::Faults;
 use dream::{Done, Observer};
 use dreamc::cost::{self, Cost};
@@ -93,11 +93,12 @@ pub(super) struct Named {
 
 /// By number.
 pub(super) fn names(program: &Program) -> Vec<Named> {
+    // A loop's body holds no loop.
     let mut looped = Vec::new();
     for step in &program.steps {
         match step {
             Step::Dispatch(_) => looped.push(false),
-            Step::Denoise(denoise) => looped.extend(dispatches(&denoise.body).iter().map(|_| true)),
+            Step::Denoise(denoise) => looped.extend(denoise.body.iter().map(|_| true)),
         }
     }
     let named = |(dispatch, looped): (&Dispatch, bool)| Named {
@@ -106,7 +107,7 @@ pub(super) fn names(program: &Program) -> Vec<Named> {
         origin: origin(dispatch),
         looped,
     };
-    dispatches(&program.steps).into_iter().zip(looped).map(named).collect()
+    program.dispatches().zip(looped).map(named).collect()
 }
 
 /// Stored bytes of each weight.

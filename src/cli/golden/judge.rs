@@ -2,7 +2,6 @@
 
 use super::super::device::failure;
 use super::super::error::Failure;
-use super::super::families::dispatches;
 use super::super::requests::{Request, Subject};
 use super::cases::{Built, Case, Cases};
 use super::closeness::{Closeness, Top1, closeness, kept};
@@ -245,8 +244,8 @@ fn op_out(
 fn paths(model: &Model) -> Vec<String> {
     let plan = model.target().and_then(|target| model.artifact().plan(target));
     let program = plan.and_then(|plan| plan.programs.iter().find(|p| p.name == "forward.probe"));
-    let all = program.map(|program| dispatches(&program.steps)).unwrap_or_default();
-    let single = all.into_iter().filter(|dispatch| dispatch.origin.len() == 1);
+    let all = program.into_iter().flat_map(|program| program.dispatches());
+    let single = all.filter(|dispatch| dispatch.origin.len() == 1);
     single.flat_map(|dispatch| dispatch.origin.iter().cloned()).collect()
 }
 

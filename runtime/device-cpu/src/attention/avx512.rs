@@ -1,6 +1,7 @@
 //! The steps of attention on AVX-512 with BF16: products of pairs, softmax, packing.
 
 use super::KEYS;
+use crate::lanes::first;
 use std::arch::x86_64::*;
 
 /// Rows of a strip at most: with two panels 24 sums, which hide the latency of a product.
@@ -231,11 +232,6 @@ pub(super) unsafe fn rotate(
             _mm256_mask_storeu_epi16(to.add(half + i).cast(), mask, b);
         }
     }
-}
-
-/// The first `n` of sixteen.
-fn first(n: usize) -> u16 {
-    if n < 16 { (1 << n) - 1 } else { u16::MAX }
 }
 
 /// Words `[16][16]` with rows `stride` words apart become their first `columns` columns, each of 16 words.

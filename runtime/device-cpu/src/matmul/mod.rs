@@ -15,8 +15,6 @@ mod epilogue;
 mod expand;
 mod int8;
 mod interleave;
-#[cfg(target_arch = "x86_64")]
-mod lanes;
 pub(crate) mod micro;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -29,7 +27,7 @@ use crate::isa::Isa;
 use crate::memory::{Buf, Shared};
 use dreamc_artifact::plan::Activation;
 use dreamc_num::DType;
-use epilogue::{Rescale, Sums, epilogue, expect};
+use epilogue::{Rescale, Sums, ask_for_residual, epilogue};
 use micro::{Micro, Next, Pack, Tile};
 use pack::{Before, Strip, pack_strip};
 use panels::{Panels, Slot};
@@ -229,15 +227,15 @@ fn block(
             let (next, bytes) = panels.stored(&next[0], &next[next.len().min(micro.panels) - 1], then, most);
             // Gate and up are done together, whether a tile takes one panel or two.
             let until = i * micro.panels + pair.len();
-            let done = (until.is_multiple_of(2) || until == slots.len()).then(|| (until - 1) / 2 * 2..until);
+            let ends = from + count == steps && (until.is_multiple_of(2) || until == slots.len());
+            let done = ends.then(|| (until - 1) / 2 * 2..until);
             let strips = rows.div_ceil(micro.rows);
             for strip in (0..rows).step_by(micro.rows) {
                 let of_strip = micro.rows.min(rows - strip);
                 let a = packed.words.get().cast::<u32>();
                 let part = bytes.div_ceil(strips);
-                let ends = from + count == steps;
-                if let (true, Some(done)) = (ends, &done) {
-                    expect(matmul, row + strip..row + strip + of_strip, &slots[done.clone()]);
+                if let Some(done) = &done {
+                    ask_for_residual(matmul, row + strip..row + strip + of_strip, &slots[done.clone()]);
                 }
                 let of_part = next.map(|next| next.wrapping_add(strip / micro.rows * part));
                 // SAFETY: the block's rows and steps are inside the packed operand, the words are those of
@@ -255,7 +253,7 @@ fn block(
                         resume: from > 0,
                     });
                 }
-                if let (true, Some(done)) = (ends, &done) {
+                if let Some(done) = &done {
                     let rescale = micro.codes().then(|| {
                         // SAFETY: there is a scale for every row.
                         let scales = unsafe {

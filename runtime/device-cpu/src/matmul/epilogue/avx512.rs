@@ -1,8 +1,8 @@
 //! A row of a panel in one register of AVX-512; all but activations other than SwiGLU's.
 
 use super::{Codes, Rescale, Slot, Sums};
+use crate::lanes::{self, first, to_bf16};
 use crate::math::EXP;
-use crate::matmul::lanes::{self, first, to_bf16};
 use crate::matmul::{GROUP, PANEL};
 use crate::memory::Window;
 use std::arch::x86_64::*;

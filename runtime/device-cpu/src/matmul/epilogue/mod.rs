@@ -36,7 +36,7 @@ pub(super) struct Rescale<'r> {
 
 /// Asks for what will be added to the sums of some rows, before the last of them are there.
 #[inline(always)]
-pub(super) fn expect(matmul: &Matmul<'_>, rows: Range<usize>, slots: &[Slot]) {
+pub(super) fn ask_for_residual(matmul: &Matmul<'_>, rows: Range<usize>, slots: &[Slot]) {
     if let Some(residual) = &matmul.residual {
         for slot in slots {
             let window = residual.window(rows.clone(), slot.columns());

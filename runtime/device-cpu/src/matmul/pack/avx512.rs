@@ -1,7 +1,7 @@
 //! Rows in registers of AVX-512; all but words of f32. The same bits as in [`super::any`].
 
 use super::{Before, CHUNK, Factors, Pack, Rows, Strip, chunks};
-use crate::matmul::lanes::{LANES, first, load, to_bf16};
+use crate::lanes::{LANES, first, load, to_bf16};
 use crate::matmul::micro::ask;
 use crate::memory::{Buf, Window};
 use dreamc_num::DType;

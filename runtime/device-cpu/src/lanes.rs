@@ -3,10 +3,10 @@
 use std::arch::x86_64::*;
 
 /// Numbers of a register.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// The first `n` lanes, or all of them.
-pub(super) fn first(n: usize) -> u16 {
+pub(crate) fn first(n: usize) -> u16 {
     ((1_u32 << n.min(LANES)) - 1) as u16
 }
 
@@ -17,7 +17,7 @@ pub(super) fn first(n: usize) -> u16 {
 /// There are such elements.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn load<const BF16: bool>(start: *const u8, mask: u16) -> __m512 {
+pub(crate) unsafe fn load<const BF16: bool>(start: *const u8, mask: u16) -> __m512 {
     // SAFETY: passed on from the caller.
     unsafe {
         if BF16 {
@@ -32,7 +32,7 @@ pub(super) unsafe fn load<const BF16: bool>(start: *const u8, mask: u16) -> __m5
 /// Rounds as [`crate::memory::to_bf16`] does.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn to_bf16(v: __m512) -> __m256i {
+pub(crate) fn to_bf16(v: __m512) -> __m256i {
     let bits = _mm512_castps_si512(v);
     let high = _mm512_srli_epi32::<16>(bits);
     let odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
