@@ -40,6 +40,7 @@ impl Isa {
     }
 
     /// Whether it has the registers of AVX-512.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn is_avx512(self) -> bool {
         matches!(self, Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512)
     }
