@@ -5,10 +5,11 @@
 #[allow(dead_code, reason = "not every test file uses all of it")]
 mod common;
 
-use common::{Case, bench, bools, case, decoder, ints, random, sampler, scalar};
-use dreamc_artifact::plan::{Attention, Confidence, Kernel, Place, ValueId};
+use common::{Case, Tensor, bench, bools, case, decoder, ints, quantized, random, sampler, scalar, weight};
+use dreamc_artifact::INT8_COLUMNS_MAX;
+use dreamc_artifact::plan::{Attention, Confidence, Kernel, Linear, Place, ValueId};
 use dreamc_device_cpu::{CpuDevice, CpuError, CpuOptions, Isa};
-use dreamc_num::DType;
+use dreamc_num::{DType, Quant};
 use dreamc_runtime::{Device, DeviceError, Operand, Shape};
 
 fn device(options: CpuOptions) -> Result<CpuDevice<'static>, CpuError> {
@@ -233,6 +234,62 @@ fn refuse_changes(case: &Case) {
     bench.dispatch = whole;
     bench.dispatch.reads[0] = ValueId(999);
     assert!(bench.run().is_err(), "{:?}: no such value", case.kernel);
+}
+
+/// One row by three.
+fn linear(int8: bool, k: u32, matrix: Tensor) -> Case {
+    let linear = Linear {
+        norm_eps: None,
+        weights: 1,
+        bias: false,
+        residual: false,
+        swiglu: false,
+        smooth: false,
+        int8,
+        activation: None,
+    };
+    let reads = [random(DType::F32, &[1, k], 1), matrix];
+    case(Kernel::Linear(linear), &reads, DType::F32, &[1, 3], 0.0)
+}
+
+/// Codes come from weights that are stored in few bits, and from no others.
+#[test]
+fn codes_of_weights_that_have_none() {
+    let k = 70;
+    let values = common::numbers(3 * k as usize, 2);
+    let packed = |dtype: DType| weight(dtype, 3, k as usize, &values);
+    let row_major = |dtype: DType| common::table(random(dtype, &[3, k], 2));
+    for matrix in [packed(DType::F32), packed(DType::BF16), row_major(DType::F32), row_major(DType::BF16)] {
+        refuse_codes(&linear(true, k, matrix));
+    }
+    for quant in [Quant::Int8, Quant::Int4 { group: 32, zero: true }] {
+        let matrix = quantized::weight(DType::F32, quant, 3, k as usize, &values);
+        bench(&linear(true, k, matrix), Isa::detect(), 2, None).run().unwrap();
+    }
+}
+
+/// A column more than sums in 32 bits have room for. Without codes there is no such limit.
+#[test]
+fn codes_of_too_many_columns() {
+    for quant in [Quant::Int8, Quant::Int4 { group: 32, zero: false }] {
+        for (k, fits) in [(INT8_COLUMNS_MAX, true), (INT8_COLUMNS_MAX + 1, false)] {
+            let values = common::numbers(3 * k as usize, 2);
+            let case = |int8| linear(int8, k, quantized::weight(DType::F32, quant, 3, k as usize, &values));
+            bench(&case(false), Isa::detect(), 2, None).run().unwrap();
+            if fits {
+                bench(&case(true), Isa::detect(), 2, None).run().unwrap();
+            } else {
+                refuse_codes(&case(true));
+            }
+        }
+    }
+}
+
+fn refuse_codes(case: &Case) {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        let error = bench(case, isa, 2, None).run().unwrap_err();
+        assert_eq!(error, DeviceError::Unsupported { kernel: "linear" }, "{isa}");
+    }
 }
 
 /// What a plan was not prepared for has no scratch.
