@@ -132,6 +132,7 @@ pub(crate) fn isa_name(isa: Isa) -> &'static str {
         Isa::Avx512 => "avx512",
         Isa::AvxVnni => "avx_vnni",
         Isa::Avx2 => "avx2",
+        Isa::NeonMatrix => "neon_matrix",
         Isa::NeonDot => "neon_dot",
         Isa::Neon => "neon",
         Isa::Plain => "plain",

@@ -13,6 +13,8 @@ pub enum Isa {
     AvxVnni,
     /// AVX2 and FMA.
     Avx2,
+    /// NEON of AArch64 and its products of matrices of bytes and of bf16, dot products of bytes among them.
+    NeonMatrix,
     /// NEON of AArch64 and its dot products of bytes.
     NeonDot,
     /// NEON of AArch64.
@@ -23,12 +25,13 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, best first.
-    pub const ALL: [Isa; 8] = [
+    pub const ALL: [Isa; 9] = [
         Isa::Avx512Bf16,
         Isa::Avx512Vnni,
         Isa::Avx512,
         Isa::AvxVnni,
         Isa::Avx2,
+        Isa::NeonMatrix,
         Isa::NeonDot,
         Isa::Neon,
         Isa::Plain,
@@ -67,9 +70,15 @@ impl Isa {
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 | Isa::AvxVnni | Isa::Avx2 => false,
             #[cfg(target_arch = "aarch64")]
+            Isa::NeonMatrix => {
+                Isa::NeonDot.is_available()
+                    && std::arch::is_aarch64_feature_detected!("i8mm")
+                    && std::arch::is_aarch64_feature_detected!("bf16")
+            }
+            #[cfg(target_arch = "aarch64")]
             Isa::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(not(target_arch = "aarch64"))]
-            Isa::NeonDot => false,
+            Isa::NeonMatrix | Isa::NeonDot => false,
             // NEON is part of every AArch64 target of Rust.
             Isa::Neon => cfg!(target_arch = "aarch64"),
             Isa::Plain => true,
@@ -85,6 +94,7 @@ impl std::fmt::Display for Isa {
             Isa::Avx512 => "avx512",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx2 => "avx2",
+            Isa::NeonMatrix => "neonmatrix",
             Isa::NeonDot => "neondot",
             Isa::Neon => "neon",
             Isa::Plain => "plain",
@@ -131,9 +141,10 @@ macro_rules! per_isa {
                 | $crate::isa::Isa::Avx512
                 | $crate::isa::Isa::AvxVnni
                 | $crate::isa::Isa::Avx2 => body($($arg),*),
-                $crate::isa::Isa::NeonDot | $crate::isa::Isa::Neon | $crate::isa::Isa::Plain => {
-                    body($($arg),*)
-                }
+                $crate::isa::Isa::NeonMatrix
+                | $crate::isa::Isa::NeonDot
+                | $crate::isa::Isa::Neon
+                | $crate::isa::Isa::Plain => body($($arg),*),
             }
         }
     };

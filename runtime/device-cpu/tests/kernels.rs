@@ -8,6 +8,15 @@ use common::{bench, check, decoder, elements, quantized, sampler, vision};
 use dreamc_device_cpu::Isa;
 use dreamc_interp as interp;
 
+/// Where it is known what the host has, as under an emulator, no instruction set is left out in silence.
+#[test]
+fn expected_instruction_set() {
+    match std::env::var("DREAMC_EXPECT_ISA") {
+        Ok(expected) => assert_eq!(Isa::detect().to_string(), expected),
+        Err(_) => eprintln!("skipped: DREAMC_EXPECT_ISA does not say what this host has"),
+    }
+}
+
 #[test]
 fn rows() {
     decoder::rows().iter().for_each(check);

@@ -39,6 +39,12 @@ pub(crate) fn peak(product: Product) -> Option<f64> {
         (Product::Bf16, Isa::Avx512Bf16) => (x86::bf16, 32 * 2),
         #[cfg(target_arch = "x86_64")]
         (Product::Int8, Isa::Avx512Bf16 | Isa::Avx512Vnni) => (x86::int8, 64 * 2),
+        #[cfg(target_arch = "aarch64")]
+        (Product::F32, Isa::NeonMatrix | Isa::NeonDot | Isa::Neon) => (arm::f32, 4 * 2),
+        #[cfg(target_arch = "aarch64")]
+        (Product::Bf16, Isa::NeonMatrix) => (arm::bf16, 16 * 2),
+        #[cfg(target_arch = "aarch64")]
+        (Product::Int8, Isa::NeonMatrix) => (arm::int8, 32 * 2),
         _ => return None,
     };
     const TIMES: u32 = 400_000;
@@ -84,4 +90,47 @@ mod x86 {
         }
         black_box(acc);
     }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+    use std::arch::asm;
+    use std::hint::black_box;
+
+    #[target_feature(enable = "neon")]
+    pub(super) unsafe fn f32(times: u32) {
+        let (a, b) = (vdupq_n_f32(black_box(0.5)), vdupq_n_f32(black_box(0.25)));
+        let mut acc = [vdupq_n_f32(0.0); 24];
+        for _ in 0..times {
+            acc.iter_mut().for_each(|v| *v = vfmaq_f32(*v, a, b));
+        }
+        black_box(acc);
+    }
+
+    macro_rules! products {
+        ($name:ident, $features:literal, $product:literal, $word:literal) => {
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn $name(times: u32) {
+                let word = vdupq_n_u32(black_box($word));
+                let mut acc = [vdupq_n_u32(0); 24];
+                for _ in 0..times {
+                    for v in &mut acc {
+                        // SAFETY: the host has the instruction, which is no stable intrinsic.
+                        unsafe {
+                            asm!(
+                                $product,
+                                v = inout(vreg) *v,
+                                word = in(vreg) word,
+                                options(pure, nomem, nostack, preserves_flags),
+                            );
+                        }
+                    }
+                }
+                black_box(acc);
+            }
+        };
+    }
+    products!(bf16, "neon,bf16", "bfmmla {v:v}.4s, {word:v}.8h, {word:v}.8h", 0x3f00_3e80);
+    products!(int8, "neon,i8mm", "smmla {v:v}.4s, {word:v}.16b, {word:v}.16b", 0x0102_0304);
 }

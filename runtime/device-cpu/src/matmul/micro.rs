@@ -62,7 +62,7 @@ impl Next {
 
 /// Asks for a line in the nearest cache.
 #[inline(always)]
-pub(super) fn ask(address: *const u8) {
+pub(crate) fn ask(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, for any address.
     unsafe {
@@ -137,7 +137,7 @@ impl Micro {
     pub(crate) fn select(isa: Isa, x: DType, weights: DType) -> Micro {
         let pack = match (weights, x, isa) {
             (DType::F32, _, _) => Pack::Single,
-            (_, DType::BF16, Isa::Avx512Bf16) => Pack::Pairs,
+            (_, DType::BF16, Isa::Avx512Bf16 | Isa::NeonMatrix) => Pack::Pairs,
             _ => Pack::Wide,
         };
         match isa {
@@ -146,13 +146,15 @@ impl Micro {
             #[cfg(target_arch = "x86_64")]
             Isa::AvxVnni | Isa::Avx2 => super::avx2::micro(pack),
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonDot | Isa::Neon => super::neon::micro(pack),
+            Isa::NeonMatrix if pack == Pack::Pairs => super::neon_matrix::micro(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonMatrix | Isa::NeonDot | Isa::Neon => super::neon::micro(pack),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 | Isa::AvxVnni | Isa::Avx2 => {
                 super::plain::micro(pack)
             }
             #[cfg(not(target_arch = "aarch64"))]
-            Isa::NeonDot | Isa::Neon => super::plain::micro(pack),
+            Isa::NeonMatrix | Isa::NeonDot | Isa::Neon => super::plain::micro(pack),
             Isa::Plain => super::plain::micro(pack),
         }
     }

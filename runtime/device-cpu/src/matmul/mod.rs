@@ -18,6 +18,8 @@ mod interleave;
 pub(crate) mod micro;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_matrix;
 pub(crate) mod pack;
 mod panels;
 mod plain;

@@ -10,6 +10,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_matrix;
 mod plain;
 
 use super::micro::Micro;
@@ -25,13 +27,15 @@ pub(super) fn micro(isa: Isa) -> Micro {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx2 => avx2::micro(),
         #[cfg(target_arch = "aarch64")]
+        Isa::NeonMatrix => neon_matrix::micro(),
+        #[cfg(target_arch = "aarch64")]
         Isa::NeonDot => neon::dot_micro(),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => neon::micro(),
         #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 | Isa::AvxVnni | Isa::Avx2 => plain::micro(),
         #[cfg(not(target_arch = "aarch64"))]
-        Isa::NeonDot | Isa::Neon => plain::micro(),
+        Isa::NeonMatrix | Isa::NeonDot | Isa::Neon => plain::micro(),
         Isa::Plain => plain::micro(),
     }
 }

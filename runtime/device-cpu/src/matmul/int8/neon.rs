@@ -92,7 +92,7 @@ unsafe fn widening_tile<const R: usize, const P: usize>(tile: &Tile) {
 }
 
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn dot_tile<const R: usize, const P: usize>(tile: &Tile) {
+pub(super) unsafe fn dot_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: as above.
     unsafe {
         let mut acc = start::<R>(tile);
