@@ -1,27 +1,12 @@
 //! The steps of attention on AVX-512 with BF16: products of pairs, softmax, packing.
 
 use super::KEYS;
+use super::pairs::{EXP2, Product, Softmax};
 use crate::lanes::first;
 use std::arch::x86_64::*;
 
 /// Rows of a strip at most: with two panels 24 sums, which hide the latency of a product.
 pub(super) const ROWS: usize = 12;
-
-/// One product `c = a b`, or `c = c * shrink + a b`.
-pub(super) struct Product {
-    /// Row-major words of two bf16. Not transposed: a word is read for all lanes at once wherever it lies.
-    pub(super) a: *const u32,
-    /// Words of a row times columns of pairs: one or two panels of `[steps][16]` words.
-    pub(super) b: [*const u32; 2],
-    pub(super) panels: usize,
-    /// Words of a row of `a` that are multiplied.
-    pub(super) steps: usize,
-    pub(super) rows: usize,
-    pub(super) c: *mut f32,
-    pub(super) c_stride: usize,
-    /// A factor for each row of what `c` holds; null to start from 0.
-    pub(super) shrink: *const f32,
-}
 
 /// Runs it; rows of `a` are `STRIDE` words apart.
 ///
@@ -92,9 +77,6 @@ fn pairs(words: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(words) }
 }
 
-/// Of a polynomial near `2^r - 1` for `r` in 0..1, from `r` to `r^4`: the least largest error relative to `2^r`.
-const EXP2: [f32; 4] = [0.693_044_84, 0.241_280_24, 0.052_242_41, 0.013_426_725];
-
 /// `2^x`, relative error below 4e-6, far less than rounding to bf16 adds; 0 far below, NaN for NaN.
 ///
 /// `2^x = 2^floor(x) * 2^r` with a polynomial in `r`, which is 1 at 0.
@@ -111,24 +93,6 @@ fn exp2(x: __m512) -> __m512 {
     let p = _mm512_fmadd_ps(p, r, a);
     let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0));
     _mm512_scalef_ps(p, x)
-}
-
-/// What the softmax of a strip works on.
-pub(super) struct Softmax<'s> {
-    /// Rows of [`KEYS`] scores.
-    pub(super) scores: &'s mut [f32],
-    /// Keys, a multiple of 32.
-    pub(super) count: usize,
-    /// What scores are multiplied with before `2^x`.
-    pub(super) scale: f32,
-    /// The segment of each row and of each key, unless every row sees every key.
-    pub(super) segments: Option<(&'s [i32], &'s [i32; KEYS])>,
-    /// The largest score of each row so far.
-    pub(super) largest: &'s mut [f32],
-    /// Sixteen sums of each row so far.
-    pub(super) totals: &'s mut [[f32; 16]],
-    /// By how much what was summed up so far shrinks, for each row.
-    pub(super) shrink: &'s mut [f32; 16],
 }
 
 /// Softmax of a strip, not divided by its sum: `2^(scale * (score - largest))` rounded to bf16, `STRIDE` words from row

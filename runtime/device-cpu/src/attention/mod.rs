@@ -8,7 +8,9 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "aarch64")]
+mod neon_matrix;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod pairs;
 mod wide;
 
@@ -53,7 +55,7 @@ enum Family {
     /// f32 products.
     Wide,
     /// Pairs of bf16, sums of f32.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     Pairs,
 }
 
@@ -61,8 +63,8 @@ impl Family {
     /// For operands of `dtype`.
     fn select(isa: Isa, dtype: DType, d: usize) -> Family {
         match (isa, dtype) {
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, DType::BF16) if d <= pairs::HEAD_DIM_MAX => Family::Pairs,
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+            (Isa::Avx512Bf16 | Isa::NeonMatrix, DType::BF16) if d <= pairs::HEAD_DIM_MAX => Family::Pairs,
             _ => {
                 let _ = d;
                 Family::Wide
@@ -76,7 +78,7 @@ impl Family {
         let wide = keys * (d + d.next_multiple_of(16));
         match self {
             Family::Wide => wide,
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
             Family::Pairs => wide / 2,
         }
     }
@@ -85,7 +87,7 @@ impl Family {
     fn worker_floats(self, d: usize) -> usize {
         match self {
             Family::Wide => wide::worker_floats(d),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
             Family::Pairs => pairs::worker_floats(d),
         }
     }
@@ -145,7 +147,7 @@ pub(crate) fn run(context: &Context<'_>, attention: &Attention) -> Result<(), De
         let (b, h) = (i / kv_heads, i % kv_heads);
         match family {
             Family::Wide => wide::pack(isa, attention, b, h, first, head(i), scratch),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
             // SAFETY: the family is for hosts that have the instructions.
             Family::Pairs => unsafe { pairs::pack(attention, b, h, first, head(i), scratch) },
         }
@@ -171,7 +173,7 @@ pub(crate) fn run(context: &Context<'_>, attention: &Attention) -> Result<(), De
         let block = Block::new(attention, b, h, first, rows.min(r.saturating_sub(first)), ranges);
         match family {
             Family::Wide => wide::queries(isa, isa, attention, &block, keys, scratch),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
             // SAFETY: the family is for hosts that have the instructions.
             Family::Pairs => unsafe { pairs::queries(attention, &block, keys, scratch) },
         }

@@ -1,15 +1,19 @@
-//! Attention of bf16: pairs of bf16 are multiplied and added to f32, on AVX-512 with BF16.
+//! Attention of bf16: pairs of bf16 are multiplied and added to f32, on AVX-512 with BF16 and on NEON with products of
+//! matrices.
 //!
 //! Queries and keys are rotated in f32 and rounded, as a model in bf16 rounds them. The weights of the softmax are
 //! rounded to bf16 as well, `w (1 + e)` with `|e| <= 2^-9`, and divided by the sum of what they were rounded to, so that
 //! a row's weights sum up to 1. Its result `o` is then off by `sum w e (v - o)` to first order: by no more than 2^-9 of
 //! the values' mean distance from it.
 
-use super::avx512::{Product, ROWS, Softmax, interleave, multiply, rotate, transpose, weigh};
+#[cfg(target_arch = "x86_64")]
+use super::avx512::{ROWS, interleave, multiply, rotate, transpose, weigh};
+#[cfg(target_arch = "aarch64")]
+use super::neon_matrix::{ROWS, interleave, multiply, rotate, transpose, weigh};
 use super::{Attention, Block, CHUNK, KEYS, QUERIES, Sight, tile_keys};
+use crate::matmul::micro::ask;
 use crate::memory::{Buf, Shared};
 use dreamc_num::DType;
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 /// Columns of a head at most.
 pub(super) const HEAD_DIM_MAX: usize = 256;
@@ -20,6 +24,44 @@ const P_STRIDE: usize = KEYS / 2 + 16;
 
 /// Rows that are asked for before they are used.
 const AHEAD: usize = 8;
+
+/// Of a polynomial near `2^r - 1` for `r` in 0..1, from `r` to `r^4`: the least largest error relative to `2^r`.
+pub(super) const EXP2: [f32; 4] = [0.693_044_84, 0.241_280_24, 0.052_242_41, 0.013_426_725];
+
+/// One product `c = a b`, or `c = c * shrink + a b`.
+#[derive(Clone, Copy)]
+pub(super) struct Product {
+    /// Row-major words of two bf16. Not transposed: a word is read for all lanes at once wherever it lies.
+    pub(super) a: *const u32,
+    /// Words of a row times columns of pairs: one or two panels of `[steps][16]` words.
+    pub(super) b: [*const u32; 2],
+    pub(super) panels: usize,
+    /// Words of a row of `a` that are multiplied.
+    pub(super) steps: usize,
+    pub(super) rows: usize,
+    pub(super) c: *mut f32,
+    pub(super) c_stride: usize,
+    /// A factor for each row of what `c` holds; null to start from 0.
+    pub(super) shrink: *const f32,
+}
+
+/// What the softmax of a strip works on.
+pub(super) struct Softmax<'s> {
+    /// Rows of [`KEYS`] scores.
+    pub(super) scores: &'s mut [f32],
+    /// Keys, a multiple of 32.
+    pub(super) count: usize,
+    /// What scores are multiplied with before `2^x`.
+    pub(super) scale: f32,
+    /// The segment of each row and of each key, unless every row sees every key.
+    pub(super) segments: Option<(&'s [i32], &'s [i32; KEYS])>,
+    /// The largest score of each row so far.
+    pub(super) largest: &'s mut [f32],
+    /// Sixteen sums of each row so far.
+    pub(super) totals: &'s mut [[f32; 16]],
+    /// By how much what was summed up so far shrinks, for each row.
+    pub(super) shrink: &'s mut [f32; 16],
+}
 
 /// Floats of a worker: queries, scores and weights of a strip, sums, sixteen totals per query, and the largest
 /// score of each. As much serves packing, which takes sixteen rows of keys.
@@ -33,7 +75,11 @@ pub(super) fn worker_floats(d: usize) -> usize {
 /// # Safety
 ///
 /// The host has the instructions; `to` has room for the head, whose chunk at `first` no other task touches.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+#[cfg_attr(
+    target_arch = "x86_64",
+    target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
+)]
+#[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon,bf16"))]
 pub(super) unsafe fn pack(
     attention: &Attention,
     b: usize,
@@ -106,18 +152,22 @@ fn prefetch(attention: &Attention, (x, column): &(Buf, usize), row: usize, head:
     let at = row * x.columns() + column + head * attention.head_dim;
     let from = x.start().cast::<u16>().wrapping_add(at).cast_const();
     for line in (0..attention.head_dim).step_by(32) {
-        // SAFETY: a hint, which reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line).cast()) };
+        ask(from.wrapping_add(line).cast());
     }
 }
 
-/// Head `head` of a row, which stands at a position, rotated; zeros where there is none or it is masked.
+/// Head `head` of a row, which stands at a position, rotated; zeros where there is none or it is masked, and up to an even
+/// number of words.
 ///
 /// # Safety
 ///
-/// The host has the instructions; `to` has room for the head.
+/// The host has the instructions; `to` has room for the words.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+#[cfg_attr(
+    target_arch = "x86_64",
+    target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
+)]
+#[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon,bf16"))]
 unsafe fn load(
     attention: &Attention,
     x: &(Buf, usize),
@@ -126,6 +176,10 @@ unsafe fn load(
     to: *mut u32,
 ) {
     let half = attention.head_dim / 2;
+    if !half.is_multiple_of(2) {
+        // SAFETY: the last word.
+        unsafe { *to.add(half) = 0 };
+    }
     let Some((row, at)) = row_at.filter(|(_, at)| attention.mask.get::<i32>(*at) != 0) else {
         // SAFETY: a word for two columns.
         unsafe { to.write_bytes(0, half) };
@@ -145,7 +199,11 @@ unsafe fn load(
 /// # Safety
 ///
 /// The host has the instructions; `keys` is the packed head.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+#[cfg_attr(
+    target_arch = "x86_64",
+    target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
+)]
+#[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon,bf16"))]
 pub(super) unsafe fn queries(
     attention: &Attention,
     block: &Block<'_>,
