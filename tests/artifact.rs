@@ -509,12 +509,21 @@ mod inspect {
         has(&ok(&["inspect", &sudoku(), "--cost"]), &["reference", "one pass", &reference.to_string()]);
         has(&ok(&["inspect", &sudoku(), "--plan"]), &[" live at most, ratio 1."]);
         has(&ok(&["inspect", &sudoku(), "--cost"]), &["linear", &cost("generate").to_string()]);
-        has(&ok(&["inspect", &sudoku(), "--kernels"]), &["f32_linear_norm_swiglu", "cpu", "runtime"]);
+        let listed = ok(&["inspect", &sudoku(), "--kernels", "--threads", "1"]);
+        has(&listed, &["f32_linear_norm_swiglu", "cpu", "runtime", "GFLOP/s", "1 thread"]);
+        let bare = ok(&["inspect", &sudoku(), "--kernels", "--no-rates"]);
+        assert!(bare.contains("f32_linear_norm_swiglu") && !bare.contains("GFLOP/s"), "{bare}");
+        has(&fails(2, &["inspect", &sudoku(), "--threads", "1"]), &["--kernels"]);
         let report = ok_json(&["inspect", &sudoku(), "--kernels", "--format", "json"]);
         let kernels = report["kernels"].as_array().unwrap();
         let kernel = kernels.iter().find(|k| k["name"] == "f32_linear_norm_swiglu").unwrap();
         let of = ["target", "arch", "form", "op", "dtype"].map(|key| kernel[key].as_str().unwrap());
         assert_eq!(of, ["cpu", "", "runtime", "linear", "f32"]);
+        let rates = ["ms", "gflops", "gbytes"].map(|key| kernel["rate"][key].as_f64().unwrap());
+        assert!(rates.iter().all(|rate| *rate > 0.0), "{rates:?}");
+        assert!(report["rates"]["device"].as_str().unwrap().starts_with("cpu, "), "{report}");
+        // What only probes run has none.
+        assert!(kernels.iter().any(|k| k.get("rate").is_none()));
         // Each dispatch is of one kernel.
         let launches: u64 = kernels.iter().map(|k| k["launches"].as_u64().unwrap()).sum();
         let entries = report["entries"].as_array().unwrap();

@@ -1,7 +1,7 @@
 //! Opening a model: the flags of every command that runs one, and what the runtime's errors mean here.
 
 use super::error::Failure;
-use dream::{DeviceChoice, Error, Model, OpenOptions};
+use dream::{DeviceChoice, DeviceKind, Error, Model, OpenOptions};
 use std::path::Path;
 
 #[derive(Debug, clap::Args)]
@@ -9,42 +9,60 @@ pub(crate) struct DeviceArgs {
     /// Device to run on: auto, cpu, cuda, rocm, metal or wgpu
     #[arg(long, value_name = "D", default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    /// Keep the weights in memory, and take all other memory beforehand, so that no request waits for the disk or for a page
+    #[arg(long)]
+    lock_weights: bool,
+}
+
+/// Threads of the CPU.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ThreadArgs {
     /// Number of threads; 0 for one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: u16,
     /// Processors to bind the threads to, in this order: `0-3,8`
     #[arg(long, value_name = "CPUS", value_parser = cpus)]
     pin: Option<Cpus>,
-    /// Keep the weights in memory, and take all other memory beforehand, so that no request waits for the disk or for a page
-    #[arg(long)]
-    lock_weights: bool,
+}
+
+impl ThreadArgs {
+    /// Whether any was given.
+    pub(crate) fn are_given(&self) -> bool {
+        self.threads > 0 || self.pin.is_some()
+    }
+
+    /// Opens an artifact to run it on the CPU.
+    pub(crate) fn open_on_cpu(&self, file: &Path) -> Result<Model, Failure> {
+        open(file, &OpenOptions { device: DeviceChoice::Only(DeviceKind::Cpu), ..self.options() })
+    }
+
+    fn options(&self) -> OpenOptions {
+        let pin = self.pin.as_ref().map(|cpus| cpus.0.clone()).unwrap_or_default();
+        OpenOptions { threads: self.threads.into(), pin, ..OpenOptions::default() }
+    }
 }
 
 impl DeviceArgs {
     /// Opens an artifact to run it.
     pub(crate) fn open(&self, file: &Path) -> Result<Model, Failure> {
-        let model = Model::open(file, &self.options()).map_err(failure)?;
-        if let Some(device) = model.device() {
-            tracing::info!("{}: {device}", file.display());
-        }
-        Ok(model)
+        let options = self.threads.options();
+        open(file, &OpenOptions { device: self.device, lock_weights: self.lock_weights, ..options })
     }
 
     /// Whether one device is asked for, rather than the best that there is.
     pub(crate) fn is_chosen(&self) -> bool {
         self.device != DeviceChoice::Auto
     }
+}
 
-    fn options(&self) -> OpenOptions {
-        let pin = self.pin.as_ref().map(|cpus| cpus.0.clone()).unwrap_or_default();
-        OpenOptions {
-            device: self.device,
-            threads: self.threads.into(),
-            pin,
-            lock_weights: self.lock_weights,
-            ..Default::default()
-        }
+fn open(file: &Path, options: &OpenOptions) -> Result<Model, Failure> {
+    let model = Model::open(file, options).map_err(failure)?;
+    if let Some(device) = model.device() {
+        tracing::info!("{}: {device}", file.display());
     }
+    Ok(model)
 }
 
 /// Opens an artifact to look at it.

@@ -4,20 +4,18 @@
 //! observes, so that devices which record a run replay it; and calls that are observed dispatch by dispatch, for the
 //! tables and the trace.
 
-mod memory;
-mod profile;
 mod report;
 mod trace;
 
 use super::device::DeviceArgs;
 use super::error::Failure;
+use super::memory::{self, Faults};
 use super::output::{Format, print, print_json_pretty, write_whole};
+use super::profile::{Event, Named, Seen, ms, observe, program_names, shares, steps};
 use super::progress::{Progress, Unit};
 use super::requests::{Lengths, Request, Subject, entry, make};
 use clap::builder::PossibleValuesParser;
 use dreamc::compile::Entry;
-use memory::Faults;
-use profile::{Event, Named, Profile, ms, names, shares, steps, weight_bytes};
 use report::{Asked, Assertion, Memory, Observed, Report, Warm};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -148,45 +146,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
         Some(_) | None => Ok(()),
     }
-}
-
-/// What was seen of calls that were observed.
-#[derive(Default)]
-struct Seen {
-    calls: Vec<Vec<Event>>,
-    /// All of them together, in milliseconds.
-    sum_ms: f64,
-    /// In the steps of the last.
-    faults: Option<Faults>,
-}
-
-fn observe(
-    subject: &mut Subject,
-    request: &Request,
-    count: u32,
-    called: &mut dyn FnMut(),
-) -> Result<Seen, Failure> {
-    let weights = weight_bytes(subject.model().artifact());
-    let mut seen = Seen::default();
-    for _ in 0..count {
-        let room = seen.calls.last().map_or(1024, Vec::len);
-        let start = Instant::now();
-        let mut profile = Profile::new(&weights, room);
-        subject.serve(request, &mut profile)?;
-        seen.sum_ms += ms(start.elapsed());
-        seen.faults = profile.faults();
-        seen.calls.push(profile.events);
-        called();
-    }
-    Ok(seen)
-}
-
-/// What the dispatches of the entry's program are called on the device in use.
-fn program_names(subject: &Subject, entry: Entry) -> Vec<Named> {
-    let model = subject.model();
-    let plan = model.target().and_then(|target| model.artifact().plan(target));
-    let program = plan.and_then(|plan| plan.programs.iter().find(|p| p.name == entry.name()));
-    program.map(names).unwrap_or_default()
 }
 
 fn asked(request: &Request, passes: u32) -> Asked {

@@ -1,8 +1,8 @@
 //! What was measured, as text and as JSON: both have the same figures.
 
+use super::super::memory::Faults;
 use super::super::output::counted;
-use super::memory::Faults;
-use super::profile::{Share, StepTime};
+use super::super::profile::{Share, StepTime};
 use indicatif::HumanBytes;
 use serde::Serialize;
 

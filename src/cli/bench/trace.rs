@@ -1,6 +1,6 @@
 //! One call as a trace that chrome://tracing and Perfetto open: an array of complete events, times in microseconds.
 
-use super::profile::{Event, Named};
+use super::super::profile::{Event, Named};
 use serde::Serialize;
 use std::time::Duration;
 

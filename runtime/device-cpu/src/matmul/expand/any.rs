@@ -1,49 +1,16 @@
-//! Panels in few bits made into the words that tile kernels take, a block of steps at a time.
-//!
-//! A block is expanded once for a block of rows, so what it costs is spread over them.
+//! Words as LLVM vectorises them, for every instruction set.
 
-use super::PANEL;
-use super::codes::code;
+use super::{Expand, Words};
 use crate::isa::per_isa;
+use crate::matmul::PANEL;
+use crate::matmul::codes::code;
 use crate::memory::{Shared, from_bf16};
 use dreamc_artifact::layout::QUANTIZED_HEAD;
 use dreamc_num::Quant;
 use dreamc_num::quant::int8_inverse;
 
-/// What panels become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Words {
-    /// f32, one column a step.
-    Floats,
-    /// bf16, two columns a step.
-    Pairs,
-    /// Codes of 8 bits, four columns a step.
-    Codes,
-}
-
-impl Words {
-    /// Columns of a step.
-    const fn columns(self) -> usize {
-        match self {
-            Words::Floats => 1,
-            Words::Pairs => 2,
-            Words::Codes => 4,
-        }
-    }
-}
-
-/// From what is stored to words.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Expand {
-    pub(super) quant: Quant,
-    pub(super) words: Words,
-}
-
 per_isa! {
-    /// Writes `steps` steps from `from` on, a multiple of 8, of the panel to `to`; what follows them up to a multiple of 8 is
-    /// unspecified.
-    ///
-    /// The caller vouches that the panel has as many columns.
+    /// As [`super::expand`].
     fn expand(expand: &Expand, panel: Shared<u8>, from: usize, steps: usize, to: &mut [[u32; PANEL]]) {
         let panel = panel.get().cast_const();
         // SAFETY: every panel in few bits begins with scales.

@@ -3,12 +3,15 @@
 //! The device finishes each dispatch before the next. On the CPU it does so anyway. A GPU otherwise works ahead of the host:
 //! there a time includes the launch and the way back, and the sum is more than an unobserved call takes.
 
-use super::super::families::{family, op, origin};
+use super::error::Failure;
+use super::families::{family, op, origin};
 use super::memory::Faults;
+use super::requests::{Request, Subject};
 use dream::{Done, Observer};
+use dreamc::compile::Entry;
 use dreamc::cost::{self, Cost};
-use dreamc_artifact::Artifact;
 use dreamc_artifact::plan::{Dispatch, Program, Step};
+use dreamc_artifact::{Artifact, WeightInfo};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -82,6 +85,46 @@ impl Observer for Profile<'_> {
     }
 }
 
+/// What was seen of calls that were observed.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) calls: Vec<Vec<Event>>,
+    /// All of them together, in milliseconds.
+    pub(super) sum_ms: f64,
+    /// In the steps of the last.
+    pub(super) faults: Option<Faults>,
+}
+
+/// Serves a request so many times, each of them watched.
+pub(super) fn observe(
+    subject: &mut Subject,
+    request: &Request,
+    count: u32,
+    called: &mut dyn FnMut(),
+) -> Result<Seen, Failure> {
+    let weights = weight_bytes(subject.model().artifact());
+    let mut seen = Seen::default();
+    for _ in 0..count {
+        let room = seen.calls.last().map_or(1024, Vec::len);
+        let start = Instant::now();
+        let mut profile = Profile::new(&weights, room);
+        subject.serve(request, &mut profile)?;
+        seen.sum_ms += ms(start.elapsed());
+        seen.faults = profile.faults();
+        seen.calls.push(profile.events);
+        called();
+    }
+    Ok(seen)
+}
+
+/// What the dispatches of the entry's program are called on the device in use.
+pub(super) fn program_names(subject: &Subject, entry: Entry) -> Vec<Named> {
+    let model = subject.model();
+    let plan = model.target().and_then(|target| model.artifact().plan(target));
+    let program = plan.and_then(|plan| plan.programs.iter().find(|p| p.name == entry.name()));
+    program.map(|program| names(model.artifact().weights(), program)).unwrap_or_default()
+}
+
 /// What the dispatches of a program are called.
 pub(super) struct Named {
     pub(super) op: String,
@@ -92,7 +135,7 @@ pub(super) struct Named {
 }
 
 /// By number.
-pub(super) fn names(program: &Program) -> Vec<Named> {
+fn names(weights: &[WeightInfo], program: &Program) -> Vec<Named> {
     // A loop's body holds no loop.
     let mut looped = Vec::new();
     for step in &program.steps {
@@ -103,7 +146,7 @@ pub(super) fn names(program: &Program) -> Vec<Named> {
     }
     let named = |(dispatch, looped): (&Dispatch, bool)| Named {
         op: op(&dispatch.kernel),
-        kernel: family(program, dispatch),
+        kernel: family(weights, program, dispatch),
         origin: origin(dispatch),
         looped,
     };
@@ -111,7 +154,7 @@ pub(super) fn names(program: &Program) -> Vec<Named> {
 }
 
 /// Stored bytes of each weight.
-pub(super) fn weight_bytes(artifact: &Artifact<'_>) -> Vec<u64> {
+fn weight_bytes(artifact: &Artifact<'_>) -> Vec<u64> {
     artifact.weights().iter().map(|w| w.bytes).collect()
 }
 

@@ -1,8 +1,10 @@
 //! `dreamc inspect`: what an artifact holds.
 
-use super::device::open_to_read;
+mod kernels;
+
+use super::device::{ThreadArgs, open_to_read};
 use super::error::Failure;
-use super::families::{dtype, family, op};
+use super::families::form;
 use super::output::{Format, counted, json_value, print, print_json_pretty, write_whole};
 use super::{html, plan};
 use dream::{Manifest, Settings};
@@ -12,6 +14,7 @@ use dreamc_artifact::plan::{Plan, Program};
 use dreamc_artifact::{Artifact, FORMAT_VERSION, WeightInfo, Work};
 use dreamc_backend::Liveness;
 use dreamc_ir::{Module, SLOTS, Verified, parse, verify};
+use kernels::{Listed, Rates};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,9 +29,15 @@ pub(crate) struct Args {
     /// What the runtime executes, step by step
     #[arg(long)]
     plan: bool,
-    /// The kernels of each target: those that the artifact carries, and for the CPU those of the runtime that it asks for
+    /// The kernels of each target: those that the artifact carries, and for the CPU those of the runtime that it asks for,
+    /// with the rates that they reach here
     #[arg(long)]
     kernels: bool,
+    /// With --kernels: measure nothing
+    #[arg(long, requires = "kernels")]
+    no_rates: bool,
+    #[command(flatten)]
+    threads: ThreadArgs,
     /// The graphs as text, for `dreamc opt`
     #[arg(long)]
     ir: bool,
@@ -61,50 +70,11 @@ struct Report<'a> {
     plan: Option<Vec<TargetPlan<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kernels: Option<Vec<Listed<'a>>>,
+    /// What the kernels' rates were measured on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rates: Option<Rates>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ir: Option<&'a str>,
-}
-
-/// One kernel of a target.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Listed<'a> {
-    /// The artifact carries it.
-    Carried(Kernel<'a>),
-    /// It is in the runtime: all of the CPU's are.
-    Chosen(Chosen<'a>),
-}
-
-/// A kernel of the runtime, chosen by what is computed in which types and what is fused into it.
-#[derive(Serialize)]
-struct Chosen<'a> {
-    name: String,
-    target: &'a str,
-    arch: &'a str,
-    form: &'static str,
-    /// What it computes, as in the plan.
-    op: String,
-    /// Type that it goes by: of the first operand that is no id, position or condition.
-    dtype: String,
-    /// Dispatches in all programs of the target, loops counted once.
-    launches: u64,
-}
-
-/// One kernel of a target's code.
-#[derive(Serialize)]
-struct Kernel<'a> {
-    name: &'a str,
-    target: &'a str,
-    /// What follows the colon in the target: the processor, or what the adapter must have; empty for any.
-    arch: &'a str,
-    form: &'static str,
-    /// Whether PTX goes with it, for processors that came later.
-    ptx: bool,
-    bytes: u64,
-    workgroup: [u32; 3],
-    shared_bytes: u32,
-    /// Launches in all programs of the target, loops counted once.
-    launches: u64,
 }
 
 /// One run of an entry at the longest and largest request.
@@ -181,6 +151,11 @@ struct TargetPlan<'a> {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let measures = args.kernels && !args.no_rates;
+    if args.threads.are_given() && !measures {
+        let message = "--threads and --pin are of no effect where nothing is measured";
+        return Err(Failure::usage(message, "give them with --kernels, which runs the kernels of the CPU"));
+    }
     let model = open_to_read(&args.file)?;
     let artifact = model.artifact();
     if let Some(out) = &args.html {
@@ -194,7 +169,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             parts.extend(report.cost.as_deref().map(cost_text));
             parts.extend(report.totals.as_deref().map(totals_text));
             parts.extend(report.plan.as_ref().map(|_| plan_text(artifact)));
-            parts.extend(report.kernels.as_deref().map(kernels_text));
+            parts.extend(report.kernels.as_deref().map(|list| kernels::text(list, report.rates.as_ref())));
             parts.extend(report.ir.map(str::to_owned));
             if parts.is_empty() && args.html.is_some() {
                 return Ok(());
@@ -221,6 +196,10 @@ fn report<'a>(
         }
         _ => (None, None),
     };
+    let rates = match args.kernels && !args.no_rates {
+        true => kernels::rates(&args.file, artifact, &args.threads)?,
+        false => None,
+    };
     let section = |s: &dreamc_artifact::Section| Section {
         kind: s.kind.name(),
         offset: s.offset,
@@ -240,7 +219,8 @@ fn report<'a>(
         cost,
         totals,
         plan: args.plan.then(|| plans(artifact).map(|(target, plan)| TargetPlan { target, plan }).collect()),
-        kernels: args.kernels.then(|| kernels(artifact)),
+        kernels: args.kernels.then(|| kernels::list(artifact, rates.as_ref())),
+        rates,
         ir: ir.filter(|_| args.ir),
     })
 }
@@ -276,10 +256,7 @@ fn weights(artifact: &Artifact<'_>) -> Weights {
 fn forms(weights: &[WeightInfo]) -> Vec<Form> {
     let mut forms: BTreeMap<String, Form> = BTreeMap::new();
     for weight in weights {
-        let name = match weight.layout {
-            Layout::Quantized(quant) => quant.to_string(),
-            Layout::RowMajor | Layout::Panels | Layout::PanelPairs => weight.dtype.to_string(),
-        };
+        let name = form(weight);
         let none = || Form { form: name.clone(), tensors: 0, elements: 0, bytes: 0, bits: 0.0 };
         let form = forms.entry(name.clone()).or_insert_with(none);
         form.tensors += 1;
@@ -290,89 +267,6 @@ fn forms(weights: &[WeightInfo]) -> Vec<Form> {
     let mut forms: Vec<Form> = forms.into_values().collect();
     forms.sort_by_key(|form| std::cmp::Reverse(form.bytes));
     forms
-}
-
-fn kernels<'a>(artifact: &'a Artifact<'a>) -> Vec<Listed<'a>> {
-    let mut list = Vec::new();
-    for (target, plan) in plans(artifact) {
-        let Some(code) = artifact.code(target) else { continue };
-        let (kind, arch) = target.split_once(':').unwrap_or((target, ""));
-        if code.modules.is_empty() {
-            list.extend(chosen(plan, kind, arch).into_iter().map(Listed::Chosen));
-            continue;
-        }
-        let mut launches = vec![0_u64; code.modules.len()];
-        let all = plan.programs.iter().flat_map(Program::dispatches);
-        for launch in all.flat_map(|dispatch| &dispatch.launches) {
-            launches[launch.module as usize] += 1;
-        }
-        list.extend(code.modules.iter().zip(launches).map(|(module, launches)| {
-            Listed::Carried(Kernel {
-                name: &module.name,
-                target: kind,
-                arch,
-                form: module.form.name(),
-                ptx: !module.fallback.is_empty(),
-                bytes: (module.code.len() + module.fallback.len()) as u64,
-                workgroup: module.workgroup,
-                shared_bytes: module.shared_bytes,
-                launches,
-            })
-        }));
-    }
-    list
-}
-
-/// The runtime's kernels that a plan asks for, by name.
-fn chosen<'a>(plan: &Plan, target: &'a str, arch: &'a str) -> Vec<Chosen<'a>> {
-    let mut list: BTreeMap<String, Chosen<'a>> = BTreeMap::new();
-    for program in &plan.programs {
-        for dispatch in program.dispatches() {
-            let name = family(program, dispatch);
-            let kernel = list.entry(name.clone()).or_insert_with(|| Chosen {
-                name,
-                target,
-                arch,
-                form: "runtime",
-                op: op(&dispatch.kernel),
-                dtype: dtype(program, dispatch).to_string(),
-                launches: 0,
-            });
-            kernel.launches += 1;
-        }
-    }
-    list.into_values().collect()
-}
-
-fn kernels_text(kernels: &[Listed<'_>]) -> String {
-    let name = |kernel: &Listed<'_>| match kernel {
-        Listed::Carried(kernel) => kernel.name.len(),
-        Listed::Chosen(kernel) => kernel.name.len(),
-    };
-    let widest = kernels.iter().map(name).max().unwrap_or(0);
-    let mut text = format!(
-        "{:<widest$}  {:<8}{:<9}{:<8}{:>9}{:>10}{:>8}\n",
-        "kernel", "target", "arch", "form", "bytes", "launches", "shared"
-    );
-    for kernel in kernels {
-        let line = match kernel {
-            Listed::Carried(k) => {
-                let form = if k.ptx { format!("{}+ptx", k.form) } else { k.form.to_owned() };
-                format!(
-                    "{:<widest$}  {:<8}{:<9}{form:<10}{:>7}{:>10}{:>8}\n",
-                    k.name, k.target, k.arch, k.bytes, k.launches, k.shared_bytes
-                )
-            }
-            Listed::Chosen(k) => format!(
-                "{:<widest$}  {:<8}{:<9}{:<10}{:>7}{:>10}{:>8}\n",
-                k.name, k.target, k.arch, k.form, "", k.launches, ""
-            ),
-        };
-        // Nothing behind the last figure.
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 fn plans<'a>(artifact: &'a Artifact<'a>) -> impl Iterator<Item = (&'a str, &'a Plan)> {
