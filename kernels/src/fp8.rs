@@ -25,7 +25,7 @@ use crate::math::{Activation, activate, silu};
 use crate::matrix::{MatrixTile, Shape, WARP};
 use crate::record::Recorder;
 use crate::stage::{load, put};
-use crate::target::Capabilities;
+use crate::target::{Capabilities, Target};
 use cubecl::prelude::*;
 
 /// Codes of a load.
@@ -79,6 +79,12 @@ impl LinearFp8 {
 
     const fn weights(&self) -> u32 {
         if self.swiglu { 2 } else { 1 }
+    }
+
+    /// What `target` lacks for it.
+    pub(crate) fn lacks(target: &Target) -> Option<String> {
+        let Capabilities { fp8, plane_units, .. } = target.capabilities();
+        (!fp8 || *plane_units != [WARP; 2]).then(|| "matrices of fp8".to_owned())
     }
 
     pub(crate) fn name(&self) -> String {

@@ -8,8 +8,8 @@ use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::open::Open;
 use crate::record::Recorder;
-use crate::round::{RoundRows, lacks_fp8};
 use crate::rope::{Rope, RopeTable, TimestepEmbed};
+use crate::round::RoundRows;
 use crate::rows::{Embed, Rows};
 use crate::sampler::Sampler;
 use crate::slots::Slots;
@@ -146,7 +146,7 @@ impl Kernel {
     fn lacks(&self, target: &Target) -> Option<String> {
         match self {
             Kernel::Linear(kernel) => kernel.lacks(target),
-            Kernel::LinearFp8(_) => lacks_fp8(target),
+            Kernel::LinearFp8(_) => LinearFp8::lacks(target),
             Kernel::Elementwise(_)
             | Kernel::Norm(_)
             | Kernel::RopeTable(_)

@@ -10,7 +10,6 @@ use crate::emit::{Element, Extent};
 use crate::kernel::{Float as Dtype, floats};
 use crate::math::{UNITS, max_all};
 use crate::record::Recorder;
-use crate::target::{Capabilities, Target};
 use cubecl::prelude::*;
 
 /// See the module.
@@ -18,12 +17,6 @@ use cubecl::prelude::*;
 pub struct RoundRows {
     /// Type of the rows.
     pub x: Dtype,
-}
-
-/// What is missing where matrix units multiply no such codes.
-pub(crate) fn lacks_fp8(target: &Target) -> Option<String> {
-    let Capabilities { fp8, plane_units, .. } = target.capabilities();
-    (!fp8 || *plane_units != [32; 2]).then(|| "matrices of fp8".to_owned())
 }
 
 impl RoundRows {
