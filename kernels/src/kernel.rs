@@ -146,7 +146,7 @@ impl Kernel {
     fn lacks(&self, target: &Target) -> Option<String> {
         match self {
             Kernel::Linear(kernel) => kernel.lacks(target),
-            Kernel::LinearFp8(_) => LinearFp8::lacks(target),
+            Kernel::RoundRows(_) | Kernel::LinearFp8(_) => LinearFp8::lacks(target),
             Kernel::Elementwise(_)
             | Kernel::Norm(_)
             | Kernel::RopeTable(_)
@@ -157,8 +157,7 @@ impl Kernel {
             | Kernel::Sampler(_)
             | Kernel::Slots(_)
             | Kernel::Open(_)
-            | Kernel::TimestepEmbed(_)
-            | Kernel::RoundRows(_) => None,
+            | Kernel::TimestepEmbed(_) => None,
         }
     }
 
