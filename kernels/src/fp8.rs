@@ -277,12 +277,14 @@ fn linear_fp8<Y: Float>(
             }
             #[unroll]
             for i in 0..down {
-                let mut sum = Vector::<f32, Const<4>>::zeroed();
+                // A list of one: of a variable, assembly would be given the address.
+                let mut sum = Array::<Vector<f32, Const<4>>>::new(1usize);
+                sum[0] = Vector::<f32, Const<4>>::zeroed();
                 #[unroll]
                 for d in 0..steps {
-                    sum = multiply(lhs[comptime!(i * steps + d)], rhs[d], sum);
+                    sum[0] = multiply(lhs[comptime!(i * steps + d)], rhs[d], sum[0]);
                 }
-                sums[comptime!(j * down + i)] += sum;
+                sums[comptime!(j * down + i)] += sum[0];
             }
         }
         now = stage - now;
