@@ -62,7 +62,7 @@ pub struct LinearFp8 {
 
 impl LinearFp8 {
     /// For many rows.
-    pub const WIDE: MatrixTile = MatrixTile { depth: 64, ..MatrixTile::WIDE };
+    pub const WIDE: MatrixTile = MatrixTile { depth: 64, warp_columns: 32, ..MatrixTile::WIDE };
     /// Where there are too few of the wide ones to go round.
     pub const MIDDLE: MatrixTile = MatrixTile { depth: 128, ..MatrixTile::MIDDLE };
     /// For up to 32 rows.
@@ -72,9 +72,13 @@ impl LinearFp8 {
 
     /// The same in the tile for up to `rows_max` rows.
     pub fn fitted(self, rows_max: u32) -> LinearFp8 {
-        let best = MatrixTile::best(rows_max, self.n, self.weights());
-        // Twice the elements are the bytes of theirs.
-        LinearFp8 { tile: MatrixTile { depth: 2 * best.depth, ..best }, ..self }
+        let tile = match MatrixTile::best(rows_max, self.n, self.weights()) {
+            MatrixTile::FLAT => LinearFp8::FLAT,
+            MatrixTile::LOW => LinearFp8::LOW,
+            MatrixTile::MIDDLE => LinearFp8::MIDDLE,
+            _ => LinearFp8::WIDE,
+        };
+        LinearFp8 { tile, ..self }
     }
 
     const fn weights(&self) -> u32 {
