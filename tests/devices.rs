@@ -84,7 +84,10 @@ fn in_fp8() {
     let built = common::dreamc(&[&arguments(targets, &path)[..], &["--quant", "fp8"]].concat());
     assert_eq!(built.status.code(), Some(0), "{}", stderr(&built));
     // Of three layers the middle one, whose seven matrices are stored once for both.
-    has(stderr(&built), &["mlp.up_proj", "fp8", "kept: 15 tensors by --keep or its rule, in f32", "bits a weight"]);
+    has(
+        stderr(&built),
+        &["mlp.up_proj", "fp8", "kept: 15 tensors by --keep or its rule, in f32", "bits a weight"],
+    );
     ok(&["verify", &path]);
     let report = ok_json(&["inspect", &path, "--format", "json"]);
     let forms = report["weights"]["forms"].as_array().unwrap();
@@ -97,7 +100,10 @@ fn in_fp8() {
         let mut has = |name: &str| of_arch.any(|k| k["name"].as_str().unwrap().starts_with(name));
         assert!(has("e4m3w_e4m3_linear") || has("e4m3w_e4m3_linear_swiglu"), "{arch}");
     }
-    has(&ok(&["inspect", &path, "--kernels"]), &["f32_round_rows_to_e4m3_rowwise", "e4m3w_e4m3_linear_swiglu"]);
+    has(
+        &ok(&["inspect", &path, "--kernels"]),
+        &["f32_round_rows_to_e4m3_rowwise", "e4m3w_e4m3_linear_swiglu"],
+    );
     has(&ok(&["inspect", &path, "--plan"]), &["model.layers.1.mlp.up_proj.weight fp8\"", "codes=\"Fp8\""]);
     has(&ok(&["inspect", &path, "--ir"]), &["bits=8, float=1", "fp8=1"]);
     ok(&["inspect", &path, "--cost"]);

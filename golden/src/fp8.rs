@@ -28,10 +28,8 @@ pub fn judge_forward(dtype: DType, make: Make<'_>) {
     let fixture = Fixture::open("tiny-text");
     let base = build_options(&fixture.path("checkpoint"));
     let base = BuildOptions { max_prompt: 20, entries: vec![Entry::Forward], dtype, ..base };
-    let request = Forward {
-        input_ids: rows(&fixture.tensor("forward/full_b1/input_ids")),
-        ..Forward::default()
-    };
+    let request =
+        Forward { input_ids: rows(&fixture.tensor("forward/full_b1/input_ids")), ..Forward::default() };
     let logits = |runner: &mut dyn Runner| runner.forward(&request, &[]).remove(0).1;
     let plain = logits(&mut Interpreter::new(&base, true));
     for keep in [Keep::Rule, Keep::Nothing] {

@@ -8,8 +8,8 @@ use dreamc_golden::runners::{Interpreter, build_options};
 use dreamc_golden::{Fixture, sudoku};
 #[cfg(target_os = "linux")]
 use {
-    dream::DeviceKind, dreamc_golden::emulator::Emulator, dreamc_golden::fp8::judge_forward, dreamc_golden::runners::Compiled,
-    dreamc_num::DType, std::path::Path, std::sync::LazyLock,
+    dream::DeviceKind, dreamc_golden::emulator::Emulator, dreamc_golden::fp8::judge_forward,
+    dreamc_golden::runners::Compiled, dreamc_num::DType, std::path::Path, std::sync::LazyLock,
 };
 
 #[cfg(target_os = "linux")]
@@ -23,9 +23,7 @@ const PUZZLES: usize = 48;
 fn solves_as_many_puzzles() {
     let fixture = Fixture::open("sudoku-text");
     let puzzles = &fixture.json["puzzles"].as_array().unwrap()[..PUZZLES];
-    for (setting, alg, steps) in
-        [("entropy-4", Alg::Entropy, 4), ("maskgit_plus-1", Alg::MaskgitPlus, 1)]
-    {
+    for (setting, alg, steps) in [("entropy-4", Alg::Entropy, 4), ("maskgit_plus-1", Alg::MaskgitPlus, 1)] {
         let base = BuildOptions {
             steps,
             alg,
@@ -42,7 +40,9 @@ fn solves_as_many_puzzles() {
                 sudoku::solves(p["puzzle"].as_str().unwrap(), answer)
             };
             let solved = puzzles.iter().zip(&answers).filter(solves).count();
-            println!("fp8, {keep:?}, {setting}: {solved} of {PUZZLES} solved, {by_reference} by the reference");
+            println!(
+                "fp8, {keep:?}, {setting}: {solved} of {PUZZLES} solved, {by_reference} by the reference"
+            );
             assert!(solved + 1 >= by_reference, "{keep:?}, {setting}: {solved} of {by_reference}");
         }
     }

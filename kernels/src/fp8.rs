@@ -191,8 +191,10 @@ fn linear_fp8<Y: Float>(
     let pitch = comptime!(tile.depth + shape.apart);
     // Rows of `x` and then of the weights; twice.
     let stage = comptime!((tile.rows + tile.columns) * pitch);
-    let mut stages =
-        Shared::<[Vector<u32, V>]>::new_aligned_slice(comptime!((2 * stage / shape.vector) as usize), 128usize);
+    let mut stages = Shared::<[Vector<u32, V>]>::new_aligned_slice(
+        comptime!((2 * stage / shape.vector) as usize),
+        128usize,
+    );
     let units = comptime!(tile.warps() * WARP);
     let x_loads = comptime!((tile.rows * tile.depth / shape.vector / units) as usize);
     let w_loads = comptime!((features * tile.depth / shape.vector / units) as usize);
@@ -225,7 +227,16 @@ fn linear_fp8<Y: Float>(
     load::<u32, V>(weight, &mut loaded, x_loads, w_loads, first_feature, last_feature, start, shape);
     if comptime!(up.is_some()) {
         let up = up.as_ref().unwrap().with_vector_size::<V>();
-        load::<u32, V>(up, &mut loaded, x_loads + w_loads, w_loads, first_feature, last_feature, start, shape);
+        load::<u32, V>(
+            up,
+            &mut loaded,
+            x_loads + w_loads,
+            w_loads,
+            first_feature,
+            last_feature,
+            start,
+            shape,
+        );
     }
     put::<u32, V>(&loaded, &mut stages, now, shape);
     sync_cube();

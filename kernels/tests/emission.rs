@@ -2,8 +2,8 @@
 
 use dreamc_kernels::{
     Activation, Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Engine, Extent, Float, Form,
-    Kernel, Linear, LinearFp8, Map, MatrixTile, Norm, Open, Residual, Rope, RopeTable, RoundRows, Rows, Sampler, Slots, Statistic,
-    Table, Target, Tile, TimestepEmbed, Word,
+    Kernel, Linear, LinearFp8, Map, MatrixTile, Norm, Open, Residual, Rope, RopeTable, RoundRows, Rows,
+    Sampler, Slots, Statistic, Table, Target, Tile, TimestepEmbed, Word,
 };
 use dreamc_num::stream::Lane;
 use std::fmt::Write as _;
@@ -255,7 +255,8 @@ fn fp8_where_there_is_any() {
         if found.iter().all(Result::is_ok) {
             with.push(target.name().to_owned());
         } else {
-            let lacks = |e: &EmitError| e.to_string().contains(&format!("target `{}` has no ", target.name()));
+            let lacks =
+                |e: &EmitError| e.to_string().contains(&format!("target `{}` has no ", target.name()));
             assert!(found.iter().all(|e| e.as_ref().is_err_and(lacks)), "{}", target.name());
             let last = found.last().and_then(|e| e.as_ref().err()).map(ToString::to_string);
             assert!(last.is_some_and(|e| e.ends_with("no matrices of fp8")), "{}", target.name());

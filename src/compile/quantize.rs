@@ -256,8 +256,9 @@ pub(super) fn stored(
         stored.bytes += bytes;
         // The rows of an embedding are no matrix of a matmul, also where another copy of them is. Where nothing is packed, a
         // matrix that is kept is that copy.
-        let multiplied =
-            |decision: &Decision| constant.layout != Layout::RowMajor || !packed && *decision != Decision::Rounded;
+        let multiplied = |decision: &Decision| {
+            constant.layout != Layout::RowMajor || !packed && *decision != Decision::Rounded
+        };
         if let [name] = names
             && let Some(decision) = decisions.tensors.get(name).filter(|decision| multiplied(decision))
         {

@@ -4,8 +4,8 @@ use crate::constants::{Constant, Source};
 use crate::quantize::{self, Columns, Fidelity};
 use dreamc_artifact::layout::{Layout, PANEL, fp8_scales_at};
 use dreamc_ir::Literal;
-use dreamc_num::{DType, Quant};
 use dreamc_num::quant::BLOCK;
+use dreamc_num::{DType, Quant};
 use half::{bf16, f16};
 use std::error::Error;
 
@@ -320,7 +320,10 @@ mod tests {
             Ok(())
         };
         let fidelity = pack(&constant, &mut Counting, &mut emit).unwrap().unwrap();
-        assert!(fidelity.relative() > 0.0 && fidelity.relative() < 0.03 && pieces == 3, "{fidelity:?} {pieces}");
+        assert!(
+            fidelity.relative() > 0.0 && fidelity.relative() < 0.03 && pieces == 3,
+            "{fidelity:?} {pieces}"
+        );
         assert_eq!(stored.len() as u64, layout.stored_bytes(DType::BF16, &[17, 3]).unwrap());
         let begin = fp8_scales_at(17, 3).unwrap() as usize;
         let mut filling = stored[..begin].to_vec();

@@ -207,10 +207,8 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
         let begin = begin.filter(|bytes| *bytes <= max).ok_or_else(|| {
             format!("the target binds {max} bytes, which is too little for its weights in fp8")
         })?;
-        let part = |part, element| Bound {
-            binding: Binding { value, part: Some(part) },
-            bytes_of: Some(element),
-        };
+        let part =
+            |part, element| Bound { binding: Binding { value, part: Some(part) }, bytes_of: Some(element) };
         Ok([part((0, begin), Element::U32), part((begin, 4 * rows), Element::F32)])
     }
 

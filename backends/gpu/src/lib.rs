@@ -90,7 +90,8 @@ impl Target for Gpu<'_> {
             Quant::Fp8 if !matrix => Err("only matmuls take weights in fp8".to_owned()),
             Quant::Fp8 => Ok(()),
             Quant::Int8 | Quant::Int4 { .. } => {
-                Err("it has no kernels for weights in few integers; build this target with --quant none".to_owned())
+                Err("it has no kernels for weights in few integers; build this target with --quant none"
+                    .to_owned())
             }
         }
     }

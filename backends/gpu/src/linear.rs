@@ -9,7 +9,9 @@ use dreamc_num::quant::Codes;
 
 pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<(), String> {
     if linear.smooth {
-        return Err("it multiplies no columns of rows by factors; build this target without --calib".to_owned());
+        return Err(
+            "it multiplies no columns of rows by factors; build this target without --calib".to_owned()
+        );
     }
     match linear.codes {
         None => {}

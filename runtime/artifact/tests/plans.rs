@@ -197,7 +197,10 @@ fn weights_in_fp8() {
     assert_eq!(rule(fp8, Some(Codes::Fp8), false, None), Some(Rule::WeightLayout));
     assert_eq!(rule(Layout::RowMajor, Some(Codes::Fp8), true, None), Some(Rule::WeightLayout));
     assert_eq!(rule(Layout::RowMajor, None, true, None), None);
-    assert_eq!(rule(Layout::Quantized(Quant::Int8), Some(Codes::Int8), true, codes), Some(Rule::WeightLayout));
+    assert_eq!(
+        rule(Layout::Quantized(Quant::Int8), Some(Codes::Int8), true, codes),
+        Some(Rule::WeightLayout)
+    );
     assert_eq!(rule(Layout::Quantized(Quant::Int8), Some(Codes::Fp8), false, None), Some(Rule::WeightLayout));
     assert_eq!(rule(Layout::Quantized(Quant::Int8), Some(Codes::Int8), false, None), None);
 }

@@ -19,12 +19,9 @@ fn weights_and_rows_in_fp8() {
         Tensor { dtype: DType::F32, dims: vec![5, 16], bytes: vec![0; bytes as usize], layout: Some(layout) }
     };
     let (fp8, int8) = (Layout::Quantized(Quant::Fp8), Layout::Quantized(Quant::Int8));
-    for (layout, codes) in [
-        (fp8, Some(Codes::Fp8)),
-        (fp8, Some(Codes::Int8)),
-        (fp8, None),
-        (int8, Some(Codes::Fp8)),
-    ] {
+    for (layout, codes) in
+        [(fp8, Some(Codes::Fp8)), (fp8, Some(Codes::Int8)), (fp8, None), (int8, Some(Codes::Fp8))]
+    {
         let linear = Linear {
             norm_eps: None,
             weights: 1,
