@@ -52,6 +52,7 @@ fn solves_as_many_puzzles() {
 #[test]
 fn text_on_an_emulated_gpu() {
     for dtype in [DType::F32, DType::BF16] {
-        judge_forward(dtype, &|options| Compiled::emulated(&EMULATOR, DeviceKind::Cuda, options));
+        let make = |options: &BuildOptions| Compiled::emulated(&EMULATOR, DeviceKind::Cuda, options);
+        judge_forward(dtype, &make).iter().for_each(|line| println!("{line}"));
     }
 }

@@ -63,7 +63,8 @@ pub(crate) fn judge(section: &str, make: Make, checks: &mut Checks) {
             check("sampling", &|| text::judge_sampling(&runners));
             for dtype in [DType::F32, DType::BF16] {
                 if Bits::Fp8.fits(&make.place.target(dtype)) {
-                    check(&format!("forward in fp8, {dtype}"), &|| fp8::judge_forward(dtype, &runners));
+                    let judge = || drop(fp8::judge_forward(dtype, &runners));
+                    check(&format!("forward in fp8, {dtype}"), &judge);
                 }
             }
         }
