@@ -404,7 +404,8 @@ fn build_with(options: &BuildOptions, events: &mut dyn Events) -> Result<(Report
             })
         })
         .collect();
-    let stored = decisions.map(|d| quantize::stored(&d, constants.list(), &fidelities));
+    let packed = options.targets.contains(&BuildTarget::cpu());
+    let stored = decisions.map(|d| quantize::stored(packed, &d, constants.list(), &fidelities));
     let report = Report { file_bytes, tensors: constants.list().len(), passes, programs, stored };
     Ok((report, constants))
 }

@@ -74,6 +74,46 @@ fn one_file_for_many_devices() {
     has(&elsewhere, &["Apple"]);
 }
 
+/// For the architectures that multiply it: said by the build and by the file, compiled, the same bytes again; no other device
+/// opens it.
+#[test]
+fn in_fp8() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = text(&dir.path().join("tiny.dream"));
+    let targets = "cuda:sm_89,cuda:sm_90a";
+    let built = common::dreamc(&[&arguments(targets, &path)[..], &["--quant", "fp8"]].concat());
+    assert_eq!(built.status.code(), Some(0), "{}", stderr(&built));
+    // Of three layers the middle one, whose seven matrices are stored once for both.
+    has(
+        stderr(&built),
+        &["mlp.up_proj", "fp8", "kept: 15 tensors by --keep or its rule, in f32", "bits a weight"],
+    );
+    ok(&["verify", &path]);
+    let report = ok_json(&["inspect", &path, "--format", "json"]);
+    let forms = report["weights"]["forms"].as_array().unwrap();
+    assert!(forms.iter().any(|form| form["form"] == "fp8" && form["tensors"] == 7), "{forms:?}");
+    assert_eq!(report["manifest"]["options"]["quant"], "fp8");
+    for arch in ["sm_89", "sm_90a"] {
+        let kernels = kernels(&path);
+        let mut of_arch = kernels.iter().filter(|k| k["arch"] == arch);
+        assert!(of_arch.clone().all(|k| k["form"] == "cubin"), "{arch}");
+        let mut has = |name: &str| of_arch.any(|k| k["name"].as_str().unwrap().starts_with(name));
+        assert!(has("e4m3w_e4m3_linear") || has("e4m3w_e4m3_linear_swiglu"), "{arch}");
+    }
+    has(
+        &ok(&["inspect", &path, "--kernels"]),
+        &["f32_round_rows_to_e4m3_rowwise", "e4m3w_e4m3_linear_swiglu"],
+    );
+    has(&ok(&["inspect", &path, "--plan"]), &["model.layers.1.mlp.up_proj.weight fp8\"", "codes=\"Fp8\""]);
+    has(&ok(&["inspect", &path, "--ir"]), &["bits=8, float=1", "fp8=1"]);
+    ok(&["inspect", &path, "--cost"]);
+    has(&fails(1, &["run", &path, "--ids", &ids(&dir), "--device", "cpu"]), &["cpu", "cuda"]);
+
+    let again = text(&dir.path().join("again.dream"));
+    ok(&[&arguments(targets, &again)[..], &["--quant", "fp8"]].concat());
+    assert!(bytes(&path) == bytes(&again), "another file");
+}
+
 #[test]
 fn sources_to_read() {
     let folder = tempfile::tempdir().unwrap();

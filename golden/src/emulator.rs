@@ -38,8 +38,9 @@ impl Emulator {
         Emulator { compiler: Compiler::new(&Path::new(ROOT).join("kernels/tests/host"), folder) }
     }
 
-    /// Puts a driver's library at `to`. Each copy has a state of its own.
-    pub fn driver(&self, kind: DeviceKind, to: &Path) {
+    /// Puts a driver's library at `to`, with a device that an NVIDIA GPU of this capability is: 80 for sm_80. Each copy has a
+    /// state of its own.
+    pub fn driver(&self, kind: DeviceKind, capability: u32, to: &Path) {
         let (face, defines) = match kind {
             DeviceKind::Cuda => ("runtime/device-cuda/tests/stub/cuda.c", "-DBACKWARDS=0"),
             DeviceKind::Rocm => ("runtime/device-rocm/tests/stub/hip.c", "-DBACKWARDS=1"),
@@ -61,7 +62,7 @@ impl Emulator {
             include(&shared),
             include(&own),
             "-DKERNELS=\"modules.h\"".into(),
-            "-DCAPABILITY=80".into(),
+            format!("-DCAPABILITY={capability}").into(),
             defines.into(),
             "-D_GNU_SOURCE".into(),
             "-Wall".into(),

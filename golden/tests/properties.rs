@@ -108,7 +108,7 @@ impl Builder {
             bias: extras & 2 != 0 && extras & 4 == 0,
             swiglu: extras & 4 != 0 && rows.len() == 2 && rows[0] == rows[1],
             smooth: false,
-            int8: false,
+            codes: None,
             activation: None,
             rows: None,
             residual: residual.is_some(),

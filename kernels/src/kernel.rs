@@ -3,11 +3,13 @@
 use crate::attention::Attention;
 use crate::elementwise::Elementwise;
 use crate::emit::{Element, EmitError, Emitted, emit};
+use crate::fp8::LinearFp8;
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::open::Open;
 use crate::record::Recorder;
 use crate::rope::{Rope, RopeTable, TimestepEmbed};
+use crate::round::RoundRows;
 use crate::rows::{Embed, Rows};
 use crate::sampler::Sampler;
 use crate::slots::Slots;
@@ -41,6 +43,10 @@ pub enum Kernel {
     Open(Open),
     /// Angles of the action loops' times.
     TimestepEmbed(TimestepEmbed),
+    /// Rows as codes of fp8.
+    RoundRows(RoundRows),
+    /// Matmuls of such codes.
+    LinearFp8(LinearFp8),
 }
 
 /// A float type of activations.
@@ -91,6 +97,8 @@ impl Kernel {
             Kernel::Slots(kernel) => kernel.name(),
             Kernel::Open(kernel) => kernel.name(),
             Kernel::TimestepEmbed(kernel) => kernel.name(),
+            Kernel::RoundRows(kernel) => kernel.name(),
+            Kernel::LinearFp8(kernel) => kernel.name(),
         }
     }
 
@@ -129,6 +137,8 @@ impl Kernel {
                 kernel.weights.float().into_iter().chain([kernel.x, kernel.y]).collect()
             }
             Kernel::Attention(kernel) => vec![kernel.float],
+            Kernel::RoundRows(kernel) => vec![kernel.x],
+            Kernel::LinearFp8(kernel) => vec![kernel.y],
         }
     }
 
@@ -136,6 +146,7 @@ impl Kernel {
     fn lacks(&self, target: &Target) -> Option<String> {
         match self {
             Kernel::Linear(kernel) => kernel.lacks(target),
+            Kernel::RoundRows(_) | Kernel::LinearFp8(_) => LinearFp8::lacks(target),
             Kernel::Elementwise(_)
             | Kernel::Norm(_)
             | Kernel::RopeTable(_)
@@ -155,6 +166,7 @@ impl Kernel {
         match self {
             Kernel::Linear(kernel) => kernel.check(target.capabilities()),
             Kernel::Attention(kernel) => kernel.check(target.capabilities()),
+            Kernel::LinearFp8(kernel) => kernel.check(target.capabilities()),
             Kernel::Elementwise(_)
             | Kernel::Norm(_)
             | Kernel::RopeTable(_)
@@ -164,7 +176,8 @@ impl Kernel {
             | Kernel::Sampler(_)
             | Kernel::Slots(_)
             | Kernel::Open(_)
-            | Kernel::TimestepEmbed(_) => Ok(()),
+            | Kernel::TimestepEmbed(_)
+            | Kernel::RoundRows(_) => Ok(()),
         }
     }
 
@@ -182,6 +195,8 @@ impl Kernel {
             Kernel::Slots(kernel) => kernel.launch(recorder),
             Kernel::Open(kernel) => kernel.launch(recorder),
             Kernel::TimestepEmbed(kernel) => kernel.launch(recorder),
+            Kernel::RoundRows(kernel) => kernel.launch(recorder),
+            Kernel::LinearFp8(kernel) => kernel.launch(recorder),
         }
     }
 }

@@ -55,7 +55,7 @@ pub(crate) const WARP: u32 = 32;
 const SIDE: u32 = 16;
 
 /// Elements between the rows of a stage, beside `depth`. 16 bytes, which also keeps the rows aligned.
-pub(crate) const APART: u32 = 8;
+const APART: u32 = 8;
 
 /// Loads of bf16 fragments that say that they load from shared memory, as all here do. NVRTC knows that of f16 by itself; of
 /// bf16 it does not, and loads each fragment with four instructions in place of one. Better matches than the header's,
@@ -84,6 +84,8 @@ pub(crate) struct Shape {
     pub(crate) n: u32,
     pub(crate) k: u32,
     pub(crate) tile: MatrixTile,
+    /// Elements between the rows of a stage, beside the tile's depth.
+    pub(crate) apart: u32,
     /// Weights.
     pub(crate) weights: u32,
     /// Elements that are loaded at once.
@@ -173,7 +175,7 @@ impl MatrixTile {
         let weights = if swiglu { 2 } else { 1 };
         let vector = [8, 4, 2].into_iter().find(|v| k % v == 0).unwrap_or(1);
         let in_place = residual == Residual::InPlace;
-        let shape = Shape { n, k, tile: self, weights, vector, activation, in_place };
+        let shape = Shape { n, k, tile: self, apart: APART, weights, vector, activation, in_place };
         let grid = [
             Extent::Ceil { of: "rows", per: self.rows, any: false },
             Extent::Constant(n.div_ceil(self.columns / weights)),
@@ -214,7 +216,7 @@ fn linear_matrix<X: Float, Y: Float>(
     let tile = comptime!(shape.tile);
     let features = comptime!(tile.columns / shape.weights);
     let warp_features = comptime!(tile.warp_columns / shape.weights);
-    let pitch = comptime!(tile.depth + APART);
+    let pitch = comptime!(tile.depth + shape.apart);
     // Rows of `x` and then of the weights; twice.
     let stage = comptime!((tile.rows + tile.columns) * pitch);
     let mut stages =

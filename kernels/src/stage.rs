@@ -1,6 +1,6 @@
 //! The way of a tile of rows: from memory to a unit's registers, on to shared memory, and from there into fragments.
 
-use crate::matrix::{APART, Shape, WARP};
+use crate::matrix::{Shape, WARP};
 use cubecl::cmma;
 use cubecl::prelude::*;
 
@@ -14,14 +14,14 @@ pub(crate) fn operand<X: Float, V: Size>(
     #[comptime] shape: Shape,
 ) -> cmma::Matrix<Vector<X, V>> {
     let from = &stages[(at / shape.vector) as usize..stages.len()];
-    let pitch = comptime!(shape.tile.depth + APART);
+    let pitch = comptime!(shape.tile.depth + shape.apart);
     cmma::Matrix::<Vector<X, V>>::from_slice(ident, 16usize, 16usize, 16usize, layout, from, pitch)
 }
 
 /// Loads the unit's part of a tile of rows from `first` on and columns from `start` on: `loads` vectors, into `to` from `at`
 /// on.
 #[cube]
-pub(crate) fn load<X: Float, V: Size>(
+pub(crate) fn load<X: Numeric, V: Size>(
     from: &[Vector<X, V>],
     to: &mut Array<Vector<X, V>>,
     #[comptime] at: usize,
@@ -53,7 +53,7 @@ pub(crate) fn load<X: Float, V: Size>(
 
 /// Puts what the unit has loaded where it belongs in the stage that begins at `stage`.
 #[cube]
-pub(crate) fn put<X: Float, V: Size>(
+pub(crate) fn put<X: Numeric, V: Size>(
     loaded: &Array<Vector<X, V>>,
     stages: &mut [Vector<X, V>],
     stage: u32,
@@ -61,7 +61,7 @@ pub(crate) fn put<X: Float, V: Size>(
 ) {
     let in_row = comptime!(shape.tile.depth / shape.vector);
     let units = comptime!(shape.tile.warps() * WARP);
-    let pitch = comptime!(shape.tile.depth + APART);
+    let pitch = comptime!(shape.tile.depth + shape.apart);
     // Rows follow one another from tile to tile, and so do loads.
     #[unroll]
     for i in 0..comptime!(((shape.tile.rows + shape.tile.columns) * in_row / units) as usize) {

@@ -46,6 +46,9 @@ pub struct Capabilities {
     /// Types of which 16 x 16 matrices are multiplied by matrix units, with sums in f32. None where the file says nothing.
     #[serde(default)]
     pub matrix: Vec<Float>,
+    /// Whether matrix units multiply codes of OCP's e4m3, with sums in f32, as `mma.sync` has it.
+    #[serde(default)]
+    pub fp8: bool,
     /// Shared memory of a workgroup, without asking the driver for more.
     pub shared_bytes: u32,
     /// Units of a workgroup.

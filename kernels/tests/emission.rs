@@ -2,8 +2,8 @@
 
 use dreamc_kernels::{
     Activation, Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Engine, Extent, Float, Form,
-    Kernel, Linear, Map, MatrixTile, Norm, Open, Residual, Rope, RopeTable, Rows, Sampler, Slots, Statistic,
-    Table, Target, Tile, TimestepEmbed, Word,
+    Kernel, Linear, LinearFp8, Map, MatrixTile, Norm, Open, Residual, Rope, RopeTable, RoundRows, Rows,
+    Sampler, Slots, Statistic, Table, Target, Tile, TimestepEmbed, Word,
 };
 use dreamc_num::stream::Lane;
 use std::fmt::Write as _;
@@ -113,6 +113,20 @@ fn on_matrix_units() -> Vec<Kernel> {
     ]
 }
 
+/// Small cases of fp8.
+fn in_fp8() -> Vec<Kernel> {
+    let tile = MatrixTile { rows: 32, columns: 32, depth: 64, warp_rows: 16, warp_columns: 32 };
+    let case = |y, k, swiglu, residual, bias| {
+        let activation = None;
+        Kernel::LinearFp8(LinearFp8 { y, n: 8, k, bias, swiglu, activation, residual, tile })
+    };
+    vec![
+        Kernel::RoundRows(RoundRows { x: Float::BF16 }),
+        case(Float::BF16, 64, false, Residual::InPlace, true),
+        case(Float::F32, 20, true, Residual::None, false),
+    ]
+}
+
 /// The same in 16 bits, for targets that have them.
 fn half(kernel: &Kernel, half: Float) -> Kernel {
     let mut kernel = kernel.clone();
@@ -131,6 +145,8 @@ fn half(kernel: &Kernel, half: Float) -> Kernel {
         }
         Kernel::Linear(k) => (k.x, k.weights) = (half, Table::Floats(half)),
         Kernel::Attention(k) => k.float = half,
+        Kernel::RoundRows(k) => k.x = half,
+        Kernel::LinearFp8(k) => k.y = half,
     }
     kernel
 }
@@ -176,6 +192,9 @@ fn snapshots() {
     for kernel in on_matrix_units() {
         snapshot("sm_80", &kernel);
     }
+    for kernel in in_fp8() {
+        snapshot("sm_89", &kernel);
+    }
 }
 
 /// In 16 bits, some that convert at every load and store, and that have most to compute between.
@@ -196,7 +215,9 @@ fn snapshots_in_16_bits() {
                 | Kernel::TimestepEmbed(_)
                 | Kernel::Sampler(_)
                 | Kernel::Slots(_)
-                | Kernel::Open(_) => false,
+                | Kernel::Open(_)
+                | Kernel::RoundRows(_)
+                | Kernel::LinearFp8(_) => false,
             };
             for float in floats.iter().filter(|_| chosen) {
                 snapshot(name, &half(&kernel, *float));
@@ -217,11 +238,46 @@ fn snapshot(name: &str, kernel: &Kernel) {
 fn the_same_bytes_twice() {
     for target in Target::all() {
         let matrix = if target.capabilities().matrix.is_empty() { Vec::new() } else { on_matrix_units() };
-        for kernel in kernels().into_iter().chain(matrix) {
+        let fp8 = if target.capabilities().fp8 { in_fp8() } else { Vec::new() };
+        for kernel in kernels().into_iter().chain(matrix).chain(fp8) {
             let [a, b] = [(); 2].map(|()| kernel.emit(&target).unwrap_or_else(|e| panic!("{e}")));
             assert!(a == b, "{}\n{}\n{}", target.name(), a.source, b.source);
         }
     }
+}
+
+/// Only what multiplies OCP's e4m3 has kernels for it, and no other says anything of it in its sources.
+#[test]
+fn fp8_where_there_is_any() {
+    let mut with = Vec::new();
+    for target in Target::all() {
+        let found: Vec<_> = in_fp8().iter().map(|kernel| kernel.emit(&target)).collect();
+        if found.iter().all(Result::is_ok) {
+            with.push(target.name().to_owned());
+        } else {
+            let lacks =
+                |e: &EmitError| e.to_string().contains(&format!("target `{}` has no ", target.name()));
+            assert!(found.iter().all(|e| e.as_ref().is_err_and(lacks)), "{}", target.name());
+            let last = found.last().and_then(|e| e.as_ref().err()).map(ToString::to_string);
+            assert!(last.is_some_and(|e| e.ends_with("no matrices of fp8")), "{}", target.name());
+        }
+    }
+    assert_eq!(with, ["sm_89", "sm_90a"]);
+    let tile = MatrixTile { depth: 48, ..LinearFp8::FLAT };
+    for (wrong, reason) in [
+        (LinearFp8 { tile, ..small_fp8() }, "cannot share"),
+        (LinearFp8 { tile: MatrixTile { depth: 512, ..LinearFp8::WIDE }, ..small_fp8() }, "shared memory"),
+        (LinearFp8 { swiglu: true, bias: true, ..small_fp8() }, "no bias"),
+        (LinearFp8 { k: 0, ..small_fp8() }, "at least 1"),
+    ] {
+        let error = Kernel::LinearFp8(wrong).emit(&target("sm_89")).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+fn small_fp8() -> LinearFp8 {
+    let (y, residual, tile) = (Float::F32, Residual::None, LinearFp8::FLAT);
+    LinearFp8 { y, n: 8, k: 64, bias: false, swiglu: false, activation: None, residual, tile }
 }
 
 #[test]

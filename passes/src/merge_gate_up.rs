@@ -22,7 +22,7 @@ const PLAIN: Linear = Linear {
     rows: None,
     swiglu: false,
     smooth: false,
-    int8: false,
+    codes: None,
     activation: None,
     residual: false,
 };

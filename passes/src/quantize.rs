@@ -15,6 +15,7 @@
 //! ```
 
 use dreamc_ir::{Graph, Linear, Module, Node, Op, Type, Value, Weight};
+use dreamc_num::quant::Codes;
 use dreamc_num::{DType, Quant};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,8 +35,8 @@ pub struct Scheme<'a> {
 pub struct Rounding {
     /// Its weights.
     pub quant: Quant,
-    /// Whether the rows that are multiplied are rounded to 8 bits too.
-    pub int8: bool,
+    /// What the rows that are multiplied are rounded to, if they are too.
+    pub codes: Option<Codes>,
 }
 
 /// Names of vectors that calibration has for the columns of a tensor.
@@ -166,7 +167,7 @@ fn apply(graph: &mut Graph, scheme: &Scheme<'_>, decisions: &Decisions) {
             Some((_, name)) if !kept => (scheme.calibrated)(name),
             Some(_) | None => Columns::default(),
         };
-        linear.int8 = rounding.int8;
+        linear.codes = rounding.codes;
         let mut inputs = graph.node(node).inputs.clone();
         let first = definitions[&inputs[linear.weight_operands().start]];
         for (operand, name) in weights {
@@ -228,8 +229,8 @@ mod tests {
     use super::*;
     use dreamc_ir::{parse, verify};
 
-    const W8A8: Rounding = Rounding { quant: Quant::Int8, int8: true };
-    const W4A16: Rounding = Rounding { quant: Quant::Int4 { group: 32, zero: true }, int8: false };
+    const W8A8: Rounding = Rounding { quant: Quant::Int8, codes: Some(Codes::Int8) };
+    const W4A16: Rounding = Rounding { quant: Quant::Int4 { group: 32, zero: true }, codes: None };
 
     /// Text and decisions after the run; both modules verify, and a second run changes nothing.
     fn check(weights: Rounding, kept: Option<Rounding>, keep: &[&str], text: &str) -> String {
@@ -265,13 +266,19 @@ mod tests {
     }
 
     #[test]
+    fn rounds_weights_and_rows_to_fp8() {
+        let fp8 = Rounding { quant: Quant::Fp8, codes: Some(Codes::Fp8) };
+        insta::assert_snapshot!(check(fp8, None, &["down"], MERGED));
+    }
+
+    #[test]
     fn keeps_all_weights_of_a_matmul() {
         insta::assert_snapshot!(check(W4A16, None, &["up"], MERGED));
     }
 
     #[test]
     fn gives_kept_weights_more_bits() {
-        let kept = Rounding { quant: Quant::Int8, int8: false };
+        let kept = Rounding { quant: Quant::Int8, codes: None };
         insta::assert_snapshot!(check(W4A16, Some(kept), &["down"], MERGED));
     }
 
@@ -284,7 +291,7 @@ mod tests {
             feedback: Some(format!("{name}.feedback")),
         };
         let int4 = Quant::Int4 { group: 32, zero: true };
-        let weights = Rounding { quant: int4, int8: true };
+        let weights = Rounding { quant: int4, codes: Some(Codes::Int8) };
         let scheme = Scheme { weights, kept: None, calibrated: &calibrated };
         insta::assert_snapshot!(check_with(&scheme, &[], MERGED));
         assert_eq!(as_quotient(&quotient(Some("gain"), "a.columns")), Some((Some("gain"), "a.columns")));

@@ -163,7 +163,7 @@ mod tests {
             residual: false,
             swiglu: false,
             smooth: false,
-            int8: false,
+            codes: None,
             activation: None,
         };
         let dispatch = |kernel, reads: &[u32]| {

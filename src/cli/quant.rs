@@ -12,11 +12,10 @@ use std::path::PathBuf;
 
 /// Beside [`Bits`].
 const NONE: &str = "none";
-const FP8: &str = "fp8";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct QuantArgs {
-    /// Bits of weights and activations: none, w8a8, w4a16, w4a8; for the CPU
+    /// Bits of weights and activations: none; w8a8, w4a16, w4a8 for the CPU; fp8 for cuda:sm_89 and cuda:sm_90a
     #[arg(long, value_name = "Q", default_value = NONE, value_parser = quant)]
     quant: String,
     /// Columns that share a scale where weights have 4 bits: 32, 64 or 128 [default: 32]
@@ -34,7 +33,7 @@ pub(super) struct QuantArgs {
 }
 
 fn quant(text: &str) -> Result<String, String> {
-    only(text, &[&[NONE], Bits::ALL.map(Bits::name).as_slice(), &[FP8]].concat(), &[])
+    only(text, &[&[NONE], Bits::ALL.map(Bits::name).as_slice()].concat(), &[])
 }
 
 fn group(text: &str) -> Result<u32, String> {
@@ -45,29 +44,22 @@ fn group(text: &str) -> Result<u32, String> {
 impl QuantArgs {
     /// What the flags ask for; refuses what no target of the build has.
     pub(super) fn quantization(&self, targets: &[BuildTarget]) -> Result<Option<Quantization>, Failure> {
-        if self.quant == FP8 {
-            return Err(fp8(targets));
-        }
         let bits = Bits::from_name(&self.quant);
         if let Some(flag) = self.idle_flag(bits) {
             return Err(Failure::usage(
                 format!("`--{flag}` is of no effect with --quant {}", self.quant),
                 if flag == "group" {
-                    "leave it out, or choose w4a16 or w4a8"
+                    "leave it out, or choose w4a16 or w4a8: the others have no groups"
+                } else if bits == Some(Bits::Fp8) {
+                    "leave it out: scales of fp8 come with each request, and there are no groups to work out"
                 } else {
                     "leave it out, or choose w8a8, w4a16 or w4a8"
                 },
             ));
         }
         let Some(bits) = bits else { return Ok(None) };
-        if let Some(target) = targets.iter().find(|target| **target != BuildTarget::cpu()) {
-            return Err(Failure::usage(
-                format!(
-                    "`--quant {}` is for the CPU: {target} has no kernels for weights in few bits",
-                    self.quant
-                ),
-                "build it with --quant none, and the CPU's file by itself",
-            ));
+        if let Some(target) = targets.iter().find(|target| !bits.fits(target)) {
+            return Err(lacking(bits, target));
         }
         let nothing = self.keep.iter().any(|pattern| pattern == NONE);
         let keep = match self.keep.as_slice() {
@@ -94,19 +86,29 @@ impl QuantArgs {
         (self.group.is_some() && !groups)
             .then_some("group")
             .or_else(|| (!self.keep.is_empty() && bits.is_none()).then_some("keep"))
-            .or_else(|| (self.calib.is_some() && bits.is_none()).then_some("calib"))
+            .or_else(|| {
+                let idle = bits.is_none_or(|bits| bits == Bits::Fp8);
+                (self.calib.is_some() && idle).then_some("calib")
+            })
     }
 }
 
-fn fp8(targets: &[BuildTarget]) -> Failure {
-    let cores = "fp8 needs a GPU target whose cores have it; build for cuda:sm_90a";
-    match targets.iter().find(|target| **target == BuildTarget::cpu()) {
-        Some(_) => Failure::usage(
-            format!("the CPU has no fp8: {cores}"),
-            "this version has no kernels for it there either; for the CPU choose w8a8, w4a16 or w4a8",
-        ),
-        None => Failure::usage("this version has no kernels for fp8", "build with --quant none"),
+/// Why `target` cannot be built for in these bits.
+fn lacking(bits: Bits, target: &BuildTarget) -> Failure {
+    let (name, with) = (bits.name(), bits.targets().join(" and "));
+    if bits != Bits::Fp8 {
+        return Failure::usage(
+            format!("`--quant {name}` is for the CPU: {target} has no kernels for it"),
+            "build it with --quant none, and the CPU's file by itself",
+        );
     }
+    let cpu = *target == BuildTarget::cpu();
+    let (what, instead) = if cpu {
+        ("the CPU multiplies no fp8".to_owned(), "for the CPU choose w8a8, w4a16 or w4a8")
+    } else {
+        (format!("{target} multiplies no fp8 in OCP's e4m3"), "choose --quant none for it")
+    };
+    Failure::usage(format!("`--quant fp8`: {what}"), format!("{with} do, in a file by themselves; {instead}"))
 }
 
 /// How matrices were stored: a line for each kind of tensor and form, or with `each` for each tensor.

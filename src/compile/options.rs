@@ -1,6 +1,6 @@
 //! What to build, and which of it a checkpoint allows.
 
-use super::{BuildError, BuildTarget, Entry, Quantization};
+use super::{Bits, BuildError, BuildTarget, Entry, Quantization};
 use dreamc_frontend::clock::{DDIM_TRAIN_STEPS, FlowClock};
 use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::vla::Mode;
@@ -128,9 +128,14 @@ pub(super) fn check(options: &BuildOptions, config: &ModelConfig) -> Result<(), 
         other => return fail("--dtype", other.to_string(), "bf16, f32 or f16"),
     }
     if let Some(quant) = &options.quant {
-        if let Some(target) = options.targets.iter().find(|t| **t != BuildTarget::cpu()) {
-            let expected = format!("none for {target}, which has no kernels for weights in few bits");
+        if let Some(target) = options.targets.iter().find(|target| !quant.bits.fits(target)) {
+            let with = quant.bits.targets().join(", ");
+            let expected = format!("another for {target}, which has no kernels for it; {with} have");
             return fail("--quant", quant.bits.name().to_owned(), &expected);
+        }
+        if quant.bits == Bits::Fp8 && quant.calibration.is_some() {
+            let expected = "left out: fp8 has no factors of columns and no groups to work out";
+            return fail("--calib", "given".to_owned(), expected);
         }
         if quant.bits.has_groups() && !Quant::GROUPS.contains(&quant.group) {
             return fail("--group", quant.group.to_string(), "32, 64 or 128");

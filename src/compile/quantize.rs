@@ -1,12 +1,13 @@
 //! Weights in few bits: which matrices, how they are rounded, and how well they are stored.
 
 use super::calibrate::Calibrated;
-use super::{BuildError, Statistics};
+use super::{BuildError, BuildTarget, Statistics};
 use dreamc_artifact::layout::Layout;
 use dreamc_backend::{Constant, Fidelity, Source};
 use dreamc_frontend::{EMBEDDING, ModelConfig};
 use dreamc_ir::Module;
 use dreamc_num::Quant;
+use dreamc_num::quant::Codes;
 use dreamc_passes::quantize::{Columns, Decision, Decisions, Matmul, Rounding, Scheme, decide, matmuls, run};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,8 @@ pub enum Bits {
     W4A16,
     /// Weights in 4 bits by groups, activations in 8 by row.
     W4A8,
+    /// Both in fp8 (e4m3), weights by row of the matrix, activations by row; for GPUs that multiply it.
+    Fp8,
 }
 
 /// Which tensors are kept.
@@ -48,7 +51,7 @@ pub enum Keep {
 
 impl Bits {
     /// Every choice.
-    pub const ALL: [Bits; 3] = [Bits::W8A8, Bits::W4A16, Bits::W4A8];
+    pub const ALL: [Bits; 4] = [Bits::W8A8, Bits::W4A16, Bits::W4A8, Bits::Fp8];
 
     /// As on the command line.
     pub const fn name(self) -> &'static str {
@@ -56,6 +59,7 @@ impl Bits {
             Bits::W8A8 => "w8a8",
             Bits::W4A16 => "w4a16",
             Bits::W4A8 => "w4a8",
+            Bits::Fp8 => "fp8",
         }
     }
 
@@ -67,6 +71,20 @@ impl Bits {
     /// Whether its weights are stored in groups.
     pub const fn has_groups(self) -> bool {
         matches!(self, Bits::W4A16 | Bits::W4A8)
+    }
+
+    /// Whether `target` has kernels for it.
+    pub fn fits(self, target: &BuildTarget) -> bool {
+        match self {
+            Bits::W8A8 | Bits::W4A16 | Bits::W4A8 => *target == BuildTarget::cpu(),
+            Bits::Fp8 => target.kernels().is_some_and(|target| target.capabilities().fp8),
+        }
+    }
+
+    /// The targets that have, as in the manifest.
+    pub fn targets(self) -> Vec<String> {
+        let all = BuildTarget::all().into_iter().filter(|target| self.fits(target));
+        all.map(|target| target.spelling().to_owned()).collect()
     }
 }
 
@@ -83,9 +101,10 @@ impl Quantization {
     pub(super) fn weights(&self) -> Rounding {
         let int4 = Quant::Int4 { group: self.group, zero: ZERO };
         match self.bits {
-            Bits::W8A8 => Rounding { quant: Quant::Int8, int8: true },
-            Bits::W4A16 => Rounding { quant: int4, int8: false },
-            Bits::W4A8 => Rounding { quant: int4, int8: true },
+            Bits::W8A8 => Rounding { quant: Quant::Int8, codes: Some(Codes::Int8) },
+            Bits::W4A16 => Rounding { quant: int4, codes: None },
+            Bits::W4A8 => Rounding { quant: int4, codes: Some(Codes::Int8) },
+            Bits::Fp8 => Rounding { quant: Quant::Fp8, codes: Some(Codes::Fp8) },
         }
     }
 
@@ -93,7 +112,7 @@ impl Quantization {
     /// takes half the room, and the trained checkpoints of the fixtures solve as much as with them in bf16.
     fn kept(&self) -> Option<Rounding> {
         let eight = self.keep == Keep::Rule && self.bits.has_groups();
-        eight.then_some(Rounding { quant: Quant::Int8, int8: false })
+        eight.then_some(Rounding { quant: Quant::Int8, codes: None })
     }
 }
 
@@ -205,7 +224,7 @@ pub struct Stored {
 pub struct StoredMatrix {
     /// Name of the tensor.
     pub name: String,
-    /// Type of its elements: `int8`, `int4g32z`, or the build's.
+    /// Type of its elements: `int8`, `int4g32z`, `fp8`, or the build's.
     pub form: String,
     /// Why it is so.
     pub decision: Decision,
@@ -217,8 +236,9 @@ pub struct StoredMatrix {
     pub fidelity: Option<Fidelity>,
 }
 
-/// What became of all constants; `fidelities` are in their order.
+/// What became of all constants; `fidelities` are in their order. `packed`: whether matrices of matmuls are, as for the CPU.
 pub(super) fn stored(
+    packed: bool,
     decisions: &Decisions,
     constants: &[Constant],
     fidelities: &[Option<Fidelity>],
@@ -234,10 +254,13 @@ pub(super) fn stored(
         let bytes = constant.layout.stored_bytes(constant.dtype, &constant.dims).unwrap_or(0);
         stored.weights += weights;
         stored.bytes += bytes;
-        // The rows of an embedding are no matrix of a matmul, also where another copy of them is.
-        let multiplied = constant.layout != Layout::RowMajor;
-        if let ([name], true) = (names, multiplied)
-            && let Some(decision) = decisions.tensors.get(name)
+        // The rows of an embedding are no matrix of a matmul, also where another copy of them is. Where nothing is packed, a
+        // matrix that is kept is that copy.
+        let multiplied = |decision: &Decision| {
+            constant.layout != Layout::RowMajor || !packed && *decision != Decision::Rounded
+        };
+        if let [name] = names
+            && let Some(decision) = decisions.tensors.get(name).filter(|decision| multiplied(decision))
         {
             let form = match constant.layout {
                 Layout::Quantized(quant) => quant.to_string(),

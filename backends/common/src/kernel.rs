@@ -26,7 +26,7 @@ pub fn kernel(op: &Op) -> Result<Kernel, String> {
             residual: l.residual,
             swiglu: l.swiglu,
             smooth: l.smooth,
-            int8: l.int8,
+            codes: l.codes,
             activation: l.activation.map(activation),
         }),
         Op::Rope { head_dim } => Kernel::Rope { head_dim: small(*head_dim)? },

@@ -2,10 +2,10 @@
 
 use crate::constants::{Constant, Source};
 use crate::quantize::{self, Columns, Fidelity};
-use dreamc_artifact::layout::{Layout, PANEL};
+use dreamc_artifact::layout::{Layout, PANEL, fp8_scales_at};
 use dreamc_ir::Literal;
-use dreamc_num::DType;
 use dreamc_num::quant::BLOCK;
+use dreamc_num::{DType, Quant};
 use half::{bf16, f16};
 use std::error::Error;
 
@@ -93,12 +93,25 @@ pub(crate) fn pack(
                     }
                 }
             }
+            let fp8 = layout == Layout::Quantized(Quant::Fp8);
+            let (mut scales, mut emitted) = (Vec::new(), 0);
             for row in (0..*n).step_by(PANEL) {
                 let rows = (*n - row).min(PANEL as u64);
                 tensor.read(row * k as u64, rows * k as u64, &mut floats)?;
-                floats.resize(PANEL * k, 0.0);
+                if !fp8 {
+                    floats.resize(PANEL * k, 0.0);
+                }
                 bytes.clear();
-                push_panel(&mut floats, &known, layout, constant.dtype, &mut bytes, &mut fidelity)?;
+                let into = (&mut bytes, &mut scales);
+                push_panel(&mut floats, &known, layout, constant.dtype, into, &mut fidelity)?;
+                emitted += bytes.len() as u64;
+                emit(&bytes)?;
+            }
+            if fp8 {
+                let begin = fp8_scales_at(*n, k as u64).ok_or(PackError::DType(constant.dtype))?;
+                bytes.clear();
+                bytes.resize((begin - emitted) as usize, 0);
+                bytes.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
                 emit(&bytes)?;
             }
         }
@@ -178,13 +191,13 @@ fn push_all(floats: &[f32], dtype: DType, bytes: &mut Vec<u8>) -> Result<(), Pac
     Ok(())
 }
 
-/// One panel: 16 rows, see `dreamc_artifact::layout`.
+/// One panel: 16 rows, or as many of fp8, see `dreamc_artifact::layout`.
 fn push_panel(
     rows: &mut [f32],
     columns: &Columns,
     layout: Layout,
     dtype: DType,
-    bytes: &mut Vec<u8>,
+    (bytes, scales): (&mut Vec<u8>, &mut Vec<f32>),
     fidelity: &mut Fidelity,
 ) -> Result<(), PackError> {
     let k = columns.factors.len();
@@ -203,7 +216,9 @@ fn push_panel(
                 }
             }
         }
-        (Layout::Quantized(quant), _) => bytes.extend(quantize::panel(quant, rows, columns, fidelity)),
+        (Layout::Quantized(quant), _) => {
+            bytes.extend(quantize::panel(quant, rows, columns, scales, fidelity));
+        }
         (Layout::RowMajor | Layout::Panels | Layout::PanelPairs, _) => return Err(PackError::DType(dtype)),
     }
     Ok(())
@@ -225,6 +240,7 @@ fn literal_bytes(literal: &Literal, dtype: DType) -> Result<Vec<u8>, PackError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dreamc_num::quant::{fp8, fp8_scale, row_inverse};
 
     struct Counting;
 
@@ -281,6 +297,47 @@ mod tests {
             let total: f32 = (0..stored.len() / dtype.bytes()).map(at).sum();
             assert_eq!(total, sum);
         }
+    }
+
+    /// Codes of all rows and then their scales, in more pieces than one, none of which is longer than a panel.
+    #[test]
+    fn rows_in_fp8_and_their_scales() {
+        let source = Source::Quantized {
+            name: "51".to_owned(),
+            first: 0,
+            of: 17,
+            columns: None,
+            quant: Quant::Fp8,
+            importance: None,
+            feedback: None,
+        };
+        let layout = Layout::Quantized(Quant::Fp8);
+        let constant = Constant { source, dtype: DType::BF16, dims: vec![17, 3], layout };
+        let (mut stored, mut pieces) = (Vec::new(), 0);
+        let mut emit = |bytes: &[u8]| {
+            stored.extend_from_slice(bytes);
+            pieces += 1;
+            Ok(())
+        };
+        let fidelity = pack(&constant, &mut Counting, &mut emit).unwrap().unwrap();
+        assert!(
+            fidelity.relative() > 0.0 && fidelity.relative() < 0.03 && pieces == 3,
+            "{fidelity:?} {pieces}"
+        );
+        assert_eq!(stored.len() as u64, layout.stored_bytes(DType::BF16, &[17, 3]).unwrap());
+        let begin = fp8_scales_at(17, 3).unwrap() as usize;
+        let mut filling = stored[..begin].to_vec();
+        for row in 0..17 {
+            let values = [0, 1, 2].map(|column| (row * 3 + column) as f32);
+            let scale = fp8_scale(&values);
+            assert_eq!(stored[begin + 4 * row..][..4], scale.to_le_bytes());
+            for (column, x) in values.into_iter().enumerate() {
+                let at = layout.index(3, row, column);
+                assert_eq!(stored[at], fp8(x, row_inverse(scale)));
+                filling[at] = 0;
+            }
+        }
+        assert!(filling.iter().all(|byte| *byte == 0));
     }
 
     /// Rows of a matrix are stored as if it had no others.

@@ -1,8 +1,10 @@
-//! Panels of a matrix in few bits, as `dreamc_artifact::layout` draws them.
+//! Panels of a matrix in few bits, and rows of one in fp8, as `dreamc_artifact::layout` draws them.
 
 use dreamc_artifact::layout::PANEL;
 use dreamc_num::Quant;
-use dreamc_num::quant::{Errors, Group, int8, int8_inverse, int8_scale, round_groups};
+use dreamc_num::quant::{
+    Errors, Group, fp8, fp8_scale, from_e4m3, int8, int8_scale, round_groups, row_inverse,
+};
 use half::bf16;
 use std::ops::AddAssign;
 
@@ -55,15 +57,26 @@ impl Columns {
 }
 
 /// The stored bytes of one panel: 16 rows one after another, those that do not exist being zeros, which are multiplied by
-/// the factors of their columns here. Adds to `fidelity`.
-pub(crate) fn panel(quant: Quant, rows: &mut [f32], columns: &Columns, fidelity: &mut Fidelity) -> Vec<u8> {
+/// the factors of their columns here. Of fp8 there are as many rows as are given, and their scales, which stand behind all
+/// rows of the matrix, go to `scales`. Adds to `fidelity`.
+pub(crate) fn panel(
+    quant: Quant,
+    rows: &mut [f32],
+    columns: &Columns,
+    scales: &mut Vec<f32>,
+    fidelity: &mut Fidelity,
+) -> Vec<u8> {
     let (mut codes, k) = (Codes::default(), columns.factors.len());
     for row in rows.chunks_exact_mut(k) {
         row.iter_mut().zip(&columns.factors).for_each(|(x, factor)| *x *= factor);
         match quant {
             Quant::Int8 => codes.int8(row, columns, fidelity),
             Quant::Int4 { group, zero } => codes.int4(row, columns, group, zero, fidelity),
+            Quant::Fp8 => codes.fp8(row, columns, fidelity),
         }
+    }
+    if quant == Quant::Fp8 {
+        scales.extend(&codes.scales);
     }
     codes.to_bytes(quant, k)
 }
@@ -84,7 +97,7 @@ struct Codes {
 impl Codes {
     fn int8(&mut self, row: &[f32], columns: &Columns, fidelity: &mut Fidelity) {
         let scale = int8_scale(row);
-        let inverse = int8_inverse(scale);
+        let inverse = row_inverse(scale);
         let codes = row.iter().map(|x| int8(*x, inverse));
         self.sums.push(codes.clone().map(i32::from).sum());
         fidelity.add(row, &columns.factors, codes.clone().map(|code| f32::from(code) * scale));
@@ -105,21 +118,42 @@ impl Codes {
         fidelity.add(row, &columns.factors, values.iter().copied());
         // What the row becomes where codes of 8 bits are multiplied.
         let scale = int8_scale(&values);
-        let inverse = int8_inverse(scale);
+        let inverse = row_inverse(scale);
         self.sums.push(values.iter().map(|x| i32::from(int8(*x, inverse))).sum());
         self.codes.extend(codes);
         self.scales.push(scale);
         self.groups.push(groups);
     }
 
+    fn fp8(&mut self, row: &[f32], columns: &Columns, fidelity: &mut Fidelity) {
+        let scale = fp8_scale(row);
+        let inverse = row_inverse(scale);
+        let codes = row.iter().map(|x| fp8(*x, inverse));
+        fidelity.add(row, &columns.factors, codes.clone().map(|code| from_e4m3(code) * scale));
+        self.codes.extend(codes);
+        self.scales.push(scale);
+    }
+
+    /// What panels begin with.
+    fn head(&self) -> Vec<u8> {
+        let scales = self.scales.iter().flat_map(|scale| scale.to_le_bytes());
+        scales.chain(self.sums.iter().flat_map(|sum| sum.to_le_bytes())).collect()
+    }
+
     fn to_bytes(&self, quant: Quant, k: usize) -> Vec<u8> {
-        let mut bytes: Vec<u8> = self.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
-        bytes.extend(self.sums.iter().flat_map(|sum| sum.to_le_bytes()));
+        let mut bytes = if quant == Quant::Fp8 { Vec::new() } else { self.head() };
         let code = |lane: usize, column: usize| match column < k {
             true => self.codes[lane * k + column],
             false => 0,
         };
         match quant {
+            Quant::Fp8 => {
+                let filling = k.next_multiple_of(16) - k;
+                for row in self.codes.chunks_exact(k) {
+                    bytes.extend_from_slice(row);
+                    bytes.resize(bytes.len() + filling, 0);
+                }
+            }
             Quant::Int8 => {
                 for column in (0..k).step_by(4) {
                     bytes.extend((0..PANEL).flat_map(|lane| (0..4).map(move |j| code(lane, column + j))));
@@ -163,7 +197,7 @@ mod tests {
         let of = |factors: Vec<f32>| {
             let (mut rows, mut fidelity) = (rows.clone(), Fidelity::default());
             let columns = Columns { factors, ..Columns::of(k) };
-            panel(Quant::Int8, &mut rows, &columns, &mut fidelity);
+            panel(Quant::Int8, &mut rows, &columns, &mut Vec::new(), &mut fidelity);
             assert!((fidelity.power / power - 1.0).abs() < 1e-9);
             fidelity.relative()
         };
@@ -178,21 +212,37 @@ mod tests {
     fn codes_lie_where_the_layout_says() {
         let k = 70;
         let rows: Vec<f32> = (0..PANEL * k).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
-        for quant in
-            [Quant::Int8, Quant::Int4 { group: 32, zero: false }, Quant::Int4 { group: 64, zero: true }]
-        {
+        for quant in [
+            Quant::Int8,
+            Quant::Int4 { group: 32, zero: false },
+            Quant::Int4 { group: 64, zero: true },
+            Quant::Fp8,
+        ] {
             let mut fidelity = Fidelity::default();
             let ones = Columns::of(k);
-            let bytes = panel(quant, &mut rows.clone(), &ones, &mut fidelity);
-            let most = if quant == Quant::Int8 { 0.006 } else { 0.12 };
+            let mut scales = Vec::new();
+            let bytes = panel(quant, &mut rows.clone(), &ones, &mut scales, &mut fidelity);
+            let most = match quant {
+                Quant::Int8 => 0.006,
+                Quant::Fp8 => 0.03,
+                Quant::Int4 { .. } => 0.12,
+            };
             assert!(fidelity.relative() < most && fidelity.power > 0.0, "{quant} {fidelity:?}");
-            assert_eq!(Some(bytes.len() as u64), quantized_panel_bytes(quant, k as u64));
+            if quant == Quant::Fp8 {
+                assert_eq!((bytes.len(), scales.len()), (PANEL * 80, PANEL));
+            } else {
+                assert_eq!(Some(bytes.len() as u64), quantized_panel_bytes(quant, k as u64));
+            }
             for (i, x) in rows.iter().enumerate() {
                 let (row, column) = (i / k, i % k);
                 let at = Layout::Quantized(quant).index(k, row, column);
                 let all = &rows[row * k..(row + 1) * k];
                 match quant {
-                    Quant::Int8 => assert_eq!(bytes[at] as i8, int8(*x, int8_inverse(int8_scale(all)))),
+                    Quant::Int8 => assert_eq!(bytes[at] as i8, int8(*x, row_inverse(int8_scale(all)))),
+                    Quant::Fp8 => {
+                        assert_eq!(scales[row], fp8_scale(all));
+                        assert_eq!(bytes[at], fp8(*x, row_inverse(fp8_scale(all))));
+                    }
                     Quant::Int4 { group, zero } => {
                         let of = all.chunks(group as usize).nth(column / group as usize).unwrap();
                         let fitted = Group::fitting(of, &[1.0; 64][..of.len()], zero);

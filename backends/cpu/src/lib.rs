@@ -57,8 +57,14 @@ impl Target for Cpu {
         in_place(node)
     }
 
-    fn quantized(&self, _quant: Quant, matrix: bool) -> Result<(), String> {
-        if matrix { Ok(()) } else { Err("only matmuls take weights in few bits".to_owned()) }
+    fn quantized(&self, quant: Quant, matrix: bool) -> Result<(), String> {
+        match quant {
+            Quant::Fp8 => Err("it multiplies no fp8; build it with --quant w8a8".to_owned()),
+            Quant::Int8 | Quant::Int4 { .. } if !matrix => {
+                Err("only matmuls take weights in few bits".to_owned())
+            }
+            Quant::Int8 | Quant::Int4 { .. } => Ok(()),
+        }
     }
 
     fn layout(&self, node: &NodeData, operand: usize, ty: &Type) -> Option<Layout> {

@@ -61,6 +61,21 @@ fn kernels_for_hopper() {
     compile_all("sm_90a");
 }
 
+/// For the architectures that multiply fp8.
+#[test]
+fn kernels_of_fp8() {
+    const MMA: &str = "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32";
+    let (nvrtc, sources) = (nvrtc(), sources("sm_89"));
+    assert!(sources.len() >= 3);
+    for arch in ["sm_89", "sm_90a"] {
+        in_parallel(&sources, |name, source| {
+            let binary = nvrtc.compile(name, source, arch).unwrap_or_else(|error| panic!("{error}"));
+            assert!(contains(&binary.cubin, &format!(".text.{name}")), "{name} has no entry");
+            assert_eq!(contains(&binary.ptx, MMA), name.contains("_linear_"), "{name}");
+        });
+    }
+}
+
 #[test]
 fn headers_are_there() {
     let binary = nvrtc().compile("bf16_matrix", MATRIX, "sm_80").unwrap_or_else(|error| panic!("{error}"));

@@ -2,7 +2,7 @@
 
 use crate::modules::Modules;
 use crate::{float, size};
-use dreamc_artifact::layout::Layout;
+use dreamc_artifact::layout::{Layout, fp8_scales_at};
 use dreamc_artifact::plan::{ARENA_ALIGN, Binding, Dim, Kernel, Launch, Scalar, Value, ValueId};
 use dreamc_backend::Job;
 use dreamc_ir::Literal;
@@ -11,11 +11,21 @@ use dreamc_num::DType;
 
 /// What a buffer is bound to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bound(Binding);
+pub(crate) struct Bound {
+    binding: Binding,
+    /// What the bytes are, where they are no elements of the value's type.
+    bytes_of: Option<Element>,
+}
 
 impl From<ValueId> for Bound {
     fn from(value: ValueId) -> Bound {
-        Bound(Binding { value, part: None })
+        Binding { value, part: None }.into()
+    }
+}
+
+impl From<Binding> for Bound {
+    fn from(binding: Binding) -> Bound {
+        Bound { binding, bytes_of: None }
     }
 }
 
@@ -180,7 +190,26 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
 
     /// A part of a matrix as a buffer.
     pub(crate) fn bound(&self, value: ValueId, part: Part) -> Bound {
-        Bound(Binding { value, part: part.bytes })
+        Binding { value, part: part.bytes }.into()
+    }
+
+    /// Rows of a matrix of weights, which are the same in every request.
+    pub(crate) fn constant_rows(&self, id: ValueId) -> Result<u32, String> {
+        let rows = self.value(id).dims.first().and_then(size::constant);
+        rows.ok_or_else(|| "its weights are no matrix".to_owned())
+    }
+
+    /// The codes of a matrix in fp8 and their scales, as buffers.
+    pub(crate) fn fp8(&self, value: ValueId) -> Result<[Bound; 2], String> {
+        let rows = u64::from(self.constant_rows(value)?);
+        let begin = fp8_scales_at(rows, self.constant_columns(value)?.into());
+        let max = self.target().capabilities().binding_bytes_max;
+        let begin = begin.filter(|bytes| *bytes <= max).ok_or_else(|| {
+            format!("the target binds {max} bytes, which is too little for its weights in fp8")
+        })?;
+        let part =
+            |part, element| Bound { binding: Binding { value, part: Some(part) }, bytes_of: Some(element) };
+        Ok([part((0, begin), Element::U32), part((begin, 4 * rows), Element::F32)])
     }
 
     /// Adds a launch.
@@ -199,10 +228,14 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
         let mut bindings = Vec::new();
         for buffer in &emitted.buffers {
             let (_, bound) = buffers.iter().find(|b| b.0 == buffer.name).ok_or_else(|| bug(buffer.name))?;
-            if !holds(buffer.element, self.job.value(bound.0.value).dtype) {
+            let holds = match bound.bytes_of {
+                Some(element) => buffer.element == element,
+                None => holds(buffer.element, self.job.value(bound.binding.value).dtype),
+            };
+            if !holds {
                 return Err(bug(buffer.name));
             }
-            bindings.push(bound.0);
+            bindings.push(bound.binding);
         }
         let mut ordered = Vec::new();
         for scalar in &emitted.scalars {
@@ -245,7 +278,7 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
             let parts = by_row
                 .iter()
                 .zip(&sizes)
-                .map(|((name, value), bytes)| (*name, Bound(Binding { value: *value, part: part(*bytes) })));
+                .map(|((name, value), bytes)| (*name, Binding { value: *value, part: part(*bytes) }.into()));
             let all_buffers: Vec<(&str, Bound)> = parts.chain(buffers.iter().copied()).collect();
             let rows = if most < all {
                 Scalar::Part { of: rows.clone(), first, most }

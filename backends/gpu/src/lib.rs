@@ -4,11 +4,13 @@
 //! Verified graph ──lower──► dispatches, as on every target ──launches──► modules and what they are given
 //! ```
 //!
-//! What these targets cannot do: matmuls whose weights are computed, tensors of more than 2^32 elements, and attention
+//! What these targets cannot do: matmuls whose weights are computed or stored in few bits other than fp8, fp8 where matrix units
+//! have none, tensors of more than 2^32 elements, and attention
 //! whose heads have more than 256 dimensions. What a target lacks is replaced: conditions are words, and
 //! where it has no bf16 or f16 the values in between are f32 and the weights are unpacked as they are read.
 
 mod attention;
+mod fp8;
 mod launcher;
 mod linear;
 mod modules;
@@ -24,7 +26,7 @@ use dreamc_artifact::plan::{Activation, Kernel, Launch, Program, Scalar};
 use dreamc_backend::{Constants, EmitError, Job, Target, in_place, is_matrix, kernel, lower};
 use dreamc_ir::{Graph, Literal, NodeData, Op, Type, Verified};
 use dreamc_kernels::{self as kernels, Elementwise, Float, Map, Norm, RopeTable, Statistic, TimestepEmbed};
-use dreamc_num::{DType, frequency};
+use dreamc_num::{DType, Quant, frequency};
 use launcher::Launcher;
 
 /// The program of graph `entry`, named `name`. What it stores is added to `constants`, what it launches to `modules`.
@@ -78,6 +80,20 @@ impl Target for Gpu<'_> {
 
     fn layout(&self, _node: &NodeData, _operand: usize, _ty: &Type) -> Option<Layout> {
         Some(Layout::RowMajor)
+    }
+
+    fn quantized(&self, quant: Quant, matrix: bool) -> Result<(), String> {
+        match quant {
+            Quant::Fp8 if !self.modules.target().capabilities().fp8 => {
+                Err("it multiplies no fp8 in OCP's e4m3; build this target with --quant none".to_owned())
+            }
+            Quant::Fp8 if !matrix => Err("only matmuls take weights in fp8".to_owned()),
+            Quant::Fp8 => Ok(()),
+            Quant::Int8 | Quant::Int4 { .. } => {
+                Err("it has no kernels for weights in few integers; build this target with --quant none"
+                    .to_owned())
+            }
+        }
     }
 
     fn stored(&self, dtype: DType) -> DType {

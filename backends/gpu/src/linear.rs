@@ -1,11 +1,25 @@
 //! Matmuls: the norm before them is a launch of its own, and so is each weight, and each part of a weight.
 
+use crate::fp8;
 use crate::launcher::{Bound, Launcher, Part, count};
 use dreamc_artifact::plan::{Activation, Linear, Scalar, ValueId};
 use dreamc_kernels::{self as kernels, Engine, Norm, Residual, Statistic, Table, Tile};
 use dreamc_num::DType;
+use dreamc_num::quant::Codes;
 
 pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<(), String> {
+    if linear.smooth {
+        return Err(
+            "it multiplies no columns of rows by factors; build this target without --calib".to_owned()
+        );
+    }
+    match linear.codes {
+        None => {}
+        Some(Codes::Fp8) => return fp8::launches(l, linear),
+        Some(Codes::Int8) => {
+            return Err("it multiplies no 8-bit integers; build this target with --quant none".to_owned());
+        }
+    }
     let operands = linear.weight_operands();
     let behind = operands.end;
     let weights: Vec<ValueId> = operands.map(|i| l.read(i)).collect();
@@ -61,7 +75,7 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
     Ok(())
 }
 
-const fn activation(kind: Activation) -> kernels::Activation {
+pub(crate) const fn activation(kind: Activation) -> kernels::Activation {
     match kind {
         Activation::Silu => kernels::Activation::Silu,
         Activation::Gelu => kernels::Activation::Gelu,
@@ -71,7 +85,7 @@ const fn activation(kind: Activation) -> kernels::Activation {
 }
 
 /// The rows of `x` normed, in the weights' type where the target computes with it.
-fn normed(l: &mut Launcher<'_, '_, '_>, eps: f32, weight: ValueId) -> Result<ValueId, String> {
+pub(crate) fn normed(l: &mut Launcher<'_, '_, '_>, eps: f32, weight: ValueId) -> Result<ValueId, String> {
     let x = l.read(0);
     let dtype = match l.table(weight)? {
         Table::Floats(_) => l.value(weight).dtype,

@@ -1,12 +1,12 @@
 //! The judges of the golden tests: every fixture that the reference has outputs for.
 
 use crate::report::Checks;
-use dreamc::compile::BuildOptions;
+use dreamc::compile::{Bits, BuildOptions};
 use dreamc_frontend::vla::Mode;
 use dreamc_golden::runners::{Built, Compiled, CompiledPolicy, Place, Runner};
 use dreamc_golden::tabletop::{Trained, judge_episodes, judge_observations, judge_vision};
 use dreamc_golden::vla::{Actor, HeadFiles, judge_predict};
-use dreamc_golden::{text, vl, vla};
+use dreamc_golden::{fp8, text, vl, vla};
 use dreamc_num::DType;
 use serde_json::{Map, Value};
 
@@ -61,6 +61,12 @@ pub(crate) fn judge(section: &str, make: Make, checks: &mut Checks) {
         "text" => {
             check("forward", &|| text::judge_forward(&runners));
             check("sampling", &|| text::judge_sampling(&runners));
+            for dtype in [DType::F32, DType::BF16] {
+                if Bits::Fp8.fits(&make.place.target(dtype)) {
+                    let judge = || drop(fp8::judge_forward(dtype, &runners));
+                    check(&format!("forward in fp8, {dtype}"), &judge);
+                }
+            }
         }
         "vl" => {
             check("vision", &|| vl::judge_vision(&runners, false));

@@ -3,6 +3,7 @@
 use crate::device::dtypes;
 use crate::fixtures::Make;
 use crate::report::Checks;
+use dreamc::compile::Bits;
 use dreamc_golden::graph::{Emitted, execute_on, interpret};
 use dreamc_interp::{Data, Tensor, seeded};
 use dreamc_ir::{Module, Port, parse};
@@ -21,6 +22,8 @@ struct Case {
     text: String,
     /// Whether it has no `T`.
     exact: bool,
+    /// Whether it multiplies in fp8.
+    fp8: bool,
 }
 
 /// How far results may be off, as a share of the largest: the interpreter rounds no activations, the device rounds each
@@ -33,9 +36,14 @@ fn limit(dtype: DType) -> f32 {
     }
 }
 
+/// Of fp8: rows and weights have the interpreter's own codes, but matrix units add up a step along K in fewer bits.
+const FP8_LIMIT: f32 = 1.0 / 256.0;
+
 /// Judges every kernel; or compiles it, where nothing shall run.
 pub(crate) fn judge(section: &str, make: Make, checks: &mut Checks) {
-    for case in cases() {
+    let has = |case: &Case| !case.fp8 || Bits::Fp8.fits(&make.place.target(DType::F32));
+    for case in cases().into_iter().filter(has) {
+        let limit = |dtype: DType| if case.fp8 { limit(dtype).max(FP8_LIMIT) } else { limit(dtype) };
         let dtypes = if case.exact { vec![DType::F32] } else { dtypes(make.place) };
         for dtype in dtypes {
             let name = if case.exact { case.name.clone() } else { format!("{}, {dtype}", case.name) };
@@ -128,11 +136,12 @@ fn inputs(module: &Module, (rows, length): (u64, u64), seed: u64) -> Vec<Tensor>
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |name: &str, text: String| {
-        let exact = !text.contains("T[");
+        let (exact, fp8) = (!text.contains("T["), text.contains("fp8=1"));
         let text = format!("symbol B <= 2\nsymbol K <= 70\nsymbol S <= 70\n\ngraph @{ENTRY}({text}\n}}\n");
-        cases.push(Case { name: name.to_owned(), text, exact });
+        cases.push(Case { name: name.to_owned(), text, exact, fp8 });
     };
     linear(&mut add);
+    linear_fp8(&mut add);
     attention(&mut add);
     rows(&mut add);
     elementwise(&mut add);
@@ -200,6 +209,53 @@ fn linear(add: Add<'_>) {
   %4 = linear %0, %1, %2, %3 {{weights=2, norm_eps=1e-6, swiglu=1}} : T[B, S, {n}]
   %5 = linear %0, %1, %2, %3 {{weights=2, norm_eps=1e-6}} : T[B, S, {}]
   return %4 \"gated\", %5 \"joined\"",
+                2 * n
+            ),
+        );
+    }
+}
+
+/// Products in fp8. Rows are not normed before: what differs in the last bit may be rounded to another code.
+fn linear_fp8(add: Add<'_>) {
+    for (k, n) in [(72, 40), (64, 128), (136, 264), (320, 96), (256, 1)] {
+        let rows = format!("%0: f32[B, S, {k}] \"x\"");
+        let weight = |value: &str, name: &str| {
+            format!("%{value} = weight {{name=\"{name}\", bits=8, float=1}} : T[{n}, {k}]")
+        };
+        add(
+            &format!("linear in fp8 {k} to {n}"),
+            format!(
+                "{rows}) {{
+  {}
+  %2 = linear %0, %1 {{fp8=1}} : T[B, S, {n}]
+  %3 = linear %0, %1 {{fp8=1}} : f32[B, S, {n}]
+  return %2 \"narrow\", %3 \"wide\"",
+                weight("1", "a")
+            ),
+        );
+        add(
+            &format!("linear in fp8 {k} to {n}, bias, gelu and residual"),
+            format!(
+                "{rows}, %1: f32[B, S, {n}] \"residual\") {{
+  {}
+  %3 = weight {{name=\"bias\"}} : f32[{n}]
+  %4 = linear %0, %2, %3, %1 {{bias=1, fp8=1, residual=1}} : f32[B, S, {n}]
+  %5 = linear %0, %2, %3 {{bias=1, fp8=1, activation=gelu}} : T[B, S, {n}]
+  return %4 \"wide\", %5 \"narrow\"",
+                weight("2", "a")
+            ),
+        );
+        add(
+            &format!("linear in fp8 {k} to {n}, swiglu and joined"),
+            format!(
+                "{rows}) {{
+  {}
+  {}
+  %3 = linear %0, %1, %2 {{weights=2, swiglu=1, fp8=1}} : T[B, S, {n}]
+  %4 = linear %0, %1, %2 {{weights=2, fp8=1}} : T[B, S, {}]
+  return %3 \"gated\", %4 \"joined\"",
+                weight("1", "gate"),
+                weight("2", "up"),
                 2 * n
             ),
         );

@@ -4,7 +4,7 @@ use super::{Runner, Values};
 use crate::emulator::Emulator;
 use crate::spy::{Spy, Spying};
 use dream::{DeviceChoice, DeviceKind, Forward, Generate, Isa, Model, OpenOptions, Output, Visual};
-use dreamc::compile::{BuildOptions, BuildTarget, build};
+use dreamc::compile::{Bits, BuildOptions, BuildTarget, build};
 use dreamc_interp::Tensor;
 use dreamc_num::DType;
 use std::path::PathBuf;
@@ -34,10 +34,12 @@ impl Built {
     /// Builds an artifact for an emulated device; the driver's library lies beside it.
     pub fn emulated(emulator: &Emulator, kind: DeviceKind, options: &BuildOptions) -> Built {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let targets = vec![parse(emulated_target(kind))];
+        let fp8 = options.quant.as_ref().is_some_and(|quant| quant.bits == Bits::Fp8);
+        // The first of CUDA's that has it.
+        let (target, capability) = if fp8 { ("cuda:sm_89", 89) } else { (emulated_target(kind), 80) };
         let output = folder.path().join(ARTIFACT);
-        emulator.build(&BuildOptions { output, targets, ..options.clone() });
-        emulator.driver(kind, &folder.path().join(DRIVER));
+        emulator.build(&BuildOptions { output, targets: vec![parse(target)], ..options.clone() });
+        emulator.driver(kind, capability, &folder.path().join(DRIVER));
         Built { folder }
     }
 

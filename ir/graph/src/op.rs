@@ -1,6 +1,7 @@
 //! Operations: the closed list.
 
 use dreamc_num::Quant;
+use dreamc_num::quant::Codes;
 use dreamc_num::stream::Lane;
 use std::ops::Range;
 
@@ -283,9 +284,9 @@ pub struct Linear {
     pub rows: Option<(u64, u64)>,
     /// The columns of `x` are multiplied by an operand, after the norm: what weights with [`Weight::columns`] are divided by.
     pub smooth: bool,
-    /// The rows that are multiplied, and the rows of weights that are not, are rounded to 8 bits
-    /// ([`dreamc_num::quant::round_int8`]), and the sums are those of the codes, in integers.
-    pub int8: bool,
+    /// The rows that are multiplied, and the rows of weights that are not, are rounded to these codes ([`Codes::round`]), and
+    /// the sums are those of the codes.
+    pub codes: Option<Codes>,
     /// What is done to each sum after the bias, in f32 before it becomes `U`; not with `swiglu`.
     pub activation: Option<Activation>,
     /// Whether there is a residual operand, added last.

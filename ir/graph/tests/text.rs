@@ -266,7 +266,9 @@ const FEW_BITS: &str = r#"graph @f(%0: f32[1, 2, 64]) {
   %3 = weight {name="v", bits=8} : f32[4, 64]
   %4 = linear %0, %1, %2 {smooth=1, int8=1} : f32[1, 2, 4]
   %5 = linear %0, %3 : f32[1, 2, 4]
-  return %4, %5
+  %6 = weight {name="u", bits=8, float=1} : f32[4, 64]
+  %7 = linear %0, %6 {fp8=1} : f32[1, 2, 4]
+  return %4, %5, %7
 }
 "#;
 
@@ -281,6 +283,9 @@ fn few_bits() {
             "columns=\"c\"",
             "in few bits are multiplied",
         ),
+        ("%6 {fp8=1}", "%6", "stored in fp8 where rows are rounded to it"),
+        ("%6 {fp8=1}", "%6 {int8=1}", "stored in fp8 where rows are rounded to it"),
+        ("bits=8, float=1", "bits=8", "stored in fp8 where rows are rounded to it"),
         ("bits=8}", "bits=8, importance=\"i\"}", "in groups have an importance"),
         ("bits=8}", "importance=\"i\"}", "in groups have an importance"),
         ("bits=8}", "bits=4, group=32, feedback=\"f\"}", "where they have an importance"),
@@ -290,4 +295,6 @@ fn few_bits() {
         let errors = verify(&parse(&text).unwrap()).err().unwrap().to_string();
         assert!(errors.contains(rule), "{errors}");
     }
+    let error = parse(&FEW_BITS.replace("fp8=1", "int8=1, fp8=1")).unwrap_err().to_string();
+    assert!(error.contains("left out beside `int8`"), "{error}");
 }

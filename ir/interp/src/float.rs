@@ -4,7 +4,6 @@ use crate::rows;
 use crate::run::RunError;
 use crate::tensor::{Data, Tensor};
 use dreamc_ir::{Activation, Attention, Linear, RopeTable};
-use dreamc_num::quant::round_int8;
 
 pub(crate) fn map(x: &Tensor, f: impl Fn(f32) -> f32) -> Tensor {
     Tensor::f32(&x.dims, x.floats().iter().map(|x| f(*x)).collect())
@@ -127,8 +126,8 @@ pub(crate) fn linear(linear: &Linear, operands: &[&Tensor]) -> Tensor {
     }
     let rounded = |tensor: Tensor| {
         let mut elements = tensor.floats().to_vec();
-        if linear.int8 {
-            elements.chunks_mut(k).for_each(round_int8);
+        if let Some(codes) = linear.codes {
+            elements.chunks_mut(k).for_each(|row| codes.round(row));
         }
         Tensor::f32(&tensor.dims, elements)
     };

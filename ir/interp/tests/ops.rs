@@ -33,6 +33,19 @@ fn activations() {
     }
 }
 
+/// With scales of 1 and 2: 17 lies between 16 and 18 and goes to the even code, 2 * 17 likewise; 3.1 to 3.
+#[test]
+fn rows_in_fp8() {
+    let text = "graph @f(%0: f32[1, 3], %1: f32[2, 3]) {
+      %2 = linear %0, %1 {fp8=1} : f32[1, 2]
+      return %2
+    }";
+    let x = Tensor::f32(&[1, 3], vec![448.0, 1.0, 3.1]);
+    let weight = Tensor::f32(&[2, 3], vec![448.0, 0.0, 17.0, 34.0, 896.0, -1.0]);
+    let wanted = [448.0 * 448.0 + 3.0 * 16.0, 448.0 * 32.0 + 896.0 - 3.0];
+    assert_eq!(result(text, &[x, weight]).floats(), wanted);
+}
+
 #[test]
 fn layer_norm_takes_the_mean_away() {
     let text = "graph @f(%0: f32[1, 4], %1: f32[4], %2: f32[4]) {

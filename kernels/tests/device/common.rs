@@ -22,10 +22,11 @@ pub(crate) struct Runner {
 }
 
 /// All of them. A device or a compiler that is missing is an error, not a test that passes.
-static RUNNERS: [Runner; 5] = [
+static RUNNERS: [Runner; 6] = [
     Runner { target: "wgsl", there: || true, execute: wgsl::run },
     Runner { target: "wgsl-f16", there: wgsl::has_f16, execute: wgsl::run },
     Runner { target: "sm_80", there: || true, execute: host::run },
+    Runner { target: "sm_89", there: || true, execute: host::run },
     Runner { target: "gfx942", there: || true, execute: host::run },
     Runner { target: "metal3", there: || true, execute: host::run },
 ];
@@ -40,8 +41,13 @@ pub(crate) fn runners(kernel: &Kernel) -> Vec<&'static Runner> {
         Err(EmitError::Unsupported { .. }) => false,
         Err(e) => panic!("{e}"),
     };
-    // What `wgsl` has is run there.
-    let can = |runner: &&Runner| (runner.target != "wgsl-f16" || !has("wgsl")) && has(runner.target);
+    // What `wgsl` has is run there, and so is what `sm_80` has.
+    let again = |target| match target {
+        "wgsl-f16" => has("wgsl"),
+        "sm_89" => has("sm_80"),
+        _ => false,
+    };
+    let can = |runner: &&Runner| !again(runner.target) && has(runner.target);
     RUNNERS.iter().filter(can).filter(|runner| (runner.there)()).collect()
 }
 

@@ -4,6 +4,7 @@ mod attention;
 mod common;
 mod elementwise;
 mod faults;
+mod fp8;
 mod host;
 mod judge;
 mod linear;

@@ -161,6 +161,24 @@ fn shared_name(text: &str) -> Option<&str> {
     line.split("[]").next()?.split(' ').next_back()
 }
 
+/// The instruction of PTX that kernels use, which `mma_e4m3.h` has as a function.
+const MMA: &str = "asm volatile(\"mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 ";
+
+/// `text` with calls in place of instructions of PTX.
+fn without_ptx(text: &str) -> String {
+    let mut parts = text.split(MMA);
+    let mut all = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (asm, rest) = part.split_once(");").expect("it ends");
+        // `"=f"(result.i_0)`: results and then operands.
+        let operands = asm.split("\"(").skip(1).map(|operand| operand.split(')').next().unwrap_or_default());
+        let operands: Vec<&str> = operands.collect();
+        all += &format!("dream_mma_e4m3(__LINE__, {});{rest}", operands.join(", "));
+    }
+    assert!(!all.contains("mma.sync.aligned"), "an instruction of another form: {all}");
+    if all.len() == text.len() { all } else { format!("#include \"mma_e4m3.h\"\n{all}") }
+}
+
 /// Behind the source: an entry that is called the same way whatever the language, and what there is to know of it.
 fn wrapped(source: &Source<'_>) -> String {
     let Source { name, language, text, rest, buffers, words, workgroup, shared_bytes } = source;
@@ -172,7 +190,7 @@ fn wrapped(source: &Source<'_>) -> String {
     assert!(number_behind(text, limit) >= workgroup.iter().product::<u32>(), "{name}: {text}");
     let shared = shared_name(text);
     assert!(*language == Language::Metal || shared.is_some() == (*shared_bytes > 0), "{name}: {text}");
-    let mut all = format!("{text}\nstatic_assert(sizeof(info_st) == {});\n", 4 * words);
+    let mut all = format!("{}\nstatic_assert(sizeof(info_st) == {});\n", without_ptx(text), 4 * words);
     let (pointer, bytes) = match shared {
         Some(shared) => {
             let _ = writeln!(

@@ -32,6 +32,7 @@ inline float sqrt(float x) { return __builtin_sqrtf(x); }
 inline float floor(float x) { return __builtin_floorf(x); }
 inline float erf(float x) { return __builtin_erff(x); }
 inline float abs(float x) { return __builtin_fabsf(x); }
+inline float fabs(float x) { return __builtin_fabsf(x); }
 inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
 // A comparison with what is no number is false: the other operand comes out, as on the devices.

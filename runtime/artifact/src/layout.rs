@@ -26,11 +26,20 @@
 //!                                     column `j + 4`
 //! ```
 //!
+//! Matrices in fp8 are no panels: GPUs multiply them, row by row.
+//!
+//! ```text
+//! Quantized, fp8      [n][k] u8       codes; rows are filled up to multiples of 16 with zeros, and all of them to a multiple of
+//!                                     256, where a buffer may begin
+//!                     [n] f32         scale of each row
+//! ```
+//!
 //! `k` is filled up to whole groups with codes that nobody may rely on; sums are over the columns that exist. How codes come
 //! about is in [`dreamc_num::quant`].
 //!
 //! The same bytes serve AVX-512, AVX2, NEON and the plain path, so an artifact is the same on every host.
 
+use crate::plan::ARENA_ALIGN;
 use dreamc_num::{DType, Quant};
 use serde::{Deserialize, Serialize};
 
@@ -46,17 +55,29 @@ pub enum Layout {
     Panels,
     /// Panels of 16 rows with pairs along k, see the module documentation. Matrices of bf16.
     PanelPairs,
-    /// Panels of 16 rows in few bits, with their scales, see the module documentation.
+    /// In few bits, with scales: panels of 16 rows, or of fp8 rows; see the module documentation.
     Quantized(Quant),
 }
 
 /// Bytes before the codes of a panel in few bits: scales and sums.
 pub const QUANTIZED_HEAD: usize = PANEL * 8;
 
-/// Bytes of one panel of a matrix of `k` columns in few bits; `None` on overflow, and for groups that are no multiple of 8.
+/// Bytes from row to row of codes of fp8, for `k` columns: whole loads of 16.
+pub const fn fp8_pitch(k: u64) -> Option<u64> {
+    k.checked_next_multiple_of(16)
+}
+
+/// Where the scales of a matrix `[n, k]` in fp8 begin.
+pub fn fp8_scales_at(n: u64, k: u64) -> Option<u64> {
+    n.checked_mul(fp8_pitch(k)?)?.checked_next_multiple_of(ARENA_ALIGN)
+}
+
+/// Bytes of one panel of a matrix of `k` columns in few bits; `None` on overflow, for groups that are no multiple of 8, and for
+/// fp8, which has no panels.
 pub fn quantized_panel_bytes(quant: Quant, k: u64) -> Option<u64> {
     let codes = match quant {
         Quant::Int8 => k.div_ceil(4).checked_mul(4 * PANEL as u64)?,
+        Quant::Fp8 => return None,
         Quant::Int4 { group, zero } => {
             let group = u64::from(group);
             if group == 0 || !group.is_multiple_of(8) {
@@ -86,6 +107,9 @@ impl Layout {
             (Layout::RowMajor, _) => dims.iter().try_fold(1_u64, |n, d| n.checked_mul(*d))?,
             (Layout::Panels, [n, k]) => panel_rows(*n)?.checked_mul(*k)?,
             (Layout::PanelPairs, [n, k]) => panel_rows(*n)?.checked_mul(k.checked_next_multiple_of(2)?)?,
+            (Layout::Quantized(Quant::Fp8), [n, k]) => {
+                return fp8_scales_at(*n, *k)?.checked_add(n.checked_mul(4)?);
+            }
             (Layout::Quantized(quant), [n, k]) => {
                 return (panel_rows(*n)? / PANEL as u64).checked_mul(quantized_panel_bytes(quant, *k)?);
             }
@@ -108,6 +132,7 @@ impl Layout {
                 let codes = k.next_multiple_of(4) * PANEL + QUANTIZED_HEAD;
                 panel * codes + QUANTIZED_HEAD + (column / 4 * PANEL + lane) * 4 + column % 4
             }
+            Layout::Quantized(Quant::Fp8) => row * k.next_multiple_of(16) + column,
             Layout::Quantized(Quant::Int4 { group, zero }) => {
                 let scales = if zero { 4 * PANEL } else { 2 * PANEL };
                 let (group, of_group) = (group as usize, group as usize * PANEL / 2 + scales);
@@ -157,5 +182,8 @@ mod tests {
         assert_eq!(Layout::Panels.stored_bytes(DType::F32, &[u64::MAX, 2]), None);
         assert_eq!(Layout::RowMajor.stored_bytes(DType::F32, &[1 << 40, 1 << 40]), None);
         assert_eq!(Layout::Panels.stored_bytes(DType::F32, &[4]), None);
+        for dims in [[u64::MAX, 2], [2, u64::MAX], [1 << 62, 1], [4, u64::MAX / 4]] {
+            assert_eq!(Layout::Quantized(Quant::Fp8).stored_bytes(DType::F32, &dims), None);
+        }
     }
 }

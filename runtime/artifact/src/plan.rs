@@ -7,6 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 use dreamc_num::DType;
+use dreamc_num::quant::Codes;
 use dreamc_num::stream::Lane;
 use serde::{Deserialize, Serialize};
 
@@ -470,10 +471,10 @@ pub struct Linear {
     pub swiglu: bool,
     /// Whether the columns of `x`, after the norm, are multiplied by the operand behind the gain.
     pub smooth: bool,
-    /// Whether rows and weights are multiplied as 8-bit codes ([`dreamc_num::quant`]), with sums in integers and a scale
-    /// per row of either. The weights are [`Layout::Quantized`](crate::layout::Layout::Quantized); `K` is at most
-    /// [`INT8_COLUMNS_MAX`](crate::INT8_COLUMNS_MAX).
-    pub int8: bool,
+    /// The codes as which rows and weights are multiplied ([`dreamc_num::quant`]), if they are, with a scale per row of
+    /// either. The weights are [`Layout::Quantized`](crate::layout::Layout::Quantized): for [`Codes::Fp8`] in fp8, else not.
+    /// Sums of [`Codes::Int8`] are in integers, and `K` is at most [`INT8_COLUMNS_MAX`](crate::INT8_COLUMNS_MAX).
+    pub codes: Option<Codes>,
     /// What is done to each sum after the bias and before the residual; not with `swiglu`.
     pub activation: Option<Activation>,
 }

@@ -5,9 +5,11 @@ mod common;
 
 use common::{plan, weights};
 use dreamc_artifact::code::*;
+use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::*;
 use dreamc_artifact::*;
-use dreamc_num::DType;
+use dreamc_num::quant::Codes;
+use dreamc_num::{DType, Quant};
 use proptest::prelude::*;
 
 /// The rule that the plan breaks after an edit of its program.
@@ -148,6 +150,59 @@ fn each_rule_of_launches_is_checked() {
     assert_eq!(rule(&plan, &twice), Some(Rule::Names));
     assert_eq!(decode_code(&encode_code(&code).unwrap()), Ok(code));
     assert_eq!(decode_code(b"\x01x\xff\xff\xff\xff\x0f"), Err(OpenError::CodeBytes));
+}
+
+/// Fp8 is for devices with code, in parts, and where rows are in fp8 too.
+#[test]
+fn weights_in_fp8() {
+    let rule = |layout: Layout, codes: Option<Codes>, with_code: bool, part: Option<(u64, u64)>| {
+        let (mut table, _) = weights();
+        table[1].layout = layout;
+        table[1].bytes = layout.stored_bytes(DType::F32, &table[1].dims).unwrap();
+        let row = (DType::F32, vec![Dim::constant(1), Dim::constant(8)]);
+        let plain = Linear {
+            norm_eps: None,
+            weights: 1,
+            bias: false,
+            residual: false,
+            swiglu: false,
+            smooth: false,
+            codes,
+            activation: None,
+        };
+        let matrix = (DType::F32, vec![Dim::constant(8); 2]);
+        let mut plan = single(Kernel::Linear(plain), &[row.clone(), matrix], &[row]);
+        plan.programs[0].values[1].place = Place::Weight(1);
+        let (_, mut code) = launched();
+        let Step::Dispatch(dispatch) = &mut plan.programs[0].steps[0] else { unreachable!("it is one") };
+        let bound = |(id, part)| Binding { value: ValueId(id), part };
+        let scalars = vec![Scalar::Count(Dim::constant(8)), Scalar::Float(1.0)];
+        let buffers = [(0, None), (1, part), (2, None)].map(bound).to_vec();
+        if with_code {
+            dispatch.launches = vec![Launch { module: 0, buffers, scalars }];
+        } else {
+            code = Code::default();
+        }
+        validate(&plan, &code, &table).err().map(|e| e.rule)
+    };
+    let fp8 = Layout::Quantized(Quant::Fp8);
+    // Eight rows of 16 bytes, filled up to 256, and eight scales.
+    let (codes, scales) = (Some((0, 256)), Some((256, 32)));
+    assert_eq!(rule(fp8, Some(Codes::Fp8), true, codes), None);
+    assert_eq!(rule(fp8, Some(Codes::Fp8), true, scales), None);
+    assert_eq!(rule(fp8, Some(Codes::Fp8), true, Some((256, 64))), Some(Rule::Limit));
+    assert_eq!(rule(fp8, Some(Codes::Fp8), true, None), Some(Rule::WeightLayout));
+    assert_eq!(rule(fp8, Some(Codes::Int8), true, codes), Some(Rule::WeightLayout));
+    assert_eq!(rule(fp8, None, true, codes), Some(Rule::WeightLayout));
+    assert_eq!(rule(fp8, Some(Codes::Fp8), false, None), Some(Rule::WeightLayout));
+    assert_eq!(rule(Layout::RowMajor, Some(Codes::Fp8), true, None), Some(Rule::WeightLayout));
+    assert_eq!(rule(Layout::RowMajor, None, true, None), None);
+    assert_eq!(
+        rule(Layout::Quantized(Quant::Int8), Some(Codes::Int8), true, codes),
+        Some(Rule::WeightLayout)
+    );
+    assert_eq!(rule(Layout::Quantized(Quant::Int8), Some(Codes::Fp8), false, None), Some(Rule::WeightLayout));
+    assert_eq!(rule(Layout::Quantized(Quant::Int8), Some(Codes::Int8), false, None), None);
 }
 
 type Typed = (DType, Vec<Dim>);

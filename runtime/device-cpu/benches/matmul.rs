@@ -26,6 +26,7 @@ use common::{Tensor, prepare, random};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Kernel, Linear};
+use dreamc_num::quant::Codes;
 use dreamc_num::{DType, Quant};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -53,7 +54,7 @@ fn linear(int8: bool) -> Kernel {
         residual: false,
         swiglu: false,
         smooth: false,
-        int8,
+        codes: int8.then_some(Codes::Int8),
         activation: None,
     })
 }

@@ -5,7 +5,8 @@ use crate::memory::Buf;
 use dreamc_artifact::INT8_COLUMNS_MAX;
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Attention, Kernel, Linear};
-use dreamc_num::DType;
+use dreamc_num::quant::Codes;
+use dreamc_num::{DType, Quant};
 
 /// Whether the kernel can run on these operands: their number, types, layouts and dimensions fit, results lie apart
 /// from each other, and lie over an operand only exactly and where the kernel allows it.
@@ -16,7 +17,8 @@ pub(crate) fn fits(kernel: &Kernel, reads: &[Buf], writes: &[Buf]) -> bool {
     };
     let layouts = reads.iter().enumerate().all(|(i, read)| match read.layout {
         _ if !matrices.contains(&i) => read.layout == Layout::RowMajor,
-        Layout::Quantized(_) => true,
+        // For which there are no kernels here.
+        Layout::Quantized(quant) => quant != Quant::Fp8,
         layout => Layout::of_matmul(read.dtype) == Some(layout),
     });
     layouts && shapes_fit(kernel, reads, writes).is_some_and(|over| apart(reads, writes, over))
@@ -255,7 +257,11 @@ fn linear_fits(linear: &Linear, reads: &[Buf], y: &Buf) -> bool {
         && outer(x).is_some_and(|rows| outer(y) == Some(rows))
         && (linear.norm_eps.is_none() || vector(&reads[1], k))
         && (!linear.smooth || vector(&reads[matrices.start - 1], k))
-        && (!linear.int8 || codes)
+        && match linear.codes {
+            None => true,
+            Some(Codes::Int8) => codes,
+            Some(Codes::Fp8) => false,
+        }
         && weights.iter().all(matrix)
         && (!linear.swiglu || weights[1].rows() == n)
         && y.columns() == n

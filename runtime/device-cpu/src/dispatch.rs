@@ -10,6 +10,7 @@ use crate::memory::Buf;
 use crate::slots::{self, Choice};
 use crate::{angles, norm, open_slots, rows, sampler};
 use dreamc_artifact::plan::{Activation, Kernel};
+use dreamc_num::quant::Codes;
 use dreamc_num::{DType, schedule};
 use dreamc_runtime::{DeviceError, Shape};
 
@@ -39,7 +40,7 @@ pub(crate) fn run(
             weights.iter_mut().zip(&mut rest).for_each(|(to, weight)| *to = weight);
             let bias = if linear.bias { rest.next() } else { None };
             let residual = if linear.residual { rest.next() } else { None };
-            let (before, int8) = (Before { norm, smooth }, linear.int8);
+            let (before, int8) = (Before { norm, smooth }, linear.codes == Some(Codes::Int8));
             let (swiglu, activation) = (linear.swiglu, linear.activation);
             let (x, out) = (*x, *out);
             let matmul = Matmul { x, before, weights, int8, bias, residual, swiglu, activation, out };
@@ -150,7 +151,7 @@ pub(crate) fn kernel_need(
     Some(match kernel {
         Kernel::Linear(linear) => {
             let ((x, shape), (weights, _)) = (read(0)?, read(linear.weight_operands().start)?);
-            let (normed, int8) = (linear.norm_eps.is_some(), linear.int8);
+            let (normed, int8) = (linear.norm_eps.is_some(), linear.codes == Some(Codes::Int8));
             let operands = matmul::Operands { x, weights, normed, int8 };
             matmul::need(isa, operands, shape.rows(), shape.columns())
         }

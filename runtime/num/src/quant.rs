@@ -1,6 +1,9 @@
 //! Rounding of matrices and rows to few bits: what the packer stores, devices compute with and the interpreter means.
 
 mod fit;
+mod fp8;
+
+pub use fp8::{FP8_MAX, fp8, fp8_scale, from_e4m3, round_fp8, to_e4m3};
 
 use core::fmt;
 use half::bf16;
@@ -30,6 +33,28 @@ pub enum Quant {
         /// Each group also has a smallest value in bf16, code 0. Without it code 8 is 0.
         zero: bool,
     },
+    /// Codes of e4m3 ([`to_e4m3`]), one f32 scale a row.
+    Fp8,
+}
+
+/// The codes by which rows are multiplied, each with an f32 scale: rows of activations are rounded to them as they come, rows
+/// of weights that are not stored so as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Codes {
+    /// Those of [`int8`], with sums in integers.
+    Int8,
+    /// Those of [`fp8()`], with sums in f32.
+    Fp8,
+}
+
+impl Codes {
+    /// Rounds a row.
+    pub fn round(self, row: &mut [f32]) {
+        match self {
+            Codes::Int8 => round_int8(row),
+            Codes::Fp8 => round_fp8(row),
+        }
+    }
 }
 
 impl Quant {
@@ -43,21 +68,27 @@ impl fmt::Display for Quant {
             Quant::Int8 => f.write_str("int8"),
             Quant::Int4 { group, zero: false } => write!(f, "int4g{group}"),
             Quant::Int4 { group, zero: true } => write!(f, "int4g{group}z"),
+            Quant::Fp8 => f.write_str("fp8"),
         }
     }
 }
 
 /// The scale by which a row is divided before it is rounded to 8 bits: its largest magnitude over 127, 0 for zeros.
 pub fn int8_scale(row: &[f32]) -> f32 {
-    row.iter().fold(0.0_f32, |max, x| if x.abs() > max { x.abs() } else { max }) / INT8_MAX
+    largest(row) / INT8_MAX
+}
+
+/// The largest magnitude of a row; what is not a number has none.
+fn largest(row: &[f32]) -> f32 {
+    row.iter().fold(0.0_f32, |max, x| if x.abs() > max { x.abs() } else { max })
 }
 
 /// What a row of this scale is multiplied by before it is rounded.
-pub fn int8_inverse(scale: f32) -> f32 {
+pub fn row_inverse(scale: f32) -> f32 {
     if scale > 0.0 { 1.0 / scale } else { 0.0 }
 }
 
-/// The code of `x`, `inverse` being [`int8_inverse`]: the nearest, the even one on a tie; 0 for what is not a number.
+/// The code of `x`, `inverse` being [`row_inverse`]: the nearest, the even one on a tie; 0 for what is not a number.
 pub fn int8(x: f32, inverse: f32) -> i8 {
     rintf(x * inverse).clamp(-INT8_MAX, INT8_MAX) as i8
 }
@@ -137,6 +168,7 @@ pub fn round_row(quant: Quant, row: &mut [f32], errors: Errors<'_>) {
     match quant {
         Quant::Int8 => round_int8(row),
         Quant::Int4 { group, zero } => round_groups(row, group, zero, errors, &mut |_, _| ()),
+        Quant::Fp8 => round_fp8(row),
     }
 }
 
@@ -165,7 +197,7 @@ pub fn round_groups(
 /// Rounds a row to 8 bits: of a matrix, or of what is multiplied with it.
 pub fn round_int8(row: &mut [f32]) {
     let scale = int8_scale(row);
-    let inverse = int8_inverse(scale);
+    let inverse = row_inverse(scale);
     row.iter_mut().for_each(|x| *x = f32::from(int8(*x, inverse)) * scale);
 }
 
@@ -176,10 +208,10 @@ mod tests {
     #[test]
     fn codes_are_the_nearest() {
         let row = [0.0, 1.27, -1.27, 0.005, 0.015, -0.0149];
-        let inverse = int8_inverse(int8_scale(&row));
+        let inverse = row_inverse(int8_scale(&row));
         assert_eq!(row.map(|x| int8(x, inverse)), [0, 127, -127, 0, 2, -1]);
         assert_eq!(int8(f32::NAN, 1.0), 0);
-        assert_eq!(int8_inverse(int8_scale(&[0.0; 4])), 0.0);
+        assert_eq!(row_inverse(int8_scale(&[0.0; 4])), 0.0);
     }
 
     /// Of two equal columns the second makes up for what the first has lost, within its block.

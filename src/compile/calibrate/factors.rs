@@ -50,7 +50,7 @@ pub(in crate::compile) fn calibrated(
         let mean = |squares: &f64| squares / seen.count as f64;
         let squares: Vec<f64> = seen.squares.iter().map(mean).collect();
         let (mut columns, mut factors) = (Columns::default(), vec![1.0; squares.len()]);
-        if rounding.int8 {
+        if rounding.codes.is_some() {
             let weights = Weights { names: &names, rows, k: squares.len() };
             if let Some(chosen) = choose(&weights, &seen.max, &squares, rounding.quant, reader)? {
                 let name = format!("{class}.columns");
@@ -202,7 +202,7 @@ impl Candidate {
     /// `sums`: of the squares of each column of the weights.
     fn new(factors: Vec<f32>, sums: &[f64], squares: &[f64], quant: Quant) -> Candidate {
         let columns = match quant {
-            Quant::Int8 => factors.len(),
+            Quant::Int8 | Quant::Fp8 => factors.len(),
             Quant::Int4 { group, .. } => group as usize,
         };
         let divided: Vec<f64> =

@@ -1,6 +1,7 @@
 //! What a dispatch costs by its shapes: operations of its products, and bytes of its operands.
 
 use dreamc_artifact::plan::{Dispatch, Kernel, Place};
+use dreamc_num::quant::Codes;
 use dreamc_runtime::Operand;
 
 /// Arithmetic and memory traffic.
@@ -22,13 +23,20 @@ pub(crate) fn cost(dispatch: &Dispatch, operands: &[Operand]) -> Cost {
     let all = written + reads.iter().map(|o| size(o)).sum::<u64>();
     let Some(x) = reads.first() else { return Cost { flop: 0, bytes: written } };
     match &dispatch.kernel {
-        Kernel::Linear(_) => {
+        Kernel::Linear(linear) => {
             let k = x.shape.columns();
             let is_matrix = |o: &&&Operand| {
                 matches!(o.place, Place::Weight(_)) && o.shape.dims().len() == 2 && o.shape.columns() == k
             };
-            let rows: usize = reads.iter().skip(1).filter(is_matrix).map(|o| o.shape.rows()).sum();
-            Cost { flop: 2 * (x.shape.rows() * k * rows) as u64, bytes: all }
+            let matrices = || reads.iter().skip(1).filter(is_matrix);
+            let rows: usize = matrices().map(|o| o.shape.rows()).sum();
+            let flop = 2 * (x.shape.rows() * k * rows) as u64;
+            if linear.codes != Some(Codes::Fp8) {
+                return Cost { flop, bytes: all };
+            }
+            // A byte an element and a scale a row.
+            let in_fp8 = (rows * (k + 4)) as u64;
+            Cost { flop, bytes: all - matrices().map(|o| size(o)).sum::<u64>() + in_fp8 }
         }
         Kernel::Attention(attention) => {
             let length = x.shape.dims().get(1).copied().unwrap_or(1) as usize;

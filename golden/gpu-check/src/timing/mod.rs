@@ -12,6 +12,8 @@ use crate::fixtures::Make;
 use crate::report::{Checks, message};
 use bench::Bench;
 use clap::ValueEnum;
+use dreamc::compile::{Bits, Quantization, quantize};
+use dreamc_frontend::Variant;
 use dreamc_frontend::module::{ACT, FORWARD, GENERATE};
 use dreamc_frontend::synth::Size;
 use dreamc_golden::device;
@@ -68,17 +70,29 @@ impl std::fmt::Display for SizeName {
 }
 
 /// What is timed: a name, a graph, and its entry.
-fn subjects(size: Size) -> [(&'static str, Module, &'static str); 3] {
-    [
+fn subjects(place: Place<'static>, size: Size) -> Vec<(&'static str, Module, &'static str)> {
+    let mut all = vec![
         ("forward: logits of all positions", shapes::text(size, DTYPE, 1), FORWARD),
         ("generate: one step of the sampler", shapes::text(size, DTYPE, 1), GENERATE),
         ("act: a flow of four steps, images included", shapes::act(size, DTYPE), ACT),
-    ]
+    ];
+    if Bits::Fp8.fits(&place.target(DTYPE)) {
+        let in_fp8 = |mut module: Module, variant: Variant| {
+            let config = size.model_config(variant);
+            let done = quantize(&Quantization::new(Bits::Fp8), &config, &mut [&mut module]);
+            done.map(|_| module).unwrap_or_else(|e| panic!("{e}"))
+        };
+        let text = in_fp8(shapes::text(size, DTYPE, 1), Variant::Text);
+        let act = in_fp8(shapes::act(size, DTYPE), Variant::Vla);
+        all.push(("forward in fp8: logits of all positions", text, FORWARD));
+        all.push(("act in fp8: a flow of four steps, images included", act, ACT));
+    }
+    all
 }
 
 /// Compiles the kernels of a size.
 pub(crate) fn build(section: &str, make: Make, size: SizeName, checks: &mut Checks) {
-    for (name, module, entry) in subjects(size.size()) {
+    for (name, module, entry) in subjects(make.place, size.size()) {
         checks.check(section, &format!("{size}, {name}"), || {
             drop(Emitted::new(make.place, &module, entry));
             Map::new()
@@ -89,7 +103,7 @@ pub(crate) fn build(section: &str, make: Make, size: SizeName, checks: &mut Chec
 /// Times everything; what fails says so and does not keep the rest from being timed.
 pub(crate) fn time(place: Place<'static>, size: SizeName, lengths: &[u32], iterations: usize) -> Value {
     let mut list = Vec::new();
-    for (name, module, entry) in subjects(size.size()) {
+    for (name, module, entry) in subjects(place, size.size()) {
         let timed =
             catch_unwind(AssertUnwindSafe(|| program(place, size, &module, entry, lengths, iterations)));
         let mut about =

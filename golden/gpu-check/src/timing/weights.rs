@@ -40,9 +40,9 @@ impl Weights {
             let word = state.to_le_bytes();
             for (out, half) in chunk.as_chunks_mut::<2>().0.iter_mut().zip(word.as_chunks::<2>().0) {
                 // A bf16 with a random sign, one of four exponents and a random mantissa. Two of them are an f32 that is
-                // as small.
+                // as small, and no byte of them is the code of fp8 that is no number.
                 let half = u16::from_le_bytes(*half);
-                *out = ((EXPONENT - ((half >> 8) & 3) * 0x80) | (half & 0x807f)).to_le_bytes();
+                *out = ((EXPONENT - ((half >> 8) & 3) * 0x80) | (half & 0x803f)).to_le_bytes();
             }
         }
         Weights { table, own, random }
@@ -100,6 +100,7 @@ mod tests {
             .map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16))
             .collect();
         assert!(halves.iter().all(|x| x.abs() < 0.1 && x.abs() > 0.001), "{halves:?}");
+        assert!(views[0].bytes.iter().all(|byte| byte & 0x7f != 0x7f));
         assert!(halves.iter().any(|x| *x < 0.0) && halves.iter().any(|x| *x > 0.0));
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::op::{Activation, Attention, Confidence, Linear, Literal, Op, RopeTable, SlotSchedule, Weight};
 use dreamc_num::Quant;
+use dreamc_num::quant::Codes;
 use dreamc_num::stream::Lane;
 
 /// An attribute as text has it.
@@ -69,6 +70,7 @@ impl Op {
                 match weight.quant {
                     None => {}
                     Some(Quant::Int8) => attributes.push(("bits", Int(8))),
+                    Some(Quant::Fp8) => attributes.extend([("bits", Int(8)), ("float", Int(1))]),
                     Some(Quant::Int4 { group, zero }) => {
                         attributes.extend([("bits", Int(4)), ("group", int(group.into()))]);
                         attributes.extend(flags(&[("zero", zero)]));
@@ -102,7 +104,8 @@ impl Op {
                     ("bias", l.bias),
                     ("swiglu", l.swiglu),
                     ("smooth", l.smooth),
-                    ("int8", l.int8),
+                    ("int8", l.codes == Some(Codes::Int8)),
+                    ("fp8", l.codes == Some(Codes::Fp8)),
                 ]));
                 attributes.extend(l.activation.map(|a| ("activation", Word(a.name().to_owned()))));
                 attributes.extend(flags(&[("residual", l.residual)]));
@@ -202,7 +205,7 @@ impl Op {
                 rows: if a.has("first") { Some((a.int("first")?, a.int("len")?)) } else { None },
                 swiglu: a.flag("swiglu")?,
                 smooth: a.flag("smooth")?,
-                int8: a.flag("int8")?,
+                codes: a.codes()?,
                 activation: if a.has("activation") {
                     Some(a.word("activation", &Activation::ALL, Activation::name)?)
                 } else {
@@ -356,9 +359,18 @@ impl Reader<'_> {
         })
     }
 
+    fn codes(&mut self) -> Result<Option<Codes>, String> {
+        match (self.flag("int8")?, self.flag("fp8")?) {
+            (false, false) => Ok(None),
+            (true, false) => Ok(Some(Codes::Int8)),
+            (false, true) => Ok(Some(Codes::Fp8)),
+            (true, true) => self.wrong("fp8", "left out beside `int8`"),
+        }
+    }
+
     fn quant(&mut self) -> Result<Quant, String> {
         match self.int("bits")? {
-            8 => Ok(Quant::Int8),
+            8 => Ok(if self.flag("float")? { Quant::Fp8 } else { Quant::Int8 }),
             4 => {
                 let group = self.int("group")?;
                 match u32::try_from(group).ok().filter(|group| Quant::GROUPS.contains(group)) {

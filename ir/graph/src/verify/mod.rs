@@ -10,13 +10,15 @@
 //!    or gives has as many elements as slots are open, a number that changes from step to step
 //! 6. port names of a graph are distinct where given; a symbol's bound is at least 1
 //! 7. every dimension is at least 1
+//! 8. tensors of the checkpoint that are stored in fp8 are multiplied with rows in fp8, and rows in fp8 with no others
 
 mod slots;
 
 use crate::graph::{Graph, Module, Node, Value};
 use crate::infer::infer;
-use crate::op::{Op, SLOTS, SlotSchedule, Weight};
+use crate::op::{Linear, Op, SLOTS, SlotSchedule, Weight};
 use crate::types::Type;
+use dreamc_num::quant::Codes;
 use dreamc_num::{DType, Quant};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -71,7 +73,8 @@ pub fn verify(module: &Module) -> Result<Verified<'_>, VerifyErrors> {
     }
     let mut weights = BTreeMap::new();
     for graph in &module.graphs {
-        Checker { module, graph, errors: &mut errors }.check(&mut weights);
+        let definitions = graph.definitions();
+        Checker { module, graph, definitions, errors: &mut errors }.check(&mut weights);
     }
     if errors.is_empty() { Ok(Verified(module)) } else { Err(VerifyErrors(errors)) }
 }
@@ -79,6 +82,7 @@ pub fn verify(module: &Module) -> Result<Verified<'_>, VerifyErrors> {
 struct Checker<'a, 'e> {
     module: &'a Module,
     graph: &'a Graph,
+    definitions: BTreeMap<Value, Node>,
     errors: &'e mut Vec<VerifyError>,
 }
 
@@ -182,6 +186,9 @@ impl<'a> Checker<'a, '_> {
             Op::Denoise { steps, state, body, slots } => {
                 self.denoise((*steps, *state), body, slots.as_ref(), &inputs, &outputs)
             }
+            Op::Linear(linear) if !self.fp8_agrees(linear, &data.inputs) => {
+                Err("weights are stored in fp8 where rows are rounded to it, and nowhere else".to_owned())
+            }
             op => match outputs.first() {
                 None => Err("it has no result".to_owned()),
                 Some(first) => infer(op, &inputs, first.dtype).and_then(|wanted| {
@@ -198,6 +205,16 @@ impl<'a> Checker<'a, '_> {
         if let Err(rule) = rule {
             self.report(Some(node), rule);
         }
+    }
+
+    /// Whether the tensors that a matmul reads are stored in fp8 exactly where its rows are rounded to it.
+    fn fp8_agrees(&self, linear: &Linear, inputs: &[Value]) -> bool {
+        let wanted = linear.codes == Some(Codes::Fp8);
+        let mut weights = inputs.get(linear.weight_operands()).unwrap_or_default().iter();
+        weights.all(|value| match self.definitions.get(value).map(|node| &self.graph.node(*node).op) {
+            Some(Op::Weight(weight)) => (weight.quant == Some(Quant::Fp8)) == wanted,
+            _ => true,
+        })
     }
 
     fn denoise(

@@ -6,6 +6,7 @@ use crate::code::{
     BUFFER_COUNT_MAX, Code, Extent, INFO_WORD_COUNT_MAX, MODULE_BYTES_MAX, MODULE_COUNT_MAX, Module,
     SCALAR_COUNT_MAX, SHARED_BYTES_MAX, ScalarType, WORKGROUP_UNITS_MAX, Word,
 };
+use crate::layout::Layout;
 use crate::plan::{ARENA_ALIGN, Binding, Dispatch, Launch, Place, Scalar};
 use crate::{At, Rule};
 use alloc::collections::BTreeSet;
@@ -95,9 +96,16 @@ impl Checker<'_> {
 
     fn binding(&self, binding: &Binding) -> Checked {
         let value = self.get(binding.value)?;
-        let Some((first, bytes)) = binding.part else { return Ok(()) };
+        let weight = match value.place {
+            Place::Weight(index) => Some(self.weights.get(index as usize).ok_or(Rule::Index)?),
+            Place::Arena(_) => None,
+        };
+        let Some((first, bytes)) = binding.part else {
+            // As many bytes as its type and dimensions say are there only where it lies so.
+            return ensure(weight.is_none_or(|w| w.layout == Layout::RowMajor), Rule::WeightLayout);
+        };
         let all = match value.place {
-            Place::Weight(index) => self.weights.get(index as usize).ok_or(Rule::Index)?.bytes,
+            Place::Weight(_) => weight.map_or(0, |weight| weight.bytes),
             Place::Arena(_) => self.range(binding.value).map_or(0, |(start, end)| end - start),
         };
         let end = first.checked_add(bytes).filter(|end| *end <= all).ok_or(Rule::Limit)?;

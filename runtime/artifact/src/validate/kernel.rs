@@ -9,7 +9,8 @@ use crate::layout::Layout;
 use crate::plan::{Dim, Kernel, Linear, Place, Value};
 use crate::poly::{Poly, constant, same_dim, same_dims};
 use crate::{Rule, WeightInfo};
-use dreamc_num::DType;
+use dreamc_num::quant::Codes;
+use dreamc_num::{DType, Quant};
 
 /// What the checker has to know beyond the shapes.
 #[derive(Default)]
@@ -29,12 +30,12 @@ pub(super) fn check(
     weights: &[WeightInfo],
     packed: bool,
 ) -> Result<Facts, Rule> {
-    let packed = match k {
-        Kernel::Linear(linear) if packed => linear.weight_operands(),
+    let matrices = match k {
+        Kernel::Linear(linear) => linear.weight_operands(),
         _ => 0..0,
     };
     for (i, read) in reads.iter().enumerate() {
-        layout(read, packed.contains(&i), weights)?;
+        layout(read, matrices.contains(&i).then_some(packed), weights)?;
     }
     if let Kernel::Linear(linear) = k {
         alike(linear, reads, weights)?;
@@ -185,23 +186,30 @@ pub(super) fn check(
     }
 }
 
-/// A stored tensor must have the layout that the kernel reads.
-/// Whether all weights of a linear lie alike, and in few bits where codes are multiplied.
+/// Whether all weights of a linear lie alike, and in few bits where codes are multiplied: fp8 for fp8.
 fn alike(linear: &Linear, reads: &[&Value], weights: &[WeightInfo]) -> Checked {
     let of = |read: &&Value| Some(weights.get(read.place.weight()? as usize)?.layout);
     let mut layouts = reads.get(linear.weight_operands()).unwrap_or_default().iter().map(of);
     let first = layouts.next().flatten();
     ensure(layouts.all(|layout| layout == first), Rule::WeightLayout)?;
-    ensure(!linear.int8 || matches!(first, Some(Layout::Quantized(_))), Rule::WeightLayout)
+    let fp8 = first == Some(Layout::Quantized(Quant::Fp8));
+    let fits = match linear.codes {
+        Some(Codes::Fp8) => fp8,
+        Some(Codes::Int8) => !fp8 && matches!(first, Some(Layout::Quantized(_))),
+        None => !fp8,
+    };
+    ensure(fits, Rule::WeightLayout)
 }
 
-fn layout(value: &Value, packed: bool, weights: &[WeightInfo]) -> Checked {
+/// A stored tensor must have the layout that the kernel reads. `packed`: of the matrix of a matmul, whether those of this plan
+/// are.
+fn layout(value: &Value, packed: Option<bool>, weights: &[WeightInfo]) -> Checked {
     let Place::Weight(index) = value.place else { return Ok(()) };
     let weight = weights.get(index as usize).ok_or(Rule::Index)?;
     let fits = match (packed, weight.layout) {
-        (true, Layout::Quantized(_)) => true,
-        (true, layout) => Layout::of_matmul(value.dtype) == Some(layout),
-        (false, layout) => layout == Layout::RowMajor,
+        (Some(packed), Layout::Quantized(quant)) => packed == (quant != Quant::Fp8),
+        (Some(true), layout) => Layout::of_matmul(value.dtype) == Some(layout),
+        (Some(false) | None, layout) => layout == Layout::RowMajor,
     };
     ensure(fits, Rule::WeightLayout)
 }

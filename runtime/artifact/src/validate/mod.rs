@@ -9,10 +9,11 @@
 //! - A value in the arena is aligned and ends inside it at the maxima. A value in the weights has constant dimensions
 //!   and the stored tensor's type and shape.
 //! - Modules have sound settings and unique names. Where there are modules every dispatch has launches, elsewhere none:
-//!   buffers and scalars fit the module, what is written lies in the arena and overlaps no other binding of the launch.
+//!   buffers and scalars fit the module, what is written lies in the arena and overlaps no other binding of the launch. A
+//!   weight that is not row-major is bound in parts.
 //! - Operands and results of every kernel have the number, types and shapes that [`Kernel`](crate::plan::Kernel) documents,
 //!   for all values of the symbols. Settings are in range. f16 stands only where there is code. Weights of a linear are packed where there is no
-//!   code, all others row-major.
+//!   code; elsewhere they are in fp8 where rows are, and else row-major, as all other tensors.
 //! - Everything that is written lies in the arena. A result shares bytes with an operand only where the kernel allows it,
 //!   and then lies exactly there, with the same type and shape. Results do not overlap each other.
 //! - A loop runs `1..=STEPS_MAX` times and holds no loop. No step of its body writes its index or its history.

@@ -7,6 +7,7 @@ use crate::Rule;
 use crate::plan::{Attention, Dim, Linear, Place, Value};
 use crate::poly::{constant, same_dim, same_dims};
 use dreamc_num::DType;
+use dreamc_num::quant::Codes;
 
 pub(super) fn linear_operands(linear: &Linear, reads: &[&Value], y: &Value) -> Result<Facts, Rule> {
     ensure((1..=3).contains(&linear.weights), Rule::Setting)?;
@@ -27,7 +28,7 @@ pub(super) fn linear_operands(linear: &Linear, reads: &[&Value], y: &Value) -> R
     if linear.smooth {
         vector(reads[matrices.start - 1], k)?;
     }
-    if linear.int8 {
+    if linear.codes == Some(Codes::Int8) {
         ensure(constant(k).is_some_and(|k| k <= INT8_COLUMNS_MAX), Rule::Setting)?;
     }
     let mut total = 0_u32;

@@ -52,7 +52,7 @@ pub(crate) fn plan() -> Plan {
         residual: true,
         swiglu: false,
         smooth: false,
-        int8: false,
+        codes: None,
         activation: None,
     };
     let body = vec![

@@ -110,7 +110,7 @@ pub(crate) fn linear() -> Vec<Case> {
                 residual: true,
                 swiglu: false,
                 smooth: false,
-                int8: false,
+                codes: None,
                 activation: None,
             };
             let full = case(Kernel::Linear(linear.clone()), &reads, y, &[m, all], bound + rounding);
@@ -136,7 +136,7 @@ pub(crate) fn linear() -> Vec<Case> {
             residual: false,
             swiglu: false,
             smooth: false,
-            int8: false,
+            codes: None,
             activation: None,
         };
         let reads = [random(x, &[1, 1, k], 1), matrix, random(F32, &[n], 4)];
@@ -161,7 +161,7 @@ fn activated(cases: &mut Vec<Case>) {
                 residual: false,
                 swiglu: false,
                 smooth: false,
-                int8: false,
+                codes: None,
                 activation: Some(kind),
             };
             let reads = [random(x, &[m, k], 1), matrix(n, 2), random(F32, &[n], 3)];

@@ -255,7 +255,7 @@ fn spelling(case: &Case) -> String {
             let flag = |name: &str, on: bool| if on { format!(", {name}=1") } else { String::new() };
             let weights = if l.weights == 1 { String::new() } else { format!(", weights={}", l.weights) };
             let (bias, swiglu) = (flag("bias", l.bias), flag("swiglu", l.swiglu));
-            let norm = format!("{norm}{}{}", flag("smooth", l.smooth), flag("int8", l.int8));
+            let norm = format!("{norm}{}{}", flag("smooth", l.smooth), flag("int8", l.codes.is_some()));
             let activation = l.activation.map(|kind| format!(", activation={}", activation(kind)));
             let activation = activation.unwrap_or_default();
             let all = format!("{weights}{norm}{bias}{swiglu}{activation}{}", flag("residual", l.residual));
@@ -367,7 +367,7 @@ pub(crate) fn oracle(case: &Case) -> Vec<interp::Data> {
     let module = dreamc_ir::parse(&text).unwrap_or_else(|e| panic!("{text}\n{e:?}"));
     let verified = dreamc_ir::verify(&module).unwrap_or_else(|e| panic!("{text}\n{e}"));
     // Codes are those of the values before these are rounded to the weight's type.
-    let int8 = matches!(&case.kernel, Kernel::Linear(linear) if linear.int8);
+    let int8 = matches!(&case.kernel, Kernel::Linear(linear) if linear.codes.is_some());
     let data = |t: &Tensor| match t.layout {
         Some(Layout::Quantized(quant)) if int8 => interp::Data::F32(quantized::values(quant, t)),
         _ => elements(t),

@@ -4,7 +4,7 @@ use super::{Case, Tensor, case, numbers, random, real};
 use dreamc_artifact::layout::{Layout, PANEL, QUANTIZED_HEAD, quantized_panel_bytes};
 use dreamc_artifact::plan::{Activation, Kernel, Linear};
 use dreamc_num::DType::{BF16, F32};
-use dreamc_num::quant::{Group, int8, int8_inverse, int8_scale};
+use dreamc_num::quant::{Codes, Group, int8, int8_scale, row_inverse};
 use dreamc_num::{DType, Quant};
 
 const FORMS: [(Quant, bool); 9] = [
@@ -61,9 +61,10 @@ pub(crate) fn weight(dtype: DType, quant: Quant, n: usize, k: usize, values: &[f
                 }
                 all
             }
+            Quant::Fp8 => unreachable!("it has no panels"),
         };
         let scale = int8_scale(&rounded);
-        let codes: Vec<i8> = rounded.iter().map(|x| int8(*x, int8_inverse(scale))).collect();
+        let codes: Vec<i8> = rounded.iter().map(|x| int8(*x, row_inverse(scale))).collect();
         let sum: i32 = codes.iter().map(|code| i32::from(*code)).sum();
         put(&mut bytes, start + row % PANEL * 4, &scale.to_le_bytes());
         put(&mut bytes, start + 4 * PANEL + row % PANEL * 4, &sum.to_le_bytes());
@@ -97,6 +98,7 @@ pub(crate) fn values(quant: Quant, tensor: &Tensor) -> Vec<f32> {
                     if zero { Group { scale, min: half(head + 2 * PANEL) } } else { Group::symmetric(scale) };
                 of.value(bytes[at / 2] >> (at % 2 * 4) & 15)
             }
+            Quant::Fp8 => unreachable!("it has no panels"),
         }
     };
     (0..n * k).map(|i| value(i / k, i % k)).collect()
@@ -110,7 +112,7 @@ fn plain(int8: bool) -> Linear {
         residual: false,
         swiglu: false,
         smooth: false,
-        int8,
+        codes: int8.then_some(Codes::Int8),
         activation: None,
     }
 }
@@ -215,7 +217,7 @@ pub(crate) fn exact() -> Vec<Case> {
                 let most = match (quant, int8) {
                     (Quant::Int8, _) => 127,
                     (Quant::Int4 { zero: false, .. }, false) => 8,
-                    (Quant::Int4 { .. }, _) => continue,
+                    (Quant::Int4 { .. } | Quant::Fp8, _) => continue,
                 };
                 if m == 265 && k > 100 && quant != Quant::Int8 {
                     continue;

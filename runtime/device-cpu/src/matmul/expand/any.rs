@@ -7,7 +7,7 @@ use crate::matmul::codes::code;
 use crate::memory::{Shared, from_bf16};
 use dreamc_artifact::layout::QUANTIZED_HEAD;
 use dreamc_num::Quant;
-use dreamc_num::quant::int8_inverse;
+use dreamc_num::quant::row_inverse;
 
 per_isa! {
     /// As [`super::expand`].
@@ -18,6 +18,8 @@ per_isa! {
         let columns = expand.words.columns();
         let first = from * columns;
         match expand.quant {
+            // No panels: refused in `check.rs`.
+            Quant::Fp8 => {}
             Quant::Int8 => {
                 for (i, to) in to[..steps.next_multiple_of(8)].chunks_exact_mut(4 / columns).enumerate() {
                     if i * 4 >= steps * columns {
@@ -40,7 +42,7 @@ per_isa! {
                 let group = group as usize;
                 let head = if zero { 4 * PANEL } else { 2 * PANEL };
                 let mut inverses = [0.0; PANEL];
-                inverses.iter_mut().zip(&scales).for_each(|(i, s)| *i = int8_inverse(*s));
+                inverses.iter_mut().zip(&scales).for_each(|(i, s)| *i = row_inverse(*s));
                 let (mut number, mut of_group) = (first / group, first % group);
                 for (i, to) in to[..steps.next_multiple_of(8)].chunks_exact_mut(8 / columns).enumerate() {
                     if i * 8 >= steps * columns {

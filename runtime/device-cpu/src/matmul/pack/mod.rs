@@ -11,7 +11,7 @@ use crate::isa::Isa;
 use crate::memory::Window;
 use crate::memory::{Buf, Shared};
 use dreamc_num::DType;
-use dreamc_num::quant::{INT8_MAX, int8_inverse};
+use dreamc_num::quant::{INT8_MAX, row_inverse};
 
 /// Elements of a row that are converted at a time: as many as make at most [`WORDS`] words.
 const CHUNK: usize = WORDS;
@@ -107,7 +107,7 @@ pub(super) fn pack_strip(isa: Isa, strip: &Strip<'_>, micro: &Micro, to: Shared<
         let largest = largest(isa, strip, &rms);
         for (r, inverse) in inverse.iter_mut().enumerate().take(strip.rows) {
             let scale = largest[r] / INT8_MAX;
-            *inverse = int8_inverse(scale);
+            *inverse = row_inverse(scale);
             // SAFETY: `r < micro.rows`.
             unsafe { *scales.get().add(r) = scale };
         }
@@ -229,7 +229,7 @@ mod tests {
                         largest(Isa::Plain, &strip, &rms).map(f32::to_bits),
                         "{k}"
                     );
-                    let inverse = most.map(|most| int8_inverse(most / INT8_MAX));
+                    let inverse = most.map(|most| row_inverse(most / INT8_MAX));
                     for pack in [Pack::Pairs, Pack::Codes, Pack::ShiftedCodes] {
                         for (from, n) in chunks(k) {
                             let of = |isa: Isa| {
