@@ -56,7 +56,9 @@ pub(super) fn family(weights: &[WeightInfo], program: &Program, dispatch: &Dispa
                 fused(true, &op(&Kernel::Activate(activation)));
             }
             fused(linear.residual, "residual");
-            fused(linear.int8, "int8");
+            if let Some(codes) = linear.codes {
+                fused(true, &codes.to_string());
+            }
             let weight = dispatch.reads.get(linear.weight_operands().start);
             let stored = weight.and_then(|id| program.values.get(id.0 as usize)?.place.weight());
             match stored.and_then(|index| weights.get(index as usize)).map(form) {

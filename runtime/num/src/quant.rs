@@ -57,6 +57,15 @@ impl Codes {
     }
 }
 
+impl fmt::Display for Codes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Codes::Int8 => "int8",
+            Codes::Fp8 => "fp8",
+        })
+    }
+}
+
 impl Quant {
     /// Lengths of groups that there are kernels for.
     pub const GROUPS: [u32; 3] = [32, 64, 128];

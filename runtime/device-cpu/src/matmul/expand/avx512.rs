@@ -6,7 +6,7 @@ use crate::matmul::PANEL;
 use crate::memory::Shared;
 use dreamc_artifact::layout::QUANTIZED_HEAD;
 use dreamc_num::Quant;
-use dreamc_num::quant::int8_inverse;
+use dreamc_num::quant::row_inverse;
 use std::arch::x86_64::*;
 
 /// As [`super::expand`].
@@ -29,11 +29,13 @@ pub(super) unsafe fn expand(
     let (first, last) = (from * columns, (from + steps) * columns);
     let to = &mut to[..steps.next_multiple_of(8)];
     let mut inverses = [0.0; PANEL];
-    inverses.iter_mut().zip(&scales).for_each(|(i, s)| *i = int8_inverse(*s));
+    inverses.iter_mut().zip(&scales).for_each(|(i, s)| *i = row_inverse(*s));
     // SAFETY: sixteen of each.
     let (scales, inverses) =
         unsafe { (_mm512_loadu_ps(scales.as_ptr()), _mm512_loadu_ps(inverses.as_ptr())) };
     match how.quant {
+        // No panels: refused in `check.rs`.
+        Quant::Fp8 => {}
         Quant::Int8 => {
             for (column, to) in (first..last).step_by(4).zip(to.chunks_exact_mut(4 / columns)) {
                 // SAFETY: a word of four columns of which one exists at least.
