@@ -34,7 +34,7 @@ fn runners_of(kernel: &Kernel) -> Vec<&'static Runner> {
 /// Codes, in words, and scales of the rows of a matrix.
 fn encoded(matrix: &Tensor) -> (Vec<u32>, Vec<f32>) {
     let (mut words, mut scales) = (Vec::new(), Vec::new());
-    let k = *matrix.dims.last().unwrap();
+    let k = matrix.columns();
     for row in matrix.floats().chunks(k) {
         let scale = fp8_scale(row);
         let mut codes: Vec<u8> = row.iter().map(|x| fp8(*x, row_inverse(scale))).collect();
