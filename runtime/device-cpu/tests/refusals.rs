@@ -9,6 +9,7 @@ use common::{Case, Tensor, bench, bools, case, decoder, ints, quantized, random,
 use dreamc_artifact::INT8_COLUMNS_MAX;
 use dreamc_artifact::plan::{Attention, Confidence, Kernel, Linear, Place, ValueId};
 use dreamc_device_cpu::{CpuDevice, CpuError, CpuOptions, Isa};
+use dreamc_num::quant::Codes;
 use dreamc_num::{DType, Quant};
 use dreamc_runtime::{Device, DeviceError, Operand, Shape};
 
@@ -245,7 +246,7 @@ fn linear(int8: bool, k: u32, matrix: Tensor) -> Case {
         residual: false,
         swiglu: false,
         smooth: false,
-        int8,
+        codes: int8.then_some(Codes::Int8),
         activation: None,
     };
     let reads = [random(DType::F32, &[1, k], 1), matrix];
