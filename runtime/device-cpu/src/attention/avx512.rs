@@ -1,8 +1,8 @@
 //! The steps of attention on AVX-512 with BF16: products of pairs, softmax, packing.
 
 use super::KEYS;
-use super::pairs::{EXP2, Product, Softmax};
-use crate::lanes::first;
+use super::pairs::{Product, Softmax};
+use crate::lanes::{exp2, first};
 use std::arch::x86_64::*;
 
 /// Rows of a strip at most: with two panels 24 sums, which hide the latency of a product.
@@ -75,24 +75,6 @@ unsafe fn tile<const STRIDE: usize, const R: usize, const P: usize>(product: &Pr
 fn pairs(words: __m512i) -> __m512bh {
     // SAFETY: both are 64 bytes, and every pattern of bits is a value.
     unsafe { std::mem::transmute(words) }
-}
-
-/// `2^x`, relative error below 4e-6, far less than rounding to bf16 adds; 0 far below, NaN for NaN.
-///
-/// `2^x = 2^floor(x) * 2^r` with a polynomial in `r`, which is 1 at 0.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq")]
-fn exp2(x: __m512) -> __m512 {
-    // Minus infinity has no fraction. With a NaN the second operand is the result.
-    let x = _mm512_max_ps(_mm512_set1_ps(-200.0), x);
-    // x - floor(x), no exception raised.
-    let r = _mm512_reduce_ps::<0b1001>(x);
-    let [a, b, c, d] = EXP2.map(|v| _mm512_set1_ps(v));
-    let p = _mm512_fmadd_ps(d, r, c);
-    let p = _mm512_fmadd_ps(p, r, b);
-    let p = _mm512_fmadd_ps(p, r, a);
-    let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0));
-    _mm512_scalef_ps(p, x)
 }
 
 /// Softmax of a strip, not divided by its sum: `2^(scale * (score - largest))` rounded to bf16, `STRIDE` words from row

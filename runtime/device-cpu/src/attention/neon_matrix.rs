@@ -1,7 +1,8 @@
 //! The steps of attention on NEON with products of matrices of bf16: products of pairs, softmax, packing.
 
 use super::KEYS;
-use super::pairs::{EXP2, Product, Softmax};
+use super::pairs::{Product, Softmax};
+use crate::math::EXP2;
 use crate::matmul::neon_matrix::{ROWS as TILE, Sums, ZEROS, add_products, finish, swap};
 use crate::memory::{from_bf16, to_bf16};
 use std::arch::aarch64::*;

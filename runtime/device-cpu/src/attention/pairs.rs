@@ -25,8 +25,12 @@ const P_STRIDE: usize = KEYS / 2 + 16;
 /// Rows that are asked for before they are used.
 const AHEAD: usize = 8;
 
-/// Of a polynomial near `2^r - 1` for `r` in 0..1, from `r` to `r^4`: the least largest error relative to `2^r`.
-pub(super) const EXP2: [f32; 4] = [0.693_044_84, 0.241_280_24, 0.052_242_41, 0.013_426_725];
+/// The sum of sixteen, in pairs: one after another would wait for each.
+fn sum(of: &[f32; 16]) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|i| of[i] + of[i + 8]);
+    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+    (four[0] + four[2]) + (four[1] + four[3])
+}
 
 /// One product `c = a b`, or `c = c * shrink + a b`.
 #[derive(Clone, Copy)]
@@ -297,7 +301,7 @@ pub(super) unsafe fn queries(
         sums.fill(0.0);
     }
     for r in 0..rows {
-        let total = totals[r].iter().sum();
+        let total = sum(&totals[r]);
         block.store(attention, r, &mut sums[r * padded..][..d], total);
     }
 }

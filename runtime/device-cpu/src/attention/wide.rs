@@ -71,6 +71,7 @@ fn multiply(
                     c_stride,
                     rows: micro.rows.min(rows - strip),
                     panels: count,
+                    sums: [std::ptr::null(); 2],
                     resume,
                 });
             }

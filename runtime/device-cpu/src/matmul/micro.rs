@@ -24,7 +24,13 @@ pub(crate) struct Tile {
     /// Panels to compute, at most [`Micro::panels`].
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only tiles of AVX-512 take two"))]
     pub(crate) panels: usize,
-    /// Whether to go on from what the result holds, or from 0.
+    /// Where panels in few bits have the sums of their codes, 16 each; looked at for [`Pack::ShiftedCodes`] alone.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only tiles of AVX take shifted codes")
+    )]
+    pub(crate) sums: [*const i32; 2],
+    /// Whether to go on from what the result holds, or from the start.
     pub(crate) resume: bool,
 }
 
@@ -108,8 +114,8 @@ pub(crate) enum Pack {
     Pairs,
     /// `[k / 4][rows][4]` codes of 8 bits; 0 beyond k.
     Codes,
-    /// The same as bytes without sign, 128 added to each; 0 beyond k. Sums are too large by 128 times the sum of the
-    /// weight's codes.
+    /// The same as bytes without sign, 128 added to each; 0 beyond k. Sums become too large by 128 times the sum of the
+    /// weight's codes, so they start as much below 0.
     ShiftedCodes,
 }
 

@@ -29,8 +29,8 @@ use crate::isa::Isa;
 use crate::memory::{Buf, Shared};
 use dreamc_artifact::plan::Activation;
 use dreamc_num::DType;
-use epilogue::{Rescale, Sums, ask_for_residual, epilogue};
-use micro::{Micro, Next, Pack, Tile};
+use epilogue::{Sums, ask_for_residual, epilogue};
+use micro::{Micro, Next, Tile};
 use pack::{Before, Strip, pack_strip};
 use panels::{Panels, Slot};
 use std::ops::Range;
@@ -114,9 +114,10 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
     } else {
         matmul.weights.iter().map(|w| w.rows().div_ceil(PANEL)).sum()
     };
-    let tasks = Tasks { slots, threads: context.pool.threads() };
+    let tasks = Tasks { slots, strips: m.div_ceil(micro.rows), threads: context.pool.threads() };
     context.pool.run(tasks.count(), &|task, worker| {
-        let of_task = tasks.slots(task);
+        let Task { slots: of_task, strips } = tasks.get(task);
+        let of_rows = strips.start * micro.rows..m.min(strips.end * micro.rows);
         let mut of_group = [Slot::default(); GROUP / PANEL];
         for (i, slot) in of_group.iter_mut().enumerate().take(of_task.len()) {
             *slot = panels.slot(matmul, of_task.start + i);
@@ -126,18 +127,26 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
         let (sums, room) = unsafe { context.worker(worker, WORKER) }.split_at_mut(ROWS * GROUP);
         // SAFETY: as many words, of which every pattern of bits is a value.
         let room = unsafe { &mut *room.as_mut_ptr().cast::<[[[u32; PANEL]; STEPS]; 2]>() };
-        for row in (0..m).step_by(ROWS) {
-            let rows = ROWS.min(m - row);
+        for row in of_rows.clone().step_by(ROWS) {
+            let rows = ROWS.min(of_rows.end - row);
             block(context.isa, matmul, &micro, &packed, row, rows, &panels, of_group, sums, room);
         }
     });
 }
 
+/// What one task multiplies.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Task {
+    slots: Range<usize>,
+    strips: Range<usize>,
+}
+
 /// How the panels are shared out: as many as a task takes at first, and fewer towards the end, so that no thread waits long
-/// for the last one. Always an even number, as a tile takes two.
+/// for the last one. Always an even number, as a tile takes two; the last of these are shared out by rows.
 #[derive(Clone, Copy)]
 struct Tasks {
     slots: usize,
+    strips: usize,
     threads: usize,
 }
 
@@ -149,15 +158,24 @@ impl Tasks {
         self.slots.saturating_sub(2 * self.threads * Tasks::MOST).div_ceil(Tasks::MOST)
     }
 
-    /// The panels of those behind them.
-    fn small(self) -> impl Iterator<Item = Range<usize>> {
+    /// Those behind them.
+    fn small(self) -> impl Iterator<Item = Task> {
+        /// Of rows, for which panels are read again; and fewer strips are not worth it.
+        const PARTS: usize = 4;
         let mut start = self.large() * Tasks::MOST;
-        std::iter::from_fn(move || {
+        let panels = std::iter::from_fn(move || {
             let left = self.slots - start;
             let even = (left / (2 * self.threads)).next_multiple_of(2).clamp(2, Tasks::MOST);
-            let task = start..start + even.min(left);
-            start = task.end;
-            (!task.is_empty()).then_some(task)
+            let panels = start..start + even.min(left);
+            start = panels.end;
+            (!panels.is_empty()).then_some(panels)
+        });
+        panels.flat_map(move |slots| {
+            let parts = if slots.len() > 2 { 1 } else { (self.strips / PARTS).clamp(1, PARTS) };
+            let strips = self.strips.div_ceil(parts);
+            let of_part = (0..self.strips).step_by(strips.max(1));
+            of_part
+                .map(move |from| Task { slots: slots.clone(), strips: from..self.strips.min(from + strips) })
         })
     }
 
@@ -165,10 +183,10 @@ impl Tasks {
         self.large() + self.small().count()
     }
 
-    fn slots(self, task: usize) -> Range<usize> {
+    fn get(self, task: usize) -> Task {
         match task.checked_sub(self.large()) {
             Some(small) => self.small().nth(small).unwrap_or_default(),
-            None => task * Tasks::MOST..(task + 1) * Tasks::MOST,
+            None => Task { slots: task * Tasks::MOST..(task + 1) * Tasks::MOST, strips: 0..self.strips },
         }
     }
 }
@@ -231,9 +249,12 @@ fn block(
             let until = i * micro.panels + pair.len();
             let ends = from + count == steps && (until.is_multiple_of(2) || until == slots.len());
             let done = ends.then(|| (until - 1) / 2 * 2..until);
+            // Sums that nobody comes back to have one place, which stays in the nearest cache.
+            let once = from == 0 && done.as_ref().is_some_and(|done| done.len() == pair.len());
             let strips = rows.div_ceil(micro.rows);
             for strip in (0..rows).step_by(micro.rows) {
                 let of_strip = micro.rows.min(rows - strip);
+                let place = if once { 0 } else { strip * GROUP };
                 let a = packed.words.get().cast::<u32>();
                 let part = bytes.div_ceil(strips);
                 if let Some(done) = &done {
@@ -248,20 +269,18 @@ fn block(
                         next: Next::of(of_part, part, count),
                         a: a.add(((row + strip) / micro.rows * steps + from) * a_words),
                         b: [first, last],
-                        c: sums.as_mut_ptr().add(strip * GROUP + i * micro.panels * PANEL),
+                        c: sums.as_mut_ptr().add(place + i * micro.panels * PANEL),
                         c_stride: GROUP,
                         rows: of_strip,
                         panels: pair.len(),
+                        sums: [&pair[0], &pair[pair.len() - 1]].map(Slot::sums),
                         resume: from > 0,
                     });
                 }
                 if let Some(done) = &done {
-                    let rescale = micro.codes().then(|| {
+                    let scales = micro.codes().then(|| {
                         // SAFETY: there is a scale for every row.
-                        let scales = unsafe {
-                            std::slice::from_raw_parts(packed.scales.get().add(row + strip), of_strip)
-                        };
-                        Rescale { scales, shift: if micro.pack == Pack::ShiftedCodes { 128 } else { 0 } }
+                        unsafe { std::slice::from_raw_parts(packed.scales.get().add(row + strip), of_strip) }
                     });
                     epilogue(
                         isa,
@@ -269,9 +288,9 @@ fn block(
                             matmul,
                             row: row + strip,
                             rows: of_strip,
-                            sums: &sums[strip * GROUP + done.start * PANEL..],
+                            sums: &sums[place + done.start * PANEL..],
                             slots: &slots[done.clone()],
-                            rescale,
+                            scales,
                         },
                     );
                 }
@@ -285,18 +304,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_panel_is_in_one_task() {
+    fn every_panel_meets_every_strip_in_one_task() {
         for threads in [1, 2, 3, 64] {
-            for slots in [1, 2, 3, 17, 64, 65, 1000, 9504] {
-                let tasks = Tasks { slots, threads };
-                let mut next = 0;
-                for task in 0..tasks.count() {
-                    let of_task = tasks.slots(task);
-                    assert_eq!(of_task.start, next, "{slots} {threads}");
-                    assert!(next.is_multiple_of(2) && (1..=Tasks::MOST).contains(&of_task.len()));
-                    next = of_task.end;
+            for slots in [1, 2, 3, 17, 64, 65, 1000] {
+                for strips in [1, 2, 7, 8, 9, 22, 100] {
+                    let tasks = Tasks { slots, strips, threads };
+                    let mut seen = vec![0_u8; slots * strips];
+                    for task in 0..tasks.count() {
+                        let Task { slots, strips: of_task } = tasks.get(task);
+                        assert!(slots.start.is_multiple_of(2) && (1..=Tasks::MOST).contains(&slots.len()));
+                        let strips =
+                            of_task.flat_map(|strip| slots.clone().map(move |slot| slot * strips + strip));
+                        strips.for_each(|at| seen[at] += 1);
+                    }
+                    assert!(seen.iter().all(|times| *times == 1), "{slots} {strips} {threads}");
                 }
-                assert_eq!(next, slots);
             }
         }
     }

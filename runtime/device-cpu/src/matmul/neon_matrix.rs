@@ -224,6 +224,7 @@ mod tests {
                         c_stride: 16,
                         rows,
                         panels: 1,
+                        sums: [std::ptr::null(); 2],
                         resume,
                     };
                     // SAFETY: a strip, a panel and a result of that many steps and rows.

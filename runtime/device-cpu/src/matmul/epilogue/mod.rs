@@ -21,17 +21,8 @@ pub(super) struct Sums<'s> {
     pub(super) sums: &'s [f32],
     /// One panel or two; with `swiglu` a gate and its up.
     pub(super) slots: &'s [Slot],
-    /// Given where codes were multiplied.
-    pub(super) rescale: Option<Rescale<'s>>,
-}
-
-/// What makes numbers of sums of codes.
-#[derive(Clone, Copy)]
-pub(super) struct Rescale<'r> {
-    /// Of the rows' codes.
-    pub(super) scales: &'r [f32],
-    /// What was added to each of them.
-    pub(super) shift: i32,
+    /// Those of the rows, where codes were multiplied.
+    pub(super) scales: Option<&'s [f32]>,
 }
 
 /// Asks for what will be added to the sums of some rows, before the last of them are there.
@@ -50,7 +41,9 @@ pub(super) fn epilogue(isa: Isa, tile: &Sums<'_>) {
     #[cfg(target_arch = "x86_64")]
     if isa.is_avx512() && tile.matmul.activation.is_none() {
         // SAFETY: the device was made with this set only after `is_available`.
-        return unsafe { avx512::finish(tile) };
+        return unsafe {
+            if isa == Isa::Avx512Bf16 { avx512::bf16::finish(tile) } else { avx512::any::finish(tile) }
+        };
     }
     finish(isa, tile);
 }
@@ -71,12 +64,14 @@ per_isa! {
         let n = matmul.out.columns();
         let mut other = [0.0_f32; PANEL];
         for (sums, slot, up) in tile.panels() {
-            let codes = tile.rescale.map(|_| [Codes::of(slot), Codes::of(up)]);
+            let codes = tile.scales.map(|scales| (scales, [scales_of(slot), scales_of(up)]));
             for r in 0..tile.rows {
                 let load = |panel: usize, values: &mut [f32; PANEL]| {
                     values.copy_from_slice(&sums[r * GROUP + panel * PANEL..][..PANEL]);
-                    if let (Some(codes), Some(rescale)) = (&codes, tile.rescale) {
-                        codes[panel].rescale(rescale.scales[r], rescale.shift, values);
+                    if let Some((scales, panels)) = &codes {
+                        for (v, of_panel) in values.iter_mut().zip(&panels[panel]) {
+                            *v = v.to_bits() as i32 as f32 * scales[r] * of_panel;
+                        }
                     }
                 };
                 let mut values = [0.0_f32; PANEL];
@@ -107,31 +102,9 @@ per_isa! {
     }
 }
 
-/// What a panel in few bits begins with.
-struct Codes {
-    scales: [f32; PANEL],
-    sums: [i32; PANEL],
-}
-
-impl Codes {
-    #[inline(always)]
-    fn of(slot: &Slot) -> Codes {
-        let panel = slot.panel.get().cast_const();
-        // SAFETY: codes are multiplied with panels in few bits only, which begin with scales and sums.
-        unsafe {
-            Codes {
-                scales: panel.cast::<[f32; PANEL]>().read_unaligned(),
-                sums: panel.add(4 * PANEL).cast::<[i32; PANEL]>().read_unaligned(),
-            }
-        }
-    }
-
-    /// The bits of sums of codes as numbers.
-    #[inline(always)]
-    fn rescale(&self, scale: f32, shift: i32, values: &mut [f32; PANEL]) {
-        for ((v, of_panel), of_codes) in values.iter_mut().zip(&self.scales).zip(&self.sums) {
-            let sum = (v.to_bits() as i32).wrapping_sub(shift.wrapping_mul(*of_codes));
-            *v = sum as f32 * scale * of_panel;
-        }
-    }
+/// The scales that a panel in few bits begins with.
+#[inline(always)]
+fn scales_of(slot: &Slot) -> [f32; PANEL] {
+    // SAFETY: codes are multiplied with panels in few bits only.
+    unsafe { slot.panel.get().cast_const().cast::<[f32; PANEL]>().read_unaligned() }
 }

@@ -87,6 +87,13 @@ unsafe fn vnni_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: as above.
     unsafe {
         let mut acc = start::<R>(tile);
+        if !tile.resume {
+            for h in 0..2 {
+                let shift = _mm256_slli_epi32::<7>(_mm256_loadu_si256(tile.sums[0].add(8 * h).cast()));
+                let start = _mm256_sub_epi32(_mm256_setzero_si256(), shift);
+                acc.iter_mut().for_each(|row| row[h] = start);
+            }
+        }
         for steps in tile.steps() {
             for k in steps {
                 let a = tile.a.add(k * VNNI_ROWS);

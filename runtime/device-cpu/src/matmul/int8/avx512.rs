@@ -28,6 +28,12 @@ unsafe fn dot_tile<const R: usize, const P: usize>(tile: &Tile) {
                     *v = _mm512_loadu_si512(tile.c.add(r * tile.c_stride + p * 16).cast());
                 }
             }
+        } else {
+            for p in 0..P {
+                let shift = _mm512_slli_epi32::<7>(_mm512_loadu_si512(tile.sums[p].cast()));
+                let start = _mm512_sub_epi32(_mm512_setzero_si512(), shift);
+                acc.iter_mut().for_each(|row| row[p] = start);
+            }
         }
         for steps in tile.steps() {
             for k in steps {

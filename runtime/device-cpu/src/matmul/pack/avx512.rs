@@ -132,11 +132,18 @@ impl Row<'_> {
     /// `to` has room for a chunk of bf16, the row has `n <= CHUNK` elements.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn pairs<const BF16: bool>(&self, n: usize, values: &Values<'_>, to: *mut u8) {
+        let copies = BF16 && !values.before.any();
         for at in (0..n).step_by(LANES) {
+            let mask = first(n - at);
             // SAFETY: by the contract.
             unsafe {
-                let v = values.of(self.load::<BF16>(at, first(n - at)), at);
-                _mm256_storeu_si256(to.add(2 * at).cast(), to_bf16(v));
+                let halves = if copies {
+                    ask(self.at::<BF16>(at + CHUNK).cast_const());
+                    _mm256_maskz_loadu_epi16(mask, self.at::<BF16>(at).cast())
+                } else {
+                    to_bf16(values.of(self.load::<BF16>(at, mask), at))
+                };
+                _mm256_storeu_si256(to.add(2 * at).cast(), halves);
             }
         }
     }
