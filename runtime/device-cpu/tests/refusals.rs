@@ -7,6 +7,7 @@ mod common;
 
 use common::{Case, Tensor, bench, bools, case, decoder, ints, quantized, random, sampler, scalar, weight};
 use dreamc_artifact::INT8_COLUMNS_MAX;
+use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Attention, Confidence, Kernel, Linear, Place, ValueId};
 use dreamc_device_cpu::{CpuDevice, CpuError, CpuOptions, Isa};
 use dreamc_num::quant::Codes;
@@ -237,8 +238,10 @@ fn refuse_changes(case: &Case) {
     assert!(bench.run().is_err(), "{:?}: no such value", case.kernel);
 }
 
+const INT8: Option<Codes> = Some(Codes::Int8);
+
 /// One row by three.
-fn linear(int8: bool, k: u32, matrix: Tensor) -> Case {
+fn linear(codes: Option<Codes>, k: u32, matrix: Tensor) -> Case {
     let linear = Linear {
         norm_eps: None,
         weights: 1,
@@ -246,7 +249,7 @@ fn linear(int8: bool, k: u32, matrix: Tensor) -> Case {
         residual: false,
         swiglu: false,
         smooth: false,
-        codes: int8.then_some(Codes::Int8),
+        codes,
         activation: None,
     };
     let reads = [random(DType::F32, &[1, k], 1), matrix];
@@ -261,11 +264,11 @@ fn codes_of_weights_that_have_none() {
     let packed = |dtype: DType| weight(dtype, 3, k as usize, &values);
     let row_major = |dtype: DType| common::table(random(dtype, &[3, k], 2));
     for matrix in [packed(DType::F32), packed(DType::BF16), row_major(DType::F32), row_major(DType::BF16)] {
-        refuse_codes(&linear(true, k, matrix));
+        refuse_codes(&linear(INT8, k, matrix));
     }
     for quant in [Quant::Int8, Quant::Int4 { group: 32, zero: true }] {
         let matrix = quantized::weight(DType::F32, quant, 3, k as usize, &values);
-        bench(&linear(true, k, matrix), Isa::detect(), 2, None).run().unwrap();
+        bench(&linear(INT8, k, matrix), Isa::detect(), 2, None).run().unwrap();
     }
 }
 
@@ -275,14 +278,27 @@ fn codes_of_too_many_columns() {
     for quant in [Quant::Int8, Quant::Int4 { group: 32, zero: false }] {
         for (k, fits) in [(INT8_COLUMNS_MAX, true), (INT8_COLUMNS_MAX + 1, false)] {
             let values = common::numbers(3 * k as usize, 2);
-            let case = |int8| linear(int8, k, quantized::weight(DType::F32, quant, 3, k as usize, &values));
-            bench(&case(false), Isa::detect(), 2, None).run().unwrap();
+            let case = |codes| linear(codes, k, quantized::weight(DType::F32, quant, 3, k as usize, &values));
+            bench(&case(None), Isa::detect(), 2, None).run().unwrap();
             if fits {
-                bench(&case(true), Isa::detect(), 2, None).run().unwrap();
+                bench(&case(INT8), Isa::detect(), 2, None).run().unwrap();
             } else {
-                refuse_codes(&case(true));
+                refuse_codes(&case(INT8));
             }
         }
+    }
+}
+
+/// There are no kernels for codes of fp8 here.
+#[test]
+fn weights_and_rows_in_fp8() {
+    let stored = |layout: Layout| {
+        let bytes = layout.stored_bytes(DType::F32, &[3, 16]).unwrap();
+        Tensor { dtype: DType::F32, dims: vec![3, 16], bytes: vec![0; bytes as usize], layout: Some(layout) }
+    };
+    let (fp8, int8) = (Layout::Quantized(Quant::Fp8), Layout::Quantized(Quant::Int8));
+    for (layout, codes) in [(fp8, Some(Codes::Fp8)), (fp8, INT8), (fp8, None), (int8, Some(Codes::Fp8))] {
+        refuse_codes(&linear(codes, 16, stored(layout)));
     }
 }
 

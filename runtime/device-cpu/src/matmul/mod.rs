@@ -39,8 +39,8 @@ use std::ops::Range;
 const GROUP: usize = 128;
 /// Rows in a block: a multiple of every strip height.
 const ROWS: usize = 264;
-/// Steps in a block.
-const STEPS: usize = 256;
+/// Steps in a block: with as many rows as a block has, half of the second cache of 1 MiB. Between blocks sums go there and back.
+const STEPS: usize = 512;
 /// Columns of a panel.
 const PANEL: usize = dreamc_artifact::layout::PANEL;
 /// Words of a worker's scratch: the sums of a block, and a block of each of two panels where they are expanded.

@@ -131,6 +131,7 @@ pub(crate) fn linear() -> Vec<Case> {
         (12, 7, 1),
         (265, 7, 1030),
         (3, 18, 2085),
+        (14, 18, 2085),
     ];
     let types = [(F32, F32, F32), (BF16, BF16, BF16), (F32, BF16, F32), (BF16, BF16, F32)];
     let mut cases = vec![];
