@@ -41,9 +41,9 @@ macro_rules! storing {
                     let sums = &sums[..(tile.rows - 1) * GROUP + if SWIGLU { 2 * PANEL } else { PANEL }];
                     for r in 0..tile.rows {
                         let value = |panel: usize| {
+                            let at = r * GROUP + panel * PANEL;
                             // SAFETY: sixteen of the last row's or of one before it.
-                            let sums =
-                                unsafe { _mm512_loadu_ps(sums.as_ptr().add(r * GROUP + panel * PANEL)) };
+                            let sums = unsafe { _mm512_loadu_ps(sums.as_ptr().add(at)) };
                             if CODES {
                                 let sums = _mm512_cvtepi32_ps(_mm512_castps_si512(sums));
                                 _mm512_mul_ps(_mm512_mul_ps(sums, _mm512_set1_ps(scales[r])), panels[panel])
