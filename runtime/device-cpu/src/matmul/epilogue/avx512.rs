@@ -106,7 +106,8 @@ fn silu_to_bf16(x: __m512, up: __m512) -> __m512 {
     let power = exp2(_mm512_mul_ps(x, _mm512_set1_ps(-std::f32::consts::LOG2_E)));
     // Off by 2^-14; 0 where the power is too large for a number.
     let sigmoid = _mm512_rcp14_ps(_mm512_add_ps(_mm512_set1_ps(1.0), power));
-    _mm512_mul_ps(_mm512_mul_ps(x, up), sigmoid)
+    // `x` first: its product with `up` may be too large where the sigmoid is 0.
+    _mm512_mul_ps(_mm512_mul_ps(x, sigmoid), up)
 }
 
 /// As [`crate::math::silu`].
