@@ -30,17 +30,59 @@ pub(crate) unsafe fn load<const BF16: bool>(start: *const u8, mask: u16) -> __m5
     }
 }
 
+/// The first `n` of 32 lanes of 16 bits, or all of them.
+pub(crate) fn first_two(n: usize) -> u32 {
+    ((1_u64 << n.min(2 * LANES)) - 1) as u32
+}
+
+/// The high half of each lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn high() -> __m512i {
+    _mm512_set1_epi32(0xffff_0000_u32 as i32)
+}
+
+/// The elements of `mask` from `start` on, of 32 of bf16 or f32, the even ones and the odd ones; 0 in the other lanes.
+///
+/// # Safety
+///
+/// There are such elements.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(crate) unsafe fn load_two<const BF16: bool>(start: *const u8, mask: u32) -> [__m512; 2] {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        if BF16 {
+            let words = _mm512_maskz_loadu_epi16(mask, start.cast());
+            let (even, odd) = (_mm512_slli_epi32::<16>(words), _mm512_and_si512(words, high()));
+            [_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd)]
+        } else {
+            let start = start.cast::<f32>();
+            let low = _mm512_maskz_loadu_ps(mask as u16, start);
+            let rest = _mm512_maskz_loadu_ps((mask >> LANES) as u16, start.wrapping_add(LANES));
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+            [_mm512_permutex2var_ps(low, even, rest), _mm512_permutex2var_ps(low, odd, rest)]
+        }
+    }
+}
+
+/// Rounds as [`crate::memory::to_bf16`] does, to the high half of each lane; anything may be in the low one.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn to_bf16_high(v: __m512) -> __m512i {
+    let bits = _mm512_castps_si512(v);
+    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+    let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+    _mm512_mask_or_epi32(_mm512_add_epi32(bits, half), nan, bits, _mm512_set1_epi32(0x40_0000))
+}
+
 /// Rounds as [`crate::memory::to_bf16`] does.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(crate) fn to_bf16(v: __m512) -> __m256i {
-    let bits = _mm512_castps_si512(v);
-    let high = _mm512_srli_epi32::<16>(bits);
-    let odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
-    let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-    let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
-    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-    _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)))
+    _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(to_bf16_high(v)))
 }
 
 /// The same in one instruction, but that numbers too small for bf16's exponent become 0.
@@ -57,9 +99,7 @@ pub(crate) fn to_bf16_at_once(v: __m512) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
 pub(crate) fn exp2(x: __m512) -> __m512 {
-    // Minus infinity has no fraction. With a NaN the second operand is the result.
-    let x = _mm512_max_ps(_mm512_set1_ps(-200.0), x);
-    // x - floor(x), no exception raised.
+    // x - floor(x), 0 for an infinity; no exception raised.
     let r = _mm512_reduce_ps::<0b1001>(x);
     let [a, b, c, d] = EXP2.map(|v| _mm512_set1_ps(v));
     let p = _mm512_fmadd_ps(d, r, c);

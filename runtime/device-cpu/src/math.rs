@@ -22,6 +22,14 @@ pub(crate) const EXP: Exp = Exp {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) const EXP2: [f32; 4] = [0.693_044_84, 0.241_280_24, 0.052_242_41, 0.013_426_725];
 
+/// The sum of sixteen, in pairs: one after another would wait for each.
+#[inline]
+pub(crate) fn sum(of: &[f32; 16]) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|i| of[i] + of[i + 8]);
+    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+    (four[0] + four[2]) + (four[1] + four[3])
+}
+
 /// `e^x`, relative error below 2e-7; 0 far below, infinity far above, NaN for NaN.
 ///
 /// Cody-Waite: `x = n ln 2 + r`, `|r| <= ln 2 / 2`, a polynomial in `r`, and `2^n` put together from bits

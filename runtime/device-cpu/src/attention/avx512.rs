@@ -180,6 +180,25 @@ pub(super) unsafe fn rotate(
     }
 }
 
+/// One head of a result: `columns` sums times `by`, rounded.
+///
+/// # Safety
+///
+/// There are as many sums, and room for as many results.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn finish(sums: *const f32, columns: usize, by: f32, to: *mut u16) {
+    for i in (0..columns).step_by(16) {
+        let mask = first(columns - i);
+        // SAFETY: only elements of the mask are touched.
+        unsafe {
+            let v = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, sums.add(i)), _mm512_set1_ps(by));
+            let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+            _mm256_mask_storeu_epi16(to.add(i).cast(), mask, halves);
+        }
+    }
+}
+
 /// Words `[16][16]` with rows `stride` words apart become their first `columns` columns, each of 16 words.
 ///
 /// # Safety

@@ -3,7 +3,7 @@
 use super::KEYS;
 use super::pairs::{Product, Softmax};
 use crate::math::EXP2;
-use crate::matmul::neon_matrix::{ROWS as TILE, Sums, ZEROS, add_products, finish, swap};
+use crate::matmul::neon_matrix::{self, ROWS as TILE, Sums, ZEROS, add_products, swap};
 use crate::memory::{from_bf16, to_bf16};
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -75,7 +75,7 @@ unsafe fn tile<const STRIDE: usize, const R: usize>(product: &Product) {
             }
             add_products!("bfmmla {v:v}.4s, {a:v}.8h, {b:v}.8h", sums, R, a, [b, next]);
         }
-        finish::<R>(product.c, product.c_stride, &sums);
+        neon_matrix::finish::<R>(product.c, product.c_stride, &sums);
     }
 }
 
@@ -215,6 +215,19 @@ pub(super) unsafe fn rotate(
             *to.add(i) = to_bf16(x.mul_add(c, -(y * s)));
             *to.add(half + i) = to_bf16(y.mul_add(c, x * s));
         }
+    }
+}
+
+/// One head of a result: `columns` sums times `by`, rounded.
+///
+/// # Safety
+///
+/// There are as many sums, and room for as many results.
+#[inline(always)]
+pub(super) unsafe fn finish(sums: *const f32, columns: usize, by: f32, to: *mut u16) {
+    for i in 0..columns {
+        // SAFETY: sum and result `i`.
+        unsafe { *to.add(i) = to_bf16(*sums.add(i) * by) };
     }
 }
 

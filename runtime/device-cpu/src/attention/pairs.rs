@@ -7,10 +7,11 @@
 //! the values' mean distance from it.
 
 #[cfg(target_arch = "x86_64")]
-use super::avx512::{ROWS, interleave, multiply, rotate, transpose, weigh};
+use super::avx512::{ROWS, finish, interleave, multiply, rotate, transpose, weigh};
 #[cfg(target_arch = "aarch64")]
-use super::neon_matrix::{ROWS, interleave, multiply, rotate, transpose, weigh};
+use super::neon_matrix::{ROWS, finish, interleave, multiply, rotate, transpose, weigh};
 use super::{Attention, Block, CHUNK, KEYS, QUERIES, Sight, tile_keys};
+use crate::math;
 use crate::matmul::micro::ask;
 use crate::memory::{Buf, Shared};
 use dreamc_num::DType;
@@ -24,13 +25,6 @@ const P_STRIDE: usize = KEYS / 2 + 16;
 
 /// Rows that are asked for before they are used.
 const AHEAD: usize = 8;
-
-/// The sum of sixteen, in pairs: one after another would wait for each.
-fn sum(of: &[f32; 16]) -> f32 {
-    let eight: [f32; 8] = std::array::from_fn(|i| of[i] + of[i + 8]);
-    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
-    (four[0] + four[2]) + (four[1] + four[3])
-}
 
 /// One product `c = a b`, or `c = c * shrink + a b`.
 #[derive(Clone, Copy)]
@@ -301,7 +295,15 @@ pub(super) unsafe fn queries(
         sums.fill(0.0);
     }
     for r in 0..rows {
-        let total = sum(&totals[r]);
-        block.store(attention, r, &mut sums[r * padded..][..d], total);
+        let total = math::sum(&totals[r]);
+        let to = elements(attention, &(attention.out, 0), block.row(attention, r), block.head).cast_mut();
+        // SAFETY: the sums of a query, and its head of the result.
+        unsafe {
+            if block.none[r] || total == 0.0 {
+                to.write_bytes(0, d);
+            } else {
+                finish(sums[r * padded..][..d].as_ptr(), d, 1.0 / total, to);
+            }
+        }
     }
 }

@@ -3,13 +3,13 @@
 use super::{Attention, Block, CHUNK, KEYS, QUERIES, Sight, tile_keys};
 use crate::isa::{Isa, per_isa};
 use crate::math::exp;
-use crate::matmul::micro::{Micro, Next, Tile};
+use crate::matmul::micro::{Micro, Next, RUN, Tile};
 use crate::memory::{Buf, Shared};
 use dreamc_num::DType;
 
 /// Floats of a worker: queries, scores, packed probabilities, sums, two numbers per query, and a row.
 pub(super) fn worker_floats(d: usize) -> usize {
-    QUERIES * (d + 2 * KEYS + d.next_multiple_of(16) + 2) + d
+    QUERIES * (d.next_multiple_of(RUN) + 2 * KEYS + d.next_multiple_of(16) + 2) + d
 }
 
 per_isa! {
@@ -65,7 +65,7 @@ fn multiply(
                 (micro.run)(&Tile {
                     next: Next::NONE,
                     steps,
-                    a: a[strip * steps..].as_ptr().cast(),
+                    a: a[micro.run_at(steps, strip, 0)..].as_ptr().cast(),
                     b: [b(0), b(count - 1)],
                     c: c[strip * c_stride + first * 16..].as_mut_ptr(),
                     c_stride,
@@ -86,7 +86,7 @@ per_isa! {
         let (padded, keys_max) = (d.next_multiple_of(16), s.next_multiple_of(CHUNK));
         let rows = block.rows;
         let micro = Micro::select(of, DType::F32, DType::F32);
-        let (q, scratch) = scratch.split_at_mut(QUERIES * d);
+        let (q, scratch) = scratch.split_at_mut(QUERIES * d.next_multiple_of(RUN));
         let (scores, scratch) = scratch.split_at_mut(QUERIES * KEYS);
         let (p, scratch) = scratch.split_at_mut(QUERIES * KEYS);
         let (sums, scratch) = scratch.split_at_mut(QUERIES * padded);
@@ -100,8 +100,9 @@ per_isa! {
                 Some(at) => attention.load_head(&attention.q, at, block.head, true, row),
                 None => row.fill(0.0),
             }
-            for (i, v) in row.iter().enumerate() {
-                q[(r / micro.rows * d + i) * micro.rows + r % micro.rows] = v * scale;
+            for (i, run) in row.chunks(RUN).enumerate() {
+                let to = &mut q[micro.run_at(d, r, i * RUN)..];
+                to.iter_mut().zip(run).for_each(|(to, v)| *to = v * scale);
             }
         }
         sums.fill(0.0);
@@ -146,9 +147,8 @@ per_isa! {
                 }
                 total[r] = total[r] * shrink + lanes.iter().sum::<f32>();
                 sums[r * padded..][..padded].iter_mut().for_each(|v| *v *= shrink);
-                let to = &mut p[r / micro.rows * count * micro.rows + r % micro.rows..];
-                for (j, s) in scores.iter().enumerate() {
-                    to[j * micro.rows] = *s;
+                for (j, run) in scores.as_chunks::<RUN>().0.iter().enumerate() {
+                    p[micro.run_at(count, r, j * RUN)..][..RUN].copy_from_slice(run);
                 }
             }
             let v_panel = |i: usize| {

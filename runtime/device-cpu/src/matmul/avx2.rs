@@ -1,6 +1,6 @@
 //! Tile kernels of AVX2 and FMA: 6 rows x 1 panel, 12 accumulators of 8 floats.
 
-use super::micro::{Micro, Pack, Tile, by_rows};
+use super::micro::{Micro, Pack, RUN, Tile, by_rows};
 use std::arch::x86_64::*;
 
 const ROWS: usize = 6;
@@ -57,13 +57,13 @@ unsafe fn single_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: every access below is inside the tile, which the caller vouches for.
     unsafe {
         let mut acc = start::<R>(tile);
-        for steps in tile.steps() {
-            for k in steps {
-                let a = tile.a.add(k * ROWS).cast::<f32>();
-                let b = tile.b[0].add(k * 16).cast::<f32>();
+        for run in tile.runs(ROWS) {
+            for k in 0..run.steps {
+                let a = run.a.add(k).cast::<f32>();
+                let b = run.b[0].add(k * 16).cast::<f32>();
                 let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
                 for (r, row) in acc.iter_mut().enumerate() {
-                    let a = _mm256_set1_ps(*a.add(r));
+                    let a = _mm256_set1_ps(*a.add(r * RUN));
                     row[0] = _mm256_fmadd_ps(a, b0, row[0]);
                     row[1] = _mm256_fmadd_ps(a, b1, row[1]);
                 }
@@ -78,12 +78,12 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: as above.
     unsafe {
         let mut acc = start::<R>(tile);
-        for steps in tile.steps() {
-            for k in steps {
-                let b = tile.b[0].add(k * 16);
+        for run in tile.runs(2 * ROWS) {
+            for k in 0..run.steps {
+                let b = run.b[0].add(k * 16);
                 let words = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
                 for odd in 0..2 {
-                    let a = tile.a.add((k * 2 + odd) * ROWS).cast::<f32>();
+                    let a = run.a.add(2 * k + odd).cast::<f32>();
                     let b = words.map(|w| {
                         _mm256_castsi256_ps(if odd == 0 {
                             _mm256_slli_epi32::<16>(w)
@@ -92,7 +92,7 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
                         })
                     });
                     for (r, row) in acc.iter_mut().enumerate() {
-                        let a = _mm256_set1_ps(*a.add(r));
+                        let a = _mm256_set1_ps(*a.add(2 * r * RUN));
                         row[0] = _mm256_fmadd_ps(a, b[0], row[0]);
                         row[1] = _mm256_fmadd_ps(a, b[1], row[1]);
                     }

@@ -1,6 +1,6 @@
 //! Tile kernels of AVX-512: 12 rows x 2 panels, 24 accumulators of 16 floats.
 
-use super::micro::{Micro, Pack, Tile, by_rows};
+use super::micro::{Micro, Pack, RUN, Tile, by_rows};
 use std::arch::x86_64::*;
 
 const ROWS: usize = 12;
@@ -66,15 +66,15 @@ unsafe fn single_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: every access below is inside the tile, which the caller vouches for.
     unsafe {
         let mut acc = start::<R, P>(tile);
-        for steps in tile.steps() {
-            for k in steps {
-                let a = tile.a.add(k * ROWS).cast::<f32>();
+        for run in tile.runs(ROWS) {
+            for k in 0..run.steps {
+                let a = run.a.add(k).cast::<f32>();
                 let mut b = [_mm512_setzero_ps(); P];
                 for (p, v) in b.iter_mut().enumerate() {
-                    *v = _mm512_loadu_ps(tile.b[p].add(k * 16).cast());
+                    *v = _mm512_loadu_ps(run.b[p].add(k * 16).cast());
                 }
                 for (r, row) in acc.iter_mut().enumerate() {
-                    let a = _mm512_set1_ps(*a.add(r));
+                    let a = _mm512_set1_ps(*a.add(r * RUN));
                     for (v, b) in row.iter_mut().zip(b) {
                         *v = _mm512_fmadd_ps(a, b, *v);
                     }
@@ -90,13 +90,13 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: as above.
     unsafe {
         let mut acc = start::<R, P>(tile);
-        for steps in tile.steps() {
-            for k in steps {
+        for run in tile.runs(2 * ROWS) {
+            for k in 0..run.steps {
                 for odd in 0..2 {
-                    let a = tile.a.add((k * 2 + odd) * ROWS).cast::<f32>();
+                    let a = run.a.add(2 * k + odd).cast::<f32>();
                     let mut b = [_mm512_setzero_ps(); P];
                     for (p, v) in b.iter_mut().enumerate() {
-                        let words = _mm512_loadu_si512(tile.b[p].add(k * 16).cast());
+                        let words = _mm512_loadu_si512(run.b[p].add(k * 16).cast());
                         *v = _mm512_castsi512_ps(if odd == 0 {
                             _mm512_slli_epi32::<16>(words)
                         } else {
@@ -104,7 +104,7 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
                         });
                     }
                     for (r, row) in acc.iter_mut().enumerate() {
-                        let a = _mm512_set1_ps(*a.add(r));
+                        let a = _mm512_set1_ps(*a.add(2 * r * RUN));
                         for (v, b) in row.iter_mut().zip(b) {
                             *v = _mm512_fmadd_ps(a, b, *v);
                         }
@@ -121,16 +121,16 @@ unsafe fn pairs_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: as above; the words are pairs of bf16 on both sides.
     unsafe {
         let mut acc = start::<R, P>(tile);
-        for steps in tile.steps() {
-            for k in steps {
-                let a = tile.a.add(k * ROWS);
+        for run in tile.runs(ROWS) {
+            for k in 0..run.steps {
+                let a = run.a.add(k);
                 let mut b = [_mm512_setzero_si512(); P];
                 for (p, v) in b.iter_mut().enumerate() {
-                    let at = tile.b[p].add(k * 16);
+                    let at = run.b[p].add(k * 16);
                     *v = _mm512_loadu_si512(at.cast());
                 }
                 for (r, row) in acc.iter_mut().enumerate() {
-                    let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(r) as i32));
+                    let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(r * RUN) as i32));
                     for (v, b) in row.iter_mut().zip(b) {
                         *v = _mm512_dpbf16_ps(*v, a, std::mem::transmute::<__m512i, __m512bh>(b));
                     }

@@ -2,7 +2,9 @@
 
 use crate::isa::Isa;
 use dreamc_num::DType;
-use std::ops::Range;
+
+/// Steps of which the packed words of a row lie side by side, those of the strip's next row behind them.
+pub(crate) const RUN: usize = 16;
 
 /// What one call works on. A step is one k for f32 weights, two for bf16 weights, four for codes of 8 bits; it takes 16 words
 /// of a panel and [`Micro::a_words`] words of the packed rows.
@@ -34,26 +36,31 @@ pub(crate) struct Tile {
     pub(crate) resume: bool,
 }
 
-/// Bytes that are wanted soon. Tiles ask for them a little at a time, between steps.
+/// Bytes that are wanted soon. Tiles ask for them a little at a time, between runs.
 #[derive(Clone, Copy)]
 pub(crate) struct Next {
     /// Start of one or two parts.
     pub(crate) start: [*const u8; 2],
-    /// Cache lines of each part that are asked for every [`Next::STEPS`] steps.
+    /// Cache lines of each part that are asked for with every run.
     pub(crate) lines: usize,
 }
 
 impl Next {
     /// Nothing.
     pub(crate) const NONE: Next = Next { start: [std::ptr::null(); 2], lines: 0 };
-    /// Steps from one time to the next.
-    const STEPS: usize = 16;
     /// Bytes of a cache line.
-    const LINE: usize = 64;
+    pub(super) const LINE: usize = 64;
 
-    /// Parts of `bytes` bytes each, to be asked for within `steps` steps.
-    pub(crate) fn of(start: [*const u8; 2], bytes: usize, steps: usize) -> Next {
-        Next { start, lines: bytes.div_ceil(Next::LINE).div_ceil((steps / Next::STEPS).max(1)) }
+    /// Of parts of `bytes` bytes each the first of as many pieces, to be asked for by as many tiles of `steps` steps.
+    pub(crate) fn of(start: [*const u8; 2], bytes: usize, pieces: usize, steps: usize) -> Next {
+        let lines = bytes.div_ceil(Next::LINE).div_ceil(pieces);
+        Next { start, lines: lines.div_ceil((steps / RUN).max(1)) }
+    }
+
+    /// The piece behind those that tiles of `steps` steps have asked for.
+    pub(crate) fn advance(&mut self, steps: usize) {
+        let bytes = steps.div_ceil(RUN) * self.lines * Next::LINE;
+        self.start = self.start.map(|start| start.wrapping_add(bytes));
     }
 
     #[inline(always)]
@@ -79,13 +86,28 @@ pub(crate) fn ask(address: *const u8) {
     let _ = address;
 }
 
+/// Some steps of a tile.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    /// Where the words of the first row begin.
+    pub(super) a: *const u32,
+    /// The same of the panels.
+    pub(super) b: [*const u32; 2],
+    pub(super) steps: usize,
+}
+
 impl Tile {
-    /// Its steps, some at a time; asks for what is wanted next between them.
+    /// Its runs, the last one maybe shorter, packed rows having `a_words` words in a step; asks for what is wanted next
+    /// between them.
     #[inline(always)]
-    pub(super) fn steps(&self) -> impl Iterator<Item = Range<usize>> {
-        (0..self.steps).step_by(Next::STEPS).enumerate().map(|(time, from)| {
+    pub(super) fn runs(&self, a_words: usize) -> impl Iterator<Item = Run> {
+        (0..self.steps).step_by(RUN).enumerate().map(move |(time, from)| {
             self.next.ask(time);
-            from..self.steps.min(from + Next::STEPS)
+            Run {
+                a: self.a.wrapping_add(from * a_words),
+                b: self.b.map(|b| b.wrapping_add(from * 16)),
+                steps: RUN.min(self.steps - from),
+            }
         })
     }
 }
@@ -103,26 +125,45 @@ pub(crate) struct Micro {
     pub(crate) run: unsafe fn(&Tile),
 }
 
-/// How the rows of the left operand are packed.
+/// How the rows of the left operand are packed, `[steps / 16][rows]` times a run of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pack {
-    /// `[k][rows]` f32 for f32 weights: a step is one k.
+    /// f32 for f32 weights: a step is one k.
     Single,
-    /// `[k][rows]` f32 for bf16 weights: a step is two k.
+    /// f32 for bf16 weights: a step is two k.
     Wide,
-    /// `[k / 2][rows][2]` bf16.
+    /// Two bf16 a step.
     Pairs,
-    /// `[k / 4][rows][4]` codes of 8 bits; 0 beyond k.
+    /// Four codes of 8 bits a step; 0 beyond k.
     Codes,
     /// The same as bytes without sign, 128 added to each; 0 beyond k. Sums become too large by 128 times the sum of the
     /// weight's codes, so they start as much below 0.
     ShiftedCodes,
 }
 
+impl Pack {
+    /// Words of a row in a step.
+    pub(super) fn words(self) -> usize {
+        if self == Pack::Wide { 2 } else { 1 }
+    }
+}
+
 impl Micro {
     /// Words of packed rows in a step.
     pub(crate) fn a_words(&self) -> usize {
-        if self.pack == Pack::Wide { self.rows * 2 } else { self.rows }
+        self.rows * self.pack.words()
+    }
+
+    /// Words of a packed strip of so many steps: whole runs.
+    pub(crate) fn strip_words(&self, steps: usize) -> usize {
+        steps.next_multiple_of(RUN) * self.a_words()
+    }
+
+    /// The first word of a run of row `r`, in packed rows of `steps` steps: the run of step `from`, a multiple of [`RUN`].
+    #[inline(always)]
+    pub(crate) fn run_at(&self, steps: usize, r: usize, from: usize) -> usize {
+        let in_strip = from * self.rows + r % self.rows * RUN;
+        r / self.rows * self.strip_words(steps) + in_strip * self.pack.words()
     }
 
     /// Whether it multiplies codes.

@@ -14,7 +14,6 @@ mod codes;
 mod epilogue;
 mod expand;
 mod int8;
-mod interleave;
 pub(crate) mod micro;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -90,7 +89,7 @@ pub(crate) fn need(isa: Isa, operands: Operands, m: usize, k: usize) -> Need {
 fn packed_words(micro: &Micro, m: usize, k: usize) -> usize {
     let strips = m.div_ceil(micro.rows);
     let scales = if micro.codes() { strips * micro.rows } else { 0 };
-    strips * micro.steps(k) * micro.a_words() + scales
+    strips * micro.strip_words(micro.steps(k)) + scales
 }
 
 /// Runs it.
@@ -101,7 +100,7 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
     let operands = Operands { x: matmul.x.dtype, weights, normed, int8: matmul.int8 };
     let micro = operands.micro(context.isa);
     let steps = micro.steps(k);
-    let words = m.div_ceil(micro.rows) * steps * micro.a_words();
+    let words = m.div_ceil(micro.rows) * micro.strip_words(steps);
     let packed = context.shared(packed_words(&micro, m, k));
     // Behind the packed rows; only looked at where there are scales.
     let scales = Shared(packed.get().wrapping_add(words));
@@ -161,7 +160,7 @@ impl Tasks {
     /// Those behind them.
     fn small(self) -> impl Iterator<Item = Task> {
         /// Of rows, for which panels are read again; and fewer strips are not worth it.
-        const PARTS: usize = 4;
+        const PARTS: usize = 8;
         let mut start = self.large() * Tasks::MOST;
         let panels = std::iter::from_fn(move || {
             let left = self.slots - start;
@@ -171,7 +170,7 @@ impl Tasks {
             (!panels.is_empty()).then_some(panels)
         });
         panels.flat_map(move |slots| {
-            let parts = if slots.len() > 2 { 1 } else { (self.strips / PARTS).clamp(1, PARTS) };
+            let parts = if slots.len() > 2 { 1 } else { (self.strips / 3).clamp(1, PARTS) };
             let strips = self.strips.div_ceil(parts);
             let of_part = (0..self.strips).step_by(strips.max(1));
             of_part
@@ -207,7 +206,7 @@ fn pack(context: &Context<'_>, matmul: &Matmul<'_>, micro: &Micro, dtype: DType,
         let first = strip * micro.rows;
         let rows = micro.rows.min(packed.rows - first);
         // SAFETY: inside the scratch, whose size was checked.
-        let to = Shared(unsafe { packed.words.get().add(strip * packed.steps * micro.a_words()) });
+        let to = Shared(unsafe { packed.words.get().add(strip * micro.strip_words(packed.steps)) });
         // Only written to where there are scales.
         let scales = Shared(packed.scales.get().wrapping_add(first));
         let strip = Strip { x: &matmul.x, before: &matmul.before, first, rows, dtype };
@@ -229,7 +228,7 @@ fn block(
     sums: &mut [f32],
     room: &mut [[[u32; PANEL]; STEPS]; 2],
 ) {
-    let (a_words, steps) = (micro.a_words(), packed.steps);
+    let steps = packed.steps;
     // A single strip reads every panel once, from front to back.
     let most = if rows <= micro.rows && panels.expand.is_none() { steps } else { STEPS };
     for from in (0..steps).step_by(most) {
@@ -245,29 +244,27 @@ fn block(
             let rest = slots.get((i + 1) * micro.panels..).filter(|rest| !rest.is_empty());
             let (next, then) = rest.map_or((slots, from + count), |rest| (rest, from));
             let (next, bytes) = panels.stored(&next[0], &next[next.len().min(micro.panels) - 1], then, most);
+            let mut next = Next::of(next, bytes, rows.div_ceil(micro.rows), count);
             // Gate and up are done together, whether a tile takes one panel or two.
             let until = i * micro.panels + pair.len();
             let ends = from + count == steps && (until.is_multiple_of(2) || until == slots.len());
             let done = ends.then(|| (until - 1) / 2 * 2..until);
             // Sums that nobody comes back to have one place, which stays in the nearest cache.
             let once = from == 0 && done.as_ref().is_some_and(|done| done.len() == pair.len());
-            let strips = rows.div_ceil(micro.rows);
             for strip in (0..rows).step_by(micro.rows) {
                 let of_strip = micro.rows.min(rows - strip);
                 let place = if once { 0 } else { strip * GROUP };
-                let a = packed.words.get().cast::<u32>();
-                let part = bytes.div_ceil(strips);
+                let strip_at = (row + strip) / micro.rows * micro.strip_words(steps);
                 if let Some(done) = &done {
                     ask_for_residual(matmul, row + strip..row + strip + of_strip, &slots[done.clone()]);
                 }
-                let of_part = next.map(|next| next.wrapping_add(strip / micro.rows * part));
                 // SAFETY: the block's rows and steps are inside the packed operand, the words are those of
                 // `count` steps, and there are sums of `ROWS` rows of `GROUP` columns.
                 unsafe {
                     (micro.run)(&Tile {
                         steps: count,
-                        next: Next::of(of_part, part, count),
-                        a: a.add(((row + strip) / micro.rows * steps + from) * a_words),
+                        next,
+                        a: packed.words.get().cast::<u32>().add(strip_at + from * micro.a_words()),
                         b: [first, last],
                         c: sums.as_mut_ptr().add(place + i * micro.panels * PANEL),
                         c_stride: GROUP,
@@ -277,6 +274,7 @@ fn block(
                         resume: from > 0,
                     });
                 }
+                next.advance(count);
                 if let Some(done) = &done {
                     let scales = micro.codes().then(|| {
                         // SAFETY: there is a scale for every row.

@@ -1,6 +1,6 @@
 //! Tile kernels of NEON: 6 rows x 1 panel, 24 accumulators of 4 floats.
 
-use super::micro::{Micro, Pack, Tile, by_rows};
+use super::micro::{Micro, Pack, RUN, Tile, by_rows};
 use std::arch::aarch64::*;
 
 const ROWS: usize = 6;
@@ -56,13 +56,13 @@ unsafe fn single_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: every access below is inside the tile, which the caller vouches for.
     unsafe {
         let mut acc = start::<R>(tile);
-        for steps in tile.steps() {
-            for k in steps {
-                let a = tile.a.add(k * ROWS).cast::<f32>();
-                let b = tile.b[0].add(k * 16).cast::<f32>();
+        for run in tile.runs(ROWS) {
+            for k in 0..run.steps {
+                let a = run.a.add(k).cast::<f32>();
+                let b = run.b[0].add(k * 16).cast::<f32>();
                 let b = [vld1q_f32(b), vld1q_f32(b.add(4)), vld1q_f32(b.add(8)), vld1q_f32(b.add(12))];
                 for (r, row) in acc.iter_mut().enumerate() {
-                    let a = *a.add(r);
+                    let a = *a.add(r * RUN);
                     for (v, b) in row.iter_mut().zip(b) {
                         *v = vfmaq_n_f32(*v, b, a);
                     }
@@ -77,12 +77,12 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: as above.
     unsafe {
         let mut acc = start::<R>(tile);
-        for steps in tile.steps() {
-            for k in steps {
-                let b = tile.b[0].add(k * 16);
+        for run in tile.runs(2 * ROWS) {
+            for k in 0..run.steps {
+                let b = run.b[0].add(k * 16);
                 let words = [vld1q_u32(b), vld1q_u32(b.add(4)), vld1q_u32(b.add(8)), vld1q_u32(b.add(12))];
                 for odd in 0..2 {
-                    let a = tile.a.add((k * 2 + odd) * ROWS).cast::<f32>();
+                    let a = run.a.add(2 * k + odd).cast::<f32>();
                     for (q, w) in words.into_iter().enumerate() {
                         let b = if odd == 0 {
                             vshlq_n_u32::<16>(w)
@@ -91,7 +91,7 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
                         };
                         let b = vreinterpretq_f32_u32(b);
                         for (r, row) in acc.iter_mut().enumerate() {
-                            row[q] = vfmaq_n_f32(row[q], b, *a.add(r));
+                            row[q] = vfmaq_n_f32(row[q], b, *a.add(2 * r * RUN));
                         }
                     }
                 }

@@ -3,7 +3,7 @@
 //! A product takes two words of each row and column, so words of neighbouring steps are put side by side. Here are pairs of
 //! bf16; codes go the same way. A row by itself would fill half a product: dot products add it up, in the same order.
 
-use super::micro::{Micro, Pack, Tile, by_rows};
+use super::micro::{Micro, Pack, RUN, Tile, by_rows};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -83,24 +83,23 @@ pub(crate) unsafe fn finish<const R: usize>(c: *mut f32, c_stride: usize, sums: 
     }
 }
 
-/// The words of three pairs of rows, or as many as hold `R`, at two steps.
+/// The words of three pairs of rows, or as many as hold `R`, at two steps from `a` on.
 ///
 /// # Safety
 ///
-/// A strip's words at each step.
+/// Words of a strip, the first step an even one of a run.
 #[inline(always)]
-pub(super) unsafe fn rows<const R: usize>([low, high]: [*const u32; 2]) -> [uint32x4_t; ROWS / 2] {
-    // SAFETY: a strip has six rows, whether they are used or not.
-    unsafe {
-        let (a, b) = (vld1q_u32(low), vld1q_u32(high));
-        let last = if R > 4 {
-            let four = |words: *const u32| vcombine_u32(vld1_u32(words.add(4)), vdup_n_u32(0));
-            vzip1q_u32(four(low), four(high))
-        } else {
-            vdupq_n_u32(0)
+pub(super) unsafe fn rows<const R: usize>(a: *const u32) -> [uint32x4_t; ROWS / 2] {
+    const { assert!(RUN.is_multiple_of(2)) };
+    let mut pairs = [vdupq_n_u32(0); ROWS / 2];
+    for (p, pair) in pairs.iter_mut().enumerate().take(R.div_ceil(2)) {
+        // SAFETY: a strip has six rows and whole runs, whether they are used or not.
+        *pair = unsafe {
+            let row = a.add(2 * p * RUN);
+            vcombine_u32(vld1_u32(row), vld1_u32(row.add(RUN)))
         };
-        [vzip1q_u32(a, b), vzip2q_u32(a, b), last]
     }
+    pairs
 }
 
 /// Adds to the sums of `$rows` rows their products with the words of a panel at two steps, `$a` being pairs of rows.
@@ -136,16 +135,12 @@ macro_rules! matrix_tile {
             // SAFETY: every access below is inside the tile, which the caller vouches for, or to zeros.
             unsafe {
                 let mut sums = start::<R>(tile);
-                for steps in tile.steps() {
-                    for k in steps.step_by(2) {
-                        let (a, b) = (tile.a.add(k * ROWS), tile.b[0].add(k * 16));
-                        let (next_a, next_b) = if k + 1 < tile.steps {
-                            (a.add(ROWS), b.add(16))
-                        } else {
-                            (ZEROS.as_ptr(), ZEROS.as_ptr())
-                        };
-                        let a = rows::<R>([a, next_a]);
-                        $crate::matmul::neon_matrix::add_products!($product, sums, R, a, [b, next_b]);
+                for run in tile.runs(ROWS) {
+                    for k in (0..run.steps).step_by(2) {
+                        // Packed rows have zeros behind their last step.
+                        let (a, b) = (rows::<R>(run.a.add(k)), run.b[0].add(k * 16));
+                        let next = if k + 1 < run.steps { b.add(16) } else { ZEROS.as_ptr() };
+                        $crate::matmul::neon_matrix::add_products!($product, sums, R, a, [b, next]);
                     }
                 }
                 finish::<R>(tile.c, tile.c_stride, &sums);
@@ -168,16 +163,16 @@ unsafe fn dot_tile(tile: &Tile) {
                 *v = vld1q_f32(tile.c.add(q * 4));
             }
         }
-        for steps in tile.steps() {
-            for k in steps {
-                let a = vdupq_n_u32(*tile.a.add(k * ROWS));
+        for run in tile.runs(ROWS) {
+            for k in 0..run.steps {
+                let a = vdupq_n_u32(*run.a.add(k));
                 for (q, v) in sums.iter_mut().enumerate() {
                     // The intrinsic is not stable.
                     asm!(
                         "bfdot {v:v}.4s, {a:v}.8h, {b:v}.8h",
                         v = inout(vreg) *v,
                         a = in(vreg) a,
-                        b = in(vreg) vld1q_u32(tile.b[0].add(k * 16 + q * 4)),
+                        b = in(vreg) vld1q_u32(run.b[0].add(k * 16 + q * 4)),
                         options(pure, nomem, nostack, preserves_flags),
                     );
                 }
@@ -210,7 +205,12 @@ mod tests {
         };
         for micro in [micro(), int8::micro(Isa::NeonMatrix)] {
             for (steps, resume) in [(1, false), (2, true), (3, true), (16, false), (17, true), (35, false)] {
-                let a: Vec<u32> = (0..steps * ROWS).map(|_| word()).collect();
+                let mut a: Vec<u32> = (0..micro.strip_words(steps)).map(|_| word()).collect();
+                let last = steps % RUN;
+                if last > 0 {
+                    let rows = a.chunks_mut(RUN).rev().take(ROWS);
+                    rows.for_each(|row| row[last..].fill(0));
+                }
                 let b: Vec<u32> = (0..steps * 16).map(|_| word()).collect();
                 let before: Vec<f32> = (0..ROWS * 16).map(|i| i as f32).collect();
                 let of = |rows: usize| {

@@ -1,6 +1,6 @@
 //! Tile kernels without SIMD: 4 rows x 1 panel.
 
-use super::micro::{Micro, Pack, Tile, by_rows};
+use super::micro::{Micro, Pack, RUN, Tile, by_rows};
 
 const ROWS: usize = 4;
 
@@ -46,13 +46,13 @@ unsafe fn finish<const R: usize>(tile: &Tile, acc: &[[f32; 16]; R]) {
 unsafe fn single_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: passed on.
     let mut acc = unsafe { start::<R>(tile) };
-    for steps in tile.steps() {
-        for k in steps {
+    for run in tile.runs(ROWS) {
+        for k in 0..run.steps {
             // SAFETY: step `k` of the panel.
-            let b = unsafe { tile.b[0].add(k * 16).cast::<[f32; 16]>().read_unaligned() };
+            let b = unsafe { run.b[0].add(k * 16).cast::<[f32; 16]>().read_unaligned() };
             for (r, row) in acc.iter_mut().enumerate() {
                 // SAFETY: step `k` of the packed rows.
-                let a = f32::from_bits(unsafe { *tile.a.add(k * ROWS + r) });
+                let a = f32::from_bits(unsafe { *run.a.add(r * RUN + k) });
                 row.iter_mut().zip(b).for_each(|(c, b)| *c += a * b);
             }
         }
@@ -64,14 +64,14 @@ unsafe fn single_tile<const R: usize, const P: usize>(tile: &Tile) {
 unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: passed on.
     let mut acc = unsafe { start::<R>(tile) };
-    for steps in tile.steps() {
-        for k in steps {
+    for run in tile.runs(2 * ROWS) {
+        for k in 0..run.steps {
             // SAFETY: step `k` of the panel.
-            let b = unsafe { tile.b[0].add(k * 16).cast::<[u32; 16]>().read_unaligned() };
+            let b = unsafe { run.b[0].add(k * 16).cast::<[u32; 16]>().read_unaligned() };
             for (r, row) in acc.iter_mut().enumerate() {
                 // SAFETY: step `k` of the packed rows.
                 let (a0, a1) =
-                    unsafe { (*tile.a.add(k * 2 * ROWS + r), *tile.a.add((k * 2 + 1) * ROWS + r)) };
+                    unsafe { (*run.a.add(2 * (r * RUN + k)), *run.a.add(2 * (r * RUN + k) + 1)) };
                 let (a0, a1) = (f32::from_bits(a0), f32::from_bits(a1));
                 for (c, b) in row.iter_mut().zip(b) {
                     *c += a0 * f32::from_bits(b << 16);

@@ -28,54 +28,62 @@ macro_rules! storing {
             fn of_panels<const SWIGLU: bool, const CODES: bool>(tile: &Sums<'_>, scales: &[f32]) {
                 let matmul = tile.matmul;
                 let rows = tile.row..tile.row + tile.rows;
-                let scales = if CODES { &scales[..tile.rows] } else { &[] };
                 for (sums, slot, up) in tile.panels() {
-                    let columns = slot.columns();
-                    let mask = first(slot.columns);
-                    let out = matmul.out.window(rows.clone(), columns.clone());
-                    let residual =
-                        matmul.residual.map(|residual| residual.window(rows.clone(), columns.clone()));
-                    let bias = matmul.bias.map(|bias| load(&bias.window(0..1, columns), 0, mask));
-                    let panels =
-                        if CODES { [slot, up].map(|slot| of_panel(slot)) } else { [_mm512_setzero_ps(); 2] };
-                    let sums = &sums[..(tile.rows - 1) * GROUP + if SWIGLU { 2 * PANEL } else { PANEL }];
-                    for r in 0..tile.rows {
-                        let value = |panel: usize| {
-                            let at = r * GROUP + panel * PANEL;
-                            // SAFETY: sixteen of the last row's or of one before it.
-                            let sums = unsafe { _mm512_loadu_ps(sums.as_ptr().add(at)) };
-                            if CODES {
-                                let sums = _mm512_cvtepi32_ps(_mm512_castps_si512(sums));
-                                _mm512_mul_ps(_mm512_mul_ps(sums, _mm512_set1_ps(scales[r])), panels[panel])
-                            } else {
-                                sums
-                            }
+                    let (columns, mask) = (slot.columns(), first(slot.columns));
+                    let panel = Panel {
+                        sums: &sums[..(tile.rows - 1) * GROUP + if SWIGLU { 2 * PANEL } else { PANEL }],
+                        scales: if CODES { &scales[..tile.rows] } else { &[] },
+                        factors: if CODES { [slot, up].map(|slot| of_panel(slot)) } else { [_mm512_setzero_ps(); 2] },
+                        bias: matmul.bias.map(|bias| load(&bias.window(0..1, columns.clone()), mask)),
+                        residual: matmul.residual.map(|residual| residual.window(rows.clone(), columns.clone())),
+                        out: matmul.out.window(rows.clone(), columns),
+                        mask,
+                    };
+                    let mut r = 0;
+                    while r < tile.rows {
+                        r += match tile.rows - r {
+                            12.. => of_rows::<12, SWIGLU, CODES>(&panel, r),
+                            4.. => of_rows::<4, SWIGLU, CODES>(&panel, r),
+                            _ => of_rows::<1, SWIGLU, CODES>(&panel, r),
                         };
-                        let mut v = value(0);
-                        if SWIGLU {
-                            v = if out.bf16 {
-                                silu_to_bf16(v, value(1))
-                            } else {
-                                _mm512_mul_ps(silu(v), value(1))
-                            };
-                        }
-                        if let Some(bias) = bias {
-                            v = _mm512_add_ps(v, bias);
-                        }
-                        if let Some(residual) = &residual {
-                            v = _mm512_add_ps(v, load(residual, r, mask));
-                        }
-                        store(&out, r, mask, v);
                     }
                 }
             }
 
-            /// Writes them.
+            /// `R` rows from `from` on; returns how many. All is loaded before anything is stored: rows are often half a page
+            /// apart, and a load waits for a store to the same place of another page.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn of_rows<const R: usize, const SWIGLU: bool, const CODES: bool>(panel: &Panel<'_>, from: usize) -> usize {
+                let value = |r: usize, of: usize| panel.value::<CODES>(from + r, of);
+                let mut values = [_mm512_setzero_ps(); R];
+                for (r, v) in values.iter_mut().enumerate() {
+                    *v = match (SWIGLU, panel.out.bf16) {
+                        (false, _) => value(r, 0),
+                        (true, true) => silu_to_bf16(value(r, 0), value(r, 1)),
+                        (true, false) => _mm512_mul_ps(silu(value(r, 0)), value(r, 1)),
+                    };
+                }
+                if let Some(bias) = panel.bias {
+                    values.iter_mut().for_each(|v| *v = _mm512_add_ps(*v, bias));
+                }
+                match &panel.residual {
+                    Some(residual) if residual.bf16 => add::<R, true>(&mut values, residual, from, panel.mask),
+                    Some(residual) => add::<R, false>(&mut values, residual, from, panel.mask),
+                    None => {}
+                }
+                for (r, v) in values.into_iter().enumerate() {
+                    store(&panel.out, from + r, panel.mask, v);
+                }
+                R
+            }
+
+            /// Writes the elements of `mask` in row `r`.
             #[inline]
             #[target_feature(enable = $features)]
             fn store(to: &Window, r: usize, mask: u16, v: __m512) {
                 let start = to.row(r);
-                // SAFETY: as above.
+                // SAFETY: a row of the window, which is as wide as the mask.
                 unsafe {
                     match (to.bf16, mask) {
                         // Narrowing into memory under a mask is many times slower than the two apart.
@@ -90,6 +98,35 @@ macro_rules! storing {
 }
 storing!(any, "avx512f,avx512bw,avx512dq,avx512vl", to_bf16);
 storing!(bf16, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", to_bf16_at_once);
+
+/// What becomes of the sums of a panel, or with SwiGLU of a gate and its up.
+struct Panel<'p> {
+    sums: &'p [f32],
+    /// Of the rows, where codes were multiplied.
+    scales: &'p [f32],
+    /// Those that the panels begin with.
+    factors: [__m512; 2],
+    bias: Option<__m512>,
+    residual: Option<Window>,
+    out: Window,
+    /// Columns that exist.
+    mask: u16,
+}
+
+impl Panel<'_> {
+    /// The product of row `r` with the first panel or the second.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn value<const CODES: bool>(&self, r: usize, panel: usize) -> __m512 {
+        // SAFETY: sixteen of the last row's or of one before it.
+        let sums = unsafe { _mm512_loadu_ps(self.sums.as_ptr().add(r * GROUP + panel * PANEL)) };
+        if !CODES {
+            return sums;
+        }
+        let sums = _mm512_cvtepi32_ps(_mm512_castps_si512(sums));
+        _mm512_mul_ps(_mm512_mul_ps(sums, _mm512_set1_ps(self.scales[r])), self.factors[panel])
+    }
+}
 
 /// The scales that a panel in few bits begins with.
 #[inline]
@@ -137,11 +174,22 @@ fn exp(x: __m512) -> __m512 {
     _mm512_scalef_ps(_mm512_add_ps(y, _mm512_set1_ps(1.0)), n)
 }
 
-/// The elements of `mask` in row `r`.
+/// Adds the elements of `mask` in the rows from `first` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn load(from: &Window, r: usize, mask: u16) -> __m512 {
-    let start = from.row(r).cast_const();
+fn add<const R: usize, const BF16: bool>(values: &mut [__m512; R], from: &Window, first: usize, mask: u16) {
+    for (r, v) in values.iter_mut().enumerate() {
+        // SAFETY: a row of the window, which is as wide as the mask.
+        let other = unsafe { lanes::load::<BF16>(from.row(first + r).cast_const(), mask) };
+        *v = _mm512_add_ps(*v, other);
+    }
+}
+
+/// The elements of `mask` in the first row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn load(from: &Window, mask: u16) -> __m512 {
+    let start = from.row(0).cast_const();
     // SAFETY: a row of the window, which is as wide as the mask.
     unsafe { if from.bf16 { lanes::load::<true>(start, mask) } else { lanes::load::<false>(start, mask) } }
 }

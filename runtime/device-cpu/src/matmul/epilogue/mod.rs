@@ -3,7 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-use super::micro::ask;
+use super::micro::{Next, ask};
 use super::panels::Slot;
 use super::{GROUP, Matmul, PANEL};
 use crate::isa::{Isa, per_isa};
@@ -28,10 +28,11 @@ pub(super) struct Sums<'s> {
 /// Asks for what will be added to the sums of some rows, before the last of them are there.
 #[inline(always)]
 pub(super) fn ask_for_residual(matmul: &Matmul<'_>, rows: Range<usize>, slots: &[Slot]) {
-    if let Some(residual) = &matmul.residual {
-        for slot in slots {
-            let window = residual.window(rows.clone(), slot.columns());
-            (0..rows.len()).for_each(|r| ask(window.row(r).cast_const()));
+    if let (Some(residual), Some(first), Some(last)) = (&matmul.residual, slots.first(), slots.last()) {
+        let columns = first.column..last.columns().end;
+        let window = residual.window(rows.clone(), columns.clone());
+        for line in (0..columns.len() * residual.dtype.bytes()).step_by(Next::LINE) {
+            (0..rows.len()).for_each(|r| ask(window.row(r).wrapping_add(line)));
         }
     }
 }

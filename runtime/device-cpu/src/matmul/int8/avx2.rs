@@ -1,6 +1,6 @@
 //! Codes with AVX2, 4 rows x 1 panel, and with AVX-VNNI, 6 rows x 1 panel.
 
-use crate::matmul::micro::{Micro, Pack, Tile, by_rows};
+use crate::matmul::micro::{Micro, Pack, RUN, Tile, by_rows};
 use std::arch::x86_64::*;
 
 /// Fewer than with VNNI: weights and their magnitudes take registers.
@@ -63,14 +63,14 @@ unsafe fn maddubs_tile<const R: usize, const P: usize>(tile: &Tile) {
     unsafe {
         let mut acc = start::<R>(tile);
         let ones = _mm256_set1_epi16(1);
-        for steps in tile.steps() {
-            for k in steps {
-                let a = tile.a.add(k * ROWS);
-                let b = tile.b[0].add(k * 16);
+        for run in tile.runs(ROWS) {
+            for k in 0..run.steps {
+                let a = run.a.add(k);
+                let b = run.b[0].add(k * 16);
                 let b = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
                 let magnitudes = b.map(|b| _mm256_abs_epi8(b));
                 for (r, row) in acc.iter_mut().enumerate() {
-                    let a = _mm256_set1_epi32(*a.add(r) as i32);
+                    let a = _mm256_set1_epi32(*a.add(r * RUN) as i32);
                     for ((v, b), magnitude) in row.iter_mut().zip(b).zip(magnitudes) {
                         let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, b));
                         *v = _mm256_add_epi32(*v, _mm256_madd_epi16(pairs, ones));
@@ -94,13 +94,13 @@ unsafe fn vnni_tile<const R: usize, const P: usize>(tile: &Tile) {
                 acc.iter_mut().for_each(|row| row[h] = start);
             }
         }
-        for steps in tile.steps() {
-            for k in steps {
-                let a = tile.a.add(k * VNNI_ROWS);
-                let b = tile.b[0].add(k * 16);
+        for run in tile.runs(VNNI_ROWS) {
+            for k in 0..run.steps {
+                let a = run.a.add(k);
+                let b = run.b[0].add(k * 16);
                 let b = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
                 for (r, row) in acc.iter_mut().enumerate() {
-                    let a = _mm256_set1_epi32(*a.add(r) as i32);
+                    let a = _mm256_set1_epi32(*a.add(r * RUN) as i32);
                     for (v, b) in row.iter_mut().zip(b) {
                         *v = _mm256_dpbusd_avx_epi32(*v, a, b);
                     }

@@ -1,6 +1,6 @@
 //! Codes with AVX-512 VNNI: 12 rows x 2 panels, 24 accumulators of 16 sums.
 
-use crate::matmul::micro::{Micro, Pack, Tile, by_rows};
+use crate::matmul::micro::{Micro, Pack, RUN, Tile, by_rows};
 use std::arch::x86_64::*;
 
 const ROWS: usize = 12;
@@ -35,16 +35,16 @@ unsafe fn dot_tile<const R: usize, const P: usize>(tile: &Tile) {
                 acc.iter_mut().for_each(|row| row[p] = start);
             }
         }
-        for steps in tile.steps() {
-            for k in steps {
-                let a = tile.a.add(k * ROWS);
+        for run in tile.runs(ROWS) {
+            for k in 0..run.steps {
+                let a = run.a.add(k);
                 let mut b = [_mm512_setzero_si512(); P];
                 for (p, v) in b.iter_mut().enumerate() {
-                    let at = tile.b[p].add(k * 16);
+                    let at = run.b[p].add(k * 16);
                     *v = _mm512_loadu_si512(at.cast());
                 }
                 for (r, row) in acc.iter_mut().enumerate() {
-                    let a = _mm512_set1_epi32(*a.add(r) as i32);
+                    let a = _mm512_set1_epi32(*a.add(r * RUN) as i32);
                     for (v, b) in row.iter_mut().zip(b) {
                         *v = _mm512_dpbusd_epi32(*v, a, b);
                     }

@@ -1,6 +1,6 @@
 //! Codes with NEON: 6 rows x 1 panel, 24 accumulators of 4 sums; with dot products of bytes where the host has them.
 
-use crate::matmul::micro::{Micro, Pack, Tile, by_rows};
+use crate::matmul::micro::{Micro, Pack, RUN, Run, Tile, by_rows};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -58,12 +58,12 @@ unsafe fn finish<const R: usize>(tile: &Tile, acc: &[[int32x4_t; 4]; R]) {
 ///
 /// # Safety
 ///
-/// As for `start`; `k < tile.steps`.
+/// As for `start`; `k < run.steps`.
 #[inline(always)]
-unsafe fn weights(tile: &Tile, k: usize) -> [int8x16_t; 4] {
+unsafe fn weights(run: &Run, k: usize) -> [int8x16_t; 4] {
     // SAFETY: step `k` of the panel.
     unsafe {
-        let b = tile.b[0].add(k * 16).cast::<i8>();
+        let b = run.b[0].add(k * 16).cast::<i8>();
         [vld1q_s8(b), vld1q_s8(b.add(16)), vld1q_s8(b.add(32)), vld1q_s8(b.add(48))]
     }
 }
@@ -73,12 +73,12 @@ unsafe fn widening_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: every access below is inside the tile, which the caller vouches for.
     unsafe {
         let mut acc = start::<R>(tile);
-        for steps in tile.steps() {
-            for k in steps {
-                let a = tile.a.add(k * ROWS);
-                let b = weights(tile, k);
+        for run in tile.runs(ROWS) {
+            for k in 0..run.steps {
+                let a = run.a.add(k);
+                let b = weights(&run, k);
                 for (r, row) in acc.iter_mut().enumerate() {
-                    let a = vreinterpretq_s8_u32(vdupq_n_u32(*a.add(r)));
+                    let a = vreinterpretq_s8_u32(vdupq_n_u32(*a.add(r * RUN)));
                     for (v, b) in row.iter_mut().zip(b) {
                         let low = vmull_s8(vget_low_s8(b), vget_low_s8(a));
                         let high = vmull_high_s8(b, a);
@@ -96,12 +96,12 @@ pub(super) unsafe fn dot_tile<const R: usize, const P: usize>(tile: &Tile) {
     // SAFETY: as above.
     unsafe {
         let mut acc = start::<R>(tile);
-        for steps in tile.steps() {
-            for k in steps {
-                let a = tile.a.add(k * ROWS);
-                let b = weights(tile, k);
+        for run in tile.runs(ROWS) {
+            for k in 0..run.steps {
+                let a = run.a.add(k);
+                let b = weights(&run, k);
                 for (r, row) in acc.iter_mut().enumerate() {
-                    let a = vreinterpretq_s8_u32(vdupq_n_u32(*a.add(r)));
+                    let a = vreinterpretq_s8_u32(vdupq_n_u32(*a.add(r * RUN)));
                     for (v, b) in row.iter_mut().zip(b) {
                         // The intrinsic is not stable.
                         asm!(

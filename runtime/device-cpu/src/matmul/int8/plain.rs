@@ -1,6 +1,6 @@
 //! Codes without SIMD: 4 rows x 1 panel.
 
-use crate::matmul::micro::{Micro, Pack, Tile, by_rows};
+use crate::matmul::micro::{Micro, Pack, RUN, Tile, by_rows};
 
 const ROWS: usize = 4;
 
@@ -20,13 +20,13 @@ unsafe fn codes_tile<const R: usize, const P: usize>(tile: &Tile) {
             *row = unsafe { tile.c.add(r * tile.c_stride).cast::<[i32; 16]>().read_unaligned() };
         }
     }
-    for steps in tile.steps() {
-        for k in steps {
+    for run in tile.runs(ROWS) {
+        for k in 0..run.steps {
             // SAFETY: step `k` of the panel.
-            let b = unsafe { tile.b[0].add(k * 16).cast::<[[i8; 4]; 16]>().read_unaligned() };
+            let b = unsafe { run.b[0].add(k * 16).cast::<[[i8; 4]; 16]>().read_unaligned() };
             for (r, row) in acc.iter_mut().enumerate() {
                 // SAFETY: step `k` of the packed rows.
-                let a = unsafe { *tile.a.add(k * ROWS + r) }.to_le_bytes().map(|code| i32::from(code as i8));
+                let a = unsafe { *run.a.add(r * RUN + k) }.to_le_bytes().map(|code| i32::from(code as i8));
                 for (c, b) in row.iter_mut().zip(b) {
                     *c += a.iter().zip(b).map(|(a, b)| a * i32::from(b)).sum::<i32>();
                 }

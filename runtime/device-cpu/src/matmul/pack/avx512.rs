@@ -1,69 +1,96 @@
 //! Rows in registers of AVX-512; all but words of f32. The same bits as in [`super::any`].
+//!
+//! 32 elements are taken at a time, the even ones in one register and the odd ones in another: that is how a register of
+//! bf16 comes apart, and goes together, in the fewest instructions.
 
-use super::{Before, CHUNK, Factors, Pack, Rows, Strip, chunks};
-use crate::lanes::{LANES, first, load, to_bf16};
-use crate::matmul::micro::ask;
+use super::{Before, CHUNK, Micro, Pack, Strip, chunks};
+use crate::lanes::{first_two, high, load_two, to_bf16_high};
+use crate::math;
+use crate::matmul::micro::{RUN, ask};
 use crate::memory::{Buf, Window};
 use dreamc_num::DType;
 use dreamc_num::quant::INT8_MAX;
 use std::arch::x86_64::*;
 
+/// Elements taken at a time.
+const TWO: usize = 32;
+
+/// What the columns of a chunk are multiplied with.
+type Factors = [[__m512; 2]; CHUNK / TWO];
+
 /// As [`super::any::square_sum`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) fn square_sum(x: &Buf, row: usize) -> f32 {
-    let k = x.columns();
-    let row = Row { x: &x.window(row..row + 1, 0..k), r: 0, from: 0 };
-    if row.x.bf16 { row.square_sum::<true>(k) } else { row.square_sum::<false>(k) }
+    let row = Row { x: &x.window(row..row + 1, 0..x.columns()), r: 0, from: 0 };
+    if row.x.bf16 { row.square_sum::<true>(x.columns()) } else { row.square_sum::<false>(x.columns()) }
 }
 
 /// As [`super::any::largest`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn largest(strip: &Strip<'_>, rms: &[f32; 16]) -> [f32; 16] {
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) fn largest(strip: &Strip<'_>) -> [f32; 16] {
     let x = strip.window();
-    let mut largest = [_mm512_setzero_ps(); 16];
+    let mut largest = [_mm512_setzero_si512(); 16];
     for (from, n) in chunks(strip.x.columns()) {
-        let factors = strip.before.factors(from, n);
+        let factors = strip.before.any().then(|| {
+            std::array::from_fn(|i| factors(strip.before, from + i * TWO, n.saturating_sub(i * TWO).min(TWO)))
+        });
         for (r, max) in largest.iter_mut().enumerate().take(strip.rows) {
             let row = Row { x: &x, r, from };
-            let values = Values { before: strip.before, rms: rms[r], factors: &factors };
-            *max = if x.bf16 {
-                row.largest::<true>(n, &values, *max)
-            } else {
-                row.largest::<false>(n, &values, *max)
+            *max = match (&factors, x.bf16) {
+                (None, true) => row.largest_half(n, *max),
+                (None, false) => row.largest::<false>(n, None, *max),
+                (factors, true) => row.largest::<true>(n, factors.as_ref(), *max),
+                (factors, false) => row.largest::<false>(n, factors.as_ref(), *max),
             };
         }
     }
-    largest.map(|lanes| _mm512_reduce_max_ps(lanes))
+    largest.map(|max| {
+        let [even, odd] = if x.bf16 && !strip.before.any() {
+            [_mm512_slli_epi32::<16>(max), _mm512_and_si512(max, high())]
+        } else {
+            [max, max]
+        };
+        // Bits of f32 without a sign are in order.
+        f32::from_bits(_mm512_reduce_max_epu32(_mm512_max_epu32(even, odd)))
+    })
 }
 
-/// As [`super::any::words_of`], for pairs and codes.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn words_of(
-    strip: &Strip<'_>,
-    from: usize,
-    n: usize,
-    rms: &[f32; 16],
-    inverse: &[f32; 16],
-    pack: Pack,
-    words: &mut Rows,
-) {
+/// See [`super::put`]; for pairs and codes. The words of a run of every row follow each other, so they are made in this order.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) fn put(strip: &Strip<'_>, from: usize, n: usize, by: &[f32; 16], micro: &Micro, to: *mut u32) {
     let x = strip.window();
-    let factors = strip.before.factors(from, n);
-    for (r, words) in words.iter_mut().enumerate().take(strip.rows) {
-        let row = Row { x: &x, r, from };
-        let values = Values { before: strip.before, rms: rms[r], factors: &factors };
-        let to = words.as_mut_ptr().cast::<u8>();
-        let shift = if pack == Pack::ShiftedCodes { 0x80 } else { 0 };
-        // SAFETY: there are words for as many elements as make a chunk.
-        unsafe {
-            match (pack, x.bf16) {
-                (Pack::Pairs, true) => row.pairs::<true>(n, &values, to),
-                (Pack::Pairs, false) => row.pairs::<false>(n, &values, to),
-                (_, true) => row.codes::<true>(n, &values, inverse[r], shift, to),
-                (_, false) => row.codes::<false>(n, &values, inverse[r], shift, to),
-            }
+    let chunk = Chunk { x: &x, rows: strip.rows, from, n, before: strip.before, by, micro, to };
+    // SAFETY: the strip has the columns, and room for their words.
+    unsafe {
+        match (micro.pack, strip.before.any(), x.bf16) {
+            (Pack::Pairs, false, true) => chunk.halves(),
+            (Pack::Pairs, _, true) => chunk.pairs::<true>(),
+            (Pack::Pairs, _, false) => chunk.pairs::<false>(),
+            (_, false, true) => chunk.codes::<true, false>(),
+            (_, true, true) => chunk.codes::<true, true>(),
+            (_, _, false) => chunk.codes::<false, true>(),
         }
     }
+}
+
+/// What the columns from `from` on are multiplied with, if there are `n`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn factors(before: &Before, from: usize, n: usize) -> [__m512; 2] {
+    let mut factors = [_mm512_set1_ps(1.0); 2];
+    if n == 0 {
+        return factors;
+    }
+    for x in [before.norm.as_ref().map(|norm| norm.gain), before.smooth].into_iter().flatten() {
+        let x = x.window(0..1, from..from + n);
+        let (start, mask) = (x.row(0).cast_const(), first_two(n));
+        // SAFETY: there are `n`.
+        let other = unsafe { if x.bf16 { load_two::<true>(start, mask) } else { load_two::<false>(start, mask) } };
+        for (factor, other) in factors.iter_mut().zip(other) {
+            *factor = _mm512_mul_ps(*factor, other);
+        }
+    }
+    factors
 }
 
 /// A row of a strip from some column on.
@@ -73,28 +100,7 @@ struct Row<'r> {
     from: usize,
 }
 
-/// What is done to its elements.
-struct Values<'v> {
-    before: &'v Before,
-    rms: f32,
-    factors: &'v Factors,
-}
-
 impl Row<'_> {
-    /// The elements of `mask` from element `at` on. Those behind the chunk are asked for: other rows may come before them, so
-    /// the processor does not foresee them.
-    ///
-    /// # Safety
-    ///
-    /// The row has them.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn load<const BF16: bool>(&self, at: usize, mask: u16) -> __m512 {
-        ask(self.at::<BF16>(at + CHUNK).cast_const());
-        // SAFETY: passed on from the caller.
-        unsafe { load::<BF16>(self.at::<BF16>(at), mask) }
-    }
-
     /// Where element `at` is, if there is one.
     #[inline]
     fn at<const BF16: bool>(&self, at: usize) -> *mut u8 {
@@ -102,101 +108,222 @@ impl Row<'_> {
         self.x.row(self.r).wrapping_add((self.from + at) * dtype.bytes())
     }
 
+    /// The elements from `at` on, of `n`. Those behind the chunk are asked for: other rows may come before them, so the
+    /// processor does not foresee them.
+    ///
+    /// # Safety
+    ///
+    /// The row has them.
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn square_sum<const BF16: bool>(&self, n: usize) -> f32 {
-        let mut sums = _mm512_setzero_ps();
-        for at in (0..n).step_by(LANES) {
-            // SAFETY: the row has `n`.
-            let v = unsafe { self.load::<BF16>(at, first(n - at)) };
-            sums = _mm512_add_ps(sums, _mm512_mul_ps(v, v));
-        }
-        let mut lanes = [0.0_f32; LANES];
-        // SAFETY: sixteen of them.
-        unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), sums) };
-        lanes.iter().sum()
+    unsafe fn load<const BF16: bool>(&self, at: usize, n: usize) -> [__m512; 2] {
+        ask(self.at::<BF16>(at + CHUNK).cast_const());
+        // SAFETY: passed on from the caller.
+        unsafe { load_two::<BF16>(self.at::<BF16>(at), first_two(n - at)) }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn largest<const BF16: bool>(&self, n: usize, values: &Values<'_>, mut max: __m512) -> __m512 {
-        for at in (0..n).step_by(LANES) {
+    /// The same, multiplied with the factors of their columns.
+    ///
+    /// # Safety
+    ///
+    /// As for `load`; the row begins with the factors' chunk.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn multiplied<const BF16: bool>(&self, at: usize, n: usize, factors: Option<&Factors>) -> [__m512; 2] {
+        // SAFETY: passed on from the caller.
+        let [even, odd] = unsafe { self.load::<BF16>(at, n) };
+        match factors {
+            None => [even, odd],
+            Some(factors) => {
+                let [of_even, of_odd] = factors[at / TWO];
+                [_mm512_mul_ps(even, of_even), _mm512_mul_ps(odd, of_odd)]
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn square_sum<const BF16: bool>(&self, n: usize) -> f32 {
+        let mut sums = [_mm512_setzero_ps(); 2];
+        for at in (0..n).step_by(TWO) {
+            // SAFETY: the row has `n`.
+            let two = unsafe { self.load::<BF16>(at, n) };
+            for (sum, v) in sums.iter_mut().zip(two) {
+                *sum = _mm512_add_ps(*sum, _mm512_mul_ps(v, v));
+            }
+        }
+        let mut lanes = [0.0_f32; 16];
+        // SAFETY: sixteen of them.
+        unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), _mm512_add_ps(sums[0], sums[1])) };
+        math::sum(&lanes)
+    }
+
+    /// Bits of the largest magnitudes of f32, and of `max`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn largest<const BF16: bool>(&self, n: usize, factors: Option<&Factors>, max: __m512i) -> __m512i {
+        let mut max = _mm512_castsi512_ps(max);
+        for at in (0..n).step_by(TWO) {
             // SAFETY: the row has `n`, at most a chunk of them.
-            let v = unsafe { values.of(self.load::<BF16>(at, first(n - at)), at) };
-            // The second operand is the result where one is not a number.
-            max = _mm512_max_ps(_mm512_abs_ps(v), max);
+            for v in unsafe { self.multiplied::<BF16>(at, n, factors) } {
+                // The second operand is the result where one is not a number.
+                max = _mm512_max_ps(_mm512_abs_ps(v), max);
+            }
+        }
+        _mm512_castps_si512(max)
+    }
+
+    /// Bits of the largest magnitudes of bf16, and of `max`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn largest_half(&self, n: usize, mut max: __m512i) -> __m512i {
+        const INFINITY: i16 = 0x7f80;
+        for at in (0..n).step_by(TWO) {
+            ask(self.at::<true>(at + CHUNK).cast_const());
+            // SAFETY: the row has `n`.
+            let halves = unsafe { _mm512_maskz_loadu_epi16(first_two(n - at), self.at::<true>(at).cast()) };
+            let halves = _mm512_and_si512(halves, _mm512_set1_epi16(i16::MAX));
+            let number = _mm512_cmple_epu16_mask(halves, _mm512_set1_epi16(INFINITY));
+            max = _mm512_mask_max_epu16(max, number, max, halves);
         }
         max
     }
-
-    /// # Safety
-    ///
-    /// `to` has room for a chunk of bf16, the row has `n <= CHUNK` elements.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn pairs<const BF16: bool>(&self, n: usize, values: &Values<'_>, to: *mut u8) {
-        let copies = BF16 && !values.before.any();
-        for at in (0..n).step_by(LANES) {
-            let mask = first(n - at);
-            // SAFETY: by the contract.
-            unsafe {
-                let halves = if copies {
-                    ask(self.at::<BF16>(at + CHUNK).cast_const());
-                    _mm256_maskz_loadu_epi16(mask, self.at::<BF16>(at).cast())
-                } else {
-                    to_bf16(values.of(self.load::<BF16>(at, mask), at))
-                };
-                _mm256_storeu_si256(to.add(2 * at).cast(), halves);
-            }
-        }
-    }
-
-    /// # Safety
-    ///
-    /// `to` has room for a chunk of bytes, the row has `n <= CHUNK` elements.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn codes<const BF16: bool>(
-        &self,
-        n: usize,
-        values: &Values<'_>,
-        inverse: f32,
-        shift: i32,
-        to: *mut u8,
-    ) {
-        let (inverse, shift) = (_mm512_set1_ps(inverse), _mm512_set1_epi32(shift));
-        let (least, most) = (_mm512_set1_ps(-INT8_MAX), _mm512_set1_ps(INT8_MAX));
-        for at in (0..n).step_by(LANES) {
-            let mask = first(n - at);
-            // SAFETY: by the contract.
-            unsafe {
-                let v = _mm512_mul_ps(values.of(self.load::<BF16>(at, mask), at), inverse);
-                // What is not a number stays so, and becomes an integer whose last byte is 0.
-                let v = _mm512_cvtps_epi32(_mm512_max_ps(least, _mm512_min_ps(most, v)));
-                let codes = _mm512_maskz_cvtepi32_epi8(mask, _mm512_xor_si512(v, shift));
-                _mm_storeu_si128(to.add(at).cast(), codes);
-            }
-        }
-    }
 }
 
-impl Values<'_> {
-    /// Norm and smoothing of the elements from `at` on.
+/// Some columns of a strip, as in [`super::put`].
+struct Chunk<'c> {
+    x: &'c Window,
+    rows: usize,
+    from: usize,
+    n: usize,
+    before: &'c Before,
+    by: &'c [f32; 16],
+    micro: &'c Micro,
+    to: *mut u32,
+}
+
+impl Chunk<'_> {
+    /// Where element `at` of row `r` is, if there is one.
+    #[inline]
+    fn at<const BF16: bool>(&self, r: usize, at: usize) -> *const u8 {
+        Row { x: self.x, r, from: self.from }.at::<BF16>(at)
+    }
+
+    /// Writes the `run`-th run of row `r`.
     ///
     /// # Safety
     ///
-    /// `at + LANES <= CHUNK`.
+    /// There is room for it.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn of(&self, x: __m512, at: usize) -> __m512 {
-        const { assert!(CHUNK.is_multiple_of(LANES)) };
-        let mut v = x;
-        // SAFETY: there are factors for a chunk.
-        unsafe {
-            if self.before.norm.is_some() {
-                let gain = _mm512_loadu_ps(self.factors.gain.as_ptr().add(at));
-                v = _mm512_mul_ps(_mm512_mul_ps(v, _mm512_set1_ps(self.rms)), gain);
-            }
-            if self.before.smooth.is_some() {
-                v = _mm512_mul_ps(v, _mm512_loadu_ps(self.factors.smooth.as_ptr().add(at)));
+    unsafe fn store(&self, run: usize, r: usize, words: __m512i) {
+        // SAFETY: passed on from the caller.
+        unsafe { _mm512_storeu_si512(self.to.add((run * self.micro.rows + r) * RUN).cast(), words) };
+    }
+
+    /// Pairs of bf16 as they are.
+    ///
+    /// # Safety
+    ///
+    /// The rows have the columns, and there is room for their words.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn halves(&self) {
+        for at in (0..self.n).step_by(TWO) {
+            let mask = first_two(self.n - at);
+            for r in 0..self.rows {
+                ask(self.at::<true>(r, at + CHUNK));
+                // SAFETY: by the contract.
+                unsafe {
+                    self.store(at / TWO, r, _mm512_maskz_loadu_epi16(mask, self.at::<true>(r, at).cast()));
+                }
             }
         }
-        v
+    }
+
+    /// Pairs of rows that something is done to.
+    ///
+    /// # Safety
+    ///
+    /// As for `halves`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn pairs<const BF16: bool>(&self) {
+        for at in (0..self.n).step_by(TWO) {
+            let mask = first_two(self.n - at);
+            let factors = factors(self.before, self.from + at, self.n - at);
+            for r in 0..self.rows {
+                // SAFETY: by the contract.
+                unsafe {
+                    let mut two = load_two::<BF16>(self.at::<BF16>(r, at), mask);
+                    if self.before.any() {
+                        for (v, factor) in two.iter_mut().zip(factors) {
+                            *v = _mm512_mul_ps(_mm512_mul_ps(*v, _mm512_set1_ps(self.by[r])), factor);
+                        }
+                    }
+                    let [even, odd] = two.map(|v| to_bf16_high(v));
+                    let pairs = _mm512_or_si512(_mm512_srli_epi32::<16>(even), _mm512_and_si512(odd, high()));
+                    self.store(at / TWO, r, pairs);
+                }
+            }
+        }
+    }
+
+    /// Codes, `ANY` saying whether there are factors.
+    ///
+    /// # Safety
+    ///
+    /// As for `halves`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn codes<const BF16: bool, const ANY: bool>(&self) {
+        // Rounded, no element is larger than the largest, unless that or its inverse is subnormal or no number.
+        let safe = |by: &f32| by.is_normal() && (INT8_MAX / by).is_normal();
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if self.by[..self.rows].iter().all(safe) {
+                self.codes_of::<BF16, ANY, false>();
+            } else {
+                self.codes_of::<BF16, ANY, true>();
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for `halves`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn codes_of<const BF16: bool, const ANY: bool, const CLAMP: bool>(&self) {
+        let shift = _mm512_set1_epi16(if self.micro.pack == Pack::ShiftedCodes { 0x80 } else { 0 });
+        let (least, most) = (_mm512_set1_ps(-INT8_MAX), _mm512_set1_ps(INT8_MAX));
+        for at in (0..self.n).step_by(2 * TWO) {
+            let left = [self.n - at, (self.n - at).saturating_sub(TWO)];
+            let masks = left.map(first_two);
+            let starts = [at, at + TWO];
+            let mut of_columns = [[_mm512_set1_ps(1.0); 2]; 2];
+            if ANY {
+                for half in 0..2 {
+                    of_columns[half] = factors(self.before, self.from + starts[half], left[half]);
+                }
+            }
+            for r in 0..self.rows {
+                let by = _mm512_set1_ps(self.by[r]);
+                let mut halves = [_mm256_setzero_si256(); 2];
+                for (half, to) in halves.iter_mut().enumerate() {
+                    // SAFETY: by the contract; nothing is read where the mask is 0.
+                    let mut two = unsafe { load_two::<BF16>(self.at::<BF16>(r, starts[half]), masks[half]) };
+                    if ANY {
+                        for (v, factor) in two.iter_mut().zip(of_columns[half]) {
+                            *v = _mm512_mul_ps(*v, factor);
+                        }
+                    }
+                    let [even, odd] = two.map(|v| {
+                        let v = _mm512_mul_ps(v, by);
+                        // What is not a number stays so, and becomes an integer whose low half is 0.
+                        let v = if CLAMP { _mm512_max_ps(least, _mm512_min_ps(most, v)) } else { v };
+                        _mm512_cvtps_epi32(v)
+                    });
+                    let codes = _mm512_mask_blend_epi16(0xaaaa_aaaa, even, _mm512_slli_epi32::<16>(odd));
+                    *to = _mm512_maskz_cvtepi16_epi8(masks[half], _mm512_xor_si512(codes, shift));
+                }
+                let codes = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]);
+                // SAFETY: by the contract.
+                unsafe { self.store(at / (2 * TWO), r, codes) };
+            }
+        }
     }
 }

@@ -4,7 +4,6 @@ mod any;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-use super::interleave::{Rows, WORDS, interleave};
 use super::micro::{Micro, Pack};
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -13,8 +12,8 @@ use crate::memory::{Buf, Shared};
 use dreamc_num::DType;
 use dreamc_num::quant::{INT8_MAX, row_inverse};
 
-/// Elements of a row that are converted at a time: as many as make at most [`WORDS`] words.
-const CHUNK: usize = WORDS;
+/// Elements of a row that are converted at a time: whole runs, however they are packed.
+const CHUNK: usize = 256;
 
 /// RMS norm before the matmul.
 #[derive(Clone, Copy)]
@@ -39,34 +38,18 @@ impl Before {
 
     /// What the `n` columns from `from` on are multiplied with.
     #[inline(always)]
-    fn factors(&self, from: usize, n: usize) -> Factors {
-        let mut factors = Factors { gain: [1.0; CHUNK], smooth: [1.0; CHUNK] };
+    fn factors(&self, from: usize, n: usize) -> [f32; CHUNK] {
+        let mut factors = [1.0; CHUNK];
         if let Some(norm) = &self.norm {
-            norm.gain.load(from, &mut factors.gain[..n]);
+            norm.gain.load(from, &mut factors[..n]);
         }
         if let Some(smooth) = &self.smooth {
-            smooth.load(from, &mut factors.smooth[..n]);
+            let mut other = [1.0; CHUNK];
+            smooth.load(from, &mut other[..n]);
+            factors.iter_mut().zip(&other).for_each(|(factor, other)| *factor *= other);
         }
         factors
     }
-
-    /// The elements of `x` from `at` on, `1 / sqrt(mean(x^2) + eps)` of their row being `rms` if there is a norm.
-    #[inline(always)]
-    fn load(&self, x: &Buf, at: usize, rms: f32, factors: &Factors, out: &mut [f32]) {
-        x.load(at, out);
-        if self.norm.is_some() {
-            out.iter_mut().zip(&factors.gain).for_each(|(v, g)| *v = *v * rms * g);
-        }
-        if self.smooth.is_some() {
-            out.iter_mut().zip(&factors.smooth).for_each(|(v, f)| *v *= f);
-        }
-    }
-}
-
-/// What some columns are multiplied with.
-struct Factors {
-    gain: [f32; CHUNK],
-    smooth: [f32; CHUNK],
 }
 
 /// The rows of a strip.
@@ -91,37 +74,41 @@ impl Strip<'_> {
     fn window(&self) -> Window {
         self.x.window(self.first..self.first + self.rows, 0..self.x.columns())
     }
+
+    /// Elements of row `r` from column `from` on, with what comes before the product; `rms` is `1 / sqrt(mean(x^2) + eps)` of
+    /// the row if there is a norm.
+    #[inline(always)]
+    fn load(&self, r: usize, from: usize, rms: f32, factors: &[f32; CHUNK], out: &mut [f32]) {
+        self.x.load((self.first + r) * self.x.columns() + from, out);
+        if self.before.any() {
+            out.iter_mut().zip(factors).for_each(|(v, factor)| *v = *v * rms * factor);
+        }
+    }
 }
 
-/// Packs a strip into `to`, which has room for `micro.steps(k) * micro.a_words()` words of `k` columns. Where codes are
-/// multiplied the scale of row `r` goes to `scales[r]`, which has room for `micro.rows`.
+/// Packs a strip into `to`, which has room for `micro.strip_words` of `k` columns. Where codes are multiplied the scale of
+/// row `r` goes to `scales[r]`, which has room for `micro.rows`; their codes do not depend on the norm of the row, which
+/// is part of the scale.
 pub(super) fn pack_strip(isa: Isa, strip: &Strip<'_>, micro: &Micro, to: Shared<f32>, scales: Shared<f32>) {
-    let mut rms = [1.0; 16];
+    let mut by = [1.0; 16];
     if let Some(norm) = &strip.before.norm {
-        for (r, rms) in rms.iter_mut().enumerate().take(strip.rows) {
+        for (r, rms) in by.iter_mut().enumerate().take(strip.rows) {
             *rms = inverse_rms(isa, strip.x, strip.first + r, norm.eps);
         }
     }
-    let mut inverse = [0.0; 16];
     if micro.codes() {
-        let largest = largest(isa, strip, &rms);
-        for (r, inverse) in inverse.iter_mut().enumerate().take(strip.rows) {
+        let largest = largest(isa, strip);
+        for (r, by) in by.iter_mut().enumerate().take(strip.rows) {
             let scale = largest[r] / INT8_MAX;
-            *inverse = row_inverse(scale);
             // SAFETY: `r < micro.rows`.
-            unsafe { *scales.get().add(r) = scale };
+            unsafe { *scales.get().add(r) = scale * *by };
+            *by = row_inverse(scale);
         }
     }
-    let mut words: Rows = [[0; WORDS]; 16];
-    let mut to = to.get().cast::<u32>();
     for (from, n) in chunks(strip.x.columns()) {
-        words_of(isa, strip, from, n, &rms, &inverse, micro.pack, &mut words);
-        let count = micro.steps(n) * micro.a_words() / micro.rows;
         // SAFETY: words of these columns, inside the strip.
-        unsafe {
-            interleave(isa, &words, count, strip.rows, micro.rows, to);
-            to = to.add(count * micro.rows);
-        }
+        let to = unsafe { to.get().cast::<u32>().add(micro.steps(from) * micro.a_words()) };
+        put(isa, strip, from, n, &by, micro, to);
     }
 }
 
@@ -140,34 +127,25 @@ fn square_sum(isa: Isa, x: &Buf, row: usize) -> f32 {
     any::square_sum(isa, x, row)
 }
 
-/// The largest magnitude of each row.
-fn largest(isa: Isa, strip: &Strip<'_>, rms: &[f32; 16]) -> [f32; 16] {
+/// The largest magnitude of each row, not multiplied with what a norm multiplies the row with.
+fn largest(isa: Isa, strip: &Strip<'_>) -> [f32; 16] {
     #[cfg(target_arch = "x86_64")]
     if isa.is_avx512() {
         // SAFETY: as above.
-        return unsafe { avx512::largest(strip, rms) };
+        return unsafe { avx512::largest(strip) };
     }
-    any::largest(isa, strip, rms)
+    any::largest(isa, strip)
 }
 
-/// The words of `n` columns from `from` on of every row.
-#[expect(clippy::too_many_arguments, reason = "one call")]
-fn words_of(
-    isa: Isa,
-    strip: &Strip<'_>,
-    from: usize,
-    n: usize,
-    rms: &[f32; 16],
-    inverse: &[f32; 16],
-    pack: Pack,
-    words: &mut Rows,
-) {
+/// Writes the words of `n` columns from `from` on of every row to `to`; zeros up to a whole step. Rows are multiplied `by`:
+/// what a norm multiplies them with, or for codes what makes the largest element the largest code.
+fn put(isa: Isa, strip: &Strip<'_>, from: usize, n: usize, by: &[f32; 16], micro: &Micro, to: *mut u32) {
     #[cfg(target_arch = "x86_64")]
-    if isa.is_avx512() && !matches!(pack, Pack::Single | Pack::Wide) {
+    if isa.is_avx512() && !matches!(micro.pack, Pack::Single | Pack::Wide) {
         // SAFETY: as above.
-        return unsafe { avx512::words_of(strip, from, n, rms, inverse, pack, words) };
+        return unsafe { avx512::put(strip, from, n, by, micro, to) };
     }
-    any::words_of(isa, strip, from, n, rms, inverse, pack, words);
+    any::put(isa, strip, from, n, by, micro, to);
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -222,27 +200,17 @@ mod tests {
                             .map(|v: f32| if v.is_nan() { 0 } else { v.to_bits() })
                     };
                     assert_eq!(of(Isa::Avx512), of(Isa::Plain), "{k}");
-                    let rms = [0.7; 16];
-                    let most = largest(Isa::Avx512, &strip, &rms);
-                    assert_eq!(
-                        most.map(f32::to_bits),
-                        largest(Isa::Plain, &strip, &rms).map(f32::to_bits),
-                        "{k}"
-                    );
-                    let inverse = most.map(|most| row_inverse(most / INT8_MAX));
+                    let most = largest(Isa::Avx512, &strip);
+                    assert_eq!(most.map(f32::to_bits), largest(Isa::Plain, &strip).map(f32::to_bits), "{k}");
                     for pack in [Pack::Pairs, Pack::Codes, Pack::ShiftedCodes] {
+                        let micro = Micro { rows: ROWS, panels: 1, pack, run: |_| {} };
+                        let by = if micro.codes() { most.map(|v| row_inverse(v / INT8_MAX)) } else { [0.7; 16] };
+                        let pairs = pack == Pack::Pairs;
                         for (from, n) in chunks(k) {
                             let of = |isa: Isa| {
-                                let mut words: Rows = [[0; WORDS]; 16];
-                                words_of(isa, &strip, from, n, &rms, &inverse, pack, &mut words);
-                                let pairs = pack == Pack::Pairs;
-                                let one = |w: u32| if pairs { one_nan(w) } else { w };
-                                words.map(|row| {
-                                    row[..n.div_ceil(if pairs { 2 } else { 4 })]
-                                        .iter()
-                                        .map(|w| one(*w))
-                                        .collect::<Vec<_>>()
-                                })
+                                let mut words = vec![0; micro.strip_words(micro.steps(n))];
+                                put(isa, &strip, from, n, &by, &micro, words.as_mut_ptr());
+                                if pairs { words.into_iter().map(one_nan).collect() } else { words }
                             };
                             assert_eq!(of(Isa::Avx512), of(Isa::Plain), "{k} {rows} {pack:?}");
                         }
