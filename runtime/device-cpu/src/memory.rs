@@ -126,6 +126,7 @@ unsafe impl Send for Buf {}
 unsafe impl Sync for Buf {}
 
 /// Some columns of some rows of a tensor of f32 or bf16, whose place was checked, for vector instructions.
+#[derive(Clone, Copy)]
 pub(crate) struct Window {
     start: *mut u8,
     /// Bytes from row to row.

@@ -1,5 +1,7 @@
 //! Tile kernels of AVX-512: 12 rows x 2 panels, 24 accumulators of 16 floats.
 
+use super::epilogue::avx512::late_rows;
+use super::epilogue::late::Late;
 use super::micro::{Micro, Pack, RUN, Tile, by_rows};
 use std::arch::x86_64::*;
 
@@ -11,7 +13,8 @@ pub(crate) fn micro(pack: Pack) -> Micro {
         Pack::Pairs => pairs,
         _ => wide as unsafe fn(&Tile),
     };
-    Micro { rows: ROWS, panels: 2, pack, run }
+    let late = (pack == Pack::Pairs).then_some(late as unsafe fn(&Tile, &Late));
+    Micro { rows: ROWS, panels: 2, pack, run, late }
 }
 
 macro_rules! entry {
@@ -116,27 +119,44 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn pairs_tile<const R: usize, const P: usize>(tile: &Tile) {
-    // SAFETY: as above; the words are pairs of bf16 on both sides.
+unsafe fn late(tile: &Tile, late: &Late) {
+    // SAFETY: passed on from the caller.
     unsafe {
-        let mut acc = start::<R, P>(tile);
-        for run in tile.runs(ROWS) {
-            for k in 0..run.steps {
-                let a = run.a.add(k);
-                let mut b = [_mm512_setzero_si512(); P];
-                for (p, v) in b.iter_mut().enumerate() {
-                    let at = run.b[p].add(k * 16);
-                    *v = _mm512_loadu_si512(at.cast());
-                }
-                for (r, row) in acc.iter_mut().enumerate() {
-                    let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(r * RUN) as i32));
-                    for (v, b) in row.iter_mut().zip(b) {
-                        *v = _mm512_dpbf16_ps(*v, a, std::mem::transmute::<__m512i, __m512bh>(b));
-                    }
-                }
-            }
-        }
-        finish(tile, &acc);
+        if late.swiglu { late_swiglu_tile::<ROWS, 2>(tile, late) } else { late_tile::<ROWS, 2>(tile, late) }
     }
 }
+
+/// Defines a tile kernel of pairs, and what is done between its runs.
+macro_rules! pairs_tile {
+    ($name:ident $(, $late:ident, $part:expr)?) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+        unsafe fn $name<const R: usize, const P: usize>(tile: &Tile $(, $late: &Late)?) {
+            // SAFETY: as above; the words are pairs of bf16 on both sides.
+            unsafe {
+                let mut acc = start::<R, P>(tile);
+                $(let mut rest = $late.rest(tile.steps);)?
+                for run in tile.runs(ROWS) {
+                    $($part($late, &mut rest);)?
+                    for k in 0..run.steps {
+                        let a = run.a.add(k);
+                        let mut b = [_mm512_setzero_si512(); P];
+                        for (p, v) in b.iter_mut().enumerate() {
+                            let at = run.b[p].add(k * 16);
+                            *v = _mm512_loadu_si512(at.cast());
+                        }
+                        for (r, row) in acc.iter_mut().enumerate() {
+                            let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(r * RUN) as i32));
+                            for (v, b) in row.iter_mut().zip(b) {
+                                *v = _mm512_dpbf16_ps(*v, a, std::mem::transmute::<__m512i, __m512bh>(b));
+                            }
+                        }
+                    }
+                }
+                finish(tile, &acc);
+            }
+        }
+    };
+}
+pairs_tile!(pairs_tile);
+pairs_tile!(late_tile, late, late_rows::<false, false>);
+pairs_tile!(late_swiglu_tile, late, late_rows::<true, false>);

@@ -28,6 +28,7 @@ use crate::isa::Isa;
 use crate::memory::{Buf, Shared};
 use dreamc_artifact::plan::Activation;
 use dreamc_num::DType;
+use epilogue::late::Late;
 use epilogue::{Sums, ask_for_residual, epilogue};
 use micro::{Micro, Next, Tile};
 use pack::{Before, Strip, pack_strip};
@@ -249,49 +250,80 @@ fn block(
             let until = i * micro.panels + pair.len();
             let ends = from + count == steps && (until.is_multiple_of(2) || until == slots.len());
             let done = ends.then(|| (until - 1) / 2 * 2..until);
-            // Sums that nobody comes back to have one place, which stays in the nearest cache.
+            // Sums that nobody comes back to take turns in two places, which stay in the nearest cache.
             let once = from == 0 && done.as_ref().is_some_and(|done| done.len() == pair.len());
+            let place = |strip: usize| {
+                let row = if once { strip / micro.rows % 2 * micro.rows } else { strip };
+                row * GROUP + i * micro.panels * PANEL
+            };
+            let of_strip = |strip: usize| strip..rows.min(strip + micro.rows);
+            // Of the block's rows, one for each if there are any.
+            let scales = micro.codes().then(|| packed.scales.get().wrapping_add(row).cast_const());
+            let end = |strip: usize, done: &Range<usize>, sums: &[f32]| {
+                let rows = of_strip(strip);
+                let tile = Sums {
+                    matmul,
+                    row: row + strip,
+                    rows: rows.len(),
+                    sums: &sums[place(strip) + done.start * PANEL - i * micro.panels * PANEL..],
+                    slots: &slots[done.clone()],
+                    // SAFETY: there is a scale for every row.
+                    scales: scales.map(|scales| unsafe { std::slice::from_raw_parts(scales.add(strip), rows.len()) }),
+                };
+                epilogue(isa, &tile);
+            };
+            // The end of a tile is left to the next one, if there is a kernel for that.
+            let mut late = match (&done, micro.late) {
+                (Some(done), Some(run)) if pair.len() == micro.panels => {
+                    Late::of(matmul, row..row + rows, &slots[done.clone()], scales).map(|late| (run, late))
+                }
+                _ => None,
+            };
+            let mut waiting = None;
             for strip in (0..rows).step_by(micro.rows) {
-                let of_strip = micro.rows.min(rows - strip);
-                let place = if once { 0 } else { strip * GROUP };
+                let of_strip = of_strip(strip);
+                if let Some(done) = &done {
+                    ask_for_residual(matmul, row + of_strip.start..row + of_strip.end, &slots[done.clone()]);
+                }
                 let strip_at = (row + strip) / micro.rows * micro.strip_words(steps);
-                if let Some(done) = &done {
-                    ask_for_residual(matmul, row + strip..row + strip + of_strip, &slots[done.clone()]);
-                }
-                // SAFETY: the block's rows and steps are inside the packed operand, the words are those of
-                // `count` steps, and there are sums of `ROWS` rows of `GROUP` columns.
-                unsafe {
-                    (micro.run)(&Tile {
-                        steps: count,
-                        next,
-                        a: packed.words.get().cast::<u32>().add(strip_at + from * micro.a_words()),
-                        b: [first, last],
-                        c: sums.as_mut_ptr().add(place + i * micro.panels * PANEL),
-                        c_stride: GROUP,
-                        rows: of_strip,
-                        panels: pair.len(),
-                        sums: [&pair[0], &pair[pair.len() - 1]].map(Slot::sums),
-                        resume: from > 0,
-                    });
-                }
+                let start = sums.as_mut_ptr();
+                let tile = Tile {
+                    steps: count,
+                    next,
+                    // SAFETY: the block's rows and steps are inside the packed operand.
+                    a: unsafe { packed.words.get().cast::<u32>().add(strip_at + from * micro.a_words()) },
+                    b: [first, last],
+                    c: start.wrapping_add(place(strip)),
+                    c_stride: GROUP,
+                    rows: of_strip.len(),
+                    panels: pair.len(),
+                    sums: [&pair[0], &pair[pair.len() - 1]].map(Slot::sums),
+                    resume: from > 0,
+                };
                 next.advance(count);
-                if let Some(done) = &done {
-                    let scales = micro.codes().then(|| {
-                        // SAFETY: there is a scale for every row.
-                        unsafe { std::slice::from_raw_parts(packed.scales.get().add(row + strip), of_strip) }
-                    });
-                    epilogue(
-                        isa,
-                        &Sums {
-                            matmul,
-                            row: row + strip,
-                            rows: of_strip,
-                            sums: &sums[place + done.start * PANEL..],
-                            slots: &slots[done.clone()],
-                            scales,
-                        },
-                    );
+                // SAFETY: the words are those of `count` steps, and there are sums of `ROWS` rows of `GROUP` columns.
+                unsafe {
+                    match (&mut late, waiting) {
+                        (Some((run, late)), Some(strip)) if tile.rows == micro.rows => {
+                            late.take(strip..strip + micro.rows, start.wrapping_add(place(strip)));
+                            run(&tile, late);
+                            waiting = None;
+                        }
+                        _ => (micro.run)(&tile),
+                    }
                 }
+                if let Some(done) = &done {
+                    if let Some(strip) = waiting.replace(strip) {
+                        end(strip, done, sums);
+                    }
+                    if late.is_none() {
+                        end(strip, done, sums);
+                        waiting = None;
+                    }
+                }
+            }
+            if let (Some(strip), Some(done)) = (waiting, &done) {
+                end(strip, done, sums);
             }
         }
     }

@@ -7,8 +7,8 @@ const ROWS: usize = 6;
 
 pub(crate) fn micro(pack: Pack) -> Micro {
     match pack {
-        Pack::Single => Micro { rows: ROWS, panels: 1, pack, run: single },
-        _ => Micro { rows: ROWS, panels: 1, pack: Pack::Wide, run: wide },
+        Pack::Single => Micro { rows: ROWS, panels: 1, pack, run: single, late: None },
+        _ => Micro { rows: ROWS, panels: 1, pack: Pack::Wide, run: wide, late: None },
     }
 }
 

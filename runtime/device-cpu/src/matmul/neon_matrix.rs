@@ -17,7 +17,7 @@ pub(crate) type Sums = [[uint32x4_t; 8]; ROWS / 2];
 pub(crate) static ZEROS: [u32; 16] = [0; 16];
 
 pub(crate) fn micro() -> Micro {
-    Micro { rows: ROWS, panels: 1, pack: Pack::Pairs, run }
+    Micro { rows: ROWS, panels: 1, pack: Pack::Pairs, run, late: None }
 }
 
 unsafe fn run(tile: &Tile) {

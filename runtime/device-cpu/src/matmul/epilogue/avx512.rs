@@ -1,5 +1,6 @@
 //! A row of a panel in one register of AVX-512; all but activations other than SwiGLU's.
 
+use super::late::{Late, Rest};
 use super::{Slot, Sums, scales_of};
 use crate::lanes::{self, exp2, first, to_bf16, to_bf16_at_once};
 use crate::math::EXP;
@@ -99,6 +100,69 @@ macro_rules! storing {
 storing!(any, "avx512f,avx512bw,avx512dq,avx512vl", to_bf16);
 storing!(bf16, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", to_bf16_at_once);
 
+/// The rows that are done with the next run, 32 columns of each or, with SwiGLU, 16.
+///
+/// # Safety
+///
+/// There are sums of its rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(in crate::matmul) unsafe fn late_rows<const SWIGLU: bool, const CODES: bool>(late: &Late, rest: &mut Rest) {
+    for r in rest.part() {
+        let row = late.rows.start + r;
+        // SAFETY: sums of the row, and as many elements of the windows.
+        unsafe {
+            let value = |panel: usize| {
+                let sums = _mm512_loadu_ps(late.sums.add(r * GROUP + panel * PANEL));
+                if CODES {
+                    let factors = _mm512_loadu_ps(late.factors[panel].as_ptr());
+                    scaled(sums, *late.scales.add(row), factors)
+                } else {
+                    sums
+                }
+            };
+            let to = late.out.row(row);
+            if SWIGLU {
+                let v = silu_to_bf16(value(0), value(1));
+                _mm256_storeu_si256(to.cast(), to_bf16_at_once(v));
+                continue;
+            }
+            let mut two = [value(0), value(1)];
+            if let Some(bias) = &late.bias {
+                for (v, bias) in two.iter_mut().zip(bias) {
+                    *v = _mm512_add_ps(*v, _mm512_loadu_ps(bias.as_ptr()));
+                }
+            }
+            if let Some(residual) = &late.residual {
+                let from = residual.row(row).cast_const();
+                let other = if residual.bf16 {
+                    [lanes::load::<true>(from, u16::MAX), lanes::load::<true>(from.add(32), u16::MAX)]
+                } else {
+                    [lanes::load::<false>(from, u16::MAX), lanes::load::<false>(from.add(64), u16::MAX)]
+                };
+                for (v, other) in two.iter_mut().zip(other) {
+                    *v = _mm512_add_ps(*v, other);
+                }
+            }
+            if late.out.bf16 {
+                _mm256_storeu_si256(to.cast(), to_bf16_at_once(two[0]));
+                _mm256_storeu_si256(to.add(32).cast(), to_bf16_at_once(two[1]));
+            } else {
+                _mm512_storeu_ps(to.cast(), two[0]);
+                _mm512_storeu_ps(to.add(64).cast(), two[1]);
+            }
+        }
+    }
+}
+
+/// Sums of codes, times the scales of their row and their columns.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn scaled(sums: __m512, scale: f32, factors: __m512) -> __m512 {
+    let sums = _mm512_cvtepi32_ps(_mm512_castps_si512(sums));
+    _mm512_mul_ps(_mm512_mul_ps(sums, _mm512_set1_ps(scale)), factors)
+}
+
 /// What becomes of the sums of a panel, or with SwiGLU of a gate and its up.
 struct Panel<'p> {
     sums: &'p [f32],
@@ -120,11 +184,7 @@ impl Panel<'_> {
     fn value<const CODES: bool>(&self, r: usize, panel: usize) -> __m512 {
         // SAFETY: sixteen of the last row's or of one before it.
         let sums = unsafe { _mm512_loadu_ps(self.sums.as_ptr().add(r * GROUP + panel * PANEL)) };
-        if !CODES {
-            return sums;
-        }
-        let sums = _mm512_cvtepi32_ps(_mm512_castps_si512(sums));
-        _mm512_mul_ps(_mm512_mul_ps(sums, _mm512_set1_ps(self.scales[r])), self.factors[panel])
+        if CODES { scaled(sums, self.scales[r], self.factors[panel]) } else { sums }
     }
 }
 

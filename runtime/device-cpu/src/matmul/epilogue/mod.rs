@@ -1,7 +1,8 @@
 //! What is done to the sums of a matmul before they are stored.
 
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(super) mod avx512;
+pub(super) mod late;
 
 use super::micro::{Next, ask};
 use super::panels::Slot;

@@ -8,11 +8,11 @@ const ROWS: usize = 4;
 const VNNI_ROWS: usize = 6;
 
 pub(super) fn micro() -> Micro {
-    Micro { rows: ROWS, panels: 1, pack: Pack::Codes, run }
+    Micro { rows: ROWS, panels: 1, pack: Pack::Codes, run, late: None }
 }
 
 pub(super) fn vnni_micro() -> Micro {
-    Micro { rows: VNNI_ROWS, panels: 1, pack: Pack::ShiftedCodes, run: vnni_run }
+    Micro { rows: VNNI_ROWS, panels: 1, pack: Pack::ShiftedCodes, run: vnni_run, late: None }
 }
 
 unsafe fn run(tile: &Tile) {

@@ -21,7 +21,7 @@ use crate::isa::Isa;
 pub(super) fn micro(isa: Isa) -> Micro {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512Vnni => avx512::micro(),
+        Isa::Avx512Bf16 | Isa::Avx512Vnni => avx512::micro(isa),
         #[cfg(target_arch = "x86_64")]
         Isa::AvxVnni => avx2::vnni_micro(),
         #[cfg(target_arch = "x86_64")]

@@ -7,11 +7,11 @@ use std::arch::asm;
 const ROWS: usize = 6;
 
 pub(super) fn micro() -> Micro {
-    Micro { rows: ROWS, panels: 1, pack: Pack::Codes, run }
+    Micro { rows: ROWS, panels: 1, pack: Pack::Codes, run, late: None }
 }
 
 pub(super) fn dot_micro() -> Micro {
-    Micro { rows: ROWS, panels: 1, pack: Pack::Codes, run: dot_run }
+    Micro { rows: ROWS, panels: 1, pack: Pack::Codes, run: dot_run, late: None }
 }
 
 unsafe fn run(tile: &Tile) {

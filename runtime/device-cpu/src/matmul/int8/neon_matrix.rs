@@ -7,7 +7,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 pub(super) fn micro() -> Micro {
-    Micro { rows: ROWS, panels: 1, pack: Pack::Codes, run }
+    Micro { rows: ROWS, panels: 1, pack: Pack::Codes, run, late: None }
 }
 
 unsafe fn run(tile: &Tile) {

@@ -5,7 +5,7 @@ use crate::matmul::micro::{Micro, Pack, RUN, Tile, by_rows};
 const ROWS: usize = 4;
 
 pub(super) fn micro() -> Micro {
-    Micro { rows: ROWS, panels: 1, pack: Pack::Codes, run }
+    Micro { rows: ROWS, panels: 1, pack: Pack::Codes, run, late: None }
 }
 
 unsafe fn run(tile: &Tile) {

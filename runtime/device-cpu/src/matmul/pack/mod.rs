@@ -203,7 +203,7 @@ mod tests {
                     let most = largest(Isa::Avx512, &strip);
                     assert_eq!(most.map(f32::to_bits), largest(Isa::Plain, &strip).map(f32::to_bits), "{k}");
                     for pack in [Pack::Pairs, Pack::Codes, Pack::ShiftedCodes] {
-                        let micro = Micro { rows: ROWS, panels: 1, pack, run: |_| {} };
+                        let micro = Micro { rows: ROWS, panels: 1, pack, run: |_| {}, late: None };
                         let by = if micro.codes() { most.map(|v| row_inverse(v / INT8_MAX)) } else { [0.7; 16] };
                         let pairs = pack == Pack::Pairs;
                         for (from, n) in chunks(k) {
