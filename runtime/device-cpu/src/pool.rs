@@ -144,6 +144,11 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// The task that is claimed next: most likely by the thread that asks, when its own is about to end.
+    pub(crate) fn upcoming(&self) -> usize {
+        self.shared.next.load(Ordering::Relaxed)
+    }
+
     /// Runs `job(row, worker)` for every row, a task being as many rows of `work` elements each as are worth waking a thread:
     /// few small rows are done by the calling thread alone.
     ///

@@ -22,12 +22,25 @@ unsafe fn row_of(buf: &Buf, row: usize) -> &[f32] {
     unsafe { std::slice::from_raw_parts(buf.start().cast::<f32>().add(row * n), n) }
 }
 
-/// Floats of a worker for a vocabulary of `v`: values, and keys of two words each.
-pub(crate) fn need(v: usize) -> usize {
-    v.next_multiple_of(2) + 2 * v
+/// The same, to be written.
+///
+/// # Safety
+///
+/// Nothing else reads or writes this row while the result lives.
+#[expect(clippy::mut_from_ref, reason = "every task has its own row")]
+unsafe fn row_of_mut(buf: &Buf, row: usize) -> &mut [f32] {
+    // SAFETY: passed on from the caller.
+    let own = unsafe { row_of(buf, row) };
+    // SAFETY: as above; the memory is the device's, to be written.
+    unsafe { std::slice::from_raw_parts_mut(own.as_ptr().cast_mut(), own.len()) }
 }
 
-/// Temperature, top-p, top-k, softmax for every active row.
+/// Floats of a worker for a vocabulary of `v`: keys of two words each.
+pub(crate) fn need(v: usize) -> usize {
+    2 * v
+}
+
+/// Temperature, top-p, top-k, softmax for every active row; `out` may be the logits.
 pub(crate) fn probs(
     context: &Context<'_>,
     logits: &Buf,
@@ -43,13 +56,13 @@ pub(crate) fn probs(
             return;
         }
         // SAFETY: this task's worker; the last task's borrow has ended.
-        let scratch = unsafe { context.worker(worker, need(v)) };
-        let (values, keys) = scratch.split_at_mut(v.next_multiple_of(2));
-        let values = &mut values[..v];
-        // SAFETY: two floats are as large as a u64, aligned since a worker's scratch is aligned to a cache line and
-        // an even number of floats lies before them; every pattern of bits is a u64; the borrow is passed on.
+        let keys = unsafe { context.worker(worker, need(v)) };
+        crate::rows::copy(logits, row * v, out, row * v, v);
+        // SAFETY: this task's row, which may be that of the logits as well; they are not looked at again.
+        let values = unsafe { row_of_mut(out, row) };
+        // SAFETY: two floats are as large as a u64, aligned since a worker's scratch is aligned to a cache line; every
+        // pattern of bits is a u64; the borrow is passed on.
         let keys = unsafe { std::slice::from_raw_parts_mut(keys.as_mut_ptr().cast::<u64>(), v) };
-        logits.load(row * v, values);
         if temperature > 0.0 {
             values.iter_mut().for_each(|x| *x /= temperature);
         }
@@ -60,7 +73,6 @@ pub(crate) fn probs(
             keep_top_k(values, keys, top_k as usize);
         }
         softmax(context.isa, values);
-        out.store(row * v, values);
     });
 }
 
@@ -146,15 +158,23 @@ per_isa! {
     }
 }
 
-/// The lowest id of the largest value.
-fn argmax(values: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, v) in values.iter().enumerate() {
-        if *v > values[best] {
-            best = i;
+per_isa! {
+    /// The lowest id of the largest value; 0 if the first one is not a number.
+    fn argmax(values: &[f32]) -> usize {
+        const CHUNK: usize = 64;
+        let larger = |a: f32, b: f32| if b > a { b } else { a };
+        let mut lanes = [values.first().copied().unwrap_or(0.0); 16];
+        let chunks = values.chunks_exact(16);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            lanes.iter_mut().zip(chunk).for_each(|(l, v)| *l = larger(*l, *v));
         }
+        lanes.iter_mut().zip(rest).for_each(|(l, v)| *l = larger(*l, *v));
+        let largest = lanes.into_iter().fold(lanes[0], larger);
+        let of_chunk = |chunk: &[f32]| chunk.iter().fold(false, |found, v| found | (*v == largest));
+        let from = values.chunks(CHUNK).position(of_chunk).map_or(0, |chunk| chunk * CHUNK);
+        from + values[from..].iter().position(|v| *v == largest).unwrap_or(0)
     }
-    best
 }
 
 /// One token per active row.
@@ -187,7 +207,7 @@ pub(crate) fn draw(
         } else {
             None
         };
-        out.set(row, (first as usize + token.unwrap_or_else(|| argmax(values))) as i32);
+        out.set(row, (first as usize + token.unwrap_or_else(|| argmax(context.isa, values))) as i32);
     });
 }
 

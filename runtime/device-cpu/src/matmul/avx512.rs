@@ -1,6 +1,6 @@
 //! Tile kernels of AVX-512: 12 rows x 2 panels, 24 accumulators of 16 floats.
 
-use super::epilogue::avx512::late_rows;
+use super::epilogue::avx512::{late_rows, late_runs};
 use super::epilogue::late::Late;
 use super::micro::{Micro, Pack, RUN, Tile, by_rows};
 use std::arch::x86_64::*;
@@ -13,7 +13,7 @@ pub(crate) fn micro(pack: Pack) -> Micro {
         Pack::Pairs => pairs,
         _ => wide as unsafe fn(&Tile),
     };
-    let late = (pack == Pack::Pairs).then_some(late as unsafe fn(&Tile, &Late));
+    let late = (pack == Pack::Pairs).then_some(late_runs::<false>(late));
     Micro { rows: ROWS, panels: 2, pack, run, late }
 }
 
@@ -122,7 +122,14 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
 unsafe fn late(tile: &Tile, late: &Late) {
     // SAFETY: passed on from the caller.
     unsafe {
-        if late.swiglu { late_swiglu_tile::<ROWS, 2>(tile, late) } else { late_tile::<ROWS, 2>(tile, late) }
+        match (late.swiglu, tile.rows) {
+            (false, 4) => late_tile::<4, 2>(tile, late),
+            (false, 8) => late_tile::<8, 2>(tile, late),
+            (false, _) => late_tile::<ROWS, 2>(tile, late),
+            (true, 4) => late_swiglu_tile::<4, 2>(tile, late),
+            (true, 8) => late_swiglu_tile::<8, 2>(tile, late),
+            (true, _) => late_swiglu_tile::<ROWS, 2>(tile, late),
+        }
     }
 }
 

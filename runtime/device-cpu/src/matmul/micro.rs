@@ -1,6 +1,6 @@
 //! The innermost step of a matmul: a tile of a few rows by one or two panels, held in registers.
 
-use super::epilogue::late::Late;
+use super::epilogue::late;
 use crate::isa::Isa;
 use dreamc_num::DType;
 
@@ -124,8 +124,8 @@ pub(crate) struct Micro {
     pub(crate) pack: Pack,
     /// The kernel. Unsafe: the tile's pointers cover what it says, the host has the instructions.
     pub(crate) run: unsafe fn(&Tile),
-    /// The same of a whole tile, which between its runs does what is left to do for an earlier one.
-    pub(super) late: Option<unsafe fn(&Tile, &Late)>,
+    /// Kernels that between runs do what is left to do for an earlier tile.
+    pub(super) late: Option<late::Runs>,
 }
 
 /// How the rows of the left operand are packed, `[steps / 16][rows]` times a run of a row.

@@ -129,7 +129,15 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
         let room = unsafe { &mut *room.as_mut_ptr().cast::<[[[u32; PANEL]; STEPS]; 2]>() };
         for row in of_rows.clone().step_by(ROWS) {
             let rows = ROWS.min(of_rows.end - row);
-            block(context.isa, matmul, &micro, &packed, row, rows, &panels, of_group, sums, room);
+            let after = |slots: &mut [Slot; 2]| {
+                let next = if row + rows < of_rows.end { of_task.clone() } else { tasks.upcoming(context.pool.upcoming()) };
+                let next = next.start..next.end.min(next.start + 2);
+                for (slot, to) in next.clone().zip(&mut *slots) {
+                    *to = panels.slot(matmul, slot);
+                }
+                next.len()
+            };
+            block(context.isa, matmul, &micro, &packed, row, rows, &panels, of_group, sums, room, &after);
         }
     });
 }
@@ -161,7 +169,7 @@ impl Tasks {
     /// Those behind them.
     fn small(self) -> impl Iterator<Item = Task> {
         /// Of rows, for which panels are read again; and fewer strips are not worth it.
-        const PARTS: usize = 8;
+        const PARTS: usize = 4;
         let mut start = self.large() * Tasks::MOST;
         let panels = std::iter::from_fn(move || {
             let left = self.slots - start;
@@ -181,6 +189,10 @@ impl Tasks {
 
     fn count(self) -> usize {
         self.large() + self.small().count()
+    }
+
+    fn upcoming(self, task: usize) -> Range<usize> {
+        if task < self.count() { self.get(task).slots } else { 0..0 }
     }
 
     fn get(self, task: usize) -> Task {
@@ -228,10 +240,12 @@ fn block(
     slots: &[Slot],
     sums: &mut [f32],
     room: &mut [[[u32; PANEL]; STEPS]; 2],
+    after: &dyn Fn(&mut [Slot; 2]) -> usize,
 ) {
     let steps = packed.steps;
     // A single strip reads every panel once, from front to back.
     let most = if rows <= micro.rows && panels.expand.is_none() { steps } else { STEPS };
+    let mut owed: Option<Late> = None;
     for from in (0..steps).step_by(most) {
         let count = most.min(steps - from);
         for (i, pair) in slots.chunks(micro.panels).enumerate() {
@@ -243,8 +257,19 @@ fn block(
             };
             // What comes next, a part of it with every strip.
             let rest = slots.get((i + 1) * micro.panels..).filter(|rest| !rest.is_empty());
-            let (next, then) = rest.map_or((slots, from + count), |rest| (rest, from));
-            let (next, bytes) = panels.stored(&next[0], &next[next.len().min(micro.panels) - 1], then, most);
+            let mut of_next = [Slot::default(); 2];
+            let (next, then) = match rest {
+                Some(rest) => (rest, from),
+                None if from + count < steps => (slots, from + count),
+                None => {
+                    let count = after(&mut of_next);
+                    (&of_next[..count], 0)
+                }
+            };
+            let (next, bytes) = match next {
+                [] => ([std::ptr::null(); 2], 0),
+                [first, ..] => panels.stored(first, &next[next.len().min(micro.panels) - 1], then, most),
+            };
             let mut next = Next::of(next, bytes, rows.div_ceil(micro.rows), count);
             // Gate and up are done together, whether a tile takes one panel or two.
             let until = i * micro.panels + pair.len();
@@ -273,13 +298,13 @@ fn block(
                 epilogue(isa, &tile);
             };
             // The end of a tile is left to the next one, if there is a kernel for that.
-            let mut late = match (&done, micro.late) {
-                (Some(done), Some(run)) if pair.len() == micro.panels => {
-                    Late::of(matmul, row..row + rows, &slots[done.clone()], scales).map(|late| (run, late))
+            let mut late = match (&done, &micro.late) {
+                (Some(done), Some(_)) if pair.len() == micro.panels => {
+                    Late::of(matmul, row..row + rows, &slots[done.clone()], scales)
                 }
                 _ => None,
             };
-            let mut waiting = None;
+            let is_late = late.is_some();
             for strip in (0..rows).step_by(micro.rows) {
                 let of_strip = of_strip(strip);
                 if let Some(done) = &done {
@@ -301,31 +326,32 @@ fn block(
                     resume: from > 0,
                 };
                 next.advance(count);
-                // SAFETY: the words are those of `count` steps, and there are sums of `ROWS` rows of `GROUP` columns.
+                // SAFETY: the words are those of `count` steps, and there are sums of `ROWS` rows of `GROUP` columns; what is
+                // owed are sums of a tile before this one, in another place.
                 unsafe {
-                    match (&mut late, waiting) {
-                        (Some((run, late)), Some(strip)) if tile.rows == micro.rows => {
-                            late.take(strip..strip + micro.rows, start.wrapping_add(place(strip)));
-                            run(&tile, late);
-                            waiting = None;
+                    match (&owed, &micro.late) {
+                        (Some(late), Some(run)) if tile.rows.is_multiple_of(Late::ROWS) => (run.tile)(&tile, late),
+                        (Some(late), Some(run)) => {
+                            (micro.run)(&tile);
+                            (run.alone)(late);
                         }
                         _ => (micro.run)(&tile),
                     }
                 }
-                if let Some(done) = &done {
-                    if let Some(strip) = waiting.replace(strip) {
-                        end(strip, done, sums);
-                    }
-                    if late.is_none() {
-                        end(strip, done, sums);
-                        waiting = None;
-                    }
+                if late.is_some() || !is_late {
+                    owed = late.take();
+                }
+                match (&mut owed, &done) {
+                    (Some(late), _) => late.take(of_strip, start.wrapping_add(place(strip))),
+                    (None, Some(done)) => end(strip, done, sums),
+                    (None, None) => {}
                 }
             }
-            if let (Some(strip), Some(done)) = (waiting, &done) {
-                end(strip, done, sums);
-            }
         }
+    }
+    if let (Some(late), Some(run)) = (owed, &micro.late) {
+        // SAFETY: as above.
+        unsafe { (run.alone)(&late) };
     }
 }
 

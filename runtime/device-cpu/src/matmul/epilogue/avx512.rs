@@ -1,9 +1,10 @@
 //! A row of a panel in one register of AVX-512; all but activations other than SwiGLU's.
 
-use super::late::{Late, Rest};
+use super::late::{Late, Rest, Runs};
 use super::{Slot, Sums, scales_of};
 use crate::lanes::{self, exp2, first, to_bf16, to_bf16_at_once};
 use crate::math::EXP;
+use crate::matmul::micro::Tile;
 use crate::matmul::{GROUP, PANEL};
 use crate::memory::Window;
 use std::arch::x86_64::*;
@@ -153,6 +154,28 @@ pub(in crate::matmul) unsafe fn late_rows<const SWIGLU: bool, const CODES: bool>
             }
         }
     }
+}
+
+/// All rows.
+///
+/// # Safety
+///
+/// As for `late_rows`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn alone<const CODES: bool>(late: &Late) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        if late.swiglu {
+            late_rows::<true, CODES>(late, &mut late.all());
+        } else {
+            late_rows::<false, CODES>(late, &mut late.all());
+        }
+    }
+}
+
+/// With the kernels for tiles of codes, or of pairs of bf16.
+pub(in crate::matmul) const fn late_runs<const CODES: bool>(tile: unsafe fn(&Tile, &Late)) -> Runs {
+    Runs { tile, alone: alone::<CODES> }
 }
 
 /// Sums of codes, times the scales of their row and their columns.

@@ -5,6 +5,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::micro::RUN;
+use crate::matmul::micro::Tile;
 use super::{Matmul, PANEL, Slot, scales_of};
 use crate::memory::Window;
 use dreamc_num::DType;
@@ -27,7 +28,19 @@ pub(in crate::matmul) struct Late {
     pub(super) out: Window,
 }
 
+/// The kernels for it. Unsafe: its pointers cover what it says, the host has the instructions.
+#[derive(Clone, Copy)]
+pub(in crate::matmul) struct Runs {
+    /// Multiplies a tile of a multiple of [`Late::ROWS`] rows, as [`super::super::micro::Micro::run`], and does the rest between runs.
+    pub(in crate::matmul) tile: unsafe fn(&Tile, &Late),
+    /// Does it all at once.
+    pub(in crate::matmul) alone: unsafe fn(&Late),
+}
+
 impl Late {
+    /// Tiles that take it on have a multiple of so many rows.
+    pub(in crate::matmul) const ROWS: usize = 4;
+
     /// Of a block of `rows`, if it is one that tiles take on: 32 columns side by side or, with SwiGLU, 16 of bf16.
     pub(in crate::matmul) fn of(
         matmul: &Matmul<'_>,
@@ -73,6 +86,12 @@ impl Late {
     pub(in crate::matmul) fn rest(&self, steps: usize) -> Rest {
         let each = self.rows.len().div_ceil(steps.div_ceil(RUN));
         Rest { rows: 0..self.rows.len(), each }
+    }
+
+    /// All of its rows.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn all(&self) -> Rest {
+        Rest { rows: 0..self.rows.len(), each: self.rows.len() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Codes with AVX-512 VNNI: 12 rows x 2 panels, 24 accumulators of 16 sums.
 
 use crate::isa::Isa;
-use crate::matmul::epilogue::avx512::late_rows;
+use crate::matmul::epilogue::avx512::{late_rows, late_runs};
 use crate::matmul::epilogue::late::Late;
 use crate::matmul::micro::{Micro, Pack, RUN, Tile, by_rows};
 use std::arch::x86_64::*;
@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 const ROWS: usize = 12;
 
 pub(super) fn micro(isa: Isa) -> Micro {
-    let late = (isa == Isa::Avx512Bf16).then_some(late as unsafe fn(&Tile, &Late));
+    let late = (isa == Isa::Avx512Bf16).then_some(late_runs::<true>(late));
     Micro { rows: ROWS, panels: 2, pack: Pack::ShiftedCodes, run, late }
 }
 
@@ -24,7 +24,14 @@ unsafe fn run(tile: &Tile) {
 unsafe fn late(tile: &Tile, late: &Late) {
     // SAFETY: passed on from the caller.
     unsafe {
-        if late.swiglu { late_swiglu_tile::<ROWS, 2>(tile, late) } else { late_tile::<ROWS, 2>(tile, late) }
+        match (late.swiglu, tile.rows) {
+            (false, 4) => late_tile::<4, 2>(tile, late),
+            (false, 8) => late_tile::<8, 2>(tile, late),
+            (false, _) => late_tile::<ROWS, 2>(tile, late),
+            (true, 4) => late_swiglu_tile::<4, 2>(tile, late),
+            (true, 8) => late_swiglu_tile::<8, 2>(tile, late),
+            (true, _) => late_swiglu_tile::<ROWS, 2>(tile, late),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Rows as LLVM vectorises them, for every instruction set.
 
-use super::{CHUNK, Micro, Pack, Strip, chunks};
+use super::{By, CHUNK, Micro, Pack, Strip, chunks};
 use crate::isa::per_isa;
 use crate::math;
 use crate::matmul::codes::code;
@@ -53,14 +53,14 @@ per_isa! {
 
 per_isa! {
     /// See [`super::put`].
-    fn put(strip: &Strip<'_>, from: usize, n: usize, by: &[f32; 16], micro: &Micro, to: *mut u32) {
+    fn put(strip: &Strip<'_>, from: usize, n: usize, by: &By, micro: &Micro, to: *mut u32) {
         let factors = strip.before.factors(from, n);
         let mut chunk = [0.0_f32; CHUNK];
         let mut halves = [0_u16; CHUNK];
         let mut codes = [0_u8; CHUNK];
         let mut words = [0_u32; CHUNK];
         for r in 0..strip.rows {
-            let rms = if micro.codes() { 1.0 } else { by[r] };
+            let rms = if micro.codes() { 1.0 } else { by.rows[r] };
             strip.load(r, from, rms, &factors, &mut chunk[..n]);
             match micro.pack {
                 Pack::Single | Pack::Wide => {
@@ -78,7 +78,7 @@ per_isa! {
                 Pack::Codes | Pack::ShiftedCodes => {
                     let shift = if micro.pack == Pack::ShiftedCodes { 0x80 } else { 0 };
                     for (to, v) in codes[..n].iter_mut().zip(&chunk) {
-                        *to = code(*v, by[r]) ^ shift;
+                        *to = code(*v, by.rows[r]) ^ shift;
                     }
                     for (word, four) in words.iter_mut().zip(codes.chunks_exact(4)) {
                         *word = u32::from_le_bytes([four[0], four[1], four[2], four[3]]);

@@ -3,7 +3,7 @@
 //! 32 elements are taken at a time, the even ones in one register and the odd ones in another: that is how a register of
 //! bf16 comes apart, and goes together, in the fewest instructions.
 
-use super::{Before, CHUNK, Micro, Pack, Strip, chunks};
+use super::{Before, By, CHUNK, Micro, Pack, Strip, chunks};
 use crate::lanes::{first_two, high, load_two, to_bf16_high};
 use crate::math;
 use crate::matmul::micro::{RUN, ask};
@@ -31,16 +31,21 @@ pub(super) fn largest(strip: &Strip<'_>) -> [f32; 16] {
     let x = strip.window();
     let mut largest = [_mm512_setzero_si512(); 16];
     for (from, n) in chunks(strip.x.columns()) {
-        let factors = strip.before.any().then(|| {
-            std::array::from_fn(|i| factors(strip.before, from + i * TWO, n.saturating_sub(i * TWO).min(TWO)))
-        });
+        let columns = Columns::of(strip.before, from, n);
+        let mut factors = [[_mm512_set1_ps(1.0); 2]; CHUNK / TWO];
+        if strip.before.any() {
+            for (at, factors) in (0..n).step_by(TWO).zip(&mut factors) {
+                // SAFETY: there are `n` columns.
+                *factors = unsafe { columns.factors(at, first_two(n - at)) };
+            }
+        }
+        let factors = strip.before.any().then_some(&factors);
         for (r, max) in largest.iter_mut().enumerate().take(strip.rows) {
             let row = Row { x: &x, r, from };
-            *max = match (&factors, x.bf16) {
+            *max = match (factors, x.bf16) {
                 (None, true) => row.largest_half(n, *max),
-                (None, false) => row.largest::<false>(n, None, *max),
-                (factors, true) => row.largest::<true>(n, factors.as_ref(), *max),
-                (factors, false) => row.largest::<false>(n, factors.as_ref(), *max),
+                (_, true) => row.largest::<true>(n, factors, *max),
+                (_, false) => row.largest::<false>(n, factors, *max),
             };
         }
     }
@@ -57,7 +62,7 @@ pub(super) fn largest(strip: &Strip<'_>) -> [f32; 16] {
 
 /// See [`super::put`]; for pairs and codes. The words of a run of every row follow each other, so they are made in this order.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) fn put(strip: &Strip<'_>, from: usize, n: usize, by: &[f32; 16], micro: &Micro, to: *mut u32) {
+pub(super) fn put(strip: &Strip<'_>, from: usize, n: usize, by: &By, micro: &Micro, to: *mut u32) {
     let x = strip.window();
     let chunk = Chunk { x: &x, rows: strip.rows, from, n, before: strip.before, by, micro, to };
     // SAFETY: the strip has the columns, and room for their words.
@@ -73,24 +78,41 @@ pub(super) fn put(strip: &Strip<'_>, from: usize, n: usize, by: &[f32; 16], micr
     }
 }
 
-/// What the columns from `from` on are multiplied with, if there are `n`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn factors(before: &Before, from: usize, n: usize) -> [__m512; 2] {
-    let mut factors = [_mm512_set1_ps(1.0); 2];
-    if n == 0 {
-        return factors;
+/// Where the factors of some columns are.
+struct Columns([Option<Window>; 2]);
+
+impl Columns {
+    /// Those of `n` columns from `from` on.
+    fn of(before: &Before, from: usize, n: usize) -> Columns {
+        let gain = before.norm.as_ref().map(|norm| norm.gain);
+        Columns([gain, before.smooth].map(|x| x.map(|x| x.window(0..1, from..from + n))))
     }
-    for x in [before.norm.as_ref().map(|norm| norm.gain), before.smooth].into_iter().flatten() {
-        let x = x.window(0..1, from..from + n);
-        let (start, mask) = (x.row(0).cast_const(), first_two(n));
-        // SAFETY: there are `n`.
-        let other = unsafe { if x.bf16 { load_two::<true>(start, mask) } else { load_two::<false>(start, mask) } };
-        for (factor, other) in factors.iter_mut().zip(other) {
-            *factor = _mm512_mul_ps(*factor, other);
+
+    /// Those of `mask`, of 32 from column `at` on.
+    ///
+    /// # Safety
+    ///
+    /// There are such columns.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn factors(&self, at: usize, mask: u32) -> [__m512; 2] {
+        let mut factors = [_mm512_set1_ps(1.0); 2];
+        for x in self.0.iter().flatten() {
+            let start = x.row(0).cast_const();
+            // SAFETY: passed on from the caller; nothing is read where the mask is 0.
+            let other = unsafe {
+                if x.bf16 {
+                    load_two::<true>(start.wrapping_add(2 * at), mask)
+                } else {
+                    load_two::<false>(start.wrapping_add(4 * at), mask)
+                }
+            };
+            for (factor, other) in factors.iter_mut().zip(other) {
+                *factor = _mm512_mul_ps(*factor, other);
+            }
         }
+        factors
     }
-    factors
 }
 
 /// A row of a strip from some column on.
@@ -194,7 +216,7 @@ struct Chunk<'c> {
     from: usize,
     n: usize,
     before: &'c Before,
-    by: &'c [f32; 16],
+    by: &'c By,
     micro: &'c Micro,
     to: *mut u32,
 }
@@ -244,16 +266,18 @@ impl Chunk<'_> {
     /// As for `halves`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn pairs<const BF16: bool>(&self) {
+        let columns = Columns::of(self.before, self.from, self.n);
         for at in (0..self.n).step_by(TWO) {
             let mask = first_two(self.n - at);
-            let factors = factors(self.before, self.from + at, self.n - at);
+            // SAFETY: by the contract.
+            let factors = unsafe { columns.factors(at, mask) };
             for r in 0..self.rows {
                 // SAFETY: by the contract.
                 unsafe {
                     let mut two = load_two::<BF16>(self.at::<BF16>(r, at), mask);
                     if self.before.any() {
                         for (v, factor) in two.iter_mut().zip(factors) {
-                            *v = _mm512_mul_ps(_mm512_mul_ps(*v, _mm512_set1_ps(self.by[r])), factor);
+                            *v = _mm512_mul_ps(_mm512_mul_ps(*v, _mm512_set1_ps(self.by.rows[r])), factor);
                         }
                     }
                     let [even, odd] = two.map(|v| to_bf16_high(v));
@@ -271,11 +295,9 @@ impl Chunk<'_> {
     /// As for `halves`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn codes<const BF16: bool, const ANY: bool>(&self) {
-        // Rounded, no element is larger than the largest, unless that or its inverse is subnormal or no number.
-        let safe = |by: &f32| by.is_normal() && (INT8_MAX / by).is_normal();
         // SAFETY: passed on from the caller.
         unsafe {
-            if self.by[..self.rows].iter().all(safe) {
+            if self.by.exact {
                 self.codes_of::<BF16, ANY, false>();
             } else {
                 self.codes_of::<BF16, ANY, true>();
@@ -290,18 +312,19 @@ impl Chunk<'_> {
     unsafe fn codes_of<const BF16: bool, const ANY: bool, const CLAMP: bool>(&self) {
         let shift = _mm512_set1_epi16(if self.micro.pack == Pack::ShiftedCodes { 0x80 } else { 0 });
         let (least, most) = (_mm512_set1_ps(-INT8_MAX), _mm512_set1_ps(INT8_MAX));
+        let columns = Columns::of(self.before, self.from, self.n);
         for at in (0..self.n).step_by(2 * TWO) {
-            let left = [self.n - at, (self.n - at).saturating_sub(TWO)];
-            let masks = left.map(first_two);
+            let masks = [self.n - at, (self.n - at).saturating_sub(TWO)].map(first_two);
             let starts = [at, at + TWO];
             let mut of_columns = [[_mm512_set1_ps(1.0); 2]; 2];
             if ANY {
                 for half in 0..2 {
-                    of_columns[half] = factors(self.before, self.from + starts[half], left[half]);
+                    // SAFETY: by the contract.
+                    of_columns[half] = unsafe { columns.factors(starts[half], masks[half]) };
                 }
             }
             for r in 0..self.rows {
-                let by = _mm512_set1_ps(self.by[r]);
+                let by = _mm512_set1_ps(self.by.rows[r]);
                 let mut halves = [_mm256_setzero_si256(); 2];
                 for (half, to) in halves.iter_mut().enumerate() {
                     // SAFETY: by the contract; nothing is read where the mask is 0.

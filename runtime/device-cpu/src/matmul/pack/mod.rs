@@ -90,20 +90,20 @@ impl Strip<'_> {
 /// row `r` goes to `scales[r]`, which has room for `micro.rows`; their codes do not depend on the norm of the row, which
 /// is part of the scale.
 pub(super) fn pack_strip(isa: Isa, strip: &Strip<'_>, micro: &Micro, to: Shared<f32>, scales: Shared<f32>) {
-    let mut by = [1.0; 16];
+    let mut by = By { rows: [1.0; 16], exact: true };
     if let Some(norm) = &strip.before.norm {
-        for (r, rms) in by.iter_mut().enumerate().take(strip.rows) {
+        for (r, rms) in by.rows.iter_mut().enumerate().take(strip.rows) {
             *rms = inverse_rms(isa, strip.x, strip.first + r, norm.eps);
         }
     }
     if micro.codes() {
         let largest = largest(isa, strip);
-        for (r, by) in by.iter_mut().enumerate().take(strip.rows) {
-            let scale = largest[r] / INT8_MAX;
+        let (rms, scale) = (by.rows, largest.map(|largest| largest / INT8_MAX));
+        for r in 0..strip.rows {
             // SAFETY: `r < micro.rows`.
-            unsafe { *scales.get().add(r) = scale * *by };
-            *by = row_inverse(scale);
+            unsafe { *scales.get().add(r) = scale[r] * rms[r] };
         }
+        by = By::codes(scale);
     }
     for (from, n) in chunks(strip.x.columns()) {
         // SAFETY: words of these columns, inside the strip.
@@ -137,9 +137,26 @@ fn largest(isa: Isa, strip: &Strip<'_>) -> [f32; 16] {
     any::largest(isa, strip)
 }
 
-/// Writes the words of `n` columns from `from` on of every row to `to`; zeros up to a whole step. Rows are multiplied `by`:
-/// what a norm multiplies them with, or for codes what makes the largest element the largest code.
-fn put(isa: Isa, strip: &Strip<'_>, from: usize, n: usize, by: &[f32; 16], micro: &Micro, to: *mut u32) {
+/// What rows are multiplied with: what a norm multiplies them with, or for codes what makes the largest element the largest
+/// code.
+struct By {
+    rows: [f32; 16],
+    /// Whether no element becomes larger than the largest code, once it is rounded.
+    exact: bool,
+}
+
+impl By {
+    /// For codes of rows with these scales.
+    fn codes(scales: [f32; 16]) -> By {
+        let rows = scales.map(row_inverse);
+        // One that is subnormal, or no number, is not precise. 0 is that of a row of zeros.
+        let exact = |scale: &f32, by: &f32| *scale == 0.0 || scale.is_normal() && by.is_normal();
+        By { rows, exact: scales.iter().zip(&rows).fold(true, |all, (scale, by)| all & exact(scale, by)) }
+    }
+}
+
+/// Writes the words of `n` columns from `from` on of every row to `to`; zeros up to a whole step.
+fn put(isa: Isa, strip: &Strip<'_>, from: usize, n: usize, by: &By, micro: &Micro, to: *mut u32) {
     #[cfg(target_arch = "x86_64")]
     if isa.is_avx512() && !matches!(micro.pack, Pack::Single | Pack::Wide) {
         // SAFETY: as above.
@@ -204,7 +221,11 @@ mod tests {
                     assert_eq!(most.map(f32::to_bits), largest(Isa::Plain, &strip).map(f32::to_bits), "{k}");
                     for pack in [Pack::Pairs, Pack::Codes, Pack::ShiftedCodes] {
                         let micro = Micro { rows: ROWS, panels: 1, pack, run: |_| {}, late: None };
-                        let by = if micro.codes() { most.map(|v| row_inverse(v / INT8_MAX)) } else { [0.7; 16] };
+                        let by = if micro.codes() {
+                            By::codes(most.map(|v| v / INT8_MAX))
+                        } else {
+                            By { rows: [0.7; 16], exact: true }
+                        };
                         let pairs = pack == Pack::Pairs;
                         for (from, n) in chunks(k) {
                             let of = |isa: Isa| {
