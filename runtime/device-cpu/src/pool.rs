@@ -23,6 +23,9 @@ const CROWDED: usize = 2000;
 /// Elements that are moved or added to in about the time in which a thread that waits takes up a task.
 const TASK_WORK: usize = 16 * 1024;
 
+/// Parts of a job at most.
+const PARTS_MAX: usize = 8;
+
 /// No core.
 const NONE: usize = usize::MAX;
 
@@ -37,8 +40,8 @@ type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
 struct Shared {
     /// Counts jobs; a change is the signal to start.
     epoch: Line<AtomicUsize>,
-    /// Next task to claim.
-    next: Line<AtomicUsize>,
+    /// Next task of each part to claim.
+    next: [Line<AtomicUsize>; PARTS_MAX],
     /// Whether the job is open, and how many threads are inside, the calling one not counted.
     gate: Line<AtomicUsize>,
     /// Whether the caller sleeps until the last one has left.
@@ -54,8 +57,8 @@ struct Shared {
     bound: AtomicUsize,
     /// A core that a thread could not be bound to, or `NONE`.
     unpinned: AtomicUsize,
-    /// The job and its number of tasks. Written only while it is closed and no thread is inside.
-    job: UnsafeCell<Option<(*const Job<'static>, usize)>>,
+    /// The job, its parts, and the tasks of each. Written only while it is closed and no thread is inside.
+    job: UnsafeCell<Option<(*const Job<'static>, usize, usize)>>,
 }
 
 /// What has cache lines of its own: some threads look at it while others write elsewhere.
@@ -93,7 +96,7 @@ impl Pool {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shared = Arc::new(Shared {
             epoch: Line(AtomicUsize::new(0)),
-            next: Line(AtomicUsize::new(0)),
+            next: [const { Line(AtomicUsize::new(0)) }; PARTS_MAX],
             gate: Line(AtomicUsize::new(0)),
             sleeping: AtomicBool::new(false),
             sleeper: (Mutex::new(()), Condvar::new()),
@@ -144,9 +147,14 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// The task that is claimed next: most likely by the thread that asks, when its own is about to end.
-    pub(crate) fn upcoming(&self) -> usize {
-        self.shared.next.load(Ordering::Relaxed)
+    /// The task of a part that is claimed next: most likely by the thread that asks, when its own is about to end.
+    pub(crate) fn upcoming(&self, part: usize) -> usize {
+        self.shared.next[part].load(Ordering::Relaxed)
+    }
+
+    /// Parts for a job that can be shared out in as many as `most`.
+    pub(crate) fn parts(&self, most: usize) -> usize {
+        most.clamp(1, self.threads().min(PARTS_MAX))
     }
 
     /// Runs `job(row, worker)` for every row, a task being as many rows of `work` elements each as are worth waking a thread:
@@ -169,6 +177,17 @@ impl Pool {
     ///
     /// If a task panics, or if the pool is already running a job.
     pub(crate) fn run(&self, tasks: usize, job: &Job<'_>) {
+        self.run_parts(1, tasks, job);
+    }
+
+    /// The same with `parts` times as many tasks. Those of a part are done by the same threads, as far as may be: what one
+    /// job leaves in a core's cache is there for the same part of the next.
+    ///
+    /// # Panics
+    ///
+    /// As [`Pool::run`].
+    pub(crate) fn run_parts(&self, parts: usize, of_part: usize, job: &Job<'_>) {
+        let tasks = parts * of_part;
         if self.workers.is_empty() || tasks <= 1 {
             (0..tasks).for_each(|task| job(task, 0));
             return;
@@ -179,12 +198,12 @@ impl Pool {
         // outlives its uses.
         let erased = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(job) };
         // SAFETY: the last job was closed and left by all.
-        unsafe { *shared.job.get() = Some((erased, tasks)) };
-        shared.next.store(0, Ordering::Relaxed);
+        unsafe { *shared.job.get() = Some((erased, parts, of_part)) };
+        shared.next.iter().for_each(|next| next.store(0, Ordering::Relaxed));
         shared.gate.store(OPEN, Ordering::Release);
         shared.epoch.fetch_add(1, Ordering::Release);
         self.workers.iter().for_each(|w| w.thread().unpark());
-        let own = catch_unwind(AssertUnwindSafe(|| claim(shared, job, tasks, 0)));
+        let own = catch_unwind(AssertUnwindSafe(|| claim(shared, job, (parts, of_part), 0)));
         shared.gate.fetch_sub(OPEN, Ordering::Relaxed);
         if !looked(shared.patience, || shared.gate.load(Ordering::Acquire) == 0) {
             shared.sleep();
@@ -238,14 +257,16 @@ fn looked(spins: usize, done: impl Fn() -> bool) -> bool {
     })
 }
 
-/// Takes tasks until there are none left.
-fn claim(shared: &Shared, job: &Job<'_>, tasks: usize, worker: usize) {
-    loop {
-        let task = shared.next.fetch_add(1, Ordering::Relaxed);
-        if task >= tasks {
-            return;
+/// Takes tasks until there are none left: of its own part first, then of the others.
+fn claim(shared: &Shared, job: &Job<'_>, (parts, of_part): (usize, usize), worker: usize) {
+    for part in (0..parts).map(|i| (worker + i) % parts) {
+        loop {
+            let task = shared.next[part].fetch_add(1, Ordering::Relaxed);
+            if task >= of_part {
+                break;
+            }
+            job(part * of_part + task, worker);
         }
-        job(task, worker);
     }
 }
 
@@ -266,10 +287,10 @@ fn work(shared: &Shared, worker: usize) {
             continue;
         }
         // SAFETY: written before the gate was opened, and not again until this thread has left.
-        if let Some((job, tasks)) = unsafe { *shared.job.get() } {
+        if let Some((job, parts, of_part)) = unsafe { *shared.job.get() } {
             // SAFETY: the caller of `run` keeps the job alive until all have left.
             let job = unsafe { &*job };
-            if catch_unwind(AssertUnwindSafe(|| claim(shared, job, tasks, worker))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| claim(shared, job, (parts, of_part), worker))).is_err() {
                 shared.panicked.store(true, Ordering::Relaxed);
             }
         }

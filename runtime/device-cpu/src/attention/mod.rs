@@ -140,10 +140,11 @@ pub(crate) fn run(context: &Context<'_>, attention: &Attention) -> Result<(), De
         Shared(unsafe { packed.get().add(i * head_floats) })
     };
     let (tiles, chunks) = (s.div_ceil(KEYS), s.div_ceil(CHUNK));
-    context.pool.run(batch * kv_heads * chunks, &|task, worker| {
+    let split = Split::new(context, batch * kv_heads, chunks);
+    split.run(context, &|i, chunk, worker| {
         // SAFETY: this task's worker; the last task's borrow has ended.
         let scratch = unsafe { context.worker(worker, worker_floats) };
-        let (i, first) = (task / chunks, task % chunks * CHUNK);
+        let first = chunk * CHUNK;
         let (b, h) = (i / kv_heads, i % kv_heads);
         match family {
             Family::Wide => wide::pack(isa, attention, b, h, first, head(i), scratch),
@@ -162,10 +163,11 @@ pub(crate) fn run(context: &Context<'_>, attention: &Attention) -> Result<(), De
     let blocks = r.div_ceil(QUERIES);
     let rows = r.div_ceil(blocks.max(1));
     let group = attention.heads / kv_heads;
-    context.pool.run(batch * attention.heads * blocks, &|task, worker| {
+    let split = Split::new(context, batch * attention.heads, blocks);
+    split.run(context, &|i, block, worker| {
         // SAFETY: as above.
         let scratch = unsafe { context.worker(worker, worker_floats) };
-        let (i, first) = (task / blocks, task % blocks * rows);
+        let first = block * rows;
         let (b, h) = (i / attention.heads, i % attention.heads);
         let keys = head(b * kv_heads + h / group);
         // SAFETY: the ranges of this batch row, which are complete and no longer written.
@@ -179,6 +181,31 @@ pub(crate) fn run(context: &Context<'_>, attention: &Attention) -> Result<(), De
         }
     });
     Ok(())
+}
+
+/// Heads times pieces of their rows, parts of which follow the rows.
+struct Split {
+    heads: usize,
+    pieces: usize,
+    of_part: usize,
+}
+
+impl Split {
+    fn new(context: &Context<'_>, heads: usize, pieces: usize) -> Split {
+        Split { heads, pieces, of_part: pieces.div_ceil(context.pool.parts(pieces)).max(1) }
+    }
+
+    /// Runs `job(head, piece, worker)` for all of them.
+    fn run(&self, context: &Context<'_>, job: &(dyn Fn(usize, usize, usize) + Sync)) {
+        let Split { heads, pieces, of_part } = *self;
+        context.pool.run_parts(pieces.div_ceil(of_part), heads * of_part, &|task, worker| {
+            let (part, task) = (task / (heads * of_part), task % (heads * of_part));
+            let piece = part * of_part + task % of_part;
+            if piece < pieces {
+                job(task / of_part, piece, worker);
+            }
+        });
+    }
 }
 
 impl Attention {

@@ -114,10 +114,16 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
     } else {
         matmul.weights.iter().map(|w| w.rows().div_ceil(PANEL)).sum()
     };
-    let tasks = Tasks { slots, strips: m.div_ceil(micro.rows), threads: context.pool.threads() };
-    context.pool.run(tasks.count(), &|task, worker| {
-        let Task { slots: of_task, strips } = tasks.get(task);
-        let of_rows = strips.start * micro.rows..m.min(strips.end * micro.rows);
+    let strips = m.div_ceil(micro.rows);
+    let of_part = strips.div_ceil(parts(context, m, &micro)).max(1);
+    let parts = strips.div_ceil(of_part);
+    let tasks = Tasks { slots, strips: of_part, threads: context.pool.threads().div_ceil(parts) };
+    let count = tasks.count();
+    context.pool.run_parts(parts, count, &|task, worker| {
+        let part = task / count;
+        let Task { slots: of_task, strips: of_part_strips } = tasks.get(task % count);
+        let first = part * of_part;
+        let of_rows = ((first + of_part_strips.start) * micro.rows).min(m)..((first + of_part_strips.end) * micro.rows).min(m);
         let mut of_group = [Slot::default(); GROUP / PANEL];
         for (i, slot) in of_group.iter_mut().enumerate().take(of_task.len()) {
             *slot = panels.slot(matmul, of_task.start + i);
@@ -130,7 +136,7 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
         for row in of_rows.clone().step_by(ROWS) {
             let rows = ROWS.min(of_rows.end - row);
             let after = |slots: &mut [Slot; 2]| {
-                let next = if row + rows < of_rows.end { of_task.clone() } else { tasks.upcoming(context.pool.upcoming()) };
+                let next = if row + rows < of_rows.end { of_task.clone() } else { tasks.upcoming(context.pool.upcoming(part)) };
                 let next = next.start..next.end.min(next.start + 2);
                 for (slot, to) in next.clone().zip(&mut *slots) {
                     *to = panels.slot(matmul, slot);
@@ -140,6 +146,13 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
             block(context.isa, matmul, &micro, &packed, row, rows, &panels, of_group, sums, room, &after);
         }
     });
+}
+
+/// Parts that so many rows are shared out in.
+fn parts(context: &Context<'_>, rows: usize, micro: &Micro) -> usize {
+    /// Strips of a part at least: fewer are not worth reading the panels for.
+    const STRIPS: usize = 8;
+    context.pool.parts(rows.div_ceil(micro.rows) / STRIPS)
 }
 
 /// What one task multiplies.
@@ -215,7 +228,12 @@ struct Packed {
 
 /// Packs all rows.
 fn pack(context: &Context<'_>, matmul: &Matmul<'_>, micro: &Micro, dtype: DType, packed: &Packed) {
-    context.pool.run(packed.rows.div_ceil(micro.rows), &|strip, _| {
+    let strips = packed.rows.div_ceil(micro.rows);
+    let of_part = strips.div_ceil(parts(context, packed.rows, micro)).max(1);
+    context.pool.run_parts(strips.div_ceil(of_part), of_part, &|strip, _| {
+        if strip >= strips {
+            return;
+        }
         let first = strip * micro.rows;
         let rows = micro.rows.min(packed.rows - first);
         // SAFETY: inside the scratch, whose size was checked.
