@@ -42,7 +42,8 @@ pub(crate) fn high() -> __m512i {
     _mm512_set1_epi32(0xffff_0000_u32 as i32)
 }
 
-/// The elements of `mask` from `start` on, of 32 of bf16 or f32, the even ones and the odd ones; 0 in the other lanes.
+/// The elements of `mask` from `start` on, of 32: of bf16 the even ones and the odd ones, of f32 the first sixteen and the
+/// others; 0 in the other lanes.
 ///
 /// # Safety
 ///
@@ -58,13 +59,29 @@ pub(crate) unsafe fn load_two<const BF16: bool>(start: *const u8, mask: u32) -> 
             [_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd)]
         } else {
             let start = start.cast::<f32>();
-            let low = _mm512_maskz_loadu_ps(mask as u16, start);
-            let rest = _mm512_maskz_loadu_ps((mask >> LANES) as u16, start.wrapping_add(LANES));
-            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-            let odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
-            [_mm512_permutex2var_ps(low, even, rest), _mm512_permutex2var_ps(low, odd, rest)]
+            let first = _mm512_maskz_loadu_ps(mask as u16, start);
+            [first, _mm512_maskz_loadu_ps((mask >> LANES) as u16, start.wrapping_add(LANES))]
         }
     }
+}
+
+/// Of 32 elements, the first sixteen and the others, the even ones and the odd ones.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn even_odd([first, others]: [__m512; 2]) -> [__m512; 2] {
+    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    let odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+    [_mm512_permutex2var_ps(first, even, others), _mm512_permutex2var_ps(first, odd, others)]
+}
+
+/// As [`crate::math::sum`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+pub(crate) fn sum(of: __m512) -> f32 {
+    let eight = _mm256_add_ps(_mm512_castps512_ps256(of), _mm512_extractf32x8_ps::<1>(of));
+    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
 }
 
 /// Rounds as [`crate::memory::to_bf16`] does, to the high half of each lane; anything may be in the low one.

@@ -2,7 +2,7 @@
 
 use super::KEYS;
 use super::pairs::{Product, Softmax};
-use crate::lanes::{exp2, first};
+use crate::lanes::{self, exp2, first};
 use std::arch::x86_64::*;
 
 /// Rows of a strip at most: with two panels 24 sums, which hide the latency of a product.
@@ -174,27 +174,44 @@ pub(super) unsafe fn rotate(
                 a = narrow(_mm512_fmsub_ps(x, c, _mm512_mul_ps(y, s)));
                 b = narrow(_mm512_fmadd_ps(y, c, _mm512_mul_ps(x, s)));
             }
-            _mm256_mask_storeu_epi16(to.add(i).cast(), mask, a);
-            _mm256_mask_storeu_epi16(to.add(half + i).cast(), mask, b);
+            // Whole registers are stored faster.
+            if mask == u16::MAX {
+                _mm256_storeu_si256(to.add(i).cast(), a);
+                _mm256_storeu_si256(to.add(half + i).cast(), b);
+            } else {
+                _mm256_mask_storeu_epi16(to.add(i).cast(), mask, a);
+                _mm256_mask_storeu_epi16(to.add(half + i).cast(), mask, b);
+            }
         }
     }
+}
+
+/// The sum of sixteen, in the order of [`crate::math::sum`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+pub(super) fn sum(of: &[f32; 16]) -> f32 {
+    // SAFETY: sixteen of them.
+    lanes::sum(unsafe { _mm512_loadu_ps(of.as_ptr()) })
 }
 
 /// One head of a result: `columns` sums times `by`, rounded.
 ///
 /// # Safety
 ///
-/// There are as many sums, and room for as many results.
+/// There are as many sums, up to a multiple of 16, and room for as many results.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) unsafe fn finish(sums: *const f32, columns: usize, by: f32, to: *mut u16) {
     for i in (0..columns).step_by(16) {
-        let mask = first(columns - i);
-        // SAFETY: only elements of the mask are touched.
+        // SAFETY: sixteen sums, and as many results as there are.
         unsafe {
-            let v = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, sums.add(i)), _mm512_set1_ps(by));
+            let v = _mm512_mul_ps(_mm512_loadu_ps(sums.add(i)), _mm512_set1_ps(by));
             let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
-            _mm256_mask_storeu_epi16(to.add(i).cast(), mask, halves);
+            // A whole register is stored faster.
+            match first(columns - i) {
+                u16::MAX => _mm256_storeu_si256(to.add(i).cast(), halves),
+                mask => _mm256_mask_storeu_epi16(to.add(i).cast(), mask, halves),
+            }
         }
     }
 }

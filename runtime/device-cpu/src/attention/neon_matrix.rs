@@ -3,6 +3,7 @@
 use super::KEYS;
 use super::pairs::{Product, Softmax};
 use crate::math::EXP2;
+pub(super) use crate::math::sum;
 use crate::matmul::neon_matrix::{self, ROWS as TILE, Sums, ZEROS, add_products, swap};
 use crate::memory::{from_bf16, to_bf16};
 use std::arch::aarch64::*;

@@ -7,11 +7,10 @@
 //! the values' mean distance from it.
 
 #[cfg(target_arch = "x86_64")]
-use super::avx512::{ROWS, finish, interleave, multiply, rotate, transpose, weigh};
+use super::avx512::{ROWS, finish, interleave, multiply, rotate, sum, transpose, weigh};
 #[cfg(target_arch = "aarch64")]
-use super::neon_matrix::{ROWS, finish, interleave, multiply, rotate, transpose, weigh};
+use super::neon_matrix::{ROWS, finish, interleave, multiply, rotate, sum, transpose, weigh};
 use super::{Attention, Block, CHUNK, KEYS, QUERIES, Sight, tile_keys};
-use crate::math;
 use crate::matmul::micro::ask;
 use crate::memory::{Buf, Shared};
 use dreamc_num::DType;
@@ -295,14 +294,14 @@ pub(super) unsafe fn queries(
         sums.fill(0.0);
     }
     for r in 0..rows {
-        let total = math::sum(&totals[r]);
+        let total = sum(&totals[r]);
         let to = elements(attention, &(attention.out, 0), block.row(attention, r), block.head).cast_mut();
         // SAFETY: the sums of a query, and its head of the result.
         unsafe {
             if block.none[r] || total == 0.0 {
                 to.write_bytes(0, d);
             } else {
-                finish(sums[r * padded..][..d].as_ptr(), d, 1.0 / total, to);
+                finish(sums[r * padded..][..padded].as_ptr(), d, 1.0 / total, to);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Rows as LLVM vectorises them, for every instruction set.
 
-use super::{By, CHUNK, Micro, Pack, Strip, chunks};
-use crate::isa::per_isa;
+use super::{By, CHUNK, Micro, Pack, Strip, Survey, chunks};
+use crate::isa::{Isa, per_isa};
 use crate::math;
 use crate::matmul::codes::code;
 use crate::matmul::micro::RUN;
@@ -23,13 +23,25 @@ per_isa! {
                 }
             }
         }
-        math::sum(&std::array::from_fn(|i| sums[2 * i] + sums[2 * i + 1]))
+        // As registers hold them: neighbours of bf16, and of f32 what is sixteen apart.
+        let (step, other) = if x.dtype == DType::BF16 { (2, 1) } else { (1, 16) };
+        math::sum(&std::array::from_fn(|i| sums[step * i] + sums[step * i + other]))
     }
 }
 
+/// See [`super::survey`].
+pub(super) fn survey(isa: Isa, strip: &Strip<'_>) -> Survey {
+    let mut squares = [0.0; 16];
+    if strip.before.norm.is_some() {
+        for (r, of_row) in squares.iter_mut().enumerate().take(strip.rows) {
+            *of_row = square_sum(isa, strip.x, strip.first + r);
+        }
+    }
+    Survey { largest: largest(isa, strip), squares }
+}
+
 per_isa! {
-    /// The largest magnitude of each row, not multiplied with what a norm multiplies the row with; what is not a number is left
-    /// out.
+    /// The largest magnitude of each row; what is not a number is left out.
     fn largest(strip: &Strip<'_>) -> [f32; 16] {
         let k = strip.x.columns();
         let mut chunk = [0.0_f32; CHUNK];

@@ -1,11 +1,10 @@
 //! Rows in registers of AVX-512; all but words of f32. The same bits as in [`super::any`].
 //!
-//! 32 elements are taken at a time, the even ones in one register and the odd ones in another: that is how a register of
-//! bf16 comes apart, and goes together, in the fewest instructions.
+//! 32 elements are taken at a time. Of bf16 the even ones are in one register and the odd ones in another: that is how they
+//! come apart, and go together, in the fewest instructions. Of f32 they are as they lie.
 
-use super::{Before, By, CHUNK, Micro, Pack, Strip, chunks};
-use crate::lanes::{first_two, high, load_two, to_bf16_high};
-use crate::math;
+use super::{Before, By, CHUNK, Micro, Pack, Strip, Survey, chunks};
+use crate::lanes::{LANES, even_odd, first_two, high, load, load_two, sum, to_bf16, to_bf16_high};
 use crate::matmul::micro::{RUN, ask};
 use crate::memory::{Buf, Window};
 use dreamc_num::DType;
@@ -19,45 +18,62 @@ const TWO: usize = 32;
 type Factors = [[__m512; 2]; CHUNK / TWO];
 
 /// As [`super::any::square_sum`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn square_sum(x: &Buf, row: usize) -> f32 {
     let row = Row { x: &x.window(row..row + 1, 0..x.columns()), r: 0, from: 0 };
     if row.x.bf16 { row.square_sum::<true>(x.columns()) } else { row.square_sum::<false>(x.columns()) }
 }
 
-/// As [`super::any::largest`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) fn largest(strip: &Strip<'_>) -> [f32; 16] {
+/// As [`super::any::survey`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn survey(strip: &Strip<'_>) -> Survey {
     let x = strip.window();
-    let mut largest = [_mm512_setzero_si512(); 16];
+    let plain = x.bf16 && !strip.before.any();
+    let mut of_rows = [OfRow { largest: _mm512_setzero_si512(), squares: [_mm512_setzero_ps(); 2] }; 16];
     for (from, n) in chunks(strip.x.columns()) {
         let columns = Columns::of(strip.before, from, n);
         let mut factors = [[_mm512_set1_ps(1.0); 2]; CHUNK / TWO];
         if strip.before.any() {
             for (at, factors) in (0..n).step_by(TWO).zip(&mut factors) {
                 // SAFETY: there are `n` columns.
-                *factors = unsafe { columns.factors(at, first_two(n - at)) };
+                *factors = unsafe {
+                    if x.bf16 {
+                        columns.factors::<true>(at, first_two(n - at))
+                    } else {
+                        columns.factors::<false>(at, first_two(n - at))
+                    }
+                };
             }
         }
-        let factors = strip.before.any().then_some(&factors);
-        for (r, max) in largest.iter_mut().enumerate().take(strip.rows) {
+        for (r, of_row) in of_rows.iter_mut().enumerate().take(strip.rows) {
             let row = Row { x: &x, r, from };
-            *max = match (factors, x.bf16) {
-                (None, true) => row.largest_half(n, *max),
-                (_, true) => row.largest::<true>(n, factors, *max),
-                (_, false) => row.largest::<false>(n, factors, *max),
-            };
+            match (plain, x.bf16, strip.before.norm.is_some()) {
+                (true, ..) => row.survey_halves(n, of_row),
+                (_, true, true) => row.survey::<true, true>(n, &factors, of_row),
+                (_, true, false) => row.survey::<true, false>(n, &factors, of_row),
+                (_, false, true) => row.survey::<false, true>(n, &factors, of_row),
+                (_, false, false) => row.survey::<false, false>(n, &factors, of_row),
+            }
         }
     }
-    largest.map(|max| {
-        let [even, odd] = if x.bf16 && !strip.before.any() {
-            [_mm512_slli_epi32::<16>(max), _mm512_and_si512(max, high())]
+    let largest = of_rows.map(|OfRow { largest, .. }| {
+        let [one, two] = if plain {
+            [_mm512_slli_epi32::<16>(largest), _mm512_and_si512(largest, high())]
         } else {
-            [max, max]
+            [largest, largest]
         };
         // Bits of f32 without a sign are in order.
-        f32::from_bits(_mm512_reduce_max_epu32(_mm512_max_epu32(even, odd)))
-    })
+        f32::from_bits(_mm512_reduce_max_epu32(_mm512_max_epu32(one, two)))
+    });
+    Survey { largest, squares: of_rows.map(|OfRow { squares: [one, two], .. }| sum(_mm512_add_ps(one, two))) }
+}
+
+/// What is known of a row.
+#[derive(Clone, Copy)]
+struct OfRow {
+    /// Bits of magnitudes, of f32 or bf16.
+    largest: __m512i,
+    squares: [__m512; 2],
 }
 
 /// See [`super::put`]; for pairs and codes. The words of a run of every row follow each other, so they are made in this order.
@@ -88,23 +104,26 @@ impl Columns {
         Columns([gain, before.smooth].map(|x| x.map(|x| x.window(0..1, from..from + n))))
     }
 
-    /// Those of `mask`, of 32 from column `at` on.
+    /// Those of `mask`, of 32 from column `at` on, in the order of elements of bf16 or of f32.
     ///
     /// # Safety
     ///
     /// There are such columns.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn factors(&self, at: usize, mask: u32) -> [__m512; 2] {
+    unsafe fn factors<const BF16: bool>(&self, at: usize, mask: u32) -> [__m512; 2] {
         let mut factors = [_mm512_set1_ps(1.0); 2];
         for x in self.0.iter().flatten() {
             let start = x.row(0).cast_const();
             // SAFETY: passed on from the caller; nothing is read where the mask is 0.
             let other = unsafe {
-                if x.bf16 {
-                    load_two::<true>(start.wrapping_add(2 * at), mask)
-                } else {
-                    load_two::<false>(start.wrapping_add(4 * at), mask)
+                match (x.bf16, BF16) {
+                    (true, true) => load_two::<true>(start.wrapping_add(2 * at), mask),
+                    (false, true) => even_odd(load_two::<false>(start.wrapping_add(4 * at), mask)),
+                    (false, false) => load_two::<false>(start.wrapping_add(4 * at), mask),
+                    (true, false) => [0, LANES].map(|i| {
+                        load::<true>(start.wrapping_add(2 * (at + i)), (mask >> i) as u16)
+                    }),
                 }
             };
             for (factor, other) in factors.iter_mut().zip(other) {
@@ -144,26 +163,7 @@ impl Row<'_> {
         unsafe { load_two::<BF16>(self.at::<BF16>(at), first_two(n - at)) }
     }
 
-    /// The same, multiplied with the factors of their columns.
-    ///
-    /// # Safety
-    ///
-    /// As for `load`; the row begins with the factors' chunk.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn multiplied<const BF16: bool>(&self, at: usize, n: usize, factors: Option<&Factors>) -> [__m512; 2] {
-        // SAFETY: passed on from the caller.
-        let [even, odd] = unsafe { self.load::<BF16>(at, n) };
-        match factors {
-            None => [even, odd],
-            Some(factors) => {
-                let [of_even, of_odd] = factors[at / TWO];
-                [_mm512_mul_ps(even, of_even), _mm512_mul_ps(odd, of_odd)]
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn square_sum<const BF16: bool>(&self, n: usize) -> f32 {
         let mut sums = [_mm512_setzero_ps(); 2];
         for at in (0..n).step_by(TWO) {
@@ -173,30 +173,31 @@ impl Row<'_> {
                 *sum = _mm512_add_ps(*sum, _mm512_mul_ps(v, v));
             }
         }
-        let mut lanes = [0.0_f32; 16];
-        // SAFETY: sixteen of them.
-        unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), _mm512_add_ps(sums[0], sums[1])) };
-        math::sum(&lanes)
+        sum(_mm512_add_ps(sums[0], sums[1]))
     }
 
-    /// Bits of the largest magnitudes of f32, and of `max`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn largest<const BF16: bool>(&self, n: usize, factors: Option<&Factors>, max: __m512i) -> __m512i {
-        let mut max = _mm512_castsi512_ps(max);
-        for at in (0..n).step_by(TWO) {
-            // SAFETY: the row has `n`, at most a chunk of them.
-            for v in unsafe { self.multiplied::<BF16>(at, n, factors) } {
-                // The second operand is the result where one is not a number.
-                max = _mm512_max_ps(_mm512_abs_ps(v), max);
+    fn survey<const BF16: bool, const SQUARES: bool>(&self, n: usize, factors: &Factors, of_row: &mut OfRow) {
+        let (mut max, [mut one, mut two]) = (_mm512_castsi512_ps(of_row.largest), of_row.squares);
+        for (at, [of_one, of_two]) in (0..n).step_by(TWO).zip(factors) {
+            // SAFETY: the row has `n`.
+            let [v, w] = unsafe { self.load::<BF16>(at, n) };
+            if SQUARES {
+                one = _mm512_add_ps(one, _mm512_mul_ps(v, v));
+                two = _mm512_add_ps(two, _mm512_mul_ps(w, w));
             }
+            // The second operand is the result where one is not a number.
+            max = _mm512_max_ps(_mm512_abs_ps(_mm512_mul_ps(v, *of_one)), max);
+            max = _mm512_max_ps(_mm512_abs_ps(_mm512_mul_ps(w, *of_two)), max);
         }
-        _mm512_castps_si512(max)
+        *of_row = OfRow { largest: _mm512_castps_si512(max), squares: [one, two] };
     }
 
-    /// Bits of the largest magnitudes of bf16, and of `max`.
+    /// The same of bf16 that nothing is done to.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn largest_half(&self, n: usize, mut max: __m512i) -> __m512i {
+    fn survey_halves(&self, n: usize, of_row: &mut OfRow) {
         const INFINITY: i16 = 0x7f80;
+        let mut max = of_row.largest;
         for at in (0..n).step_by(TWO) {
             ask(self.at::<true>(at + CHUNK).cast_const());
             // SAFETY: the row has `n`.
@@ -205,7 +206,7 @@ impl Row<'_> {
             let number = _mm512_cmple_epu16_mask(halves, _mm512_set1_epi16(INFINITY));
             max = _mm512_mask_max_epu16(max, number, max, halves);
         }
-        max
+        of_row.largest = max;
     }
 }
 
@@ -270,7 +271,7 @@ impl Chunk<'_> {
         for at in (0..self.n).step_by(TWO) {
             let mask = first_two(self.n - at);
             // SAFETY: by the contract.
-            let factors = unsafe { columns.factors(at, mask) };
+            let factors = unsafe { columns.factors::<BF16>(at, mask) };
             for r in 0..self.rows {
                 // SAFETY: by the contract.
                 unsafe {
@@ -280,8 +281,13 @@ impl Chunk<'_> {
                             *v = _mm512_mul_ps(_mm512_mul_ps(*v, _mm512_set1_ps(self.by.rows[r])), factor);
                         }
                     }
-                    let [even, odd] = two.map(|v| to_bf16_high(v));
-                    let pairs = _mm512_or_si512(_mm512_srli_epi32::<16>(even), _mm512_and_si512(odd, high()));
+                    let pairs = if BF16 {
+                        let [even, odd] = two.map(|v| to_bf16_high(v));
+                        _mm512_or_si512(_mm512_srli_epi32::<16>(even), _mm512_and_si512(odd, high()))
+                    } else {
+                        let [first, others] = two.map(|v| to_bf16(v));
+                        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), others)
+                    };
                     self.store(at / TWO, r, pairs);
                 }
             }
@@ -310,7 +316,7 @@ impl Chunk<'_> {
     /// As for `halves`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn codes_of<const BF16: bool, const ANY: bool, const CLAMP: bool>(&self) {
-        let shift = _mm512_set1_epi16(if self.micro.pack == Pack::ShiftedCodes { 0x80 } else { 0 });
+        let shift = _mm256_set1_epi8(if self.micro.pack == Pack::ShiftedCodes { i8::MIN } else { 0 });
         let (least, most) = (_mm512_set1_ps(-INT8_MAX), _mm512_set1_ps(INT8_MAX));
         let columns = Columns::of(self.before, self.from, self.n);
         for at in (0..self.n).step_by(2 * TWO) {
@@ -320,7 +326,7 @@ impl Chunk<'_> {
             if ANY {
                 for half in 0..2 {
                     // SAFETY: by the contract.
-                    of_columns[half] = unsafe { columns.factors(starts[half], masks[half]) };
+                    of_columns[half] = unsafe { columns.factors::<BF16>(starts[half], masks[half]) };
                 }
             }
             for r in 0..self.rows {
@@ -334,14 +340,20 @@ impl Chunk<'_> {
                             *v = _mm512_mul_ps(*v, factor);
                         }
                     }
-                    let [even, odd] = two.map(|v| {
+                    let [one, two] = two.map(|v| {
                         let v = _mm512_mul_ps(v, by);
                         // What is not a number stays so, and becomes an integer whose low half is 0.
                         let v = if CLAMP { _mm512_max_ps(least, _mm512_min_ps(most, v)) } else { v };
                         _mm512_cvtps_epi32(v)
                     });
-                    let codes = _mm512_mask_blend_epi16(0xaaaa_aaaa, even, _mm512_slli_epi32::<16>(odd));
-                    *to = _mm512_maskz_cvtepi16_epi8(masks[half], _mm512_xor_si512(codes, shift));
+                    let codes = if BF16 {
+                        let both = _mm512_mask_blend_epi16(0xaaaa_aaaa, one, _mm512_slli_epi32::<16>(two));
+                        _mm512_cvtepi16_epi8(both)
+                    } else {
+                        let first = _mm256_castsi128_si256(_mm512_cvtepi32_epi8(one));
+                        _mm256_inserti128_si256::<1>(first, _mm512_cvtepi32_epi8(two))
+                    };
+                    *to = _mm256_maskz_mov_epi8(masks[half], _mm256_xor_si256(codes, shift));
                 }
                 let codes = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]);
                 // SAFETY: by the contract.

@@ -90,21 +90,27 @@ impl Strip<'_> {
 /// row `r` goes to `scales[r]`, which has room for `micro.rows`; their codes do not depend on the norm of the row, which
 /// is part of the scale.
 pub(super) fn pack_strip(isa: Isa, strip: &Strip<'_>, micro: &Micro, to: Shared<f32>, scales: Shared<f32>) {
-    let mut by = By { rows: [1.0; 16], exact: true };
-    if let Some(norm) = &strip.before.norm {
-        for (r, rms) in by.rows.iter_mut().enumerate().take(strip.rows) {
-            *rms = inverse_rms(isa, strip.x, strip.first + r, norm.eps);
-        }
-    }
-    if micro.codes() {
-        let largest = largest(isa, strip);
-        let (rms, scale) = (by.rows, largest.map(|largest| largest / INT8_MAX));
+    let rms = |squares: f32| match &strip.before.norm {
+        Some(norm) => 1.0 / (squares / strip.x.columns() as f32 + norm.eps).sqrt(),
+        None => 1.0,
+    };
+    let by = if micro.codes() {
+        let Survey { largest, squares } = survey(isa, strip);
+        let of_codes = largest.map(|largest| largest / INT8_MAX);
         for r in 0..strip.rows {
             // SAFETY: `r < micro.rows`.
-            unsafe { *scales.get().add(r) = scale[r] * rms[r] };
+            unsafe { *scales.get().add(r) = of_codes[r] * rms(squares[r]) };
         }
-        by = By::codes(scale);
-    }
+        By::codes(of_codes)
+    } else {
+        let mut by = By { rows: [1.0; 16], exact: true };
+        if strip.before.norm.is_some() {
+            for (r, by) in by.rows.iter_mut().enumerate().take(strip.rows) {
+                *by = rms(square_sum(isa, strip.x, strip.first + r));
+            }
+        }
+        by
+    };
     for (from, n) in chunks(strip.x.columns()) {
         // SAFETY: words of these columns, inside the strip.
         let to = unsafe { to.get().cast::<u32>().add(micro.steps(from) * micro.a_words()) };
@@ -127,14 +133,22 @@ fn square_sum(isa: Isa, x: &Buf, row: usize) -> f32 {
     any::square_sum(isa, x, row)
 }
 
-/// The largest magnitude of each row, not multiplied with what a norm multiplies the row with.
-fn largest(isa: Isa, strip: &Strip<'_>) -> [f32; 16] {
+/// What has to be known of each row before codes are made.
+struct Survey {
+    /// The largest magnitude, not multiplied with what a norm multiplies the row with.
+    largest: [f32; 16],
+    /// The sum of the squares, if there is a norm.
+    squares: [f32; 16],
+}
+
+/// Looks at all rows.
+fn survey(isa: Isa, strip: &Strip<'_>) -> Survey {
     #[cfg(target_arch = "x86_64")]
     if isa.is_avx512() {
         // SAFETY: as above.
-        return unsafe { avx512::largest(strip) };
+        return unsafe { avx512::survey(strip) };
     }
-    any::largest(isa, strip)
+    any::survey(isa, strip)
 }
 
 /// What rows are multiplied with: what a norm multiplies them with, or for codes what makes the largest element the largest
@@ -217,8 +231,11 @@ mod tests {
                             .map(|v: f32| if v.is_nan() { 0 } else { v.to_bits() })
                     };
                     assert_eq!(of(Isa::Avx512), of(Isa::Plain), "{k}");
-                    let most = largest(Isa::Avx512, &strip);
-                    assert_eq!(most.map(f32::to_bits), largest(Isa::Plain, &strip).map(f32::to_bits), "{k}");
+                    let [found, same] = [Isa::Avx512, Isa::Plain].map(|isa| survey(isa, &strip));
+                    let most = found.largest;
+                    assert_eq!(most.map(f32::to_bits), same.largest.map(f32::to_bits), "{k}");
+                    let bits = |v: f32| if v.is_nan() { 0 } else { v.to_bits() };
+                    assert_eq!(found.squares.map(bits), same.squares.map(bits), "{k}");
                     for pack in [Pack::Pairs, Pack::Codes, Pack::ShiftedCodes] {
                         let micro = Micro { rows: ROWS, panels: 1, pack, run: |_| {}, late: None };
                         let by = if micro.codes() {
