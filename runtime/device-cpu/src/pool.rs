@@ -189,7 +189,10 @@ impl Pool {
     pub(crate) fn run_parts(&self, parts: usize, of_part: usize, job: &Job<'_>) {
         let tasks = parts * of_part;
         if self.workers.is_empty() || tasks <= 1 {
-            (0..tasks).for_each(|task| job(task, 0));
+            for (part, task) in (0..parts).flat_map(|part| (0..of_part).map(move |task| (part, task))) {
+                self.shared.next[part].store(task + 1, Ordering::Relaxed);
+                job(part * of_part + task, 0);
+            }
             return;
         }
         let shared = &*self.shared;

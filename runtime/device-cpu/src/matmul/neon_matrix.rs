@@ -91,15 +91,15 @@ pub(crate) unsafe fn finish<const R: usize>(c: *mut f32, c_stride: usize, sums: 
 #[inline(always)]
 pub(super) unsafe fn rows<const R: usize>(a: *const u32) -> [uint32x4_t; ROWS / 2] {
     const { assert!(RUN.is_multiple_of(2)) };
-    let mut pairs = [vdupq_n_u32(0); ROWS / 2];
-    for (p, pair) in pairs.iter_mut().enumerate().take(R.div_ceil(2)) {
-        // SAFETY: a strip has six rows and whole runs, whether they are used or not.
-        *pair = unsafe {
+    // SAFETY: NEON is part of the target; a strip has six rows and whole runs, whether they are used or not.
+    unsafe {
+        let mut pairs = [vdupq_n_u32(0); ROWS / 2];
+        for (p, pair) in pairs.iter_mut().enumerate().take(R.div_ceil(2)) {
             let row = a.add(2 * p * RUN);
-            vcombine_u32(vld1_u32(row), vld1_u32(row.add(RUN)))
-        };
+            *pair = vcombine_u32(vld1_u32(row), vld1_u32(row.add(RUN)));
+        }
+        pairs
     }
-    pairs
 }
 
 /// Adds to the sums of `$rows` rows their products with the words of a panel at two steps, `$a` being pairs of rows.

@@ -70,8 +70,7 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
             let b = unsafe { run.b[0].add(k * 16).cast::<[u32; 16]>().read_unaligned() };
             for (r, row) in acc.iter_mut().enumerate() {
                 // SAFETY: step `k` of the packed rows.
-                let (a0, a1) =
-                    unsafe { (*run.a.add(2 * (r * RUN + k)), *run.a.add(2 * (r * RUN + k) + 1)) };
+                let (a0, a1) = unsafe { (*run.a.add(2 * (r * RUN + k)), *run.a.add(2 * (r * RUN + k) + 1)) };
                 let (a0, a1) = (f32::from_bits(a0), f32::from_bits(a1));
                 for (c, b) in row.iter_mut().zip(b) {
                     *c += a0 * f32::from_bits(b << 16);

@@ -35,9 +35,15 @@ macro_rules! storing {
                     let panel = Panel {
                         sums: &sums[..(tile.rows - 1) * GROUP + if SWIGLU { 2 * PANEL } else { PANEL }],
                         scales: if CODES { &scales[..tile.rows] } else { &[] },
-                        factors: if CODES { [slot, up].map(|slot| of_panel(slot)) } else { [_mm512_setzero_ps(); 2] },
+                        factors: if CODES {
+                            [slot, up].map(|slot| of_panel(slot))
+                        } else {
+                            [_mm512_setzero_ps(); 2]
+                        },
                         bias: matmul.bias.map(|bias| load(&bias.window(0..1, columns.clone()), mask)),
-                        residual: matmul.residual.map(|residual| residual.window(rows.clone(), columns.clone())),
+                        residual: matmul
+                            .residual
+                            .map(|residual| residual.window(rows.clone(), columns.clone())),
                         out: matmul.out.window(rows.clone(), columns),
                         mask,
                     };
@@ -56,7 +62,10 @@ macro_rules! storing {
             /// apart, and a load waits for a store to the same place of another page.
             #[inline]
             #[target_feature(enable = $features)]
-            fn of_rows<const R: usize, const SWIGLU: bool, const CODES: bool>(panel: &Panel<'_>, from: usize) -> usize {
+            fn of_rows<const R: usize, const SWIGLU: bool, const CODES: bool>(
+                panel: &Panel<'_>,
+                from: usize,
+            ) -> usize {
                 let value = |r: usize, of: usize| panel.value::<CODES>(from + r, of);
                 let mut values = [_mm512_setzero_ps(); R];
                 for (r, v) in values.iter_mut().enumerate() {
@@ -70,7 +79,9 @@ macro_rules! storing {
                     values.iter_mut().for_each(|v| *v = _mm512_add_ps(*v, bias));
                 }
                 match &panel.residual {
-                    Some(residual) if residual.bf16 => add::<R, true>(&mut values, residual, from, panel.mask),
+                    Some(residual) if residual.bf16 => {
+                        add::<R, true>(&mut values, residual, from, panel.mask)
+                    }
                     Some(residual) => add::<R, false>(&mut values, residual, from, panel.mask),
                     None => {}
                 }
@@ -108,7 +119,10 @@ storing!(bf16, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", to_bf16_at_once)
 /// There are sums of its rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(in crate::matmul) unsafe fn late_rows<const SWIGLU: bool, const CODES: bool>(late: &Late, rest: &mut Rest) {
+pub(in crate::matmul) unsafe fn late_rows<const SWIGLU: bool, const CODES: bool>(
+    late: &Late,
+    rest: &mut Rest,
+) {
     for r in rest.part() {
         let row = late.rows.start + r;
         // SAFETY: sums of the row, and as many elements of the windows.

@@ -3,10 +3,10 @@
 //! Products keep half of a core's units busy and wait for nothing. What is done to sums waits for itself most of the time, and
 //! works on the other half.
 
+use super::{Matmul, PANEL, Slot, scales_of};
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::micro::RUN;
 use crate::matmul::micro::Tile;
-use super::{Matmul, PANEL, Slot, scales_of};
 use crate::memory::Window;
 use dreamc_num::DType;
 use std::ops::Range;

@@ -85,4 +85,9 @@ macro_rules! tile {
 }
 tile!(dot_tile, "avx512f,avx512vnni");
 tile!(late_tile, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16", late, late_rows::<false, true>);
-tile!(late_swiglu_tile, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16", late, late_rows::<true, true>);
+tile!(
+    late_swiglu_tile,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16",
+    late,
+    late_rows::<true, true>
+);

@@ -50,10 +50,10 @@ per_isa! {
         for (from, n) in chunks(k) {
             chunk[n..].fill(0.0);
             let factors = strip.before.factors(from, n);
-            for r in 0..strip.rows {
+            for (r, largest) in largest.iter_mut().enumerate().take(strip.rows) {
                 strip.load(r, from, 1.0, &factors, &mut chunk[..n]);
                 for lanes in chunk.chunks_exact(16) {
-                    for (max, v) in largest[r].iter_mut().zip(lanes) {
+                    for (max, v) in largest.iter_mut().zip(lanes) {
                         *max = if v.abs() > *max { v.abs() } else { *max };
                     }
                 }

@@ -121,9 +121,9 @@ impl Columns {
                     (true, true) => load_two::<true>(start.wrapping_add(2 * at), mask),
                     (false, true) => even_odd(load_two::<false>(start.wrapping_add(4 * at), mask)),
                     (false, false) => load_two::<false>(start.wrapping_add(4 * at), mask),
-                    (true, false) => [0, LANES].map(|i| {
-                        load::<true>(start.wrapping_add(2 * (at + i)), (mask >> i) as u16)
-                    }),
+                    (true, false) => {
+                        [0, LANES].map(|i| load::<true>(start.wrapping_add(2 * (at + i)), (mask >> i) as u16))
+                    }
                 }
             };
             for (factor, other) in factors.iter_mut().zip(other) {

@@ -91,7 +91,7 @@ impl Strip<'_> {
 /// is part of the scale.
 pub(super) fn pack_strip(isa: Isa, strip: &Strip<'_>, micro: &Micro, to: Shared<f32>, scales: Shared<f32>) {
     let rms = |squares: f32| match &strip.before.norm {
-        Some(norm) => 1.0 / (squares / strip.x.columns() as f32 + norm.eps).sqrt(),
+        Some(norm) => inverse_rms_of(squares, strip.x.columns(), norm.eps),
         None => 1.0,
     };
     let by = if micro.codes() {
@@ -120,7 +120,12 @@ pub(super) fn pack_strip(isa: Isa, strip: &Strip<'_>, micro: &Micro, to: Shared<
 
 /// `1 / sqrt(mean(x^2) + eps)` of a row.
 pub(crate) fn inverse_rms(isa: Isa, x: &Buf, row: usize, eps: f32) -> f32 {
-    1.0 / (square_sum(isa, x, row) / x.columns() as f32 + eps).sqrt()
+    inverse_rms_of(square_sum(isa, x, row), x.columns(), eps)
+}
+
+/// The same of `k` columns whose squares add up to `squares`.
+fn inverse_rms_of(squares: f32, k: usize, eps: f32) -> f32 {
+    1.0 / (squares / k as f32 + eps).sqrt()
 }
 
 /// Sum of the squares of a row.
@@ -156,6 +161,10 @@ fn survey(isa: Isa, strip: &Strip<'_>) -> Survey {
 struct By {
     rows: [f32; 16],
     /// Whether no element becomes larger than the largest code, once it is rounded.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only AVX-512 does without clamping")
+    )]
     exact: bool,
 }
 

@@ -1,0 +1,170 @@
+//! A block of rows times some panels, with what comes after.
+
+use super::epilogue::late::Late;
+use super::epilogue::{Sums, ask_for_residual, epilogue};
+use super::micro::{Micro, Next, Tile};
+use super::panels::{Panels, Slot};
+use super::{GROUP, Matmul, PANEL, Packed, STEPS};
+use crate::isa::Isa;
+use std::ops::Range;
+
+/// At most `ROWS` rows of the packed operand, and at most `GROUP` columns.
+pub(super) struct Block<'b> {
+    pub(super) isa: Isa,
+    pub(super) matmul: &'b Matmul<'b>,
+    pub(super) micro: &'b Micro,
+    pub(super) packed: &'b Packed,
+    pub(super) panels: &'b Panels,
+    /// The first one begins a strip.
+    pub(super) rows: Range<usize>,
+    pub(super) slots: &'b [Slot],
+}
+
+/// One panel or two, as many as a tile takes, and some steps of them.
+struct Pair<'p> {
+    /// The first slot.
+    first: usize,
+    slots: &'p [Slot],
+    words: [*const u32; 2],
+    steps: Range<usize>,
+}
+
+impl Block<'_> {
+    /// Runs it. `after` finds the first panels that this thread multiplies after these.
+    pub(super) fn run(
+        &self,
+        sums: &mut [f32],
+        room: &mut [[[u32; PANEL]; STEPS]; 2],
+        after: &dyn Fn() -> Option<[Slot; 2]>,
+    ) {
+        let (micro, panels, steps) = (self.micro, self.panels, self.packed.steps);
+        // A single strip reads every panel once, from front to back.
+        let most = if self.rows.len() <= micro.rows && panels.expand.is_none() { steps } else { STEPS };
+        let mut owed = None;
+        for from in (0..steps).step_by(most) {
+            let steps = from..steps.min(from + most);
+            for (i, slots) in self.slots.chunks(micro.panels).enumerate() {
+                let [one, two] = &mut *room;
+                let first = panels.words(self.isa, &slots[0], from, steps.len(), one);
+                let last = match slots {
+                    [_, last] => panels.words(self.isa, last, from, steps.len(), two),
+                    _ => first,
+                };
+                let next = self.next((i + 1) * micro.panels, &steps, most, after);
+                let pair =
+                    Pair { first: i * micro.panels, slots, words: [first, last], steps: steps.clone() };
+                self.multiply(&pair, next, sums, &mut owed);
+            }
+        }
+        if let (Some(late), Some(runs)) = (owed, &micro.late) {
+            // SAFETY: the last tile's sums, which nothing was written over.
+            unsafe { (runs.alone)(&late) };
+        }
+    }
+
+    /// What is multiplied next: the panels from slot `slot` on, or the first ones of the steps behind these, or those of another
+    /// block.
+    fn next(
+        &self,
+        slot: usize,
+        steps: &Range<usize>,
+        most: usize,
+        after: &dyn Fn() -> Option<[Slot; 2]>,
+    ) -> Next {
+        let of =
+            |slots: &[Slot]| Some([*slots.first()?, *slots[..slots.len().min(self.micro.panels)].last()?]);
+        let (next, from) = if slot < self.slots.len() {
+            (of(&self.slots[slot..]), steps.start)
+        } else if steps.end < self.packed.steps {
+            (of(self.slots), steps.end)
+        } else {
+            (after(), 0)
+        };
+        let strips = self.rows.len().div_ceil(self.micro.rows);
+        next.map_or(Next::NONE, |[one, two]| {
+            let (start, bytes) = self.panels.stored(&one, &two, from, most);
+            Next::of(start, bytes, strips, steps.len())
+        })
+    }
+
+    /// Multiplies all strips with a pair of panels.
+    fn multiply(&self, pair: &Pair<'_>, mut next: Next, sums: &mut [f32], owed: &mut Option<Late>) {
+        let (micro, packed) = (self.micro, self.packed);
+        // Gate and up are done together, whether a tile takes one panel or two.
+        let until = pair.first + pair.slots.len();
+        let ends = pair.steps.end == packed.steps && (until.is_multiple_of(2) || until == self.slots.len());
+        let done = ends.then(|| (until - 1) / 2 * 2..until);
+        // Sums that nobody comes back to take turns in two places, which stay in the nearest cache.
+        let once = pair.steps.start == 0 && done.as_ref().is_some_and(|done| done.len() == pair.slots.len());
+        let place = |strip: usize| {
+            let row = if once { strip / micro.rows % 2 * micro.rows } else { strip };
+            row * GROUP + pair.first * PANEL
+        };
+        // Of the block's rows, one for each if there are any.
+        let scales = micro.codes().then(|| packed.scales.get().wrapping_add(self.rows.start).cast_const());
+        // The end of a tile is left to the next one, if there is a kernel for that.
+        let mut late = match (&done, &micro.late) {
+            (Some(done), Some(_)) if pair.slots.len() == micro.panels => {
+                Late::of(self.matmul, self.rows.clone(), &self.slots[done.clone()], scales)
+            }
+            _ => None,
+        };
+        let is_late = late.is_some();
+        for strip in (0..self.rows.len()).step_by(micro.rows) {
+            let of_strip = strip..self.rows.len().min(strip + micro.rows);
+            let (row, rows) = (self.rows.start + strip, of_strip.len());
+            if let Some(done) = &done {
+                ask_for_residual(self.matmul, row..row + rows, &self.slots[done.clone()]);
+            }
+            let start = sums.as_mut_ptr();
+            let a = row / micro.rows * micro.strip_words(packed.steps) + pair.steps.start * micro.a_words();
+            let tile = Tile {
+                steps: pair.steps.len(),
+                next,
+                // Inside the packed operand.
+                a: packed.words.get().cast::<u32>().wrapping_add(a),
+                b: pair.words,
+                c: start.wrapping_add(place(strip)),
+                c_stride: GROUP,
+                rows,
+                panels: pair.slots.len(),
+                sums: [&pair.slots[0], &pair.slots[pair.slots.len() - 1]].map(Slot::sums),
+                resume: pair.steps.start > 0,
+            };
+            next.advance(pair.steps.len());
+            // SAFETY: the operand has these steps of these rows, and the words are those of as many steps; there are sums of
+            // `ROWS` rows of `GROUP` columns. What is owed is sums of a tile before this one, in another place.
+            unsafe {
+                match (&*owed, &micro.late) {
+                    (Some(late), Some(runs)) if rows.is_multiple_of(Late::ROWS) => (runs.tile)(&tile, late),
+                    (Some(late), Some(runs)) => {
+                        (micro.run)(&tile);
+                        (runs.alone)(late);
+                    }
+                    _ => (micro.run)(&tile),
+                }
+            }
+            // It is large, so it is made once and stays where it is.
+            if late.is_some() || !is_late {
+                *owed = late.take();
+            }
+            match (&mut *owed, &done) {
+                (Some(late), _) => late.take(of_strip, tile.c),
+                (None, Some(done)) => {
+                    let tile = Sums {
+                        matmul: self.matmul,
+                        row,
+                        rows,
+                        sums: &sums[place(strip) + done.start * PANEL - pair.first * PANEL..],
+                        slots: &self.slots[done.clone()],
+                        // SAFETY: there is a scale for every row.
+                        scales: scales
+                            .map(|scales| unsafe { std::slice::from_raw_parts(scales.add(strip), rows) }),
+                    };
+                    epilogue(self.isa, &tile);
+                }
+                (None, None) => {}
+            }
+        }
+    }
+}
