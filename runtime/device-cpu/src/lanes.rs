@@ -110,7 +110,7 @@ pub(crate) fn to_bf16_at_once(v: __m512) -> __m256i {
     unsafe { std::mem::transmute(_mm512_cvtneps_pbh(v)) }
 }
 
-/// `2^x`, relative error below 4e-6, far less than rounding to bf16 adds; 0 far below, NaN for NaN.
+/// `2^x`, relative error below 9e-5, far less than rounding to bf16 adds; 0 far below, NaN for NaN.
 ///
 /// `2^x = 2^floor(x) * 2^r` with a polynomial in `r`, which is 1 at 0.
 #[inline]
@@ -118,9 +118,8 @@ pub(crate) fn to_bf16_at_once(v: __m512) -> __m256i {
 pub(crate) fn exp2(x: __m512) -> __m512 {
     // x - floor(x), 0 for an infinity; no exception raised.
     let r = _mm512_reduce_ps::<0b1001>(x);
-    let [a, b, c, d] = EXP2.map(|v| _mm512_set1_ps(v));
-    let p = _mm512_fmadd_ps(d, r, c);
-    let p = _mm512_fmadd_ps(p, r, b);
+    let [a, b, c] = EXP2.map(|v| _mm512_set1_ps(v));
+    let p = _mm512_fmadd_ps(c, r, b);
     let p = _mm512_fmadd_ps(p, r, a);
     let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0));
     _mm512_scalef_ps(p, x)
