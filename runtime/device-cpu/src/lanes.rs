@@ -110,6 +110,24 @@ pub(crate) fn to_bf16_at_once(v: __m512) -> __m256i {
     unsafe { std::mem::transmute(_mm512_cvtneps_pbh(v)) }
 }
 
+/// Writes the halves of `mask`. Narrowing into memory under a mask is many times slower than the two apart, and a whole register is
+/// stored faster.
+///
+/// # Safety
+///
+/// There is room for them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(crate) unsafe fn store_halves(to: *mut u16, mask: u16, halves: __m256i) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match mask {
+            u16::MAX => _mm256_storeu_si256(to.cast(), halves),
+            _ => _mm256_mask_storeu_epi16(to.cast(), mask, halves),
+        }
+    }
+}
+
 /// `2^x`, relative error below 9e-5, far less than rounding to bf16 adds; 0 far below, NaN for NaN.
 ///
 /// `2^x = 2^floor(x) * 2^r` with a polynomial in `r`, which is 1 at 0.

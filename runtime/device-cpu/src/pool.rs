@@ -188,10 +188,13 @@ impl Pool {
     /// As [`Pool::run`].
     pub(crate) fn run_parts(&self, parts: usize, of_part: usize, job: &Job<'_>) {
         let tasks = parts * of_part;
+        assert!(parts <= PARTS_MAX);
         if self.workers.is_empty() || tasks <= 1 {
-            for (part, task) in (0..parts).flat_map(|part| (0..of_part).map(move |task| (part, task))) {
-                self.shared.next[part].store(task + 1, Ordering::Relaxed);
-                job(part * of_part + task, 0);
+            for task in 0..tasks {
+                if self.workers.is_empty() {
+                    self.shared.next[task / of_part].store(task % of_part + 1, Ordering::Relaxed);
+                }
+                job(task, 0);
             }
             return;
         }

@@ -10,16 +10,20 @@ use dreamc_num::stream::{draw_target, weight};
 /// What an exponential or a logarithm costs, in elements that are moved.
 const PROBABILITY_WORK: usize = 8;
 
+/// Where row `row` of `buf`, an f32 tensor, begins; aligned.
+fn start_of(buf: &Buf, row: usize) -> *mut f32 {
+    assert!(buf.dtype == dreamc_num::DType::F32 && row < buf.rows() && buf.start().addr().is_multiple_of(4));
+    buf.start().cast::<f32>().wrapping_add(row * buf.columns())
+}
+
 /// The row of `buf`, an f32 tensor, that task `row` owns.
 ///
 /// # Safety
 ///
 /// Nothing writes this row while the result lives.
 unsafe fn row_of(buf: &Buf, row: usize) -> &[f32] {
-    let n = buf.columns();
-    assert!(buf.dtype == dreamc_num::DType::F32 && row < buf.rows() && buf.start().addr().is_multiple_of(4));
-    // SAFETY: inside the tensor and aligned by the assertion; not written by the contract.
-    unsafe { std::slice::from_raw_parts(buf.start().cast::<f32>().add(row * n), n) }
+    // SAFETY: inside the tensor; not written by the contract.
+    unsafe { std::slice::from_raw_parts(start_of(buf, row), buf.columns()) }
 }
 
 /// The same, to be written.
@@ -29,10 +33,8 @@ unsafe fn row_of(buf: &Buf, row: usize) -> &[f32] {
 /// Nothing else reads or writes this row while the result lives.
 #[expect(clippy::mut_from_ref, reason = "every task has its own row")]
 unsafe fn row_of_mut(buf: &Buf, row: usize) -> &mut [f32] {
-    // SAFETY: passed on from the caller.
-    let own = unsafe { row_of(buf, row) };
-    // SAFETY: as above; the memory is the device's, to be written.
-    unsafe { std::slice::from_raw_parts_mut(own.as_ptr().cast_mut(), own.len()) }
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts_mut(start_of(buf, row), buf.columns()) }
 }
 
 /// Floats of a worker for a vocabulary of `v`: keys of two words each.

@@ -2,7 +2,7 @@
 
 use super::KEYS;
 use super::pairs::{Product, Softmax};
-use crate::lanes::{self, exp2, first};
+use crate::lanes::{self, exp2, first, store_halves, to_bf16_at_once};
 use std::arch::x86_64::*;
 
 /// Rows of a strip at most: with two panels 24 sums, which hide the latency of a product.
@@ -170,18 +170,11 @@ pub(super) unsafe fn rotate(
                 let (c, s) =
                     (_mm512_maskz_loadu_ps(mask, cos.add(i)), _mm512_maskz_loadu_ps(mask, sin.add(i)));
                 let (x, y) = (wide(a), wide(b));
-                let narrow = |v| std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
-                a = narrow(_mm512_fmsub_ps(x, c, _mm512_mul_ps(y, s)));
-                b = narrow(_mm512_fmadd_ps(y, c, _mm512_mul_ps(x, s)));
+                a = to_bf16_at_once(_mm512_fmsub_ps(x, c, _mm512_mul_ps(y, s)));
+                b = to_bf16_at_once(_mm512_fmadd_ps(y, c, _mm512_mul_ps(x, s)));
             }
-            // Whole registers are stored faster.
-            if mask == u16::MAX {
-                _mm256_storeu_si256(to.add(i).cast(), a);
-                _mm256_storeu_si256(to.add(half + i).cast(), b);
-            } else {
-                _mm256_mask_storeu_epi16(to.add(i).cast(), mask, a);
-                _mm256_mask_storeu_epi16(to.add(half + i).cast(), mask, b);
-            }
+            store_halves(to.add(i), mask, a);
+            store_halves(to.add(half + i), mask, b);
         }
     }
 }
@@ -206,12 +199,7 @@ pub(super) unsafe fn finish(sums: *const f32, columns: usize, by: f32, to: *mut 
         // SAFETY: sixteen sums, and as many results as there are.
         unsafe {
             let v = _mm512_mul_ps(_mm512_loadu_ps(sums.add(i)), _mm512_set1_ps(by));
-            let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
-            // A whole register is stored faster.
-            match first(columns - i) {
-                u16::MAX => _mm256_storeu_si256(to.add(i).cast(), halves),
-                mask => _mm256_mask_storeu_epi16(to.add(i).cast(), mask, halves),
-            }
+            store_halves(to.add(i), first(columns - i), to_bf16_at_once(v));
         }
     }
 }

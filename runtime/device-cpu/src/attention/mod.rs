@@ -354,10 +354,16 @@ impl<'r> Block<'r> {
         })
     }
 
+    /// Whether the result of query `r` is 0, its weights adding up to `total`.
+    #[inline(always)]
+    fn is_empty(&self, r: usize, total: f32) -> bool {
+        self.none[r] || total == 0.0
+    }
+
     /// Writes the result of query `r`, the sum of `sums` by weights whose own sum is `total`.
     #[inline(always)]
     fn store(&self, attention: &Attention, r: usize, sums: &mut [f32], total: f32) {
-        if self.none[r] || total == 0.0 {
+        if self.is_empty(r, total) {
             sums.fill(0.0);
         } else {
             let inverse = 1.0 / total;

@@ -1,8 +1,9 @@
 //! Tile kernels of AVX-512: 12 rows x 2 panels, 24 accumulators of 16 floats.
 
-use super::epilogue::avx512::{late_rows, late_runs};
+use super::epilogue::avx512::{late_by_rows, late_rows, late_runs};
 use super::epilogue::late::Late;
 use super::micro::{Micro, Pack, RUN, Tile, by_rows};
+use crate::lanes::high;
 use std::arch::x86_64::*;
 
 const ROWS: usize = 12;
@@ -103,7 +104,7 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
                         *v = _mm512_castsi512_ps(if odd == 0 {
                             _mm512_slli_epi32::<16>(words)
                         } else {
-                            _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32))
+                            _mm512_and_si512(words, high())
                         });
                     }
                     for (r, row) in acc.iter_mut().enumerate() {
@@ -121,16 +122,7 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
 
 unsafe fn late(tile: &Tile, late: &Late) {
     // SAFETY: passed on from the caller.
-    unsafe {
-        match (late.swiglu, tile.rows) {
-            (false, 4) => late_tile::<4, 2>(tile, late),
-            (false, 8) => late_tile::<8, 2>(tile, late),
-            (false, _) => late_tile::<ROWS, 2>(tile, late),
-            (true, 4) => late_swiglu_tile::<4, 2>(tile, late),
-            (true, 8) => late_swiglu_tile::<8, 2>(tile, late),
-            (true, _) => late_swiglu_tile::<ROWS, 2>(tile, late),
-        }
-    }
+    unsafe { late_by_rows!(tile, late, late_tile, late_swiglu_tile) }
 }
 
 /// Defines a tile kernel of pairs, and what is done between its runs.

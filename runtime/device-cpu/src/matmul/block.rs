@@ -40,6 +40,8 @@ impl Block<'_> {
         let (micro, panels, steps) = (self.micro, self.panels, self.packed.steps);
         // A single strip reads every panel once, from front to back.
         let most = if self.rows.len() <= micro.rows && panels.expand.is_none() { steps } else { STEPS };
+        // Tiles write through it, and what is owed is read through it later.
+        let sums = sums.as_mut_ptr();
         let mut owed = None;
         for from in (0..steps).step_by(most) {
             let steps = from..steps.min(from + most);
@@ -88,7 +90,7 @@ impl Block<'_> {
     }
 
     /// Multiplies all strips with a pair of panels.
-    fn multiply(&self, pair: &Pair<'_>, mut next: Next, sums: &mut [f32], owed: &mut Option<Late>) {
+    fn multiply(&self, pair: &Pair<'_>, mut next: Next, sums: *mut f32, owed: &mut Option<Late>) {
         let (micro, packed) = (self.micro, self.packed);
         // Gate and up are done together, whether a tile takes one panel or two.
         let until = pair.first + pair.slots.len();
@@ -116,7 +118,6 @@ impl Block<'_> {
             if let Some(done) = &done {
                 ask_for_residual(self.matmul, row..row + rows, &self.slots[done.clone()]);
             }
-            let start = sums.as_mut_ptr();
             let a = row / micro.rows * micro.strip_words(packed.steps) + pair.steps.start * micro.a_words();
             let tile = Tile {
                 steps: pair.steps.len(),
@@ -124,7 +125,7 @@ impl Block<'_> {
                 // Inside the packed operand.
                 a: packed.words.get().cast::<u32>().wrapping_add(a),
                 b: pair.words,
-                c: start.wrapping_add(place(strip)),
+                c: sums.wrapping_add(place(strip)),
                 c_stride: GROUP,
                 rows,
                 panels: pair.slots.len(),
@@ -132,11 +133,12 @@ impl Block<'_> {
                 resume: pair.steps.start > 0,
             };
             next.advance(pair.steps.len());
+            let takes = tile.panels == micro.panels && rows.is_multiple_of(Late::ROWS);
             // SAFETY: the operand has these steps of these rows, and the words are those of as many steps; there are sums of
             // `ROWS` rows of `GROUP` columns. What is owed is sums of a tile before this one, in another place.
             unsafe {
                 match (&*owed, &micro.late) {
-                    (Some(late), Some(runs)) if rows.is_multiple_of(Late::ROWS) => (runs.tile)(&tile, late),
+                    (Some(late), Some(runs)) if takes => (runs.tile)(&tile, late),
                     (Some(late), Some(runs)) => {
                         (micro.run)(&tile);
                         (runs.alone)(late);
@@ -151,17 +153,16 @@ impl Block<'_> {
             match (&mut *owed, &done) {
                 (Some(late), _) => late.take(of_strip, tile.c),
                 (None, Some(done)) => {
-                    let tile = Sums {
-                        matmul: self.matmul,
-                        row,
-                        rows,
-                        sums: &sums[place(strip) + done.start * PANEL - pair.first * PANEL..],
-                        slots: &self.slots[done.clone()],
-                        // SAFETY: there is a scale for every row.
-                        scales: scales
-                            .map(|scales| unsafe { std::slice::from_raw_parts(scales.add(strip), rows) }),
+                    let first = place(strip) - (pair.first - done.start) * PANEL;
+                    let count = (rows - 1) * GROUP + done.len() * PANEL;
+                    // SAFETY: sums of these rows, which no tile writes to as long as this is borrowed; and there is a
+                    // scale for every row.
+                    let (sums, scales) = unsafe {
+                        let scales = scales.map(|scales| std::slice::from_raw_parts(scales.add(strip), rows));
+                        (std::slice::from_raw_parts(sums.add(first), count), scales)
                     };
-                    epilogue(self.isa, &tile);
+                    let slots = &self.slots[done.clone()];
+                    epilogue(self.isa, &Sums { matmul: self.matmul, row, rows, sums, slots, scales });
                 }
                 (None, None) => {}
             }

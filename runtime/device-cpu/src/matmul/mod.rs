@@ -40,7 +40,7 @@ use tasks::Tasks;
 const GROUP: usize = 128;
 /// Rows in a block: a multiple of every strip height.
 const ROWS: usize = 264;
-/// Strips of a part at least: fewer are not worth reading the panels for.
+/// Strips of a part, about, at least: fewer are not worth reading the panels for.
 const PART: usize = 8;
 /// Steps in a block: with as many rows as a block has, half of the second cache of 1 MiB. Between blocks sums go there and back.
 const STEPS: usize = 512;

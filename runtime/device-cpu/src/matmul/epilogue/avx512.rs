@@ -98,11 +98,10 @@ macro_rules! storing {
                 let start = to.row(r);
                 // SAFETY: a row of the window, which is as wide as the mask.
                 unsafe {
-                    match (to.bf16, mask) {
-                        // Narrowing into memory under a mask is many times slower than the two apart.
-                        (true, u16::MAX) => _mm256_storeu_si256(start.cast(), $to_bf16(v)),
-                        (true, _) => _mm256_mask_storeu_epi16(start.cast(), mask, $to_bf16(v)),
-                        (false, _) => _mm512_mask_storeu_ps(start.cast(), mask, v),
+                    if to.bf16 {
+                        lanes::store_halves(start.cast(), mask, $to_bf16(v));
+                    } else {
+                        _mm512_mask_storeu_ps(start.cast(), mask, v);
                     }
                 }
             }
@@ -186,6 +185,21 @@ unsafe fn alone<const CODES: bool>(late: &Late) {
         }
     }
 }
+
+/// Calls `$late` or, with SwiGLU, `$swiglu` for the tile's rows.
+macro_rules! late_by_rows {
+    ($tile:ident, $owed:ident, $late:ident, $swiglu:ident) => {
+        match ($owed.swiglu, $tile.rows) {
+            (false, 4) => $late::<4, 2>($tile, $owed),
+            (false, 8) => $late::<8, 2>($tile, $owed),
+            (false, _) => $late::<12, 2>($tile, $owed),
+            (true, 4) => $swiglu::<4, 2>($tile, $owed),
+            (true, 8) => $swiglu::<8, 2>($tile, $owed),
+            (true, _) => $swiglu::<12, 2>($tile, $owed),
+        }
+    };
+}
+pub(in crate::matmul) use late_by_rows;
 
 /// With the kernels for tiles of codes, or of pairs of bf16.
 pub(in crate::matmul) const fn late_runs<const CODES: bool>(tile: unsafe fn(&Tile, &Late)) -> Runs {

@@ -31,7 +31,7 @@ pub(in crate::matmul) struct Late {
 /// The kernels for it. Unsafe: its pointers cover what it says, the host has the instructions.
 #[derive(Clone, Copy)]
 pub(in crate::matmul) struct Runs {
-    /// Multiplies a tile of a multiple of [`Late::ROWS`] rows, as [`super::super::micro::Micro::run`], and does the rest between runs.
+    /// Multiplies a tile of all panels and a multiple of [`Late::ROWS`] rows, and does the rest between its runs.
     pub(in crate::matmul) tile: unsafe fn(&Tile, &Late),
     /// Does it all at once.
     pub(in crate::matmul) alone: unsafe fn(&Late),

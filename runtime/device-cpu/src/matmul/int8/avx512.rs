@@ -1,7 +1,7 @@
 //! Codes with AVX-512 VNNI: 12 rows x 2 panels, 24 accumulators of 16 sums.
 
 use crate::isa::Isa;
-use crate::matmul::epilogue::avx512::{late_rows, late_runs};
+use crate::matmul::epilogue::avx512::{late_by_rows, late_rows, late_runs};
 use crate::matmul::epilogue::late::Late;
 use crate::matmul::micro::{Micro, Pack, RUN, Tile, by_rows};
 use std::arch::x86_64::*;
@@ -23,16 +23,7 @@ unsafe fn run(tile: &Tile) {
 
 unsafe fn late(tile: &Tile, late: &Late) {
     // SAFETY: passed on from the caller.
-    unsafe {
-        match (late.swiglu, tile.rows) {
-            (false, 4) => late_tile::<4, 2>(tile, late),
-            (false, 8) => late_tile::<8, 2>(tile, late),
-            (false, _) => late_tile::<ROWS, 2>(tile, late),
-            (true, 4) => late_swiglu_tile::<4, 2>(tile, late),
-            (true, 8) => late_swiglu_tile::<8, 2>(tile, late),
-            (true, _) => late_swiglu_tile::<ROWS, 2>(tile, late),
-        }
-    }
+    unsafe { late_by_rows!(tile, late, late_tile, late_swiglu_tile) }
 }
 
 /// Defines a tile kernel, and what is done between its runs.

@@ -98,8 +98,10 @@ pub(super) fn pack_strip(isa: Isa, strip: &Strip<'_>, micro: &Micro, to: Shared<
         let Survey { largest, squares } = survey(isa, strip);
         let of_codes = largest.map(|largest| largest / INT8_MAX);
         for r in 0..strip.rows {
+            let scale = of_codes[r] * rms(squares[r]);
+            // A row that has no norm, as it holds an infinity or no number, is one of zeros.
             // SAFETY: `r < micro.rows`.
-            unsafe { *scales.get().add(r) = of_codes[r] * rms(squares[r]) };
+            unsafe { *scales.get().add(r) = if scale.is_nan() { 0.0 } else { scale } };
         }
         By::codes(of_codes)
     } else {
@@ -178,7 +180,7 @@ impl By {
     }
 }
 
-/// Writes the words of `n` columns from `from` on of every row to `to`; zeros up to a whole step.
+/// Writes the words of `n` columns from `from` on of every row to `to`; zeros up to a whole run.
 fn put(isa: Isa, strip: &Strip<'_>, from: usize, n: usize, by: &By, micro: &Micro, to: *mut u32) {
     #[cfg(target_arch = "x86_64")]
     if isa.is_avx512() && !matches!(micro.pack, Pack::Single | Pack::Wide) {
@@ -263,6 +265,26 @@ mod tests {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_have_no_norm_are_zeros() {
+        const K: usize = 40;
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let (mut x, mut gain) = ([1.0_f32.to_bits(); 2 * K], [1.0_f32.to_bits(); K]);
+            x[K + 3] = bad.to_bits();
+            let x = buf(&mut x, DType::F32, &[2, K as u32]);
+            let norm = Some(Norm { eps: 0.0, gain: buf(&mut gain, DType::F32, &[K as u32]) });
+            let before = Before { norm, smooth: None };
+            let strip = Strip { x: &x, before: &before, first: 0, rows: 2, dtype: DType::F32 };
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                let micro = crate::matmul::int8::micro(isa);
+                let mut words = vec![0.0; micro.strip_words(micro.steps(K))];
+                let mut scales = [1.0; 16];
+                pack_strip(isa, &strip, &micro, Shared(words.as_mut_ptr()), Shared(scales.as_mut_ptr()));
+                assert_eq!(scales[..2], [1.0 / INT8_MAX, 0.0], "{isa} {bad}");
             }
         }
     }
