@@ -25,7 +25,6 @@ pub(crate) struct Tile {
     /// Rows to compute, at most [`Micro::rows`].
     pub(crate) rows: usize,
     /// Panels to compute, at most [`Micro::panels`].
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only tiles of AVX-512 take two"))]
     pub(crate) panels: usize,
     /// Where panels in few bits have the sums of their codes, 16 each; looked at for [`Pack::ShiftedCodes`] alone.
     #[cfg_attr(
