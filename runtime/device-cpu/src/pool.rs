@@ -152,9 +152,9 @@ impl Pool {
         self.shared.next[part].load(Ordering::Relaxed)
     }
 
-    /// Parts for a job that can be shared out in as many as `most`.
-    pub(crate) fn parts(&self, most: usize) -> usize {
-        most.clamp(1, self.threads().min(PARTS_MAX))
+    /// How many of `pieces` a part takes, for [`Pool::run_parts`]: about `least` or more, and no more parts than threads.
+    pub(crate) fn of_part(&self, pieces: usize, least: usize) -> usize {
+        pieces.div_ceil((pieces / least).clamp(1, self.threads().min(PARTS_MAX))).max(1)
     }
 
     /// Runs `job(row, worker)` for every row, a task being as many rows of `work` elements each as are worth waking a thread:

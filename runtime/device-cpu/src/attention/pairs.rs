@@ -2,9 +2,9 @@
 //! matrices.
 //!
 //! Queries and keys are rotated in f32 and rounded, as a model in bf16 rounds them. The weights of the softmax are
-//! rounded to bf16 as well, `w (1 + e)` with `|e| < 2.1e-3`, of which rounding is 2^-9, and divided by the sum of what they were rounded to, so that
-//! a row's weights sum up to 1. Its result `o` is then off by `sum w e (v - o)` to first order: by no more than 2.1e-3 of
-//! the values' mean distance from it.
+//! rounded to bf16 as well, `w (1 + e)` with `|e| < 2.1e-3`: rounding is off by up to 2^-9, the power of 2 before it by
+//! 9e-5. They are divided by the sum of what they were rounded to, so that a row's weights sum up to 1. Its result `o` is
+//! then off by `sum w e (v - o)` to first order: by no more than 2.1e-3 of the values' mean distance from it.
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{ROWS, finish, interleave, multiply, rotate, sum, transpose, weigh};

@@ -87,7 +87,6 @@ pub(crate) fn ask(address: *const u8) {
 }
 
 /// Some steps of a tile.
-#[derive(Clone, Copy)]
 pub(super) struct Run {
     /// Where the words of the first row begin.
     pub(super) a: *const u32,

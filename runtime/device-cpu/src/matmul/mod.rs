@@ -126,7 +126,7 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
     let words = context.shared(packed_words(&micro, m, k));
     // Behind the packed rows; only looked at where there are scales.
     let scales = Shared(words.get().wrapping_add(strips * micro.strip_words(steps)));
-    let of_part = strips.div_ceil(context.pool.parts(strips / PART)).max(1);
+    let of_part = context.pool.of_part(strips, PART);
     let packed = Packed { words, scales, rows: m, steps, strips, of_part };
     pack(context, matmul, &micro, operands.rows(), &packed);
 
