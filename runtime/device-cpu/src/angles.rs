@@ -18,20 +18,30 @@ pub(crate) fn rope_table(
     cos: &Buf,
     sin: &Buf,
 ) {
+    /// Columns whose frequencies are known at a time.
+    const N: usize = 64;
     let (rows, n) = (cos.rows(), cos.columns());
-    context.pool.run_rows(rows, ANGLE_WORK * n, &|row, _| {
-        let mut column = 0;
-        for (plane, m) in sections.iter().enumerate() {
-            let (m, p) = (*m as usize, positions.get::<i32>(plane * rows + row) as f32);
-            for j in 0..m {
-                let (j, n) = if axial { (j, m) } else { (column, n) };
-                let angle = p * frequency::rope(theta, j as u32, n as u32);
-                cos.set(row * cos.columns() + column, libm::cosf(angle));
-                sin.set(row * cos.columns() + column, libm::sinf(angle));
-                column += 1;
+    let mut first = 0;
+    for (plane, &m) in sections.iter().enumerate() {
+        let m = m as usize;
+        for from in (0..m).step_by(N) {
+            let mut frequencies = [0.0_f32; N];
+            let frequencies = &mut frequencies[..N.min(m - from)];
+            for (j, frequency) in (from..).zip(&mut *frequencies) {
+                let (j, n) = if axial { (j, m) } else { (first + j, n) };
+                *frequency = frequency::rope(theta, j as u32, n as u32);
             }
+            context.pool.run_rows(rows, ANGLE_WORK * frequencies.len(), &|row, _| {
+                let p = positions.get::<i32>(plane * rows + row) as f32;
+                for (column, frequency) in (row * n + first + from..).zip(&*frequencies) {
+                    let (s, c) = libm::sincosf(p * frequency);
+                    cos.set(column, c);
+                    sin.set(column, s);
+                }
+            });
         }
-    });
+        first += m;
+    }
 }
 
 /// Rotates every head of every row.

@@ -149,11 +149,16 @@ per_isa! {
         lanes.iter_mut().zip(rest).for_each(|(l, v)| *l = if *v > *l { *v } else { *l });
         let largest = lanes.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
         let mut lanes = [0.0_f32; 16];
-        for chunk in values.chunks_mut(16) {
+        let (chunks, rest) = values.as_chunks_mut::<16>();
+        for chunk in chunks {
             for (l, v) in lanes.iter_mut().zip(chunk) {
                 *v = exp(*v - largest);
                 *l += *v;
             }
+        }
+        for (l, v) in lanes.iter_mut().zip(rest) {
+            *v = exp(*v - largest);
+            *l += *v;
         }
         let total = lanes.iter().sum::<f32>();
         values.iter_mut().for_each(|v| *v /= total);
