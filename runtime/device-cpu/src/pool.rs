@@ -152,9 +152,9 @@ impl Pool {
         self.shared.next[part].load(Ordering::Relaxed)
     }
 
-    /// How many of `pieces` a part takes, for [`Pool::run_parts`]: about `least` or more, and no more parts than threads.
-    pub(crate) fn of_part(&self, pieces: usize, least: usize) -> usize {
-        pieces.div_ceil((pieces / least).clamp(1, self.threads().min(PARTS_MAX))).max(1)
+    /// How many parts to make of `pieces`, for [`Pool::run_parts`]: of about `least` or more, and no more than threads.
+    pub(crate) fn parts(&self, pieces: usize, least: usize) -> usize {
+        (pieces / least).clamp(1, self.threads().min(PARTS_MAX))
     }
 
     /// Runs `job(row, worker)` for every row, a task being as many rows of `work` elements each as are worth waking a thread:

@@ -104,10 +104,15 @@ pub(super) unsafe fn weigh<const STRIDE: usize>(softmax: &mut Softmax<'_>, p: *m
                 }
             }
         } else {
-            for scores in scores.chunks_exact(16) {
-                // SAFETY: sixteen of them.
-                most = _mm512_max_ps(most, unsafe { _mm512_loadu_ps(scores.as_ptr()) });
+            let mut others = infinity;
+            for scores in scores.chunks_exact(32) {
+                // SAFETY: two times sixteen of them.
+                unsafe {
+                    most = _mm512_max_ps(most, _mm512_loadu_ps(scores.as_ptr()));
+                    others = _mm512_max_ps(others, _mm512_loadu_ps(scores.as_ptr().add(16)));
+                }
             }
+            most = _mm512_max_ps(most, others);
         }
         old[r] = softmax.largest[r];
         new[r] = old[r].max(_mm512_reduce_max_ps(most));

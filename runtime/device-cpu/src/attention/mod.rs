@@ -192,7 +192,7 @@ struct Split {
 
 impl Split {
     fn new(context: &Context<'_>, heads: usize, pieces: usize) -> Split {
-        Split { heads, pieces, of_part: context.pool.of_part(pieces, 1) }
+        Split { heads, pieces, of_part: pieces.div_ceil(context.pool.parts(pieces, 1)).max(1) }
     }
 
     /// Runs `job(head, piece, worker)` for all of them.

@@ -222,6 +222,7 @@ pub(super) unsafe fn queries(
     (0..AHEAD).for_each(|r| prefetch(attention, &attention.q, row + r, block.head));
     for r in 0..rows {
         prefetch(attention, &attention.q, row + r + AHEAD, block.head);
+        prefetch(attention, &(attention.out, 0), row + r, block.head);
         // SAFETY: row `r` of the queries.
         unsafe { load(attention, &attention.q, block.query(attention, r), block.head, q.add(r * Q_STRIDE)) };
     }

@@ -3,7 +3,7 @@
 use super::{Attention, Block, CHUNK, KEYS, QUERIES, Sight, tile_keys};
 use crate::isa::{Isa, per_isa};
 use crate::math::exp;
-use crate::matmul::micro::{Micro, Next, RUN, Tile};
+use crate::matmul::micro::{Micro, More, Next, RUN, Tile};
 use crate::memory::{Buf, Shared};
 use dreamc_num::DType;
 
@@ -73,6 +73,7 @@ fn multiply(
                     panels: count,
                     sums: [std::ptr::null(); 2],
                     resume,
+                    more: More::NONE,
                 });
             }
         }

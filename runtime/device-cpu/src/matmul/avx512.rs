@@ -1,6 +1,6 @@
 //! Tile kernels of AVX-512: 12 rows x 2 panels, 24 accumulators of 16 floats.
 
-use super::epilogue::avx512::{late_by_rows, late_rows, late_runs};
+use super::epilogue::avx512::{BF16, F32, SWIGLU, late_by_rows, late_rows, late_runs};
 use super::epilogue::late::Late;
 use super::micro::{Micro, Pack, RUN, Tile, by_rows};
 use crate::lanes::high;
@@ -120,9 +120,8 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
     }
 }
 
-unsafe fn late(tile: &Tile, late: &Late) {
-    // SAFETY: passed on from the caller.
-    unsafe { late_by_rows!(tile, late, late_tile, late_swiglu_tile) }
+unsafe fn late(tile: &Tile, late: &mut Late) {
+    late_by_rows!(tile, late, late_bf16_tile late_f32_tile late_swiglu_tile);
 }
 
 /// Defines a tile kernel of pairs, and what is done between its runs.
@@ -157,5 +156,6 @@ macro_rules! pairs_tile {
     };
 }
 pairs_tile!(pairs_tile);
-pairs_tile!(late_tile, late, late_rows::<false, false>);
-pairs_tile!(late_swiglu_tile, late, late_rows::<true, false>);
+pairs_tile!(late_bf16_tile, late, late_rows::<BF16, false>);
+pairs_tile!(late_f32_tile, late, late_rows::<F32, false>);
+pairs_tile!(late_swiglu_tile, late, late_rows::<SWIGLU, false>);

@@ -2,9 +2,9 @@
 
 use super::epilogue::late::Late;
 use super::epilogue::{Sums, ask_for_residual, epilogue};
-use super::micro::{Micro, Next, Tile};
+use super::micro::{Micro, More, Next, RUN, Tile};
 use super::panels::{Panels, Slot};
-use super::{GROUP, Matmul, PANEL, Packed, STEPS};
+use super::{GROUP, Matmul, PANEL, Packed, ROWS, STEPS};
 use crate::isa::Isa;
 use std::ops::Range;
 
@@ -15,7 +15,9 @@ pub(super) struct Block<'b> {
     pub(super) micro: &'b Micro,
     pub(super) packed: &'b Packed,
     pub(super) panels: &'b Panels,
-    /// The first one begins a strip.
+    /// Of the packed operand.
+    pub(super) strip: usize,
+    /// The first one begins that strip.
     pub(super) rows: Range<usize>,
     pub(super) slots: &'b [Slot],
 }
@@ -38,8 +40,14 @@ impl Block<'_> {
         after: &dyn Fn() -> Option<[Slot; 2]>,
     ) {
         let (micro, panels, steps) = (self.micro, self.panels, self.packed.steps);
-        // A single strip reads every panel once, from front to back.
-        let most = if self.rows.len() <= micro.rows && panels.expand.is_none() { steps } else { STEPS };
+        // As much of the packed rows as `STEPS` steps of `ROWS` of them, in blocks of about one length.
+        let most = match panels.expand {
+            None => {
+                let blocks = steps.div_ceil(STEPS * ROWS / self.rows.len()).max(1);
+                steps.div_ceil(blocks).next_multiple_of(RUN).max(RUN)
+            }
+            Some(_) => STEPS,
+        };
         // Tiles write through it, and what is owed is read through it later.
         let sums = sums.as_mut_ptr();
         let mut owed = None;
@@ -112,13 +120,21 @@ impl Block<'_> {
             _ => None,
         };
         let is_late = late.is_some();
-        for strip in (0..self.rows.len()).step_by(micro.rows) {
-            let of_strip = strip..self.rows.len().min(strip + micro.rows);
-            let (row, rows) = (self.rows.start + strip, of_strip.len());
-            if let Some(done) = &done {
+        let height = micro.rows * GROUP;
+        let mut strip = 0;
+        while strip < self.rows.len() {
+            let left = self.rows.len() - strip;
+            let (row, rows) = (self.rows.start + strip, left.min(micro.rows));
+            // All that are whole, or one where another pair owes something or something is done right after it.
+            let first = strip == 0 && (owed.is_some() || is_late);
+            let alone = first || done.is_some() && !is_late;
+            let strips = if alone { 1 } else { (left / micro.rows).max(1) };
+            if let Some(done) = done.as_ref().filter(|_| alone) {
                 ask_for_residual(self.matmul, row..row + rows, &self.slots[done.clone()]);
             }
-            let a = row / micro.rows * micro.strip_words(packed.steps) + pair.steps.start * micro.a_words();
+            let before = self.strip + strip / micro.rows;
+            let a = before * micro.strip_words(packed.steps) + pair.steps.start * micro.a_words();
+            let back = once && strip / micro.rows % 2 == 1;
             let tile = Tile {
                 steps: pair.steps.len(),
                 next,
@@ -131,17 +147,26 @@ impl Block<'_> {
                 panels: pair.slots.len(),
                 sums: [&pair.slots[0], &pair.slots[pair.slots.len() - 1]].map(Slot::sums),
                 resume: pair.steps.start > 0,
+                more: More {
+                    count: strips - 1,
+                    a: micro.strip_words(packed.steps),
+                    c: if back { -(height as isize) } else { height as isize },
+                    turns: once,
+                },
             };
-            next.advance(pair.steps.len());
+            for _ in 0..strips {
+                next.advance(pair.steps.len());
+            }
             let takes = tile.panels == micro.panels && rows.is_multiple_of(Late::ROWS);
             // SAFETY: the operand has these steps of these rows, and the words are those of as many steps; there are sums of
             // `ROWS` rows of `GROUP` columns. What is owed is sums of a tile before this one, in another place.
             unsafe {
-                match (&*owed, &micro.late) {
+                match (&mut *owed, &micro.late) {
                     (Some(late), Some(runs)) if takes => (runs.tile)(&tile, late),
                     (Some(late), Some(runs)) => {
                         (micro.run)(&tile);
                         (runs.alone)(late);
+                        late.follow(&tile);
                     }
                     _ => (micro.run)(&tile),
                 }
@@ -149,23 +174,23 @@ impl Block<'_> {
             // It is large, so it is made once and stays where it is.
             if late.is_some() || !is_late {
                 *owed = late.take();
-            }
-            match (&mut *owed, &done) {
-                (Some(late), _) => late.take(of_strip, tile.c),
-                (None, Some(done)) => {
-                    let first = place(strip) - (pair.first - done.start) * PANEL;
-                    let count = (rows - 1) * GROUP + done.len() * PANEL;
-                    // SAFETY: sums of these rows, which no tile writes to as long as this is borrowed; and there is a
-                    // scale for every row.
-                    let (sums, scales) = unsafe {
-                        let scales = scales.map(|scales| std::slice::from_raw_parts(scales.add(strip), rows));
-                        (std::slice::from_raw_parts(sums.add(first), count), scales)
-                    };
-                    let slots = &self.slots[done.clone()];
-                    epilogue(self.isa, &Sums { matmul: self.matmul, row, rows, sums, slots, scales });
+                if let Some(late) = owed {
+                    late.follow(&tile);
                 }
-                (None, None) => {}
             }
+            if let (None, Some(done)) = (&*owed, &done) {
+                let first = place(strip) - (pair.first - done.start) * PANEL;
+                let count = (rows - 1) * GROUP + done.len() * PANEL;
+                // SAFETY: sums of these rows, which no tile writes to as long as this is borrowed; and there is a scale for
+                // every row.
+                let (sums, scales) = unsafe {
+                    let scales = scales.map(|scales| std::slice::from_raw_parts(scales.add(strip), rows));
+                    (std::slice::from_raw_parts(sums.add(first), count), scales)
+                };
+                let slots = &self.slots[done.clone()];
+                epilogue(self.isa, &Sums { matmul: self.matmul, row, rows, sums, slots, scales });
+            }
+            strip += strips * rows;
         }
     }
 }

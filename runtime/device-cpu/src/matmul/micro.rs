@@ -9,6 +9,7 @@ pub(crate) const RUN: usize = 16;
 
 /// What one call works on. A step is one k for f32 weights, two for bf16 weights, four for codes of 8 bits; it takes 16 words
 /// of a panel and [`Micro::a_words`] words of the packed rows.
+#[derive(Clone, Copy)]
 pub(crate) struct Tile {
     /// Number of steps.
     pub(crate) steps: usize,
@@ -34,6 +35,26 @@ pub(crate) struct Tile {
     pub(crate) sums: [*const i32; 2],
     /// Whether to go on from what the result holds, or from the start.
     pub(crate) resume: bool,
+    /// Tiles that follow, the same of the next rows.
+    pub(crate) more: More,
+}
+
+/// How tiles of neighbouring strips follow each other.
+#[derive(Clone, Copy)]
+pub(crate) struct More {
+    /// How many.
+    pub(crate) count: usize,
+    /// Words from the packed rows of one to those of the next.
+    pub(crate) a: usize,
+    /// From one result to the next.
+    pub(crate) c: isize,
+    /// Whether results take turns in two places.
+    pub(crate) turns: bool,
+}
+
+impl More {
+    /// None.
+    pub(crate) const NONE: More = More { count: 0, a: 0, c: 0, turns: false };
 }
 
 /// Bytes that are wanted soon. Tiles ask for them a little at a time, between runs.
@@ -96,6 +117,22 @@ pub(super) struct Run {
 }
 
 impl Tile {
+    /// Calls `run` with it and with those that follow.
+    #[inline(always)]
+    pub(crate) fn each(&self, mut run: impl FnMut(&Tile)) {
+        let mut tile = *self;
+        run(&tile);
+        for _ in 0..self.more.count {
+            tile.next.advance(tile.steps);
+            tile.a = tile.a.wrapping_add(tile.more.a);
+            tile.c = tile.c.wrapping_offset(tile.more.c);
+            if tile.more.turns {
+                tile.more.c = -tile.more.c;
+            }
+            run(&tile);
+        }
+    }
+
     /// Its runs, the last one maybe shorter, packed rows having `a_words` words in a step; asks for what is wanted next
     /// between them.
     #[inline(always)]
@@ -208,14 +245,14 @@ impl Micro {
     }
 }
 
-/// Calls `$kernel::<rows, panels>` for the tile's rows.
+/// Calls `$kernel::<rows, panels>` for the tile's rows, with it and those that follow.
 macro_rules! by_rows {
     ($tile:expr, $kernel:ident, $panels:literal, $max:literal: $($rows:literal)*) => {
         match $tile.rows {
             // SAFETY: passed on from the caller.
-            $($rows => unsafe { $kernel::<$rows, $panels>($tile) },)*
+            $($rows => $tile.each(|tile| unsafe { $kernel::<$rows, $panels>(tile) }),)*
             // SAFETY: passed on from the caller.
-            _ => unsafe { $kernel::<$max, $panels>($tile) },
+            _ => $tile.each(|tile| unsafe { $kernel::<$max, $panels>(tile) }),
         }
     };
 }

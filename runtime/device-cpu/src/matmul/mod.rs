@@ -22,6 +22,7 @@ mod neon;
 pub(crate) mod neon_matrix;
 pub(crate) mod pack;
 mod panels;
+mod parts;
 mod plain;
 mod tasks;
 
@@ -34,6 +35,7 @@ use dreamc_num::DType;
 use micro::Micro;
 use pack::{Before, Strip, pack_strip};
 use panels::{Panels, Slot};
+use parts::Parts;
 use tasks::Tasks;
 
 /// Columns that one task computes at most.
@@ -42,7 +44,7 @@ const GROUP: usize = 128;
 const ROWS: usize = 264;
 /// Strips of a part, about, at least: fewer are not worth reading the panels for.
 const PART: usize = 8;
-/// Steps in a block: with as many rows as a block has, half of the second cache of 1 MiB. Between blocks sums go there and back.
+/// Steps in a block of [`ROWS`] rows, which then are half of the second cache of 1 MiB. Between blocks sums go there and back.
 const STEPS: usize = 512;
 /// Columns of a panel.
 const PANEL: usize = dreamc_artifact::layout::PANEL;
@@ -89,30 +91,22 @@ pub(crate) fn need(isa: Isa, operands: Operands, m: usize, k: usize) -> Need {
     Need { shared: packed_words(&operands.micro(isa), m, k), worker: WORKER }
 }
 
-/// Words of the packed rows and of their scales, if they have any.
+/// Words of the packed rows and of their scales, if they have any, in however many parts.
 fn packed_words(micro: &Micro, m: usize, k: usize) -> usize {
     let strips = m.div_ceil(micro.rows);
-    let scales = if micro.codes() { strips * micro.rows } else { 0 };
-    strips * micro.strip_words(micro.steps(k)) + scales
+    let scales = if micro.codes() { m } else { 0 };
+    // The last strip of each part may have few rows.
+    (strips + strips / PART) * micro.strip_words(micro.steps(k)) + scales
 }
 
-/// The packed rows.
+/// The packed rows, part by part.
 #[derive(Clone, Copy)]
 struct Packed {
     words: Shared<f32>,
     /// Of the rows, if they are codes.
     scales: Shared<f32>,
-    rows: usize,
     steps: usize,
-    strips: usize,
-    /// Of each part but the last, which may have fewer.
-    of_part: usize,
-}
-
-impl Packed {
-    fn parts(&self) -> usize {
-        self.strips.div_ceil(self.of_part)
-    }
+    parts: Parts,
 }
 
 /// Runs it.
@@ -122,12 +116,12 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
     let normed = matmul.before.norm.is_some();
     let operands = Operands { x: matmul.x.dtype, weights, normed, int8: matmul.int8 };
     let micro = operands.micro(context.isa);
-    let (steps, strips) = (micro.steps(k), m.div_ceil(micro.rows));
+    let steps = micro.steps(k);
     let words = context.shared(packed_words(&micro, m, k));
+    let parts = Parts::new(m, micro.rows, context.pool.parts(m.div_ceil(micro.rows), PART));
     // Behind the packed rows; only looked at where there are scales.
-    let scales = Shared(words.get().wrapping_add(strips * micro.strip_words(steps)));
-    let of_part = context.pool.of_part(strips, PART);
-    let packed = Packed { words, scales, rows: m, steps, strips, of_part };
+    let scales = Shared(words.get().wrapping_add(parts.all_strips() * micro.strip_words(steps)));
+    let packed = Packed { words, scales, steps, parts };
     pack(context, matmul, &micro, operands.rows(), &packed);
 
     let panels = Panels::new(&matmul.weights[0], steps, matmul.int8);
@@ -136,14 +130,12 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
     } else {
         matmul.weights.iter().map(|w| w.rows().div_ceil(PANEL)).sum()
     };
-    let threads = context.pool.threads().div_ceil(packed.parts());
-    let tasks = Tasks { slots, strips: of_part, threads };
+    let threads = context.pool.threads().div_ceil(parts.count());
+    let tasks = Tasks { slots, strips: parts.strips(), threads };
     let count = tasks.count();
-    context.pool.run_parts(packed.parts(), count, &|task, worker| {
+    context.pool.run_parts(parts.count(), count, &|task, worker| {
         let part = task / count;
         let task = tasks.get(task % count);
-        let row = |strip: usize| m.min((part * of_part + strip) * micro.rows);
-        let of_rows = row(task.strips.start)..row(task.strips.end);
         let mut of_group = [Slot::default(); GROUP / PANEL];
         for (slot, to) in task.slots.clone().zip(&mut of_group) {
             *to = panels.slot(matmul, slot);
@@ -153,10 +145,15 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
         let (sums, room) = unsafe { context.worker(worker, WORKER) }.split_at_mut(ROWS * GROUP);
         // SAFETY: as many words, of which every pattern of bits is a value.
         let room = unsafe { &mut *room.as_mut_ptr().cast::<[[[u32; PANEL]; STEPS]; 2]>() };
-        for from in of_rows.clone().step_by(ROWS) {
-            let until = of_rows.end.min(from + ROWS);
+        let most = ROWS / micro.rows;
+        for from in task.strips.clone().step_by(most) {
+            let until = task.strips.end.min(from + most);
+            let rows = parts.rows(part, from).start..parts.rows(part, until - 1).end;
+            if rows.is_empty() {
+                break;
+            }
             let after = || {
-                let last = until == of_rows.end;
+                let last = until == task.strips.end;
                 let next = if last { tasks.get(context.pool.upcoming(part)) } else { task.clone() };
                 let mut slots = next.slots.map(|slot| panels.slot(matmul, slot));
                 slots.next().map(|first| [first, slots.next().unwrap_or(first)])
@@ -168,7 +165,8 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
                 micro: &micro,
                 packed: &packed,
                 panels: &panels,
-                rows: from..until,
+                strip: part * parts.strips() + from,
+                rows,
                 slots,
             };
             block.run(sums, room, &after);
@@ -178,17 +176,18 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
 
 /// Packs all rows.
 fn pack(context: &Context<'_>, matmul: &Matmul<'_>, micro: &Micro, dtype: DType, packed: &Packed) {
-    context.pool.run_parts(packed.parts(), packed.of_part, &|strip, _| {
-        if strip >= packed.strips {
+    let parts = &packed.parts;
+    context.pool.run_parts(parts.count(), parts.strips(), &|strip, _| {
+        let rows = parts.rows(strip / parts.strips(), strip % parts.strips());
+        if rows.is_empty() {
             return;
         }
-        let first = strip * micro.rows;
-        let rows = micro.rows.min(packed.rows - first);
         // SAFETY: inside the scratch, whose size was checked.
         let to = Shared(unsafe { packed.words.get().add(strip * micro.strip_words(packed.steps)) });
         // Only written to where there are scales.
-        let scales = Shared(packed.scales.get().wrapping_add(first));
-        let strip = Strip { x: &matmul.x, before: &matmul.before, first, rows, dtype };
+        let scales = Shared(packed.scales.get().wrapping_add(rows.start));
+        let strip =
+            Strip { x: &matmul.x, before: &matmul.before, first: rows.start, rows: rows.len(), dtype };
         pack_strip(context.isa, &strip, micro, to, scales);
     });
 }

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
     use crate::isa::Isa;
     use crate::matmul::int8;
-    use crate::matmul::micro::Next;
+    use crate::matmul::micro::{More, Next};
 
     /// Whatever the number of rows, each has the same bits, and what is behind the last one stays.
     #[test]
@@ -226,6 +226,7 @@ mod tests {
                         panels: 1,
                         sums: [std::ptr::null(); 2],
                         resume,
+                        more: More::NONE,
                     };
                     // SAFETY: a strip, a panel and a result of that many steps and rows.
                     unsafe { (micro.run)(&tile) };

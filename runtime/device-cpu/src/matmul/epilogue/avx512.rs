@@ -1,10 +1,10 @@
 //! A row of a panel in one register of AVX-512; all but activations other than SwiGLU's.
 
 use super::late::{Late, Rest, Runs};
-use super::{Slot, Sums, scales_of};
-use crate::lanes::{self, exp2, first, to_bf16, to_bf16_at_once};
+use super::{IN_SILU, Sums, factors_of};
+use crate::lanes::{self, exp2_of_tile, first, to_bf16, to_bf16_at_once};
 use crate::math::EXP;
-use crate::matmul::micro::Tile;
+use crate::matmul::micro::{Tile, ask};
 use crate::matmul::{GROUP, PANEL};
 use crate::memory::Window;
 use std::arch::x86_64::*;
@@ -35,11 +35,7 @@ macro_rules! storing {
                     let panel = Panel {
                         sums: &sums[..(tile.rows - 1) * GROUP + if SWIGLU { 2 * PANEL } else { PANEL }],
                         scales: if CODES { &scales[..tile.rows] } else { &[] },
-                        factors: if CODES {
-                            [slot, up].map(|slot| of_panel(slot))
-                        } else {
-                            [_mm512_setzero_ps(); 2]
-                        },
+                        factors: if CODES { factors_of(matmul, [slot, up]) } else { [[0.0; PANEL]; 2] },
                         bias: matmul.bias.map(|bias| load(&bias.window(0..1, columns.clone()), mask)),
                         residual: matmul
                             .residual
@@ -71,7 +67,7 @@ macro_rules! storing {
                 for (r, v) in values.iter_mut().enumerate() {
                     *v = match (SWIGLU, panel.out.bf16) {
                         (false, _) => value(r, 0),
-                        (true, true) => silu_to_bf16(value(r, 0), value(r, 1)),
+                        (true, true) => silu_to_bf16::<CODES>(value(r, 0), value(r, 1)),
                         (true, false) => _mm512_mul_ps(silu(value(r, 0)), value(r, 1)),
                     };
                 }
@@ -111,33 +107,27 @@ macro_rules! storing {
 storing!(any, "avx512f,avx512bw,avx512dq,avx512vl", to_bf16);
 storing!(bf16, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", to_bf16_at_once);
 
-/// The rows that are done with the next run, 32 columns of each or, with SwiGLU, 16.
+/// The rows that are done with the next run.
 ///
 /// # Safety
 ///
-/// There are sums of its rows.
+/// There are sums of its rows, and it is of that form: [`BF16`], [`F32`] or [`SWIGLU`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(in crate::matmul) unsafe fn late_rows<const SWIGLU: bool, const CODES: bool>(
-    late: &Late,
-    rest: &mut Rest,
-) {
+pub(in crate::matmul) unsafe fn late_rows<const FORM: u8, const CODES: bool>(late: &Late, rest: &mut Rest) {
+    // What SwiGLU needs would stay in registers from run to run, and a tile's sums would have to leave theirs.
+    let late = if FORM == SWIGLU { std::hint::black_box(late) } else { late };
     for r in rest.part() {
         let row = late.rows.start + r;
         // SAFETY: sums of the row, and as many elements of the windows.
         unsafe {
             let value = |panel: usize| {
                 let sums = _mm512_loadu_ps(late.sums.add(r * GROUP + panel * PANEL));
-                if CODES {
-                    let factors = _mm512_loadu_ps(late.factors[panel].as_ptr());
-                    scaled(sums, *late.scales.add(row), factors)
-                } else {
-                    sums
-                }
+                if CODES { scaled(sums, *late.scales.add(row), &late.factors[panel]) } else { sums }
             };
             let to = late.out.row(row);
-            if SWIGLU {
-                let v = silu_to_bf16(value(0), value(1));
+            if FORM == SWIGLU {
+                let v = silu_to_bf16::<CODES>(value(0), value(1));
                 _mm256_storeu_si256(to.cast(), to_bf16_at_once(v));
                 continue;
             }
@@ -147,24 +137,47 @@ pub(in crate::matmul) unsafe fn late_rows<const SWIGLU: bool, const CODES: bool>
                     *v = _mm512_add_ps(*v, _mm512_loadu_ps(bias.as_ptr()));
                 }
             }
+            let bytes = if FORM == F32 { 4 * PANEL } else { 2 * PANEL };
             if let Some(residual) = &late.residual {
-                let from = residual.row(row).cast_const();
-                let other = if residual.bf16 {
-                    [lanes::load::<true>(from, u16::MAX), lanes::load::<true>(from.add(32), u16::MAX)]
-                } else {
-                    [lanes::load::<false>(from, u16::MAX), lanes::load::<false>(from.add(64), u16::MAX)]
-                };
-                for (v, other) in two.iter_mut().zip(other) {
+                for (i, v) in two.iter_mut().enumerate() {
+                    let at = |row: usize| residual.row(row).wrapping_add(i * bytes).cast_const();
+                    let other = if FORM == F32 {
+                        _mm512_loadu_ps(at(row).cast())
+                    } else {
+                        lanes::load::<true>(at(row), u16::MAX)
+                    };
                     *v = _mm512_add_ps(*v, other);
+                    // That of the tile after the next.
+                    ask(at(row + late.rows.len()));
                 }
             }
-            if late.out.bf16 {
-                _mm256_storeu_si256(to.cast(), to_bf16_at_once(two[0]));
-                _mm256_storeu_si256(to.add(32).cast(), to_bf16_at_once(two[1]));
-            } else {
-                _mm512_storeu_ps(to.cast(), two[0]);
-                _mm512_storeu_ps(to.add(64).cast(), two[1]);
+            for (i, v) in two.into_iter().enumerate() {
+                let to = to.wrapping_add(i * bytes);
+                if FORM == F32 {
+                    _mm512_storeu_ps(to.cast(), v);
+                } else {
+                    _mm256_storeu_si256(to.cast(), to_bf16_at_once(v));
+                }
             }
+        }
+    }
+}
+
+/// Forms of [`Late`].
+pub(in crate::matmul) const BF16: u8 = 0;
+pub(in crate::matmul) const F32: u8 = 1;
+pub(in crate::matmul) const SWIGLU: u8 = 2;
+
+impl Late {
+    /// Which it is of.
+    #[inline]
+    pub(in crate::matmul) fn form(&self) -> u8 {
+        if self.swiglu {
+            SWIGLU
+        } else if self.out.bf16 {
+            BF16
+        } else {
+            F32
         }
     }
 }
@@ -176,41 +189,56 @@ pub(in crate::matmul) unsafe fn late_rows<const SWIGLU: bool, const CODES: bool>
 /// As for `late_rows`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn alone<const CODES: bool>(late: &Late) {
+    let mut all = late.all();
     // SAFETY: passed on from the caller.
     unsafe {
-        if late.swiglu {
-            late_rows::<true, CODES>(late, &mut late.all());
-        } else {
-            late_rows::<false, CODES>(late, &mut late.all());
+        match late.form() {
+            SWIGLU => late_rows::<SWIGLU, CODES>(late, &mut all),
+            F32 => late_rows::<F32, CODES>(late, &mut all),
+            _ => late_rows::<BF16, CODES>(late, &mut all),
         }
     }
 }
 
-/// Calls `$late` or, with SwiGLU, `$swiglu` for the tile's rows.
+/// Calls the kernel of `$late`'s form, those of bf16, f32 and SwiGLU, for the tile's rows, with it and those that follow.
 macro_rules! late_by_rows {
-    ($tile:ident, $owed:ident, $late:ident, $swiglu:ident) => {
-        match ($owed.swiglu, $tile.rows) {
-            (false, 4) => $late::<4, 2>($tile, $owed),
-            (false, 8) => $late::<8, 2>($tile, $owed),
-            (false, _) => $late::<12, 2>($tile, $owed),
-            (true, 4) => $swiglu::<4, 2>($tile, $owed),
-            (true, 8) => $swiglu::<8, 2>($tile, $owed),
-            (true, _) => $swiglu::<12, 2>($tile, $owed),
+    ($tile:ident, $late:ident, $bf16:ident $f32:ident $swiglu:ident) => {{
+        macro_rules! each {
+            ($kernel:ident, $rows:literal) => {
+                $tile.each(|tile| {
+                    // SAFETY: passed on from the caller.
+                    unsafe { $kernel::<$rows, 2>(tile, $late) };
+                    $late.follow(tile);
+                })
+            };
         }
-    };
+        match ($late.form(), $tile.rows) {
+            (BF16, 4) => each!($bf16, 4),
+            (BF16, 8) => each!($bf16, 8),
+            (BF16, _) => each!($bf16, 12),
+            (F32, 4) => each!($f32, 4),
+            (F32, 8) => each!($f32, 8),
+            (F32, _) => each!($f32, 12),
+            (_, 4) => each!($swiglu, 4),
+            (_, 8) => each!($swiglu, 8),
+            (_, _) => each!($swiglu, 12),
+        }
+    }};
 }
 pub(in crate::matmul) use late_by_rows;
 
 /// With the kernels for tiles of codes, or of pairs of bf16.
-pub(in crate::matmul) const fn late_runs<const CODES: bool>(tile: unsafe fn(&Tile, &Late)) -> Runs {
+pub(in crate::matmul) const fn late_runs<const CODES: bool>(tile: unsafe fn(&Tile, &mut Late)) -> Runs {
     Runs { tile, alone: alone::<CODES> }
 }
 
 /// Sums of codes, times the scales of their row and their columns.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn scaled(sums: __m512, scale: f32, factors: __m512) -> __m512 {
+fn scaled(sums: __m512, scale: f32, factors: &[f32; PANEL]) -> __m512 {
     let sums = _mm512_cvtepi32_ps(_mm512_castps_si512(sums));
+    // SAFETY: sixteen of them.
+    let factors = unsafe { _mm512_loadu_ps(factors.as_ptr()) };
     _mm512_mul_ps(_mm512_mul_ps(sums, _mm512_set1_ps(scale)), factors)
 }
 
@@ -219,8 +247,8 @@ struct Panel<'p> {
     sums: &'p [f32],
     /// Of the rows, where codes were multiplied.
     scales: &'p [f32],
-    /// Those that the panels begin with.
-    factors: [__m512; 2],
+    /// Of the panels, where codes were multiplied.
+    factors: [[f32; PANEL]; 2],
     bias: Option<__m512>,
     residual: Option<Window>,
     out: Window,
@@ -235,25 +263,18 @@ impl Panel<'_> {
     fn value<const CODES: bool>(&self, r: usize, panel: usize) -> __m512 {
         // SAFETY: sixteen of the last row's or of one before it.
         let sums = unsafe { _mm512_loadu_ps(self.sums.as_ptr().add(r * GROUP + panel * PANEL)) };
-        if CODES { scaled(sums, self.scales[r], self.factors[panel]) } else { sums }
+        if CODES { scaled(sums, self.scales[r], &self.factors[panel]) } else { sums }
     }
 }
 
-/// The scales that a panel in few bits begins with.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn of_panel(slot: &Slot) -> __m512 {
-    // SAFETY: sixteen of them.
-    unsafe { _mm512_loadu_ps(scales_of(slot).as_ptr()) }
-}
-
-/// `silu(x) * up`, off by less than 2e-4 of it, where rounding to bf16 adds 2e-3.
+/// `silu(x) * up`, off by less than 2e-4 of it, where rounding to bf16 adds 2e-3. Of codes `x` has been multiplied with the first
+/// one of [`IN_SILU`] and `up` with the other.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-fn silu_to_bf16(x: __m512, up: __m512) -> __m512 {
-    let power = exp2(_mm512_mul_ps(x, _mm512_set1_ps(-std::f32::consts::LOG2_E)));
+fn silu_to_bf16<const CODES: bool>(x: __m512, up: __m512) -> __m512 {
+    let power = if CODES { x } else { _mm512_mul_ps(x, _mm512_set1_ps(*std::hint::black_box(&IN_SILU[0]))) };
     // Off by 2^-14; 0 where the power is too large for a number.
-    let sigmoid = _mm512_rcp14_ps(_mm512_add_ps(_mm512_set1_ps(1.0), power));
+    let sigmoid = _mm512_rcp14_ps(_mm512_add_ps(_mm512_set1_ps(1.0), exp2_of_tile(power)));
     // `x` first: its product with `up` may be too large where the sigmoid is 0.
     _mm512_mul_ps(_mm512_mul_ps(x, sigmoid), up)
 }

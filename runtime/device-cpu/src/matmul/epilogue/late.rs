@@ -3,7 +3,7 @@
 //! Products keep half of a core's units busy and wait for nothing. What is done to sums waits for itself most of the time, and
 //! works on the other half.
 
-use super::{Matmul, PANEL, Slot, scales_of};
+use super::{Matmul, PANEL, Slot, factors_of};
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::micro::RUN;
 use crate::matmul::micro::Tile;
@@ -21,7 +21,7 @@ pub(in crate::matmul) struct Late {
     pub(super) sums: *const f32,
     /// Of the block's rows, where codes were multiplied.
     pub(super) scales: *const f32,
-    /// Those that the panels begin with, where codes were multiplied.
+    /// Of the panels, where codes were multiplied.
     pub(super) factors: [[f32; PANEL]; 2],
     pub(super) bias: Option<[[f32; PANEL]; 2]>,
     pub(super) residual: Option<Window>,
@@ -31,8 +31,9 @@ pub(in crate::matmul) struct Late {
 /// The kernels for it. Unsafe: its pointers cover what it says, the host has the instructions.
 #[derive(Clone, Copy)]
 pub(in crate::matmul) struct Runs {
-    /// Multiplies a tile of all panels and a multiple of [`Late::ROWS`] rows, and does the rest between its runs.
-    pub(in crate::matmul) tile: unsafe fn(&Tile, &Late),
+    /// Multiplies a tile of all panels and a multiple of [`Late::ROWS`] rows, and does what is owed between its runs; and, with
+    /// tiles that follow, what the one before them owes. What the last one owes is left.
+    pub(in crate::matmul) tile: unsafe fn(&Tile, &mut Late),
     /// Does it all at once.
     pub(in crate::matmul) alone: unsafe fn(&Late),
 }
@@ -41,7 +42,8 @@ impl Late {
     /// Tiles that take it on have a multiple of so many rows.
     pub(in crate::matmul) const ROWS: usize = 4;
 
-    /// Of a block of `rows`, if it is one that tiles take on: 32 columns side by side or, with SwiGLU, 16 of bf16.
+    /// Of a block of `rows`, if it is one that tiles take on: 32 columns side by side, of one type with their residual or, with
+    /// SwiGLU, 16 of bf16.
     pub(in crate::matmul) fn of(
         matmul: &Matmul<'_>,
         rows: Range<usize>,
@@ -54,7 +56,7 @@ impl Late {
         let fits = if matmul.swiglu {
             matmul.out.dtype == DType::BF16 && matmul.bias.is_none() && matmul.residual.is_none()
         } else {
-            columns.len() == 2 * PANEL
+            columns.len() == 2 * PANEL && matmul.residual.is_none_or(|x| x.dtype == matmul.out.dtype)
         };
         if !(full && fits) {
             return None;
@@ -64,7 +66,7 @@ impl Late {
             rows: 0..0,
             sums: std::ptr::null(),
             scales: scales.unwrap_or(std::ptr::null()),
-            factors: if scales.is_some() { [scales_of(one), scales_of(two)] } else { [[1.0; PANEL]; 2] },
+            factors: if scales.is_some() { factors_of(matmul, [one, two]) } else { [[1.0; PANEL]; 2] },
             bias: matmul.bias.map(|bias| {
                 let mut both = [[0.0; PANEL]; 2];
                 bias.load(columns.start, both.as_flattened_mut());
@@ -75,9 +77,11 @@ impl Late {
         })
     }
 
-    /// Takes on some rows of the block.
-    pub(in crate::matmul) fn take(&mut self, rows: Range<usize>, sums: *const f32) {
-        (self.rows, self.sums) = (rows, sums);
+    /// Takes on the rows of a tile, the next of the block.
+    #[inline(always)]
+    pub(in crate::matmul) fn follow(&mut self, tile: &Tile) {
+        self.rows = self.rows.end..self.rows.end + tile.rows;
+        self.sums = tile.c;
     }
 
     /// Its rows, to be done along with the runs of a tile of `steps` steps.

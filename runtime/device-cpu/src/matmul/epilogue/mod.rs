@@ -10,6 +10,7 @@ use super::{GROUP, Matmul, PANEL};
 use crate::isa::{Isa, per_isa};
 use crate::math::{gelu, quick_gelu, relu, silu};
 use dreamc_artifact::plan::Activation;
+use dreamc_num::DType;
 use std::ops::Range;
 
 /// A tile of sums, and what is to become of it.
@@ -109,4 +110,19 @@ per_isa! {
 fn scales_of(slot: &Slot) -> [f32; PANEL] {
     // SAFETY: codes are multiplied with panels in few bits only.
     unsafe { slot.panel.get().cast_const().cast::<[f32; PANEL]>().read_unaligned() }
+}
+
+/// What gate and up of codes are multiplied with besides, where SwiGLU is made for bf16: a power of 2 then needs no factor, and the
+/// two make 1.
+const IN_SILU: [f32; 2] = [-std::f32::consts::LOG2_E, -std::f32::consts::LN_2];
+
+/// The factors of a pair of panels of codes.
+fn factors_of(matmul: &Matmul<'_>, slots: [&Slot; 2]) -> [[f32; PANEL]; 2] {
+    let mut factors = slots.map(scales_of);
+    if matmul.swiglu && matmul.out.dtype == DType::BF16 {
+        for (factors, by) in factors.iter_mut().zip(IN_SILU) {
+            factors.iter_mut().for_each(|factor| *factor *= by);
+        }
+    }
+    factors
 }

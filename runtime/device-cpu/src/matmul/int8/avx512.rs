@@ -1,7 +1,7 @@
 //! Codes with AVX-512 VNNI: 12 rows x 2 panels, 24 accumulators of 16 sums.
 
 use crate::isa::Isa;
-use crate::matmul::epilogue::avx512::{late_by_rows, late_rows, late_runs};
+use crate::matmul::epilogue::avx512::{BF16, F32, SWIGLU, late_by_rows, late_rows, late_runs};
 use crate::matmul::epilogue::late::Late;
 use crate::matmul::micro::{Micro, Pack, RUN, Tile, by_rows};
 use std::arch::x86_64::*;
@@ -21,9 +21,8 @@ unsafe fn run(tile: &Tile) {
     }
 }
 
-unsafe fn late(tile: &Tile, late: &Late) {
-    // SAFETY: passed on from the caller.
-    unsafe { late_by_rows!(tile, late, late_tile, late_swiglu_tile) }
+unsafe fn late(tile: &Tile, late: &mut Late) {
+    late_by_rows!(tile, late, late_bf16_tile late_f32_tile late_swiglu_tile);
 }
 
 /// Defines a tile kernel, and what is done between its runs.
@@ -75,10 +74,21 @@ macro_rules! tile {
     };
 }
 tile!(dot_tile, "avx512f,avx512vnni");
-tile!(late_tile, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16", late, late_rows::<false, true>);
+tile!(
+    late_bf16_tile,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16",
+    late,
+    late_rows::<BF16, true>
+);
+tile!(
+    late_f32_tile,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16",
+    late,
+    late_rows::<F32, true>
+);
 tile!(
     late_swiglu_tile,
     "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16",
     late,
-    late_rows::<true, true>
+    late_rows::<SWIGLU, true>
 );

@@ -5,7 +5,7 @@
 
 use super::{Before, By, CHUNK, Micro, Pack, Strip, Survey, chunks};
 use crate::lanes::{LANES, even_odd, first_two, high, load, load_two, sum, to_bf16, to_bf16_high};
-use crate::matmul::micro::{RUN, ask};
+use crate::matmul::micro::{Next, RUN, ask};
 use crate::memory::{Buf, Window};
 use dreamc_num::DType;
 use dreamc_num::quant::INT8_MAX;
@@ -20,7 +20,7 @@ type Factors = [[__m512; 2]; CHUNK / TWO];
 /// As [`super::any::square_sum`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn square_sum(x: &Buf, row: usize) -> f32 {
-    let row = Row { x: &x.window(row..row + 1, 0..x.columns()), r: 0, from: 0 };
+    let row = Row { x: &x.window(row..row + 1, 0..x.columns()), r: 0, from: 0, ahead: CHUNK };
     if row.x.bf16 { row.square_sum::<true>(x.columns()) } else { row.square_sum::<false>(x.columns()) }
 }
 
@@ -46,7 +46,7 @@ pub(super) fn survey(strip: &Strip<'_>) -> Survey {
             }
         }
         for (r, of_row) in of_rows.iter_mut().enumerate().take(strip.rows) {
-            let row = Row { x: &x, r, from };
+            let row = Row { x: &x, r, from, ahead: strip.ahead(from, n) };
             match (plain, x.bf16, strip.before.norm.is_some()) {
                 (true, ..) => row.survey_halves(n, of_row),
                 (_, true, true) => row.survey::<true, true>(n, &factors, of_row),
@@ -80,7 +80,8 @@ struct OfRow {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) fn put(strip: &Strip<'_>, from: usize, n: usize, by: &By, micro: &Micro, to: *mut u32) {
     let x = strip.window();
-    let chunk = Chunk { x: &x, rows: strip.rows, from, n, before: strip.before, by, micro, to };
+    let (rows, before, ahead) = (strip.rows, strip.before, strip.ahead(from, n));
+    let chunk = Chunk { x: &x, rows, from, ahead, n, before, by, micro, to };
     // SAFETY: the strip has the columns, and room for their words.
     unsafe {
         match (micro.pack, strip.before.any(), x.bf16) {
@@ -134,11 +135,20 @@ impl Columns {
     }
 }
 
+impl Strip<'_> {
+    /// How many elements behind those of a chunk the ones lie that come next: in the same row, or in the next strip.
+    fn ahead(&self, from: usize, n: usize) -> usize {
+        if from + n < self.x.columns() { CHUNK } else { self.rows * self.x.columns() - from }
+    }
+}
+
 /// A row of a strip from some column on.
 struct Row<'r> {
     x: &'r Window,
     r: usize,
     from: usize,
+    /// See [`Strip::ahead`].
+    ahead: usize,
 }
 
 impl Row<'_> {
@@ -149,8 +159,18 @@ impl Row<'_> {
         self.x.row(self.r).wrapping_add((self.from + at) * dtype.bytes())
     }
 
-    /// The elements from `at` on, of `n`. Those behind the chunk are asked for: other rows may come before them, so the
-    /// processor does not foresee them.
+    /// Asks for the 32 elements that come a chunk after those at `at`: other rows come before them, so the processor does not
+    /// foresee them.
+    #[inline]
+    fn ask_ahead<const BF16: bool>(&self, at: usize) {
+        let then = self.at::<BF16>(at + self.ahead).cast_const();
+        ask(then);
+        if !BF16 {
+            ask(then.wrapping_add(Next::LINE));
+        }
+    }
+
+    /// The elements from `at` on, of `n`.
     ///
     /// # Safety
     ///
@@ -158,7 +178,7 @@ impl Row<'_> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn load<const BF16: bool>(&self, at: usize, n: usize) -> [__m512; 2] {
-        ask(self.at::<BF16>(at + CHUNK).cast_const());
+        self.ask_ahead::<BF16>(at);
         // SAFETY: passed on from the caller.
         unsafe { load_two::<BF16>(self.at::<BF16>(at), first_two(n - at)) }
     }
@@ -199,7 +219,7 @@ impl Row<'_> {
         const INFINITY: i16 = 0x7f80;
         let mut max = of_row.largest;
         for at in (0..n).step_by(TWO) {
-            ask(self.at::<true>(at + CHUNK).cast_const());
+            self.ask_ahead::<true>(at);
             // SAFETY: the row has `n`.
             let halves = unsafe { _mm512_maskz_loadu_epi16(first_two(n - at), self.at::<true>(at).cast()) };
             let halves = _mm512_and_si512(halves, _mm512_set1_epi16(i16::MAX));
@@ -215,6 +235,8 @@ struct Chunk<'c> {
     x: &'c Window,
     rows: usize,
     from: usize,
+    /// See [`Strip::ahead`].
+    ahead: usize,
     n: usize,
     before: &'c Before,
     by: &'c By,
@@ -223,10 +245,8 @@ struct Chunk<'c> {
 }
 
 impl Chunk<'_> {
-    /// Where element `at` of row `r` is, if there is one.
-    #[inline]
-    fn at<const BF16: bool>(&self, r: usize, at: usize) -> *const u8 {
-        Row { x: self.x, r, from: self.from }.at::<BF16>(at)
+    fn row(&self, r: usize) -> Row<'_> {
+        Row { x: self.x, r, from: self.from, ahead: self.ahead }
     }
 
     /// Writes the `run`-th run of row `r`.
@@ -251,11 +271,10 @@ impl Chunk<'_> {
         for at in (0..self.n).step_by(TWO) {
             let mask = first_two(self.n - at);
             for r in 0..self.rows {
-                ask(self.at::<true>(r, at + CHUNK));
+                let row = self.row(r);
+                row.ask_ahead::<true>(at);
                 // SAFETY: by the contract.
-                unsafe {
-                    self.store(at / TWO, r, _mm512_maskz_loadu_epi16(mask, self.at::<true>(r, at).cast()));
-                }
+                unsafe { self.store(at / TWO, r, _mm512_maskz_loadu_epi16(mask, row.at::<true>(at).cast())) };
             }
         }
     }
@@ -275,7 +294,7 @@ impl Chunk<'_> {
             for r in 0..self.rows {
                 // SAFETY: by the contract.
                 unsafe {
-                    let mut two = load_two::<BF16>(self.at::<BF16>(r, at), mask);
+                    let mut two = load_two::<BF16>(self.row(r).at::<BF16>(at), mask);
                     if self.before.any() {
                         for (v, factor) in two.iter_mut().zip(factors) {
                             *v = _mm512_mul_ps(_mm512_mul_ps(*v, _mm512_set1_ps(self.by.rows[r])), factor);
@@ -334,7 +353,8 @@ impl Chunk<'_> {
                 let mut halves = [_mm256_setzero_si256(); 2];
                 for (half, to) in halves.iter_mut().enumerate() {
                     // SAFETY: by the contract; nothing is read where the mask is 0.
-                    let mut two = unsafe { load_two::<BF16>(self.at::<BF16>(r, starts[half]), masks[half]) };
+                    let mut two =
+                        unsafe { load_two::<BF16>(self.row(r).at::<BF16>(starts[half]), masks[half]) };
                     if ANY {
                         for (v, factor) in two.iter_mut().zip(of_columns[half]) {
                             *v = _mm512_mul_ps(*v, factor);

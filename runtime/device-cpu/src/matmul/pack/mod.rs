@@ -87,8 +87,8 @@ impl Strip<'_> {
 }
 
 /// Packs a strip into `to`, which has room for `micro.strip_words` of `k` columns. Where codes are multiplied the scale of
-/// row `r` goes to `scales[r]`, which has room for `micro.rows`; their codes do not depend on the norm of the row, which
-/// is part of the scale.
+/// row `r` goes to `scales[r]`, which has room for the rows; their codes do not depend on the norm of the row, which is part
+/// of the scale.
 pub(super) fn pack_strip(isa: Isa, strip: &Strip<'_>, micro: &Micro, to: Shared<f32>, scales: Shared<f32>) {
     let rms = |squares: f32| match &strip.before.norm {
         Some(norm) => inverse_rms_of(squares, strip.x.columns(), norm.eps),
@@ -100,7 +100,7 @@ pub(super) fn pack_strip(isa: Isa, strip: &Strip<'_>, micro: &Micro, to: Shared<
         for r in 0..strip.rows {
             let scale = of_codes[r] * rms(squares[r]);
             // A row that has no norm, as it holds an infinity or no number, is one of zeros.
-            // SAFETY: `r < micro.rows`.
+            // SAFETY: a row of the strip.
             unsafe { *scales.get().add(r) = if scale.is_nan() { 0.0 } else { scale } };
         }
         By::codes(of_codes)
