@@ -144,7 +144,7 @@ pub(crate) fn exp2(x: __m512) -> __m512 {
 }
 
 /// What [`exp2_of_tile`] reads: `2^(i/16)` times `1.000117 + 0.6931195 r`, which is `2^r` up to 1.2e-4 where `|r| <= 1/32`.
-#[repr(align(64))]
+#[repr(C, align(64))]
 struct Roots {
     value: [f32; LANES],
     slope: [f32; LANES],
@@ -183,8 +183,8 @@ static ROOTS: Roots = {
 
 /// `2^x`, relative error below 1.2e-4; 0 far below, NaN for NaN.
 ///
-/// With a single operation on the units that multiply, which products of a tile keep busy; and its constants stay in memory,
-/// as a tile takes all registers.
+/// With a single operation on the units that multiply, which on Zen 4 are others than those that add and permute: products of
+/// a tile keep them busy. And its constants stay in memory, as a tile takes all registers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
 pub(crate) fn exp2_of_tile(x: __m512) -> __m512 {
@@ -192,7 +192,7 @@ pub(crate) fn exp2_of_tile(x: __m512) -> __m512 {
     let shift = _mm512_set1_ps(roots.shift);
     let shifted = _mm512_add_ps(x, shift);
     let sixteenths = _mm512_castps_si512(shifted);
-    // SAFETY: sixteen of each.
+    // SAFETY: sixteen of each, at multiples of 64 bytes.
     let (value, slope) =
         unsafe { (_mm512_load_ps(roots.value.as_ptr()), _mm512_load_ps(roots.slope.as_ptr())) };
     let value = _mm512_permutexvar_ps(sixteenths, value);

@@ -121,20 +121,20 @@ unsafe fn wide_tile<const R: usize, const P: usize>(tile: &Tile) {
 }
 
 unsafe fn late(tile: &Tile, late: &mut Late) {
-    late_by_rows!(tile, late, late_bf16_tile late_f32_tile late_swiglu_tile);
+    late_by_rows!(tile, late, late_tile);
 }
 
 /// Defines a tile kernel of pairs, and what is done between its runs.
 macro_rules! pairs_tile {
-    ($name:ident $(, $late:ident, $part:expr)?) => {
+    ($name:ident $(, $form:ident, $late:ident)?) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-        unsafe fn $name<const R: usize, const P: usize>(tile: &Tile $(, $late: &Late)?) {
+        unsafe fn $name<$(const $form: u8,)? const R: usize, const P: usize>(tile: &Tile $(, $late: &Late)?) {
             // SAFETY: as above; the words are pairs of bf16 on both sides.
             unsafe {
                 let mut acc = start::<R, P>(tile);
                 $(let mut rest = $late.rest(tile.steps);)?
                 for run in tile.runs(ROWS) {
-                    $($part($late, &mut rest);)?
+                    $(late_rows::<$form, false>($late, &mut rest);)?
                     for k in 0..run.steps {
                         let a = run.a.add(k);
                         let mut b = [_mm512_setzero_si512(); P];
@@ -156,6 +156,4 @@ macro_rules! pairs_tile {
     };
 }
 pairs_tile!(pairs_tile);
-pairs_tile!(late_bf16_tile, late, late_rows::<BF16, false>);
-pairs_tile!(late_f32_tile, late, late_rows::<F32, false>);
-pairs_tile!(late_swiglu_tile, late, late_rows::<SWIGLU, false>);
+pairs_tile!(late_tile, FORM, late);

@@ -40,14 +40,17 @@ impl Block<'_> {
         after: &dyn Fn() -> Option<[Slot; 2]>,
     ) {
         let (micro, panels, steps) = (self.micro, self.panels, self.packed.steps);
-        // As much of the packed rows as `STEPS` steps of `ROWS` of them, in blocks of about one length.
         let most = match panels.expand {
+            // A single strip reads every panel once, from front to back.
+            None if self.rows.len() <= micro.rows => steps,
+            // As many words of rows and of panels as there are with `ROWS` rows, in blocks of about one length.
             None => {
-                let blocks = steps.div_ceil(STEPS * ROWS / self.rows.len()).max(1);
-                steps.div_ceil(blocks).next_multiple_of(RUN).max(RUN)
+                let blocks = steps.div_ceil(STEPS * (ROWS + 2 * PANEL) / (self.rows.len() + 2 * PANEL));
+                steps.div_ceil(blocks.max(1)).next_multiple_of(RUN)
             }
             Some(_) => STEPS,
-        };
+        }
+        .max(1);
         // Tiles write through it, and what is owed is read through it later.
         let sums = sums.as_mut_ptr();
         let mut owed = None;
@@ -120,21 +123,20 @@ impl Block<'_> {
             _ => None,
         };
         let is_late = late.is_some();
-        let height = micro.rows * GROUP;
+        let height = (micro.rows * GROUP) as isize;
         let mut strip = 0;
         while strip < self.rows.len() {
             let left = self.rows.len() - strip;
             let (row, rows) = (self.rows.start + strip, left.min(micro.rows));
-            // All that are whole, or one where another pair owes something or something is done right after it.
+            // All that are whole; or one where something is done right after it, or what is owed is not of these panels.
             let first = strip == 0 && (owed.is_some() || is_late);
-            let alone = first || done.is_some() && !is_late;
-            let strips = if alone { 1 } else { (left / micro.rows).max(1) };
-            if let Some(done) = done.as_ref().filter(|_| alone) {
+            let single = first || done.is_some() && !is_late;
+            let strips = if single { 1 } else { (left / micro.rows).max(1) };
+            if let Some(done) = done.as_ref().filter(|_| single) {
                 ask_for_residual(self.matmul, row..row + rows, &self.slots[done.clone()]);
             }
             let before = self.strip + strip / micro.rows;
             let a = before * micro.strip_words(packed.steps) + pair.steps.start * micro.a_words();
-            let back = once && strip / micro.rows % 2 == 1;
             let tile = Tile {
                 steps: pair.steps.len(),
                 next,
@@ -150,16 +152,15 @@ impl Block<'_> {
                 more: More {
                     count: strips - 1,
                     a: micro.strip_words(packed.steps),
-                    c: if back { -(height as isize) } else { height as isize },
+                    // Where they take turns more than one come second at the earliest.
+                    c: if once { -height } else { height },
                     turns: once,
                 },
             };
-            for _ in 0..strips {
-                next.advance(pair.steps.len());
-            }
+            next.advance(strips, pair.steps.len());
             let takes = tile.panels == micro.panels && rows.is_multiple_of(Late::ROWS);
-            // SAFETY: the operand has these steps of these rows, and the words are those of as many steps; there are sums of
-            // `ROWS` rows of `GROUP` columns. What is owed is sums of a tile before this one, in another place.
+            // SAFETY: the operand has these steps of all these strips, and the words are those of as many steps; there are sums
+            // of `ROWS` rows of `GROUP` columns. What is owed is sums of a tile before these, in another place than the first.
             unsafe {
                 match (&mut *owed, &micro.late) {
                     (Some(late), Some(runs)) if takes => (runs.tile)(&tile, late),

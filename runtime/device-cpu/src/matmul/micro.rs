@@ -78,9 +78,9 @@ impl Next {
         Next { start, lines: lines.div_ceil((steps / RUN).max(1)) }
     }
 
-    /// The piece behind those that tiles of `steps` steps have asked for.
-    pub(crate) fn advance(&mut self, steps: usize) {
-        let bytes = steps.div_ceil(RUN) * self.lines * Next::LINE;
+    /// The piece behind those that so many tiles of `steps` steps ask for.
+    pub(crate) fn advance(&mut self, tiles: usize, steps: usize) {
+        let bytes = tiles * steps.div_ceil(RUN) * self.lines * Next::LINE;
         self.start = self.start.map(|start| start.wrapping_add(bytes));
     }
 
@@ -123,7 +123,7 @@ impl Tile {
         let mut tile = *self;
         run(&tile);
         for _ in 0..self.more.count {
-            tile.next.advance(tile.steps);
+            tile.next.advance(1, tile.steps);
             tile.a = tile.a.wrapping_add(tile.more.a);
             tile.c = tile.c.wrapping_offset(tile.more.c);
             if tile.more.turns {
@@ -157,7 +157,8 @@ pub(crate) struct Micro {
     pub(crate) panels: usize,
     /// How rows are packed.
     pub(crate) pack: Pack,
-    /// The kernel. Unsafe: the tile's pointers cover what it says, the host has the instructions.
+    /// The kernel. Unsafe: the pointers of the tile, and of those that follow it, cover what it says, the host has the
+    /// instructions.
     pub(crate) run: unsafe fn(&Tile),
     /// Kernels that between runs do what is left to do for an earlier tile.
     pub(super) late: Option<late::Runs>,

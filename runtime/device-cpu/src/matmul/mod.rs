@@ -91,7 +91,7 @@ pub(crate) fn need(isa: Isa, operands: Operands, m: usize, k: usize) -> Need {
     Need { shared: packed_words(&operands.micro(isa), m, k), worker: WORKER }
 }
 
-/// Words of the packed rows and of their scales, if they have any, in however many parts.
+/// Words of the packed rows and of their scales, if they have any, for however many threads.
 fn packed_words(micro: &Micro, m: usize, k: usize) -> usize {
     let strips = m.div_ceil(micro.rows);
     let scales = if micro.codes() { m } else { 0 };
@@ -117,10 +117,11 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
     let operands = Operands { x: matmul.x.dtype, weights, normed, int8: matmul.int8 };
     let micro = operands.micro(context.isa);
     let steps = micro.steps(k);
-    let words = context.shared(packed_words(&micro, m, k));
     let parts = Parts::new(m, micro.rows, context.pool.parts(m.div_ceil(micro.rows), PART));
+    let before = parts.all_strips() * micro.strip_words(steps);
+    let words = context.shared(before + if micro.codes() { m } else { 0 });
     // Behind the packed rows; only looked at where there are scales.
-    let scales = Shared(words.get().wrapping_add(parts.all_strips() * micro.strip_words(steps)));
+    let scales = Shared(words.get().wrapping_add(before));
     let packed = Packed { words, scales, steps, parts };
     pack(context, matmul, &micro, operands.rows(), &packed);
 
@@ -148,7 +149,7 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
         let most = ROWS / micro.rows;
         for from in task.strips.clone().step_by(most) {
             let until = task.strips.end.min(from + most);
-            let rows = parts.rows(part, from).start..parts.rows(part, until - 1).end;
+            let rows = parts.rows(part, from..until);
             if rows.is_empty() {
                 break;
             }
@@ -178,7 +179,8 @@ pub(crate) fn run(context: &Context<'_>, matmul: &Matmul<'_>) {
 fn pack(context: &Context<'_>, matmul: &Matmul<'_>, micro: &Micro, dtype: DType, packed: &Packed) {
     let parts = &packed.parts;
     context.pool.run_parts(parts.count(), parts.strips(), &|strip, _| {
-        let rows = parts.rows(strip / parts.strips(), strip % parts.strips());
+        let (part, of_part) = (strip / parts.strips(), strip % parts.strips());
+        let rows = parts.rows(part, of_part..of_part + 1);
         if rows.is_empty() {
             return;
         }

@@ -16,13 +16,13 @@ pub(super) struct Parts {
 impl Parts {
     /// At most `count` parts of `rows` rows.
     pub(super) fn new(rows: usize, height: usize, count: usize) -> Parts {
-        // A short strip is then one that late ends are done with.
+        // Ends of other tiles can then be done with a short strip, but for the last one of all.
         let of_part = rows.div_ceil(count).next_multiple_of(Late::ROWS).max(1);
         Parts { rows, of_part, height }
     }
 
     pub(super) fn count(&self) -> usize {
-        self.rows.div_ceil(self.of_part)
+        self.rows.div_ceil(self.of_part).max(1)
     }
 
     /// Strips of a part, some of them empty maybe in the last one.
@@ -36,11 +36,11 @@ impl Parts {
         before * self.strips() + (self.rows - before * self.of_part).div_ceil(self.height)
     }
 
-    /// The rows of a strip of a part.
-    pub(super) fn rows(&self, part: usize, strip: usize) -> Range<usize> {
+    /// The rows of some strips of a part.
+    pub(super) fn rows(&self, part: usize, strips: Range<usize>) -> Range<usize> {
         let end = self.rows.min((part + 1) * self.of_part);
         let row = |strip: usize| end.min(part * self.of_part + strip * self.height);
-        row(strip)..row(strip + 1)
+        row(strips.start)..row(strips.end)
     }
 }
 
@@ -57,7 +57,7 @@ mod tests {
                     assert!((1..=count).contains(&parts.count()));
                     let strips =
                         (0..parts.count()).flat_map(|part| (0..parts.strips()).map(move |i| (part, i)));
-                    let strips: Vec<_> = strips.map(|(part, i)| parts.rows(part, i)).collect();
+                    let strips: Vec<_> = strips.map(|(part, i)| parts.rows(part, i..i + 1)).collect();
                     let mut next = 0;
                     for strip in strips.iter().filter(|strip| !strip.is_empty()) {
                         assert!(strip.start == next && strip.len() <= height, "{rows} {height} {count}");
@@ -67,7 +67,7 @@ mod tests {
                     // Those behind the last row are the last ones, and there is room for the others.
                     let all = parts.all_strips();
                     assert_eq!(strips.iter().rposition(|strip| !strip.is_empty()), Some(all - 1));
-                    assert!(all < rows.div_ceil(height) + count);
+                    assert!(all < rows.div_ceil(height) + count, "{rows} {height} {count}");
                 }
             }
         }

@@ -144,7 +144,36 @@ pub(crate) fn linear() -> Vec<Case> {
         cases.push(case(Kernel::Linear(linear), &reads, F32, &[1, 1, n], 3e-5));
     }
     activated(&mut cases);
+    whole(&mut cases);
     cases
+}
+
+/// Panels in pairs, none cut off: ends of tiles may come late. Many rows of many columns are multiplied in blocks of both.
+fn whole(cases: &mut Vec<Case>) {
+    for (m, n, k) in [(29, 64, 70), (265, 64, 1100)] {
+        for y in [BF16, F32] {
+            let matrix = |seed| weight(BF16, n as usize, k as usize, &numbers((n * k) as usize, seed));
+            let input = random(BF16, &[m, k], 1);
+            let bound = tolerance(&[BF16, BF16, y]) * (f64::from(k) / 1024.0).max(1.0);
+            let linear = Linear {
+                norm_eps: None,
+                weights: 1,
+                bias: true,
+                residual: true,
+                swiglu: false,
+                smooth: false,
+                codes: None,
+                activation: None,
+            };
+            let reads = [input.clone(), matrix(2), random(F32, &[n], 3), random(y, &[m, n], 4)];
+            cases.push(case(Kernel::Linear(linear.clone()), &reads, y, &[m, n], bound).over(&[3]));
+            let plain = Linear { bias: false, residual: false, ..linear };
+            cases.push(case(Kernel::Linear(plain.clone()), &reads[..2], y, &[m, n], bound));
+            let gated = Linear { weights: 2, swiglu: true, ..plain };
+            let reads = [input, matrix(2), matrix(5)];
+            cases.push(case(Kernel::Linear(gated), &reads, y, &[m, n], bound * 8.0));
+        }
+    }
 }
 
 /// Activations between bias and residual: several weights, odd columns, rounded once at the end.

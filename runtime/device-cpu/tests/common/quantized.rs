@@ -204,7 +204,31 @@ pub(crate) fn linear() -> Vec<Case> {
         let bound = if x == BF16 { 4e-2 } else { 3e-5 };
         cases.push(case(Kernel::Linear(smooth), &reads, F32, &[m, n], bound));
     }
+    whole(&mut cases);
     cases
+}
+
+/// Panels in pairs, none cut off: ends of tiles may come late. Many rows of many columns are multiplied in blocks of both.
+fn whole(cases: &mut Vec<Case>) {
+    for (m, n, k) in [(29, 64, 70), (265, 64, 2100)] {
+        for ((quant, int8), y) in FORMS.into_iter().zip([BF16, F32].into_iter().cycle()) {
+            if m == 265 && quant != Quant::Int8 {
+                continue;
+            }
+            let matrix = |seed| weight(BF16, quant, n as usize, k as usize, &numbers((n * k) as usize, seed));
+            let input = random(BF16, &[m, k], 1);
+            let bound = 1.2e-2 * (f64::from(k) / 1024.0).max(1.0);
+            let linear = Linear { bias: true, residual: true, ..plain(int8) };
+            let reads = [input.clone(), matrix(2), random(F32, &[n], 3), random(y, &[m, n], 4)];
+            cases.push(case(Kernel::Linear(linear), &reads, y, &[m, n], bound).over(&[3]));
+            for y in [BF16, F32] {
+                cases.push(case(Kernel::Linear(plain(int8)), &reads[..2], y, &[m, n], bound));
+                let gated = Linear { weights: 2, swiglu: true, ..plain(int8) };
+                let reads = [input.clone(), matrix(2), matrix(5)];
+                cases.push(case(Kernel::Linear(gated), &reads, y, &[m, n], bound * 8.0));
+            }
+        }
+    }
 }
 
 /// Integers, the largest of every row having the largest code: nothing is rounded anywhere.

@@ -147,7 +147,7 @@ pub(in crate::matmul) unsafe fn late_rows<const FORM: u8, const CODES: bool>(lat
                         lanes::load::<true>(at(row), u16::MAX)
                     };
                     *v = _mm512_add_ps(*v, other);
-                    // That of the tile after the next.
+                    // That of the tile that is multiplied now.
                     ask(at(row + late.rows.len()));
                 }
             }
@@ -200,28 +200,28 @@ unsafe fn alone<const CODES: bool>(late: &Late) {
     }
 }
 
-/// Calls the kernel of `$late`'s form, those of bf16, f32 and SwiGLU, for the tile's rows, with it and those that follow.
+/// Calls `$kernel::<form, rows, panels>` for `$late`'s form and the tile's rows, with the tile and those that follow.
 macro_rules! late_by_rows {
-    ($tile:ident, $late:ident, $bf16:ident $f32:ident $swiglu:ident) => {{
+    ($tile:ident, $late:ident, $kernel:ident) => {{
         macro_rules! each {
-            ($kernel:ident, $rows:literal) => {
+            ($form:ident, $rows:literal) => {
                 $tile.each(|tile| {
                     // SAFETY: passed on from the caller.
-                    unsafe { $kernel::<$rows, 2>(tile, $late) };
+                    unsafe { $kernel::<$form, $rows, 2>(tile, $late) };
                     $late.follow(tile);
                 })
             };
         }
         match ($late.form(), $tile.rows) {
-            (BF16, 4) => each!($bf16, 4),
-            (BF16, 8) => each!($bf16, 8),
-            (BF16, _) => each!($bf16, 12),
-            (F32, 4) => each!($f32, 4),
-            (F32, 8) => each!($f32, 8),
-            (F32, _) => each!($f32, 12),
-            (_, 4) => each!($swiglu, 4),
-            (_, 8) => each!($swiglu, 8),
-            (_, _) => each!($swiglu, 12),
+            (BF16, 4) => each!(BF16, 4),
+            (BF16, 8) => each!(BF16, 8),
+            (BF16, _) => each!(BF16, 12),
+            (F32, 4) => each!(F32, 4),
+            (F32, 8) => each!(F32, 8),
+            (F32, _) => each!(F32, 12),
+            (_, 4) => each!(SWIGLU, 4),
+            (_, 8) => each!(SWIGLU, 8),
+            (_, _) => each!(SWIGLU, 12),
         }
     }};
 }

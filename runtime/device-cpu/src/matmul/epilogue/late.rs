@@ -1,4 +1,4 @@
-//! The end of a tile that comes late: a row at a time between the runs of the next tile.
+//! The end of a tile that comes late: a row or a few at a time between the runs of the next tile.
 //!
 //! Products keep half of a core's units busy and wait for nothing. What is done to sums waits for itself most of the time, and
 //! works on the other half.

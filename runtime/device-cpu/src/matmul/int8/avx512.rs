@@ -22,14 +22,14 @@ unsafe fn run(tile: &Tile) {
 }
 
 unsafe fn late(tile: &Tile, late: &mut Late) {
-    late_by_rows!(tile, late, late_bf16_tile late_f32_tile late_swiglu_tile);
+    late_by_rows!(tile, late, late_tile);
 }
 
 /// Defines a tile kernel, and what is done between its runs.
 macro_rules! tile {
-    ($name:ident, $features:literal $(, $late:ident, $part:expr)?) => {
+    ($name:ident, $features:literal $(, $form:ident, $late:ident)?) => {
         #[target_feature(enable = $features)]
-        unsafe fn $name<const R: usize, const P: usize>(tile: &Tile $(, $late: &Late)?) {
+        unsafe fn $name<$(const $form: u8,)? const R: usize, const P: usize>(tile: &Tile $(, $late: &Late)?) {
             // SAFETY: every access below is inside the tile, which the caller vouches for.
             unsafe {
                 let mut acc = [[_mm512_setzero_si512(); P]; R];
@@ -48,7 +48,7 @@ macro_rules! tile {
                 }
                 $(let mut rest = $late.rest(tile.steps);)?
                 for run in tile.runs(ROWS) {
-                    $($part($late, &mut rest);)?
+                    $(late_rows::<$form, true>($late, &mut rest);)?
                     for k in 0..run.steps {
                         let a = run.a.add(k);
                         let mut b = [_mm512_setzero_si512(); P];
@@ -74,21 +74,4 @@ macro_rules! tile {
     };
 }
 tile!(dot_tile, "avx512f,avx512vnni");
-tile!(
-    late_bf16_tile,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16",
-    late,
-    late_rows::<BF16, true>
-);
-tile!(
-    late_f32_tile,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16",
-    late,
-    late_rows::<F32, true>
-);
-tile!(
-    late_swiglu_tile,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16",
-    late,
-    late_rows::<SWIGLU, true>
-);
+tile!(late_tile, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16", FORM, late);

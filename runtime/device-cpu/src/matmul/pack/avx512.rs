@@ -159,8 +159,8 @@ impl Row<'_> {
         self.x.row(self.r).wrapping_add((self.from + at) * dtype.bytes())
     }
 
-    /// Asks for the 32 elements that come a chunk after those at `at`: other rows come before them, so the processor does not
-    /// foresee them.
+    /// Asks for the 32 elements that come a chunk, or a strip, after those at `at`: other rows come before them, so the processor
+    /// does not foresee them.
     #[inline]
     fn ask_ahead<const BF16: bool>(&self, at: usize) {
         let then = self.at::<BF16>(at + self.ahead).cast_const();
