@@ -237,8 +237,9 @@ impl Shared {
     fn sleep(&self) {
         let (lock, wake) = &self.sleeper;
         let mut guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        // One of the two sees what the other has written: here that all have left, or there that somebody sleeps.
-        self.sleeping.store(true, Ordering::SeqCst);
+        // One of the two sees what the other has written: here that all have left, or there that somebody sleeps. A swap, as qemu
+        // lets a load of Arm's overtake a store, and then neither sees it.
+        self.sleeping.swap(true, Ordering::SeqCst);
         while self.gate.load(Ordering::SeqCst) != 0 {
             guard = wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }

@@ -1,6 +1,6 @@
 //! Cases of the decoder's kernels.
 
-use super::{Case, Tensor, case, ints, numbers, random, real, table, weight};
+use super::{Case, Tensor, case, ints, numbers, plain, random, real, table, weight};
 use dreamc_artifact::plan::{Activation, Attention, Kernel, Linear};
 use dreamc_num::DType;
 use dreamc_num::DType::{BF16, F32};
@@ -104,16 +104,7 @@ pub(crate) fn linear() -> Vec<Case> {
             // Long sums of numbers of either sign lose more than their result shows.
             let long = (f64::from(k) / 1024.0).max(1.0);
             let bound = tolerance(&[x, w, y]) * long;
-            let linear = Linear {
-                norm_eps: Some(1e-6),
-                weights: 3,
-                bias: true,
-                residual: true,
-                swiglu: false,
-                smooth: false,
-                codes: None,
-                activation: None,
-            };
+            let linear = Linear { norm_eps: Some(1e-6), weights: 3, bias: true, residual: true, ..plain() };
             let full = case(Kernel::Linear(linear.clone()), &reads, y, &[m, all], bound + rounding);
             cases.push(if y == F32 { full.over(&[6]) } else { full });
             let plain = Linear { norm_eps: None, weights: 1, bias: false, residual: false, ..linear };
@@ -130,16 +121,7 @@ pub(crate) fn linear() -> Vec<Case> {
     for (x, w) in [(F32, F32), (F32, BF16), (BF16, BF16)] {
         let (n, k) = (33, 89);
         let matrix = weight(w, n as usize, k as usize, &numbers((n * k) as usize, 3));
-        let linear = Linear {
-            norm_eps: None,
-            weights: 1,
-            bias: true,
-            residual: false,
-            swiglu: false,
-            smooth: false,
-            codes: None,
-            activation: None,
-        };
+        let linear = Linear { bias: true, ..plain() };
         let reads = [random(x, &[1, 1, k], 1), matrix, random(F32, &[n], 4)];
         cases.push(case(Kernel::Linear(linear), &reads, F32, &[1, 1, n], 3e-5));
     }
@@ -155,16 +137,7 @@ fn whole(cases: &mut Vec<Case>) {
             let matrix = |seed| weight(BF16, n as usize, k as usize, &numbers((n * k) as usize, seed));
             let input = random(BF16, &[m, k], 1);
             let bound = tolerance(&[BF16, BF16, y]) * (f64::from(k) / 1024.0).max(1.0);
-            let linear = Linear {
-                norm_eps: None,
-                weights: 1,
-                bias: true,
-                residual: true,
-                swiglu: false,
-                smooth: false,
-                codes: None,
-                activation: None,
-            };
+            let linear = Linear { bias: true, residual: true, ..plain() };
             let reads = [input.clone(), matrix(2), random(F32, &[n], 3), random(y, &[m, n], 4)];
             cases.push(case(Kernel::Linear(linear.clone()), &reads, y, &[m, n], bound).over(&[3]));
             let plain = Linear { bias: false, residual: false, ..linear };
@@ -184,16 +157,7 @@ fn activated(cases: &mut Vec<Case>) {
             let matrix =
                 |rows: u32, seed| weight(w, rows as usize, k as usize, &numbers((rows * k) as usize, seed));
             let bound = tolerance(&[x, y]);
-            let linear = Linear {
-                norm_eps: None,
-                weights: 1,
-                bias: true,
-                residual: false,
-                swiglu: false,
-                smooth: false,
-                codes: None,
-                activation: Some(kind),
-            };
+            let linear = Linear { bias: true, activation: Some(kind), ..plain() };
             let reads = [random(x, &[m, k], 1), matrix(n, 2), random(F32, &[n], 3)];
             cases.push(case(Kernel::Linear(linear.clone()), &reads, y, &[m, n], bound));
             let two = Linear { weights: 2, bias: false, residual: true, ..linear };

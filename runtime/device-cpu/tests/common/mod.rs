@@ -6,7 +6,9 @@ pub(crate) mod sampler;
 pub(crate) mod vision;
 
 use dreamc_artifact::layout::Layout;
-use dreamc_artifact::plan::{Activation, Dim, Dispatch, Kernel, Place, Program, Step, Value, ValueId};
+use dreamc_artifact::plan::{
+    Activation, Dim, Dispatch, Kernel, Linear, Place, Program, Step, Value, ValueId,
+};
 use dreamc_device_cpu::{CpuDevice, CpuOptions, Isa, WeightView};
 use dreamc_interp as interp;
 use dreamc_num::DType;
@@ -58,6 +60,20 @@ pub(crate) fn real(dtype: DType, dims: &[u32], values: &[f32]) -> Tensor {
         .flat_map(|v| if dtype == DType::BF16 { bf16(*v).to_vec() } else { v.to_le_bytes().to_vec() })
         .collect();
     Tensor { dtype, dims: dims.to_vec(), bytes, layout: None }
+}
+
+/// One matmul, with nothing before or after it.
+pub(crate) fn plain() -> Linear {
+    Linear {
+        norm_eps: None,
+        weights: 1,
+        bias: false,
+        residual: false,
+        swiglu: false,
+        smooth: false,
+        codes: None,
+        activation: None,
+    }
 }
 
 pub(crate) fn scalar(value: f32) -> Tensor {

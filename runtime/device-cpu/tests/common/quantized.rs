@@ -105,16 +105,7 @@ pub(crate) fn values(quant: Quant, tensor: &Tensor) -> Vec<f32> {
 }
 
 fn plain(int8: bool) -> Linear {
-    Linear {
-        norm_eps: None,
-        weights: 1,
-        bias: false,
-        residual: false,
-        swiglu: false,
-        smooth: false,
-        codes: int8.then_some(Codes::Int8),
-        activation: None,
-    }
+    Linear { codes: int8.then_some(Codes::Int8), ..super::plain() }
 }
 
 /// Every form with everything that may stand before and after the product, at lengths that fill no block.
