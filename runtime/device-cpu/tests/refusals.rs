@@ -5,7 +5,9 @@
 #[allow(dead_code, reason = "not every test file uses all of it")]
 mod common;
 
-use common::{Case, Tensor, bench, bools, case, decoder, ints, quantized, random, sampler, scalar, weight};
+use common::{
+    Case, Tensor, bench, bools, case, decoder, ints, plain, quantized, random, sampler, scalar, weight,
+};
 use dreamc_artifact::INT8_COLUMNS_MAX;
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Attention, Confidence, Kernel, Linear, Place, ValueId};
@@ -242,16 +244,7 @@ const INT8: Option<Codes> = Some(Codes::Int8);
 
 /// One row by three.
 fn linear(codes: Option<Codes>, k: u32, matrix: Tensor) -> Case {
-    let linear = Linear {
-        norm_eps: None,
-        weights: 1,
-        bias: false,
-        residual: false,
-        swiglu: false,
-        smooth: false,
-        codes,
-        activation: None,
-    };
+    let linear = Linear { codes, ..plain() };
     let reads = [random(DType::F32, &[1, k], 1), matrix];
     case(Kernel::Linear(linear), &reads, DType::F32, &[1, 3], 0.0)
 }
