@@ -11,7 +11,8 @@ mod reader;
 mod target;
 
 use crate::cost::{self, Cost, Lengths, Whole};
-use crate::whole::{WholeError, write_whole};
+use crate::output_path::{OutputPath, OutputError, check_folder};
+use crate::whole::WholeError;
 use acting::{Acting, acting};
 use calibrate::Calibrated;
 use dream::{Tokenizer, chat};
@@ -38,7 +39,7 @@ use dreamc_weights::{Adapter, Checkpoint, Sources, WeightsError};
 use manifest::manifest;
 use reader::CheckpointReader;
 use std::collections::BTreeMap;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 pub use calibrate::{Collector, Parent, Statistics};
@@ -260,6 +261,9 @@ pub enum BuildError {
         /// That of this one.
         found: String,
     },
+    /// Nothing may be written where the file is to be.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// The file could not be made or put in its place.
     #[error("{} cannot be read or written", path.display())]
     File {
@@ -281,6 +285,10 @@ pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Report, 
 
 /// As [`build`], and gives what was stored.
 fn build_with(options: &BuildOptions, events: &mut dyn Events) -> Result<(Report, Constants), BuildError> {
+    let output = OutputPath::new("-o", &options.output, &options.inputs())?;
+    if let Some(folder) = &options.emit {
+        check_folder("--emit", folder)?;
+    }
     let dir = options.checkpoint.as_path();
     let config = ModelConfig::read(dir)?;
     options::check(options, &config)?;
@@ -368,7 +376,7 @@ fn build_with(options: &BuildOptions, events: &mut dyn Events) -> Result<(Report
     for target in &options.targets {
         let (plan, mut code) = emit(target, &module, &probed, options, &mut constants)?;
         if let Some(folder) = &options.emit {
-            write_sources(&folder.join(target.spelling().replace(':', "-")), &code)?;
+            write_sources(&folder.join(target.spelling().replace(':', "-")), &code, &options.inputs())?;
         }
         if options.sources {
             // Nothing is compiled.
@@ -393,7 +401,7 @@ fn build_with(options: &BuildOptions, events: &mut dyn Events) -> Result<(Report
         golden: options.golden.as_ref().map(|golden| golden.bytes.as_slice()),
     };
     let mut reader = reader().with(calibrated.vectors);
-    let (file_bytes, fidelities) = write(options, &contents, &mut reader, events)?;
+    let (file_bytes, fidelities) = write(&output, options, &contents, &mut reader, events)?;
     let targets = options.targets.iter().zip(&plans);
     let programs = targets
         .flat_map(|(target, (plan, _))| {
@@ -564,34 +572,35 @@ fn emit(
 }
 
 /// Writes the source of every kernel into a folder, for a person to read.
-fn write_sources(folder: &Path, code: &Code) -> Result<(), BuildError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| BuildError::File { path, source }
-    };
-    std::fs::create_dir_all(folder).map_err(failed(folder))?;
+fn write_sources(folder: &Path, code: &Code, inputs: &[&Path]) -> Result<(), BuildError> {
+    std::fs::create_dir_all(folder)
+        .map_err(|source| BuildError::File { path: folder.to_owned(), source })?;
     for module in &code.modules {
         let path = folder.join(format!("{}.{}", module.name, module.form.extension()));
-        std::fs::write(&path, &module.code).map_err(failed(&path))?;
+        let output = OutputPath::new("--emit", &path, inputs)?;
+        output.write(|mut file| file.write_all(&module.code)).map_err(|error| match error {
+            WholeError::Output(error) => BuildError::Output(error),
+            WholeError::File(source) | WholeError::Contents(source) => BuildError::File { path, source },
+        })?;
     }
     Ok(())
 }
 
 /// Writes the artifact, and says how large it is and how well each constant in few bits holds its weights. What an artifact was built from is known only when all weights have been read.
 fn write(
+    output: &OutputPath,
     options: &BuildOptions,
     contents: &Contents<'_>,
     reader: &mut CheckpointReader<'_>,
     events: &mut dyn Events,
 ) -> Result<(u64, Vec<Option<Fidelity>>), BuildError> {
-    let output = &options.output;
     let mut progress = |done, total| {
         events.progress(done, total);
         !events.cancelled()
     };
-    let path = || output.to_owned();
+    let path = || options.output.clone();
     let mut fidelities = Vec::new();
-    let written = write_whole(output, |partial| {
+    let written = output.write(|partial| {
         let mut out = BufWriter::with_capacity(1 << 20, partial);
         fidelities = write_artifact(&mut out, contents, reader, &mut progress)
             .map_err(|source| BuildError::Write { path: path(), source })?;
@@ -604,6 +613,7 @@ fn write(
         }
     });
     let file_bytes = written.map_err(|error| match error {
+        WholeError::Output(error) => BuildError::Output(error),
         WholeError::File(source) => BuildError::File { path: path(), source },
         WholeError::Contents(error) => error,
     })?;

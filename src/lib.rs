@@ -4,4 +4,5 @@
 
 pub mod compile;
 pub mod cost;
+pub mod output_path;
 pub mod whole;

@@ -5,6 +5,7 @@
 use crate::math::UNITS;
 use crate::slots::order;
 use cubecl::prelude::*;
+use dreamc_num::distribution::NO_DISTRIBUTION;
 
 /// What a reduction does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,12 +107,20 @@ pub(crate) fn sampling_probs(
         let k_end = select(top_k > 0 && u32::cast_from(top_k) < columns, end, start);
 
         let mut own = f32::new(-3.402_823_5e38);
+        let mut bad = 0.0f32;
         let mut i = start + UNIT_POS_X;
         while i < end {
-            own = max(own, scaled(y[i as usize], temperature));
+            let x = y[i as usize];
+            let z = scaled(x, temperature);
+            own = max(own, z);
+            // In integers: a GPU's compiler may take floats for finite.
+            let infinity = 0x7f80_0000u32;
+            let is_bad = u32::reinterpret(x) & 0x7fff_ffffu32 >= infinity || u32::reinterpret(z) == infinity;
+            bad = select(is_bad, 1.0f32, bad);
             i += UNITS;
         }
         let largest = fold(own, &mut scratch, Fold::Max);
+        let bad = fold(bad, &mut scratch, Fold::Max);
 
         // top-p: the lowest key before which at most `top_p` stands.
         let total = before(y, start, p_end, temperature, largest, 0u32, &mut scratch, false);
@@ -193,9 +202,11 @@ pub(crate) fn sampling_probs(
             i += UNITS;
         }
         let total = fold(own, &mut scratch, Fold::Sum);
+        // The largest weighs 1, unless all of them have become infinitely small.
+        let sound = bad == 0.0f32 && total >= 0.5f32;
         let mut i = start + UNIT_POS_X;
         while i < end {
-            y[i as usize] /= total;
+            y[i as usize] = select(sound, y[i as usize] / total, f32::new(NO_DISTRIBUTION));
             i += UNITS;
         }
         row += CUBE_COUNT_X;

@@ -133,7 +133,7 @@ pub(crate) fn sum_all(value: f32, scratch: &mut [f32], #[comptime] units: u32) -
 
 /// Largest over all units of the workgroup, as [`sum_all`].
 #[cube]
-pub(crate) fn max_all(value: f32, scratch: &mut [f32], #[comptime] units: u32) -> f32 {
+pub(crate) fn max_all(value: u32, scratch: &mut [u32], #[comptime] units: u32) -> u32 {
     let unit = UNIT_POS;
     sync_cube();
     scratch[unit as usize] = value;

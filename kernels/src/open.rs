@@ -13,6 +13,7 @@ use crate::math::UNITS;
 use crate::record::Recorder;
 use crate::slots::philox;
 use cubecl::prelude::*;
+use dreamc_num::distribution::NO_TOKEN;
 use dreamc_num::stream::Lane;
 
 /// A kernel on open slots.
@@ -29,8 +30,8 @@ pub enum Open {
     Bits(Lane),
     /// Buffers `x` i32 `[rows, positions]`, `slots` i32, `y` i32: the elements there; scalars `elements`, `count`, `positions`.
     Take,
-    /// Buffers `select` bool, `token` i32, `slots` i32, `y` i32 `[rows, positions]`, the canvas: `token` at the slots selected;
-    /// scalars `elements`, `count`, `positions`.
+    /// Buffers `select` bool, `token` i32, `slots` i32, `y` i32 `[rows, positions]`, the canvas: `token` at the slots selected,
+    /// and wherever it is [`NO_TOKEN`]; scalars `elements`, `count`, `positions`.
     Commit,
 }
 
@@ -193,7 +194,8 @@ fn commit(
     let mut i = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
     while i < elements {
         let p = u32::cast_from(slots[i as usize]);
-        if chosen[i as usize] != 0 && p < positions {
+        let commits = chosen[i as usize] != 0 || token[i as usize] == NO_TOKEN;
+        if commits && p < positions {
             y[(i / count * positions + p) as usize] = token[i as usize];
         }
         i += CUBE_DIM_X * CUBE_COUNT_X;

@@ -3,7 +3,7 @@
 //! Buffers `x` `[rows, columns]`, `codes` `[rows, pitch]` of OCP's e4m3, four in a word, the first in the lowest byte, `scales`
 //! f32 `[rows]`; scalars `rows`, `columns`. Rows of codes are filled up with zeros to a multiple of 16 bytes. A scale is the
 //! largest magnitude of the row over 448, a code the nearest to an element over the scale, the even one on a tie, 0 for what
-//! is not a number: to the bit what `dreamc_num::quant` says, in integers, since conversions of the hardware differ. A
+//! is not a number; the scale of a row with NaN or infinity is that: to the bit what `dreamc_num::quant` says, in integers, since conversions of the hardware differ. A
 //! workgroup per row. Made for `[rows, 3584]` and `[rows, 18944]` of the decoder.
 
 use crate::emit::{Element, Extent};
@@ -41,20 +41,19 @@ impl RoundRows {
 
 #[cube(launch_unchecked)]
 fn round_rows<X: Float>(x: &[X], codes: &mut [u32], scales: &mut [f32], rows: u32, columns: u32) {
-    let mut scratch = Shared::<[f32]>::new_slice(UNITS as usize);
+    let mut scratch = Shared::<[u32]>::new_slice(UNITS as usize);
     let words = (columns + 15u32) / 16u32 * 4u32;
     let mut row = CUBE_POS_X;
     while row < rows {
         let start = row * columns;
-        let mut most = 0.0f32;
+        let mut most = 0u32;
         let mut i = UNIT_POS_X;
         while i < columns {
-            let magnitude = f32::abs(f32::cast_from(x[(start + i) as usize]));
-            // What is not a number is not larger.
-            most = select(magnitude > most, magnitude, most);
+            // Bits without a sign are in order, NaN behind infinity.
+            most = max(most, u32::reinterpret(f32::cast_from(x[(start + i) as usize])) & 0x7fff_ffffu32);
             i += UNITS;
         }
-        let scale = max_all(most, &mut scratch, UNITS) / 448.0f32;
+        let scale = f32::reinterpret(max_all(most, &mut scratch, UNITS)) / 448.0f32;
         let inverse = select(scale > 0.0f32, 1.0f32 / scale, 0.0f32);
         let mut i = UNIT_POS_X;
         while i < words {

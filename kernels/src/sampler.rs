@@ -10,6 +10,7 @@ use crate::kernel::floats;
 use crate::math::{UNITS, ln, mul_high};
 use crate::record::Recorder;
 use cubecl::prelude::*;
+use dreamc_num::distribution::NO_TOKEN;
 
 /// A kernel on logits or probabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,7 +22,8 @@ pub enum Sampler {
     /// length` becomes the lowest finite number. Scalars `rows`, `columns`, `first`, `length`.
     KeepTokens,
     /// Buffers `y` f32, the logits, `active` bool `[rows]`, `temperature` f32 `[1]`, `top_p` f32 `[1]`, `top_k` i32 `[1]`: what
-    /// a token is drawn from. Rows not active stay. Scalars `rows`, `columns`.
+    /// a token is drawn from, or [`NO_DISTRIBUTION`](dreamc_num::distribution) where a logit is not finite or overflows. Rows
+    /// not active stay. Scalars `rows`, `columns`.
     ///
     /// Thresholds are found by bisection over the bits of a number: 32 passes for each filter that is asked for, and one
     /// for each bit of a column where equal logits lie on the edge of `top_p`. No row is sorted. Sums of probabilities are
@@ -30,10 +32,10 @@ pub enum Sampler {
     SamplingProbs,
     /// Buffers `probs` f32, `active` bool, `temperature` f32 `[1]`, `bits` u32 `[rows]`, `y` i32 `[rows]`: the most probable
     /// token, lowest id on a tie, or a draw with the integer weights of `dreamc_num::stream`, exactly; -1 where not
-    /// active. Column 0 is the token `first`. Scalars `rows`, `columns`, `first`.
+    /// active, [`NO_TOKEN`] where the row is no distribution. Column 0 is the token `first`. Scalars `rows`, `columns`, `first`.
     DrawToken,
-    /// Buffers `probs` f32, `active` bool, `token` i32 `[rows]`, `y` f32 `[rows]`; 0 where not active. Scalars `rows`,
-    /// `columns`.
+    /// Buffers `probs` f32, `active` bool, `token` i32 `[rows]`, `y` f32 `[rows]`; 0 where not active or no
+    /// distribution. Scalars `rows`, `columns`.
     Confidence(Confidence),
 }
 
@@ -205,7 +207,8 @@ fn draw_token(
     while row < rows {
         let start = row * columns;
         let is_active = active[row as usize] != 0;
-        let end = start + select(is_active, columns, 0u32);
+        let sound = is_active && probs[start as usize] >= 0.0f32;
+        let end = start + select(sound, columns, 0u32);
         let best = argmax(probs, start, end, &mut scratch);
 
         // A piece of neighbouring columns for every unit.
@@ -269,7 +272,7 @@ fn draw_token(
         }
         if is_active {
             if mine {
-                y[row as usize] = i32::cast_from(first + token);
+                y[row as usize] = select(sound, i32::cast_from(first + token), NO_TOKEN);
             }
         } else if UNIT_POS_X == 0 {
             y[row as usize] = -1i32;
@@ -292,7 +295,8 @@ fn certainty(
     let mut row = CUBE_POS_X;
     while row < rows {
         let start = row * columns;
-        let end = start + select(active[row as usize] != 0, columns, 0u32);
+        let sound = active[row as usize] != 0 && probs[start as usize] >= 0.0f32;
+        let end = start + select(sound, columns, 0u32);
         let mut value = 0.0f32;
         if comptime!(kind == Confidence::Probability) {
             let id = u32::cast_from(token[row as usize]);

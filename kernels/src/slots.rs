@@ -9,6 +9,7 @@ use crate::kernel::floats;
 use crate::math::{UNITS, ln, ln_1p, mul_high, sum_all};
 use crate::record::Recorder;
 use cubecl::prelude::*;
+use dreamc_num::distribution::NO_TOKEN;
 use dreamc_num::stream::Lane;
 
 /// A kernel on slots.
@@ -21,7 +22,7 @@ pub enum Slots {
     RandomBits(Lane),
     /// Buffer `y` u32 `[4]`: the stream, of the next step afterwards.
     AdvanceStream,
-    /// Buffers `select` bool, `token` i32, `y` i32, the canvas: `token` where selected; scalar `elements`.
+    /// Buffers `select` bool, `token` i32, `y` i32, the canvas: `token` where selected, and wherever it is [`NO_TOKEN`]; scalar `elements`.
     Commit,
     /// Buffers `active` bool `[B, S]`, `index` i32 `[1]`, `joint` i32 `[1]`, `shares` f32 `[steps]`, `y` i32 `[B]`: the number
     /// of active slots times the step's share, in f32, rounded down; all at the last step; with `joint` those of all
@@ -186,7 +187,7 @@ fn advance_stream(y: &mut [u32]) {
 fn commit(chosen: &[u32], token: &[i32], y: &mut [i32], elements: u32) {
     let mut i = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
     while i < elements {
-        if chosen[i as usize] != 0 {
+        if chosen[i as usize] != 0 || token[i as usize] == NO_TOKEN {
             y[i as usize] = token[i as usize];
         }
         i += CUBE_DIM_X * CUBE_COUNT_X;

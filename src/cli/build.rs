@@ -5,11 +5,12 @@ use super::error::Failure;
 use super::golden::Cases;
 use super::later::only;
 use super::opt::pass;
-use super::output::{counted, note};
+use super::output::{counted, note, output_path, refused};
 use super::progress::{Progress, Unit};
 use super::{calib, quant, table};
 use clap::builder::PossibleValuesParser;
 use dreamc::compile::{BuildError, BuildTarget, Entry, Events, build};
+use dreamc::output_path::check_folder;
 use dreamc_backend::WriteError;
 use dreamc_frontend::clock::FlowClock;
 use dreamc_frontend::sampler::Alg;
@@ -152,6 +153,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if let Some(name) = args.print_after.as_deref().filter(|name| *name != "all") {
         pass(name)?;
     }
+    let read = [Some(&args.dir), args.lora.as_ref(), args.act.stats.as_ref(), args.act.heads.as_ref()];
+    let read = read.into_iter().chain([args.golden.as_ref(), args.quant.calib.as_ref()]);
+    output_path("-o", &args.output, &read.flatten().collect::<Vec<_>>())?;
+    if let Some(folder) = &args.emit {
+        check_folder("--emit", folder).map_err(refused)?;
+    }
     let mut options = defaults::options(args)?;
     let given = args.quant.calib.as_deref().map(|path| calib::read(path, &options)).transpose()?;
     let cancelled = on_interrupt();
@@ -237,6 +244,7 @@ pub(super) fn failure(error: BuildError) -> Failure {
         BuildError::Tokenizer(error) => error.into(),
         BuildError::Action(error) => error.into(),
         BuildError::Artifact(error) => super::device::failure(error),
+        BuildError::Output(error) => refused(error),
         error @ BuildError::Option { .. } => {
             Failure::of(&error).into_usage().with_help("`dreamc build --help` lists the options")
         }

@@ -5,12 +5,12 @@ use super::build::failure;
 use super::device::failure as of_model;
 use super::error::Failure;
 use super::golden::{Cases, compare, cut, of_ids, record, summary};
-use super::output::counted;
+use super::output::{counted, output_path};
 use super::progress::{Progress, Unit};
 use super::requests::{Request, Seen, Subject};
 use super::run::{Ids, images};
 use dream::chat::{Message, render};
-use dream::{ActOptions, Forward, Generate, Image, Model, OpenOptions, Visual};
+use dream::{ActOptions, Forward, Generate, Image, Model, OpenOptions, Tokenizer, Visual};
 use dreamc::compile::{BuildError, BuildOptions, Entry, Events, Parent};
 use dreamc_backend::WriteError;
 use serde::Deserialize;
@@ -100,8 +100,14 @@ fn asked(path: &Path, options: &BuildOptions) -> Result<Given, Failure> {
     };
     let asked: Asked =
         serde_json::from_slice(&bytes).map_err(|error| wrong("holds no request").because(error))?;
+    let longest = asked.prompt.iter().chain(&asked.task).map(String::len).max().unwrap_or(0);
+    if longest > options.max_prompt as usize {
+        // Before anything is built.
+        Tokenizer::from_dir(&options.checkpoint)?.check_length(longest, options.max_prompt as usize, 0)?;
+    }
     let folder = path.parent().unwrap_or(Path::new("."));
     let files: Vec<PathBuf> = asked.image.iter().map(|image| folder.join(image)).collect();
+    output_path("-o", &options.output, &files)?;
     let (mask, proprio) = (asked.attention_mask, asked.proprio);
     match (asked.input_ids, asked.prompt, asked.task) {
         (Some(input_ids), None, None) if files.is_empty() && proprio.is_none() => {

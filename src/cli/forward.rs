@@ -2,8 +2,9 @@
 
 use super::device::failure;
 use super::error::Failure;
-use super::output::{note, write_whole};
+use super::output::{note, output_path, write_whole};
 use dream::{Forward, Grid, Model, Output, Patches, Visual};
+use dreamc::output_path::OutputPath;
 use dreamc_front::VisionTokens;
 use dreamc_front::image::PATCH_FEATURES;
 use safetensors::tensor::TensorView;
@@ -27,7 +28,7 @@ pub(crate) struct TensorArgs {
 /// Where the tensors come from and go to.
 pub(crate) struct Files<'a> {
     inputs: &'a Path,
-    outputs: &'a Path,
+    outputs: OutputPath,
 }
 
 impl TensorArgs {
@@ -36,9 +37,13 @@ impl TensorArgs {
         self.inputs.is_some() || self.outputs.is_some() || !self.probe.is_empty()
     }
 
-    pub(crate) fn files(&self) -> Result<Files<'_>, Failure> {
+    /// The files of a request to `artifact`.
+    pub(crate) fn files(&self, artifact: &Path) -> Result<Files<'_>, Failure> {
         match (&self.inputs, &self.outputs) {
-            (Some(inputs), Some(outputs)) => Ok(Files { inputs, outputs }),
+            (Some(inputs), Some(outputs)) => {
+                let outputs = output_path("--outputs", outputs, &[inputs.as_path(), artifact])?;
+                Ok(Files { inputs, outputs })
+            }
             _ => Err(Failure::usage(
                 "the entries `forward` and `encode_image` need --inputs and --outputs",
                 "give `--inputs IN.safetensors --outputs OUT.safetensors`",
@@ -55,7 +60,7 @@ impl TensorArgs {
 pub(crate) fn run(model: &mut Model, files: &Files<'_>, probes: &[String]) -> Result<(), Failure> {
     let request = read(files.inputs, model)?;
     let outputs = model.forward(&request, &names(probes)).map_err(failure)?;
-    write(files.outputs, outputs)
+    write(&files.outputs, outputs)
 }
 
 /// A request from a file of tensors.
@@ -84,14 +89,14 @@ pub(crate) fn encode_image(model: &mut Model, files: &Files<'_>, probes: &[Strin
     let visuals = inputs.patches("pixel_values", "image_grid_thw")?;
     let visuals: Vec<Visual> = visuals.into_iter().map(Visual::ImagePatches).collect();
     let outputs = model.encode_image(&visuals, &names(probes)).map_err(failure)?;
-    write(files.outputs, outputs)
+    write(&files.outputs, outputs)
 }
 
 fn names(probes: &[String]) -> Vec<&str> {
     probes.iter().map(String::as_str).collect()
 }
 
-fn write(path: &Path, outputs: Vec<Output>) -> Result<(), Failure> {
+fn write(output: &OutputPath, outputs: Vec<Output>) -> Result<(), Failure> {
     let bug = |error| {
         Failure::failed("the results make no safetensors file: this is a bug in dreamc", "report it")
             .because(error)
@@ -106,7 +111,7 @@ fn write(path: &Path, outputs: Vec<Output>) -> Result<(), Failure> {
         views.push((name.as_str(), view));
     }
     let file = safetensors::serialize(views, None).map_err(bug)?;
-    write_whole(path, &file)?;
+    write_whole(output, &file)?;
     for (name, dims, _) in &stored {
         note(&format!("{name} f32{dims:?}"));
     }

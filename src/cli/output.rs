@@ -2,7 +2,8 @@
 
 use super::error::Failure;
 use clap::ValueEnum;
-use dreamc::whole::{self, WholeError};
+use dreamc::output_path::{OutputPath, OutputError};
+use dreamc::whole::WholeError;
 use serde::Serialize;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -50,11 +51,24 @@ fn bug(error: &serde_json::Error) -> Failure {
         .because(error)
 }
 
+/// Looks at where a command is to write a file before it does its work: see [`OutputPath::new`].
+pub(crate) fn output_path<P: AsRef<Path>>(flag: &'static str, path: &Path, inputs: &[P]) -> Result<OutputPath, Failure> {
+    OutputPath::new(flag, path, inputs).map_err(refused)
+}
+
+/// The command line names a place that nothing may be written to.
+pub(crate) fn refused(error: OutputError) -> Failure {
+    Failure::from(error).into_usage()
+}
+
 /// Writes a file under a temporary name beside it, which it loses only when it is complete.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    match whole::write_whole(path, |mut partial| partial.write_all(bytes)) {
+pub(crate) fn write_whole(output: &OutputPath, bytes: &[u8]) -> Result<(), Failure> {
+    match output.write(|mut partial| partial.write_all(bytes)) {
         Ok(_) => Ok(()),
-        Err(WholeError::File(error) | WholeError::Contents(error)) => Err(Failure::io("write", path, &error)),
+        Err(WholeError::Output(error)) => Err(refused(error)),
+        Err(WholeError::File(error) | WholeError::Contents(error)) => {
+            Err(Failure::io("write", output.path(), &error))
+        }
     }
 }
 

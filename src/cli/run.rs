@@ -9,7 +9,11 @@ use clap::ValueEnum;
 use dream::chat::{Message, render};
 use dream::{Generate, Generated, Image, Model, Sampling, Visual};
 use serde::{Deserialize, Serialize};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+/// More than any canvas that an artifact takes.
+const CANVAS_BYTES_MAX: u64 = 1 << 26;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -142,7 +146,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             Err(Failure::usage(format!("{flags} belong to `--entry generate`"), help))
         }
         EntryArg::Forward | EntryArg::EncodeImage => {
-            let files = args.forward.files()?;
+            let files = args.forward.files(&args.file)?;
             let mut model = args.device.open(&args.file)?;
             let run = if args.entry == EntryArg::Forward { forward::run } else { forward::encode_image };
             run(&mut model, &files, args.forward.probes())
@@ -213,7 +217,16 @@ pub(super) fn images(paths: &[PathBuf]) -> Result<Vec<Image>, Failure> {
 
 /// A canvas from a file, without the line break that editors put at its end.
 fn read_canvas(path: &Path) -> Result<String, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?;
+    let read = || {
+        let mut text = String::new();
+        std::fs::File::open(path)?.take(CANVAS_BYTES_MAX + 1).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = read().map_err(|error| Failure::io("read", path, &error))?;
+    if text.len() as u64 > CANVAS_BYTES_MAX {
+        let message = format!("`{}` has more than {CANVAS_BYTES_MAX} bytes, which no canvas has", path.display());
+        return Err(Failure::failed(message, "name a file with the text to fill in"));
+    }
     Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
 }
 

@@ -2,7 +2,8 @@
 
 use super::code::complete;
 use super::{BuildError, Events};
-use crate::whole::{WholeError, write_whole};
+use crate::output_path::OutputPath;
+use crate::whole::WholeError;
 use dream::{DeviceChoice, Model, OpenOptions};
 use dreamc_artifact::code::encode_code;
 use dreamc_artifact::{Kind, encode_header, hash};
@@ -28,6 +29,7 @@ const CHUNK: usize = 1 << 20;
 ///
 /// Where the file is no artifact, a compiler is missing, or the new file cannot be written: the old one stays as it was.
 pub fn finalize(path: &Path, events: &mut dyn Events) -> Result<Finalized, BuildError> {
+    let output = OutputPath::new::<&Path>("the artifact", path, &[])?;
     let model = Model::open(path, &OpenOptions { device: DeviceChoice::None, ..OpenOptions::default() })?;
     let artifact = model.artifact();
     let (mut targets, mut codes) = (Vec::new(), Vec::new());
@@ -77,7 +79,8 @@ pub fn finalize(path: &Path, events: &mut dyn Events) -> Result<Finalized, Build
         zeros(&mut out, header.file_len.saturating_sub(at))?;
         out.flush()
     };
-    let written = write_whole(path, write).map_err(|error| match error {
+    let written = output.write(write).map_err(|error| match error {
+        WholeError::Output(error) => BuildError::Output(error),
         WholeError::File(source) | WholeError::Contents(source) => {
             BuildError::File { path: path.to_owned(), source }
         }

@@ -7,7 +7,7 @@ use dreamc_frontend::vla::Mode;
 use dreamc_frontend::{ModelConfig, Variant};
 use dreamc_num::{DType, Quant};
 use dreamc_passes::{ALL, find, names};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What to build. `entries` and everything numeric is checked by [`build`](super::build).
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +56,15 @@ pub struct BuildOptions {
     pub without: Vec<String>,
     /// Recorded cases to store, which `dreamc verify` runs.
     pub golden: Option<Golden>,
+}
+
+impl BuildOptions {
+    /// Files and folders that a build reads.
+    pub(super) fn inputs(&self) -> Vec<&Path> {
+        let BuildOptions { checkpoint, lora, act: ActOptions { stats, heads, .. }, .. } = self;
+        let given = [Some(checkpoint), lora.as_ref(), stats.as_ref(), heads.as_ref()];
+        given.into_iter().flatten().map(PathBuf::as_path).collect()
+    }
 }
 
 /// Recorded cases: a file of `dreamc golden record`.

@@ -108,7 +108,8 @@ pub enum Op {
     },
     /// `(logits f32[B, S, V], active bool[B, S], temperature f32[], top_p f32[], top_k i32[]) -> f32[B, S, V]`: the
     /// distribution of `spec/sampling.md` section 4. No filter at `top_p` outside `(0, 1)` and at `top_k` 0. Rows not
-    /// active are unspecified.
+    /// active are unspecified. A row whose logits are not all finite, or overflow over the temperature, is
+    /// [`NO_DISTRIBUTION`](dreamc_num::distribution::NO_DISTRIBUTION) everywhere.
     SamplingProbs,
     /// `(canvas i32[B, S], stream u32[4]) -> u32[B, S]`: see `dreamc_num::stream`.
     RandomBits {
@@ -116,12 +117,14 @@ pub enum Op {
         lane: Lane,
     },
     /// `(probs f32[B, S, V], active bool[B, S], temperature f32[], bits u32[B, S]) -> i32[B, S]`: the most probable token, lowest
-    /// id on a tie, or a draw when the temperature is above 0; -1 where not active.
+    /// id on a tie, or a draw when the temperature is above 0; -1 where not active,
+    /// [`NO_TOKEN`](dreamc_num::distribution::NO_TOKEN) where the row is no distribution.
     DrawToken {
         /// The token of column 0.
         first: u64,
     },
-    /// `(probs f32[B, S, V], active bool[B, S], token i32[B, S]) -> f32[B, S]`; 0 where not active.
+    /// `(probs f32[B, S, V], active bool[B, S], token i32[B, S]) -> f32[B, S]`; 0 where not active, or where the row is no
+    /// distribution.
     Confidence(Confidence),
     /// `(active bool[B, S], step i32[], joint i32[]) -> i32[B]`: slots that each row commits (`spec/sampling.md` section 5).
     /// With `joint` not 0 the slots of all rows count together, and the whole number is in row 0.
@@ -142,7 +145,8 @@ pub enum Op {
         /// End of the schedule.
         eps: f32,
     },
-    /// `(select bool[B, S], token i32[B, S], canvas i32[B, S]) -> i32[B, S]`.
+    /// `(select bool[B, S], token i32[B, S], canvas i32[B, S]) -> i32[B, S]`: `token` where selected, and wherever it is
+    /// [`NO_TOKEN`](dreamc_num::distribution::NO_TOKEN); the canvas elsewhere.
     Commit,
     /// `(stream u32[4]) -> u32[4]`: the stream of the next step.
     AdvanceStream,
@@ -165,7 +169,8 @@ pub enum Op {
     /// `(x i32[B, S], slots i32[B, K]) -> i32[B, K]`: the elements at these positions.
     TakeSlots,
     /// `(select bool[B, K], token i32[B, K], slots i32[B, K], canvas i32[B, S]) -> i32[B, S]`: `token` at the positions that
-    /// are selected, the canvas elsewhere. No position is selected twice.
+    /// are selected, and wherever it is [`NO_TOKEN`](dreamc_num::distribution::NO_TOKEN); the canvas elsewhere. No position
+    /// is selected twice.
     CommitSlots,
     /// `(step i32[] | i32[N]) -> f32[1, 1 | N, width]`: for each step sines, then cosines of `times[step] * 10000^(-k / (width / 2 - 1))`
     /// (`spec/actions.md` section 6).

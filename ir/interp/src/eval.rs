@@ -47,12 +47,7 @@ pub(crate) fn eval(op: &Op, x: &[&Tensor]) -> Result<Vec<Tensor>, RunError> {
         Op::TransferCount { steps, eps } => sampler::transfer_count(x[0], x[1], x[2], *steps as u32, *eps),
         Op::SelectSlots => sampler::select_slots(x[0], x[1], x[2], x[3], x[4], x[5]),
         Op::OriginSlots { steps, eps } => sampler::origin_slots(x[0], x[1], x[2], *steps as u32, *eps),
-        Op::Commit => {
-            let pairs = x[1].ints().iter().zip(x[2].ints());
-            let merged =
-                x[0].bools().iter().zip(pairs).map(|(s, (token, old))| if *s { *token } else { *old });
-            Tensor::i32(&x[2].dims, merged.collect())
-        }
+        Op::Commit => slots::commit_all(x[0], x[1], x[2]),
         Op::AdvanceStream => {
             let mut words = x[0].words().to_vec();
             words[3] = words[3].wrapping_add(1);

@@ -2,6 +2,7 @@
 
 use crate::tensor::Tensor;
 use dreamc_ir::Confidence;
+use dreamc_num::distribution::{NO_DISTRIBUTION, NO_TOKEN, is_distribution};
 use dreamc_num::schedule;
 use dreamc_num::stream::{Lane, StreamState, draw_target, gumbel, uniform, weight};
 
@@ -32,6 +33,10 @@ pub(crate) fn sampling_probs(
     let probs = |row: &[f32]| {
         let mut z: Vec<f32> =
             row.iter().map(|z| if temperature > 0.0 { z / temperature } else { *z }).collect();
+        let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if row.iter().any(|z| !z.is_finite()) || !largest.is_finite() {
+            return vec![NO_DISTRIBUTION; row.len()];
+        }
         if 0.0 < top_p && top_p < 1.0 {
             drop_top_p(&mut z, top_p);
         }
@@ -101,6 +106,9 @@ pub(crate) fn draw_token(
         if !active.bools()[i] {
             return -1;
         }
+        if !is_distribution(row[0]) {
+            return NO_TOKEN;
+        }
         let total: u64 = row.iter().map(|p| weight(*p)).sum();
         if temperature.floats()[0] <= 0.0 || total == 0 {
             return first as i32 + argmax(row) as i32;
@@ -118,7 +126,7 @@ pub(crate) fn draw_token(
 
 pub(crate) fn confidence(kind: Confidence, probs: &Tensor, active: &Tensor, token: &Tensor) -> Tensor {
     let of = |(i, row): (usize, &[f32])| {
-        if !active.bools()[i] {
+        if !active.bools()[i] || !is_distribution(row[0]) {
             return 0.0;
         }
         match kind {

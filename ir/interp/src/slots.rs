@@ -2,6 +2,7 @@
 
 use crate::run::RunError;
 use crate::tensor::Tensor;
+use dreamc_num::distribution::NO_TOKEN;
 use dreamc_num::stream::{Lane, StreamState};
 
 /// Positions of `token`, and which of them there are. Without a number of slots, as many as the fullest row has.
@@ -36,6 +37,13 @@ pub(crate) fn take(x: &Tensor, slots: &Tensor) -> Result<Tensor, RunError> {
     Ok(Tensor::i32(&slots.dims, at.into_iter().map(|i| x.ints()[i]).collect()))
 }
 
+/// Without a choice of slots: every position is one.
+pub(crate) fn commit_all(select: &Tensor, token: &Tensor, canvas: &Tensor) -> Tensor {
+    let pairs = token.ints().iter().zip(canvas.ints());
+    let commit = |(s, (token, old)): (&bool, (&i32, &i32))| if *s || *token == NO_TOKEN { *token } else { *old };
+    Tensor::i32(&canvas.dims, select.bools().iter().zip(pairs).map(commit).collect())
+}
+
 pub(crate) fn commit(
     select: &Tensor,
     token: &Tensor,
@@ -44,7 +52,7 @@ pub(crate) fn commit(
 ) -> Result<Tensor, RunError> {
     let mut out = canvas.ints().to_vec();
     for (i, at) in places(slots, canvas.columns())?.into_iter().enumerate() {
-        if select.bools()[i] {
+        if select.bools()[i] || token.ints()[i] == NO_TOKEN {
             out[at] = token.ints()[i];
         }
     }

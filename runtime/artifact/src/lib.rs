@@ -64,6 +64,7 @@ pub use header::{
 };
 pub use manifest::{Manifest, Model, Work};
 pub use open::Artifact;
+pub use poly::same_dims;
 pub use validate::{
     ARENA_BYTES_MAX, ELEMENTS_MAX, INT8_COLUMNS_MAX, LAUNCH_COUNT_MAX, OPERAND_COUNT_MAX, PART_COUNT_MAX,
     PORT_COUNT_MAX, PROGRAM_COUNT_MAX, RANK_MAX, ROPE_SECTION_COUNT_MAX, STEP_COUNT_MAX, STEPS_MAX,

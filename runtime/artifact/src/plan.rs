@@ -358,7 +358,9 @@ pub enum Kernel {
         len: u32,
     },
     /// `(logits f32[B, S, V], active bool[B, S], temperature f32[], top_p f32[], top_k i32[]) -> f32[B, S, V]`: the
-    /// distribution that a token is drawn from. Rows not active are unspecified. May write over the logits.
+    /// distribution that a token is drawn from. Rows not active are unspecified. A row whose logits are not all finite, or
+    /// overflow over the temperature, is [`NO_DISTRIBUTION`](dreamc_num::distribution::NO_DISTRIBUTION) everywhere. May
+    /// write over the logits.
     SamplingProbs,
     /// `(canvas i32[B, S], stream u32[4]) -> u32[B, S]`: random bits for every position.
     RandomBits {
@@ -366,12 +368,14 @@ pub enum Kernel {
         lane: Lane,
     },
     /// `(probs f32[B, S, V], active bool[B, S], temperature f32[], bits u32[B, S]) -> i32[B, S]`: the most probable
-    /// token (lowest id on a tie) at temperature 0, else a draw; -1 where not active.
+    /// token (lowest id on a tie) at temperature 0, else a draw; -1 where not active. Where the row is no distribution it
+    /// is [`NO_TOKEN`](dreamc_num::distribution::NO_TOKEN), or an error at once.
     DrawToken {
         /// The token of column 0.
         first: u32,
     },
-    /// `(probs f32[B, S, V], active bool[B, S], token i32[B, S]) -> f32[B, S]`; 0 where not active.
+    /// `(probs f32[B, S, V], active bool[B, S], token i32[B, S]) -> f32[B, S]`; 0 where not active, or where the row is no
+    /// distribution.
     Confidence(Confidence),
     /// `(active bool[B, S], index i32[], joint i32[]) -> i32[B]`: how many slots a row commits in this step. If `joint`
     /// is not 0, the slots of all rows are counted as one row's: the count stands in row 0, and 0 in the others.
@@ -393,8 +397,8 @@ pub enum Kernel {
         /// End of the schedule.
         eps: f32,
     },
-    /// `(select bool[B, S], token i32[B, S], canvas i32[B, S]) -> i32[B, S]`: `token` where selected. May write over
-    /// the canvas.
+    /// `(select bool[B, S], token i32[B, S], canvas i32[B, S]) -> i32[B, S]`: `token` where selected, and wherever it is
+    /// [`NO_TOKEN`](dreamc_num::distribution::NO_TOKEN). May write over the canvas.
     Commit,
     /// `(stream u32[4]) -> u32[4]`: the stream of the next step. May write over the stream.
     AdvanceStream,
@@ -438,7 +442,8 @@ pub enum Kernel {
     /// `(x i32[B, S], slots i32[B, K]) -> i32[B, K]`: the elements at these positions. One outside is an error.
     TakeSlots,
     /// `(select bool[B, K], token i32[B, K], slots i32[B, K], canvas i32[B, S]) -> i32[B, S]`: `token` at the positions
-    /// selected, each at most once. One outside is an error. May write over the canvas.
+    /// selected, each at most once, and wherever it is [`NO_TOKEN`](dreamc_num::distribution::NO_TOKEN). One outside is an
+    /// error. May write over the canvas.
     CommitSlots,
 }
 

@@ -74,7 +74,7 @@ pub(crate) fn same_dim(a: &Dim, b: &Dim) -> bool {
 }
 
 /// Whether two shapes are equal for all values of the symbols.
-pub(crate) fn same_dims(a: &[Dim], b: &[Dim]) -> bool {
+pub fn same_dims(a: &[Dim], b: &[Dim]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_dim(a, b))
 }
 

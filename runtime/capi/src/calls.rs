@@ -190,9 +190,9 @@ pub unsafe extern "C" fn dream_act(
             out.outside = made.outside as u32;
             // SAFETY: `room` has looked at both buffers; the rest by the rules of the header.
             unsafe {
-                given::copy_out(out.actions, slots, made.actions.into_iter().flatten());
+                given::copy_out(out.actions, slots, made.actions.into_iter().flatten())?;
                 if normalized {
-                    given::copy_out(out.normalized, slots, made.normalized.into_iter().flatten());
+                    given::copy_out(out.normalized, slots, made.normalized.into_iter().flatten())?;
                 }
                 given::fill(actions, &out)
             }

@@ -23,6 +23,12 @@ impl Failure {
         Failure::new(Status::Argument, text)
     }
 
+    /// Another number of results than was promised.
+    pub(crate) fn count(promised: usize) -> Failure {
+        let text = format!("bug: the policy did not give {promised} numbers; please report it");
+        Failure::new(Status::Bug, text)
+    }
+
     fn panic(cause: &(dyn Any + Send)) -> Failure {
         let texts = (cause.downcast_ref::<&str>().copied(), cause.downcast_ref::<String>());
         let said = texts.0.or(texts.1.map(String::as_str)).unwrap_or("no message");
@@ -67,6 +73,7 @@ fn status(error: &Error) -> Status {
         | Error::NoActions { .. }
         | Error::NoImages => Status::Unsupported,
         Error::Copy { .. } | Error::Lock { .. } | Error::Device(_) | Error::Cpu(_) => Status::System,
+        Error::NotFinite { .. } => Status::NotFinite,
         // The requests that a plan does not take were refused before.
         Error::Step(_) => Status::Bug,
         // The request itself, which is most of them.

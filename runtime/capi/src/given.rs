@@ -171,16 +171,24 @@ fn fits<T>(count: usize, name: &str) -> Result<(), Failure> {
     }
 }
 
-/// Writes numbers to the front of a buffer that has room for `count`, checked before by [`room`].
+/// Writes `count` numbers to the front of a buffer that has room for them, checked before by [`room`]. Another number of them
+/// is an error.
 ///
 /// # Safety
 ///
 /// A pointer that is not null is writable for `count` values.
-pub(crate) unsafe fn copy_out(to: *mut f64, count: usize, values: impl Iterator<Item = f64>) {
-    for (at, value) in values.take(count).enumerate() {
+pub(crate) unsafe fn copy_out(
+    to: *mut f64,
+    count: usize,
+    values: impl Iterator<Item = f64>,
+) -> Result<(), Failure> {
+    let mut left = 0..count;
+    for value in values {
+        let Some(at) = left.next() else { return Err(Failure::count(count)) };
         // SAFETY: `at` is below `count`.
         unsafe { to.add(at).write(value) };
     }
+    if left.is_empty() { Ok(()) } else { Err(Failure::count(count)) }
 }
 
 /// Checks a buffer for results before anything is run.

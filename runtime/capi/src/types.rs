@@ -26,6 +26,9 @@ pub enum Status {
     Busy = 7,
     /// What should not happen: a bug of this library. The model is of no use any more: close it and open it again.
     Bug = 8,
+    /// The model's numbers are not finite: NaN or infinity in logits or actions. There is no answer; the model can be used
+    /// again.
+    NotFinite = 9,
 }
 
 /// How a policy makes a chunk of actions.

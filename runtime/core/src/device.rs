@@ -130,6 +130,13 @@ pub enum DeviceError {
         /// What the driver said.
         error: String,
     },
+    /// Logits that no token can be drawn from. A device may leave it to who reads the canvas: see
+    /// [`NO_TOKEN`](dreamc_num::distribution::NO_TOKEN).
+    #[error("the logits of row {row} hold NaN or infinity, or overflow over the temperature")]
+    NoDistribution {
+        /// Row of the request.
+        row: u32,
+    },
     /// A step outside its schedule.
     #[error("step {step} is outside the schedule of {steps} steps")]
     StepOutOfRange {

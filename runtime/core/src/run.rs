@@ -1,6 +1,6 @@
 //! One run through the steps of a program.
 
-use crate::device::{Device, Operand};
+use crate::device::{Device, DeviceError, Operand};
 use crate::observer::{Done, Observer, Read, Shown};
 use crate::slots::{Iteration, Open, Policy};
 use crate::stepper::StepError;
@@ -91,7 +91,10 @@ impl Run<'_> {
         }
         let done = self.device.dispatch(number, dispatch, self.operands);
         let done = if times { done.and_then(|()| self.device.finish()) } else { done };
-        done.map_err(|error| StepError::Device { origin: dispatch.origin.join(", "), error })?;
+        done.map_err(|error| match error {
+            DeviceError::NoDistribution { row } => StepError::NoDistribution { step, row },
+            error => StepError::Device { origin: dispatch.origin.join(", "), error },
+        })?;
         if times {
             self.observer.done(Done { dispatch, number, step, operands: self.operands });
         }

@@ -44,6 +44,14 @@ pub enum StepError {
         /// Size of the value.
         expected: usize,
     },
+    /// Logits that no token can be drawn from, on a device that says so at once.
+    #[error("in step {step} the logits of row {row} hold NaN or infinity, or overflow over the temperature")]
+    NoDistribution {
+        /// Denoising step, from 0.
+        step: u32,
+        /// Row of the request.
+        row: u32,
+    },
     /// The observer asked to stop.
     #[error("stopped before the last step")]
     Stopped,

@@ -87,7 +87,7 @@ pub(crate) fn run(
         }
         (Kernel::RandomBits { lane }, [_, stream], [y]) => slots::random_bits(stream, *lane, y),
         (Kernel::DrawToken { first }, [probs, active, temperature, bits], [y]) => {
-            sampler::draw(context, *first, probs, active, temperature.get(0), bits, y);
+            sampler::draw(context, *first, probs, active, temperature.get(0), bits, y)?;
         }
         (Kernel::Confidence(kind), [probs, active, token], [y]) => {
             sampler::confidence(context, *kind, probs, active, token, y);

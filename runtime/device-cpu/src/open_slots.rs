@@ -2,6 +2,7 @@
 
 use crate::memory::Buf;
 use crate::rows::pick;
+use crate::slots::commits;
 use dreamc_num::stream::{Lane, StreamState};
 use dreamc_runtime::DeviceError;
 
@@ -56,7 +57,7 @@ pub(crate) fn commit(
 ) -> Result<(), DeviceError> {
     (0..slots.elements()).try_for_each(|i| place(slots, i, canvas).map(|_| ()))?;
     (0..out.elements()).for_each(|i| out.set(i, canvas.get::<i32>(i)));
-    (0..slots.elements()).filter(|i| select.get::<u8>(*i) != 0).try_for_each(|i| {
+    (0..slots.elements()).filter(|i| commits(select, token, *i)).try_for_each(|i| {
         out.set(place(slots, i, canvas)?, token.get::<i32>(i));
         Ok(())
     })

@@ -5,7 +5,9 @@ use crate::isa::per_isa;
 use crate::math::{exp, ln};
 use crate::memory::{Buf, Shared};
 use dreamc_artifact::plan::Confidence;
+use dreamc_num::distribution::{NO_DISTRIBUTION, NO_TOKEN, is_distribution};
 use dreamc_num::stream::{draw_target, weight};
+use dreamc_runtime::DeviceError;
 
 /// What an exponential or a logarithm costs, in elements that are moved.
 const PROBABILITY_WORK: usize = 8;
@@ -65,8 +67,10 @@ pub(crate) fn probs(
         // SAFETY: two floats are as large as a u64, aligned since a worker's scratch is aligned to a cache line; every
         // pattern of bits is a u64; the borrow is passed on.
         let keys = unsafe { std::slice::from_raw_parts_mut(keys.as_mut_ptr().cast::<u64>(), v) };
-        if temperature > 0.0 {
-            values.iter_mut().for_each(|x| *x /= temperature);
+        let largest = scale(context.isa, values, temperature);
+        if !largest.is_finite() {
+            values.fill(NO_DISTRIBUTION);
+            return;
         }
         if top_p > 0.0 && top_p < 1.0 {
             keep_top_p(context, values, keys, top_p);
@@ -74,7 +78,7 @@ pub(crate) fn probs(
         if top_k > 0 && (top_k as usize) < v {
             keep_top_k(values, keys, top_k as usize);
         }
-        softmax(context.isa, values);
+        softmax(context.isa, values, largest);
     });
 }
 
@@ -139,15 +143,33 @@ per_isa! {
 }
 
 per_isa! {
-    fn softmax(values: &mut [f32]) {
-        let mut lanes = [f32::NEG_INFINITY; 16];
-        let chunks = values.chunks_exact(16);
-        let rest = chunks.remainder();
-        for chunk in chunks {
-            lanes.iter_mut().zip(chunk).for_each(|(l, v)| *l = if *v > *l { *v } else { *l });
+    /// Divides logits by a temperature above 0 and returns the largest; NaN where one of them was not finite.
+    fn scale(values: &mut [f32], temperature: f32) -> f32 {
+        const INFINITY: u32 = f32::INFINITY.to_bits();
+        let magnitude = |v: f32| v.to_bits() & !(1 << 31);
+        let mut largest = [f32::NEG_INFINITY; 16];
+        let mut magnitudes = [0_u32; 16];
+        let mut step = |values: &mut [f32]| {
+            let lanes = largest.iter_mut().zip(&mut magnitudes);
+            for (v, (largest, most)) in values.iter_mut().zip(lanes) {
+                *most = (*most).max(magnitude(*v));
+                *v = if temperature > 0.0 { *v / temperature } else { *v };
+                *largest = if *v > *largest { *v } else { *largest };
+            }
+        };
+        let (chunks, rest) = values.as_chunks_mut::<16>();
+        chunks.iter_mut().for_each(|chunk| step(chunk));
+        step(rest);
+        if magnitudes.iter().any(|m| *m >= INFINITY) {
+            return f32::NAN;
         }
-        lanes.iter_mut().zip(rest).for_each(|(l, v)| *l = if *v > *l { *v } else { *l });
-        let largest = lanes.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+        largest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b))
+    }
+}
+
+per_isa! {
+    /// Of values of which `largest` is the largest.
+    fn softmax(values: &mut [f32], largest: f32) {
         let mut lanes = [0.0_f32; 16];
         let (chunks, rest) = values.as_chunks_mut::<16>();
         for chunk in chunks {
@@ -185,6 +207,10 @@ per_isa! {
 }
 
 /// One token per active row.
+///
+/// # Errors
+///
+/// Names the first row that is no distribution.
 pub(crate) fn draw(
     context: &Context<'_>,
     first: u32,
@@ -193,7 +219,7 @@ pub(crate) fn draw(
     temperature: f32,
     bits: &Buf,
     out: &Buf,
-) {
+) -> Result<(), DeviceError> {
     context.pool.run_rows(probs.rows(), PROBABILITY_WORK * probs.columns(), &|row, _| {
         if active.get::<u8>(row) == 0 {
             out.set(row, -1_i32);
@@ -201,6 +227,10 @@ pub(crate) fn draw(
         }
         // SAFETY: only read, by this task.
         let values = unsafe { row_of(probs, row) };
+        if !is_distribution(values[0]) {
+            out.set(row, NO_TOKEN);
+            return;
+        }
         // Sums of probabilities cannot overflow; of what is handed in instead they may, and must not panic.
         let add = |sum: u64, p: &f32| sum.wrapping_add(weight(*p));
         let total = if temperature > 0.0 { values.iter().fold(0, add) } else { 0 };
@@ -216,6 +246,10 @@ pub(crate) fn draw(
         };
         out.set(row, (first as usize + token.unwrap_or_else(|| argmax(context.isa, values))) as i32);
     });
+    match (0..out.elements()).find(|i| out.get::<i32>(*i) == NO_TOKEN) {
+        None => Ok(()),
+        Some(i) => Err(DeviceError::NoDistribution { row: (i / out.columns()) as u32 }),
+    }
 }
 
 per_isa! {
@@ -249,6 +283,7 @@ pub(crate) fn confidence(
         // SAFETY: only read, by this task.
         let values = unsafe { row_of(probs, row) };
         let value = match kind {
+            _ if !is_distribution(values[0]) => 0.0,
             Confidence::Probability => {
                 usize::try_from(token.get::<i32>(row)).ok().and_then(|t| values.get(t)).map_or(0.0, |p| *p)
             }

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::memory::Buf;
 use crate::sampler::as_u32;
+use dreamc_num::distribution::NO_TOKEN;
 use dreamc_num::schedule::{transfer_count, transfer_share};
 use dreamc_num::stream::{Lane, StreamState, gumbel, uniform};
 
@@ -101,10 +102,15 @@ pub(crate) fn origin(active: &Buf, step: u32, steps: u32, eps: f32, bits: &Buf, 
     }
 }
 
+/// Whether slot `i` is written: it is selected, or its row has no token.
+pub(crate) fn commits(select: &Buf, token: &Buf, i: usize) -> bool {
+    select.get::<u8>(i) != 0 || token.get::<i32>(i) == NO_TOKEN
+}
+
 /// The token where selected, else what the canvas holds.
 pub(crate) fn commit(select: &Buf, token: &Buf, canvas: &Buf, out: &Buf) {
     for i in 0..out.elements() {
-        let from = if select.get::<u8>(i) != 0 { token } else { canvas };
+        let from = if commits(select, token, i) { token } else { canvas };
         out.set(i, from.get::<i32>(i));
     }
 }

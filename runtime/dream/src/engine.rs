@@ -1,11 +1,13 @@
 //! A mapped artifact with a device over it: programs are made ready when they are first asked for.
 
+use crate::contract::contradiction;
 use crate::device::{self, Opened};
+use crate::finite::{NotFinite, first_bad};
 use crate::map::Map;
 use crate::model::damaged;
 use crate::{Error, OpenOptions};
 use dreamc_artifact::plan::{Kernel, Program};
-use dreamc_artifact::{Artifact, Manifest};
+use dreamc_artifact::Artifact;
 use dreamc_runtime::{Canvas, Device, Observer, StepError, Stepper};
 use std::path::Path;
 
@@ -25,6 +27,9 @@ pub(crate) struct Engine<'a> {
 
 /// The length that counts the open slots of a row.
 pub(crate) const SLOTS: &str = "K";
+
+/// The output that has the state of a loop after each step.
+const HISTORY: &str = "history";
 
 /// Values by the names of a program's inputs.
 pub(crate) type Inputs = Vec<(&'static str, Vec<u8>)>;
@@ -143,6 +148,50 @@ impl<'a> Engine<'a> {
         Ok(passes)
     }
 
+    /// As [`Engine::run`], for `entry`, whose outputs are tokens or actions: where they are not finite, an error says so.
+    /// `first_row` is the request's row that this run begins with.
+    pub(crate) fn answer(
+        &mut self,
+        (entry, first_row): (&'static str, usize),
+        lengths: &[(&str, u32)],
+        inputs: &Inputs,
+        observer: &mut dyn Observer,
+        outputs: &mut [(&str, Vec<u8>)],
+    ) -> Result<u32, Error> {
+        let steps = self.stepper().map_or(1, |stepper| stepper.program().passes());
+        let not_finite = |step: u32, row: usize, what: NotFinite| Error::NotFinite {
+            entry,
+            step: step + 1,
+            steps,
+            row: first_row + row,
+            what,
+        };
+        let passes = self.run(lengths, inputs, observer, outputs).map_err(|error| match error {
+            Error::Step(StepError::NoDistribution { step, row }) => {
+                not_finite(step, row as usize, NotFinite::Logits)
+            }
+            error => error,
+        })?;
+        let Engine { opened, ready, .. } = self;
+        let device = opened.as_mut().ok_or(Error::Unopened)?.device.as_mut();
+        let stepper = ready.as_ref().ok_or(StepError::Unsound)?;
+        for (name, bytes) in outputs {
+            let columns = stepper.output(name).map_or(1, |(_, shape)| shape.columns());
+            let Some((row, what)) = first_bad(name, bytes, columns) else { continue };
+            // The history has what each step has left.
+            if stepper.output(HISTORY).is_none() {
+                return Err(not_finite(0, row, what));
+            }
+            let mut history = Vec::new();
+            read(stepper, device, HISTORY, &mut history)?;
+            let each = (0..).zip(history.chunks(bytes.len().max(1)));
+            let mut bad = each.filter_map(|(step, bytes)| Some((step, first_bad(name, bytes, columns)?)));
+            let (step, (row, what)) = bad.next().unwrap_or((steps.saturating_sub(1), (row, what)));
+            return Err(not_finite(step, row, what));
+        }
+        Ok(passes)
+    }
+
     /// Most open slots of a row that the prepared program takes; none where it does not count them.
     pub(crate) fn slots_max(&self) -> Option<u32> {
         let symbols = &self.ready.as_ref()?.program().symbols;
@@ -192,35 +241,6 @@ fn read_by_rows(program: &Program) -> Vec<u32> {
     }
     rows.retain(|index| !whole.contains(index));
     rows
-}
-
-/// What the manifest says differently from the plan, which was checked: memory is taken by both.
-fn contradiction(artifact: &Artifact<'_>) -> Option<&'static str> {
-    let plans = artifact.manifest().targets.iter().map(|target| artifact.plan(target));
-    plans.into_iter().find_map(|plan| contradicts(artifact.manifest(), &plan?.programs))
-}
-
-fn contradicts(manifest: &Manifest, programs: &[Program]) -> Option<&'static str> {
-    let model = &manifest.model;
-    let length = model.max_prompt.checked_add(model.new_tokens);
-    if programs.is_empty() || manifest.entries.iter().any(|e| programs.iter().all(|p| p.name != *e)) {
-        return Some("the entries");
-    }
-    for program in programs {
-        let max = |name: &str| program.symbols.iter().find(|s| s.name == name).map(|s| s.max);
-        if max("B") != Some(model.max_batch) {
-            return Some("the rows of a batch");
-        }
-        // Actions may need a longer row than an answer does.
-        if length.is_none() || max("S") < length {
-            return Some("the length of a row");
-        }
-        // The loop of `act` may be longer or shorter than its schedule: see `--flow-clock`.
-        if program.name == crate::generate::ENTRY && program.passes() != model.steps {
-            return Some("the number of steps");
-        }
-    }
-    None
 }
 
 /// Open slots of the row that has most, if a program with room for `max` takes them.

@@ -1,5 +1,6 @@
 //! What can go wrong between a file and an answer.
 
+use crate::finite::NotFinite;
 use dreamc_artifact::OpenError;
 use dreamc_front::FrontError;
 use dreamc_runtime::{CanvasError, DeviceError, StepError};
@@ -171,6 +172,22 @@ pub enum Error {
     /// Prompt and images do not fit together.
     #[error(transparent)]
     Prompt(#[from] dreamc_front::PromptError),
+    /// The model's numbers are not finite, so that there is no answer.
+    #[error(
+        "`{entry}` has no answer: after step {step} of {steps}, in row {row}, {what}; check the weights and what the request gives, or build with --dtype f32 and without --quant"
+    )]
+    NotFinite {
+        /// The entry.
+        entry: &'static str,
+        /// The first step after which it is so, from 1.
+        step: u32,
+        /// How many there are.
+        steps: u32,
+        /// Row of the request, from 0.
+        row: usize,
+        /// What is not finite.
+        what: NotFinite,
+    },
     /// Actions or the robot's state are not what they must be.
     #[error(transparent)]
     Action(#[from] dreamc_front::ActionError),
@@ -224,7 +241,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What they say differently.
-        what: &'static str,
+        what: String,
     },
     /// The weights cannot be kept in memory.
     #[error(

@@ -139,7 +139,8 @@ impl Model {
                     ("M", image_tokens),
                     (SLOTS, slots),
                 ];
-                generated.forwards += engine.run(&lengths, &inputs, observer, &mut outputs)?;
+                let part = (ENTRY, first);
+                generated.forwards += engine.answer(part, &lengths, &inputs, observer, &mut outputs)?;
                 let split = |bytes: &[u8]| -> Vec<Vec<i32>> {
                     ints_of(bytes).chunks(canvas.length).map(<[i32]>::to_vec).collect()
                 };

@@ -11,9 +11,11 @@
 //! # Ok::<(), dream::Error>(())
 //! ```
 
+mod contract;
 mod device;
 mod engine;
 mod error;
+mod finite;
 mod forward;
 mod generate;
 mod map;
@@ -29,6 +31,7 @@ pub use dreamc_front::settings::{ActionSettings, ImageSettings, Mode};
 pub use dreamc_front::{Settings, Tokenizer, action, camera, chat};
 pub use dreamc_runtime::{Done, Observer, Operand, Read, Shape, Shown};
 pub use error::Error;
+pub use finite::NotFinite;
 pub use forward::{Forward, Output};
 pub use generate::{Generate, Generated, Sampling};
 pub use model::{Model, OpenOptions, verify};

@@ -1,5 +1,6 @@
 //! An open artifact.
 
+use crate::contract::contradiction;
 use crate::engine::Engine;
 use crate::map::Map;
 use crate::visual::make_room;
@@ -75,7 +76,7 @@ impl Model {
         let tokenizer =
             opened.borrow_dependent().artifact.tokenizer().map(Tokenizer::from_bytes).transpose()?;
         let settings = opened.borrow_dependent().artifact.front().map(|bytes| {
-            let what = "the settings of images and actions";
+            let what = "the settings of images and actions".to_owned();
             Settings::from_bytes(bytes).ok_or_else(|| Error::Manifest { path: path.to_owned(), what })
         });
         Ok(Model { opened, tokenizer, settings: settings.transpose()? })
@@ -137,6 +138,9 @@ impl Model {
         const OPEN: &str = "<|mask:";
         const CLOSE: &str = "|>";
         let max = self.manifest().model.new_tokens as usize;
+        let tokenizer = self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?;
+        // A slot is written in no more bytes than this.
+        tokenizer.check_length(text.len(), max, OPEN.len() + CLOSE.len() + max.to_string().len())?;
         let mut parts = text.split(OPEN);
         let mut plain = parts.next().unwrap_or_default().to_owned();
         let mut left = max;
@@ -150,22 +154,28 @@ impl Model {
             plain.push_str(&"<|mask|>".repeat(n));
             plain.push_str(rest);
         }
-        self.encode(&plain)
+        Ok(signed(tokenizer.encode_within(&plain, max)?))
     }
 
     /// Token ids of a text, taken as it stands.
     ///
     /// # Errors
     ///
-    /// Where the artifact has no tokenizer.
+    /// Where the artifact has no tokenizer, or the text has more bytes than the longest prompt can have.
     pub fn encode(&self, text: &str) -> Result<Vec<i32>, Error> {
-        let ids = self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?.encode(text)?;
-        Ok(ids.into_iter().map(|id| id as i32).collect())
+        let max = self.manifest().model.max_prompt as usize;
+        let tokenizer = self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?;
+        Ok(signed(tokenizer.encode_within(text, max)?))
     }
 
     pub(crate) fn with_engine<R>(&mut self, f: impl FnOnce(&mut Engine<'_>) -> R) -> R {
         self.opened.with_dependent_mut(|_, engine| f(engine))
     }
+}
+
+/// Ids as programs take them.
+fn signed(ids: Vec<u32>) -> Vec<i32> {
+    ids.into_iter().map(|id| id as i32).collect()
 }
 
 /// Checks every byte of an artifact. `progress` is told the bytes of weights checked and their total.
@@ -177,6 +187,9 @@ pub fn verify(path: &Path, progress: impl FnMut(u64, u64)) -> Result<Manifest, E
     let map = Map::file(path)?;
     let open = |source| Error::Open { path: path.to_owned(), source };
     let artifact = Artifact::open(&map).map_err(open)?;
+    if let Some(what) = contradiction(&artifact) {
+        return Err(Error::Manifest { path: path.to_owned(), what });
+    }
     artifact.verify(progress).map_err(|error| match error {
         OpenError::WeightHash { index } => damaged(&artifact, index),
         other => open(other),

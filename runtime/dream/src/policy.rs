@@ -1,6 +1,7 @@
 //! Robot actions from an observation.
 
 use crate::engine::{Inputs, SLOTS, bytes_of, bytes_of_floats, floats_of, ints_of, open_slots};
+use crate::finite::bad_action;
 use crate::generate::Watch;
 use crate::visual::{Images, make_room};
 use crate::{Error, Manifest, Model, OpenOptions, Sampling, Visual};
@@ -8,7 +9,7 @@ use dreamc_front::chat::{Message, render};
 use dreamc_front::image::Image;
 use dreamc_front::settings::{ActionSettings, Mode, Settings};
 use dreamc_num::stream::normal;
-use dreamc_runtime::{Canvas, Observer};
+use dreamc_runtime::{Canvas, Observer, StepError};
 use std::path::Path;
 
 /// Name of the entry.
@@ -155,7 +156,7 @@ impl Policy {
             };
             let length = request.canvas.length as u32;
             let lengths = [("B", 1), ("S", length), ("M", request.image_tokens), (SLOTS, slots)];
-            engine.run(&lengths, &request.inputs, observer, &mut outputs)
+            engine.answer((ENTRY, 0), &lengths, &request.inputs, observer, &mut outputs)
         })?;
         self.read(request.output, &outputs[0].1, request.first_slot, forwards)
     }
@@ -256,9 +257,16 @@ impl Policy {
             let decoded = self.actions.tokens.decode(&ids);
             (decoded.values, Some(ids), decoded.outside)
         };
+        if normalized.len() != self.slots() {
+            // The ports were checked when the file was opened.
+            return Err(StepError::Unsound.into());
+        }
         let actions = self.actions.statistics.unnormalize(&normalized)?;
-        let rows =
-            |list: Vec<f64>| list.chunks(self.actions.action_dim as usize).map(<[f64]>::to_vec).collect();
+        let dimensions = self.actions.action_dim as usize;
+        if let Some(what) = bad_action(actions.iter().copied(), dimensions, true) {
+            return Err(Error::NotFinite { entry: ENTRY, step: forwards, steps: forwards, row: 0, what });
+        }
+        let rows = |list: Vec<f64>| list.chunks(dimensions).map(<[f64]>::to_vec).collect();
         Ok(Actions { actions: rows(actions), normalized: rows(normalized), token_ids, outside, forwards })
     }
 }

@@ -55,6 +55,22 @@ pub enum FrontError {
         /// The longest accepted.
         limit_bytes: u64,
     },
+    /// A text that no prompt has room for.
+    #[error(
+        "the text has {found_bytes} bytes, and {tokens_max} tokens, for which there is room, have at most {limit_bytes}"
+    )]
+    #[diagnostic(
+        code(front::text_too_long),
+        help("shorten it, or build with a larger --max-prompt, or --new-tokens for a canvas")
+    )]
+    TextTooLong {
+        /// Its length.
+        found_bytes: usize,
+        /// The longest that is looked at.
+        limit_bytes: usize,
+        /// Tokens that there is room for.
+        tokens_max: usize,
+    },
     /// Two files say different things about a token.
     #[error("`{}` and `{}` contradict each other about added token `{token}`: {reason}", path.display(), other.display())]
     #[diagnostic(

@@ -4,14 +4,20 @@ use crate::files::AddedToken;
 use crate::{FrontError, TokenizerFiles};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::NFC;
-use tokenizers::{NormalizedString, Normalizer};
+use tokenizers::{DecoderWrapper, ModelWrapper, NormalizedString, Normalizer};
+
+/// Bytes that NFC makes one of, at most: three Hangul letters become a syllable as long as each.
+const NFC_SHRINKS: usize = 3;
 
 /// A byte-level BPE tokenizer with its added tokens.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     mask_token: Option<String>,
+    /// Bytes of the longest token.
+    token_bytes_max: usize,
 }
 
 /// First line of the embedded form; `tokenizer.json` without white space follows.
@@ -66,12 +72,35 @@ impl Tokenizer {
     ///
     /// Where the library fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, FrontError> {
-        let failed = |e: tokenizers::Error| FrontError::Tokenizer { reason: e.to_string() };
-        // The reference normalises the whole text before it looks for added tokens; the library would look first.
-        let mut whole = NormalizedString::from(text);
-        NFC.normalize(&mut whole).map_err(failed)?;
-        let encoding = self.inner.encode_fast(whole.get(), false).map_err(failed)?;
-        Ok(encoding.get_ids().to_vec())
+        self.encode_normalized(&normalized(text)?)
+    }
+
+    fn encode_normalized(&self, text: &str) -> Result<Vec<u32>, FrontError> {
+        Ok(self.inner.encode_fast(text, false).map_err(failed)?.get_ids().to_vec())
+    }
+
+    /// As [`Tokenizer::encode`], of a text that is no longer than `tokens_max` tokens can be: for a longer one no memory is
+    /// taken.
+    ///
+    /// # Errors
+    ///
+    /// Where the text is too long, before it is looked at, or the library fails.
+    pub fn encode_within(&self, text: &str, tokens_max: usize) -> Result<Vec<u32>, FrontError> {
+        self.check_length(text.len(), tokens_max, 0)?;
+        let text = normalized(text)?;
+        within(text.len(), self.token_bytes_max.saturating_mul(tokens_max), tokens_max)?;
+        self.encode_normalized(&text)
+    }
+
+    /// That `tokens_max` tokens can be made of so many bytes, where what stands for a token may also be `written_max` bytes
+    /// long. Costs nothing, so that it can come first.
+    ///
+    /// # Errors
+    ///
+    /// Where they cannot.
+    pub fn check_length(&self, bytes: usize, tokens_max: usize, written_max: usize) -> Result<(), FrontError> {
+        let of_token = self.token_bytes_max.saturating_mul(NFC_SHRINKS).max(written_max);
+        within(bytes, of_token.saturating_mul(tokens_max), tokens_max)
     }
 
     /// The text of ids. Bytes that are no UTF-8 become U+FFFD; ids that stand for no token are left out.
@@ -80,7 +109,7 @@ impl Tokenizer {
     ///
     /// Where the library fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, FrontError> {
-        self.inner.decode(ids, skip_special).map_err(|e| FrontError::Tokenizer { reason: e.to_string() })
+        self.inner.decode(ids, skip_special).map_err(failed)
     }
 
     /// Number of tokens, added ones included.
@@ -104,15 +133,93 @@ impl Tokenizer {
     }
 }
 
-/// Added tokens of a `tokenizer.json`, to compare ids.
+fn within(found_bytes: usize, limit_bytes: usize, tokens_max: usize) -> Result<(), FrontError> {
+    if found_bytes <= limit_bytes {
+        return Ok(());
+    }
+    Err(FrontError::TextTooLong { found_bytes, limit_bytes, tokens_max })
+}
+
+/// The reference normalises the whole text before it looks for added tokens; the library would look first.
+fn normalized(text: &str) -> Result<String, FrontError> {
+    let mut whole = NormalizedString::from(text);
+    NFC.normalize(&mut whole).map_err(failed)?;
+    Ok(whole.get().to_owned())
+}
+
+fn failed(error: tokenizers::Error) -> FrontError {
+    FrontError::Tokenizer { reason: error.to_string() }
+}
+
+/// What a `tokenizer.json` says and the library does not: added tokens, to compare ids, and merges.
 #[derive(Deserialize)]
 struct Declared {
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
+    #[serde(default)]
+    model: DeclaredModel,
+}
+
+#[derive(Default, Deserialize)]
+struct DeclaredModel {
+    #[serde(default)]
+    merges: Vec<Merge>,
+}
+
+/// A pair as written now and before.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Pair(String, String),
+    Line(String),
+}
+
+impl Merge {
+    fn pair(self) -> Option<(String, String)> {
+        match self {
+            Merge::Pair(a, b) => Some((a, b)),
+            Merge::Line(line) => line.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())),
+        }
+    }
+}
+
+/// The same model without a cache of words. The library's belongs to threads, not to the model, and grows with every model
+/// that a thread has used, also those that are gone.
+fn without_cache(model: &BPE, vocab: Vocab, merges: Vec<Merge>) -> Result<BPE, String> {
+    let pairs: Option<Vec<_>> = merges.into_iter().map(Merge::pair).collect();
+    let mut builder = BPE::builder()
+        .vocab_and_merges(vocab, pairs.ok_or("a merge is no pair")?)
+        .cache_capacity(0)
+        .fuse_unk(model.fuse_unk)
+        .byte_fallback(model.byte_fallback)
+        .ignore_merges(model.ignore_merges);
+    if let Some(token) = &model.unk_token {
+        builder = builder.unk_token(token.clone());
+    }
+    if let Some(prefix) = &model.continuing_subword_prefix {
+        builder = builder.continuing_subword_prefix(prefix.clone());
+    }
+    if let Some(suffix) = &model.end_of_word_suffix {
+        builder = builder.end_of_word_suffix(suffix.clone());
+    }
+    if let Some(dropout) = model.dropout {
+        builder = builder.dropout(dropout);
+    }
+    builder.build().map_err(|e| e.to_string())
+}
+
+/// Bytes of text that the longest token stands for.
+fn token_bytes_max(tokenizer: &tokenizers::Tokenizer) -> usize {
+    // A character of such a vocabulary is a byte.
+    let bytes = matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+    let length = |token: &str| if bytes { token.chars().count() } else { token.len() };
+    let own = tokenizer.get_vocab(false).keys().map(|token| length(token)).max();
+    let added = tokenizer.get_added_tokens_decoder().values().map(|token| token.content.len()).max();
+    own.max(added).unwrap_or(0)
 }
 
 fn parse(json: &str, mask_token: Option<String>) -> Result<Tokenizer, String> {
-    let inner: tokenizers::Tokenizer = json.parse().map_err(|e: tokenizers::Error| e.to_string())?;
+    let mut inner: tokenizers::Tokenizer = json.parse().map_err(|e: tokenizers::Error| e.to_string())?;
     // The library numbers added tokens itself and only logs where the file says otherwise.
     let declared: Declared = serde_json::from_str(json).map_err(|e| e.to_string())?;
     for token in declared.added_tokens {
@@ -125,5 +232,17 @@ fn parse(json: &str, mask_token: Option<String>) -> Result<Tokenizer, String> {
             ));
         }
     }
-    Ok(Tokenizer { inner, mask_token })
+    let token_bytes_max = token_bytes_max(&inner);
+    let model = match inner.get_model() {
+        ModelWrapper::BPE(model) => {
+            let vocab = inner.get_vocab(false).into_iter().collect();
+            Some(without_cache(model, vocab, declared.model.merges)?)
+        }
+        // Others keep what they remember themselves.
+        ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_) | ModelWrapper::Unigram(_) => None,
+    };
+    if let Some(model) = model {
+        inner.with_model(model);
+    }
+    Ok(Tokenizer { inner, mask_token, token_bytes_max })
 }

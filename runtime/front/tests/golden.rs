@@ -204,3 +204,23 @@ fn long_files() {
         }
     }
 }
+
+/// A text that no prompt has room for is refused before memory is taken for it; the longest that may fit is not, also where
+/// normalising makes it shorter.
+#[test]
+fn long_texts_are_bounded() {
+    let tokenizer = Tokenizer::from_dir(&fixtures()).unwrap();
+    let refused = |text: &str, tokens_max: usize| {
+        let found = tokenizer.encode_within(text, tokens_max);
+        assert!(matches!(&found, Err(FrontError::TextTooLong { tokens_max: n, .. }) if *n == tokens_max), "{found:?}");
+    };
+    refused(&"a".repeat(20 << 20), 2048);
+    // One token of this vocabulary is 128 spaces, and none is longer.
+    assert_eq!(tokenizer.encode_within(&" ".repeat(3 * 128), 3).unwrap().len(), 3);
+    refused(&" ".repeat(3 * 128 + 1), 3);
+    // Three letters each, which are a syllable.
+    let syllables = "\u{1112}\u{1161}\u{11ab}".repeat(40);
+    assert_eq!(tokenizer.encode_within(&syllables, 40).unwrap(), tokenizer.encode(&syllables).unwrap());
+    refused(&"\u{1112}\u{1161}\u{11ab}".repeat(43), 1);
+    assert_eq!(tokenizer.encode_within("", 0).unwrap(), [0_u32; 0]);
+}

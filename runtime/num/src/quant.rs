@@ -82,14 +82,16 @@ impl fmt::Display for Quant {
     }
 }
 
-/// The scale by which a row is divided before it is rounded to 8 bits: its largest magnitude over 127, 0 for zeros.
+/// The scale by which a row is divided before it is rounded to 8 bits: its largest magnitude over 127, 0 for zeros. Of a row
+/// with NaN or infinity it is that, so that the row's results are no numbers either.
 pub fn int8_scale(row: &[f32]) -> f32 {
     largest(row) / INT8_MAX
 }
 
-/// The largest magnitude of a row; what is not a number has none.
+/// The largest magnitude of a row; NaN is larger than all.
 fn largest(row: &[f32]) -> f32 {
-    row.iter().fold(0.0_f32, |max, x| if x.abs() > max { x.abs() } else { max })
+    // Bits of f32 without a sign are in order.
+    f32::from_bits(row.iter().fold(0, |max, x| max.max(x.abs().to_bits())))
 }
 
 /// What a row of this scale is multiplied by before it is rounded.

@@ -10,14 +10,15 @@ mod trace;
 use super::device::DeviceArgs;
 use super::error::Failure;
 use super::memory::{self, Faults};
-use super::output::{Format, print, print_json_pretty, write_whole};
+use super::output::{Format, output_path, print, print_json_pretty, write_whole};
 use super::profile::{Event, Named, Seen, ms, observe, program_names, shares, steps};
 use super::progress::{Progress, Unit};
 use super::requests::{Lengths, Request, Subject, entry, make};
 use clap::builder::PossibleValuesParser;
 use dreamc::compile::Entry;
+use dreamc::output_path::OutputPath;
 use report::{Asked, Assertion, Memory, Observed, Report, Warm};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Calls that are observed, or as many as there are warm ones.
@@ -61,9 +62,7 @@ fn limit(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    if let Some(out) = &args.trace {
-        check_trace(out, &args.file)?;
-    }
+    let trace = args.trace.as_deref().map(|out| output_path("--trace", out, &[&args.file])).transpose()?;
     let given = args.entry.as_deref().and_then(|name| Entry::ALL.into_iter().find(|e| e.name() == name));
     let start = Instant::now();
     let model = args.device.open(&args.file)?;
@@ -104,7 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let Seen { calls, sum_ms, faults } =
         observe(&mut subject, &request, args.iters.min(OBSERVED), &mut count)?;
     drop(progress);
-    if let (Some(out), Some(events)) = (&args.trace, calls.last()) {
+    if let (Some(out), Some(events)) = (&trace, calls.last()) {
         write_trace(out, entry, events, &names)?;
     }
     let kernels = shares(&calls, &names, |named| &named.kernel);
@@ -159,25 +158,7 @@ fn asked(request: &Request, passes: u32) -> Asked {
     Asked { prompt_tokens, new_tokens, images, passes }
 }
 
-/// Says what is wrong with the place of the trace before minutes are spent on what it is to hold.
-fn check_trace(out: &Path, file: &Path) -> Result<(), Failure> {
-    let wrong = |what: &str| {
-        let message = format!("--trace is `{}`, which {what}", out.display());
-        Err(Failure::usage(message, "name a file in a folder that exists"))
-    };
-    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if out.is_dir() {
-        wrong("is a folder")
-    } else if !folder.is_dir() {
-        wrong("is in no folder that exists")
-    } else if out.canonicalize().is_ok_and(|out| file.canonicalize().is_ok_and(|file| out == file)) {
-        wrong("is the artifact itself")
-    } else {
-        Ok(())
-    }
-}
-
-fn write_trace(out: &Path, entry: Entry, events: &[Event], names: &[Named]) -> Result<(), Failure> {
+fn write_trace(out: &OutputPath, entry: Entry, events: &[Event], names: &[Named]) -> Result<(), Failure> {
     let trace = trace::events(entry.name(), events, names);
     let bytes = serde_json::to_vec(&trace).map_err(|error| {
         let help = "this is a bug in dreamc; report it with the command line";

@@ -14,7 +14,7 @@ pub(super) use text::{judgement, summary};
 use super::build;
 use super::device::DeviceArgs;
 use super::error::Failure;
-use super::output::{Format, counted, note, print, print_json_pretty, write_whole};
+use super::output::{Format, counted, note, output_path, print, print_json_pretty, write_whole};
 use super::progress::{Progress, Unit};
 use super::requests::{Request, Subject};
 use super::{forward, run as request};
@@ -113,6 +113,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn record_file(args: &RecordArgs) -> Result<(), Failure> {
+    let RequestArgs { ids, inputs, .. } = &args.requests;
+    let read: Vec<&PathBuf> = [&args.source].into_iter().chain(ids).chain(inputs).collect();
+    let output = output_path("-o", &args.output, &read)?;
     let (file, _folder) = match args.source.is_dir() {
         true => {
             let (file, folder) = built(&args.source)?;
@@ -120,10 +123,6 @@ fn record_file(args: &RecordArgs) -> Result<(), Failure> {
         }
         false => (args.source.clone(), None),
     };
-    if same_file(&args.output, &file) {
-        let message = format!("-o is `{}`, which is the artifact itself", args.output.display());
-        return Err(Failure::usage(message, "name another file"));
-    }
     let mut subject = record::subject(args.device.open(&file)?)?;
     let cases = record_all(&mut subject, &args.requests)?;
     let bytes = cases.to_bytes()?;
@@ -131,7 +130,7 @@ fn record_file(args: &RecordArgs) -> Result<(), Failure> {
         let message = format!("the cases are {} bytes, and may be {CASES_BYTES_MAX}", bytes.len());
         return Err(Failure::failed(message, "record fewer or shorter ones: --cases, --prompt-tokens"));
     }
-    write_whole(&args.output, &bytes)?;
+    write_whole(&output, &bytes)?;
     let (count, size) = (cases.list.len() as u64, bytes.len());
     note(&format!(
         "wrote `{}`: {} of {}, {size} bytes",
@@ -321,8 +320,4 @@ fn is_artifact(path: &Path) -> Result<bool, Failure> {
     let read = file.take(magic.len() as u64).read_to_end(&mut begin);
     read.map_err(|error| Failure::io("read", path, &error))?;
     Ok(begin == magic)
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
 }

@@ -5,19 +5,20 @@ mod kernels;
 use super::device::{ThreadArgs, open_to_read};
 use super::error::Failure;
 use super::families::form;
-use super::output::{Format, counted, json_value, print, print_json_pretty, write_whole};
+use super::output::{Format, counted, json_value, output_path, print, print_json_pretty, write_whole};
 use super::{html, plan};
 use dream::{Manifest, Settings};
 use dreamc::cost::{self, EntryCost, GraphCost, Lengths};
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Plan, Program};
+use dreamc::output_path::OutputPath;
 use dreamc_artifact::{Artifact, FORMAT_VERSION, WeightInfo, Work};
 use dreamc_backend::Liveness;
 use dreamc_ir::{Module, SLOTS, Verified, parse, verify};
 use kernels::{Listed, Rates};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -156,10 +157,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let message = "--threads and --pin are of no effect where nothing is measured";
         return Err(Failure::usage(message, "give them with --kernels, which runs the kernels of the CPU"));
     }
+    let html = args.html.as_deref().map(|out| output_path("--html", out, &[&args.file])).transpose()?;
     let model = open_to_read(&args.file)?;
     let artifact = model.artifact();
-    if let Some(out) = &args.html {
-        write_page(out, &args.file, artifact)?;
+    if let Some(out) = &html {
+        write_page(out, artifact)?;
     }
     let report = report(args, artifact, model.settings())?;
     match args.format {
@@ -171,7 +173,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             parts.extend(report.plan.as_ref().map(|_| plan_text(artifact)));
             parts.extend(report.kernels.as_deref().map(|list| kernels::text(list, report.rates.as_ref())));
             parts.extend(report.ir.map(str::to_owned));
-            if parts.is_empty() && args.html.is_some() {
+            if parts.is_empty() && html.is_some() {
                 return Ok(());
             }
             if parts.is_empty() {
@@ -316,12 +318,8 @@ fn lengths<'a>(symbols: &'a [(&'a str, u64)]) -> Lengths<'a> {
     Lengths { symbols, ..Lengths::default() }
 }
 
-/// The page of `--html`, which must not take the place of the artifact.
-fn write_page(out: &Path, file: &Path, artifact: &Artifact<'_>) -> Result<(), Failure> {
-    if out.canonicalize().is_ok_and(|out| file.canonicalize().is_ok_and(|file| out == file)) {
-        let message = format!("--html is `{}`, which is the artifact itself", out.display());
-        return Err(Failure::usage(message, "name another file"));
-    }
+/// The page of `--html`.
+fn write_page(out: &OutputPath, artifact: &Artifact<'_>) -> Result<(), Failure> {
     let module = module(ir(artifact)?)?;
     let programs = plans(artifact).flat_map(|(target, plan)| plan.programs.iter().map(move |p| (target, p)));
     let model = &artifact.manifest().model;

@@ -9,6 +9,8 @@ mod factors;
 mod feedback;
 
 use super::{BuildError, BuildOptions, Events, Report, build_with};
+use crate::output_path::OutputPath;
+use crate::whole::Partial;
 use dream::{Observer, Read};
 use dreamc_artifact::plan::{Dispatch, Kernel, Place};
 use dreamc_backend::Source;
@@ -81,7 +83,9 @@ impl Statistics {
 /// An artifact like the one to be built, but not quantised. Its file goes when this does.
 #[derive(Debug)]
 pub struct Parent {
+    // Removed before the lock that says that it is in use.
     file: tempfile::TempPath,
+    _lock: Partial,
     /// The tensor that each stored weight is, or is rows of.
     names: Vec<Option<String>>,
     /// Whether errors are to be fed back.
@@ -95,11 +99,10 @@ impl Parent {
     ///
     /// As [`build`](super::build).
     pub fn build(options: &BuildOptions, events: &mut dyn Events) -> Result<Parent, BuildError> {
-        let output = options.output.as_path();
-        let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let made = tempfile::Builder::new().prefix(".dreamc-").suffix(".parent").tempfile_in(folder);
-        let file = made.map_err(|source| BuildError::File { path: output.to_owned(), source })?;
-        let file = file.into_temp_path();
+        let failed = |source| BuildError::File { path: options.output.clone(), source };
+        let output = OutputPath::new("-o", &options.output, &options.inputs())?;
+        let lock = Partial::beside(&output.target()?).map_err(failed)?;
+        let file = tempfile::TempPath::try_from_path(lock.parent()).map_err(failed)?;
         let feeds = options.quant.as_ref().is_some_and(|quant| quant.bits.has_groups());
         let mut without = options.without.clone();
         without.push(HIDES_ROWS.to_owned());
@@ -118,7 +121,7 @@ impl Parent {
             Source::Quantized { .. } | Source::Literal(_) => None,
         };
         let names = constants.list().iter().map(|constant| name(&constant.source)).collect();
-        Ok(Parent { file, names, feeds })
+        Ok(Parent { file, _lock: lock, names, feeds })
     }
 
     /// Its file.

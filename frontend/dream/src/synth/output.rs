@@ -16,7 +16,7 @@ impl<'a> Output<'a> {
     /// Refuses a directory that has a checkpoint, or one of these files.
     pub(super) fn new(dir: &'a Path, files: &[&str]) -> Result<Output<'a>, ImportError> {
         let names = [crate::config::CONFIG_FILE, dreamc_weights::SINGLE_FILE, dreamc_weights::INDEX_FILE];
-        match names.iter().chain(files).map(|name| dir.join(name)).find(|path| path.exists()) {
+        match names.iter().chain(files).map(|name| dir.join(name)).find(|path| is_there(path)) {
             Some(path) => Err(ImportError::OutputExists { path }),
             None => Ok(Output { dir, files: Vec::new() }),
         }
@@ -29,10 +29,14 @@ impl<'a> Output<'a> {
         write: impl FnOnce(&mut File) -> io::Result<()>,
     ) -> Result<(), ImportError> {
         let temporary = self.dir.join(format!("{name}.partial"));
-        self.files.push((temporary.clone(), self.dir.join(name)));
-        File::create(&temporary)
-            .and_then(|mut file| write(&mut file))
-            .map_err(|source| io_error(&temporary, source))
+        if let Some(path) = [self.dir.join(name), temporary.clone()].into_iter().find(|path| is_there(path)) {
+            return Err(ImportError::OutputExists { path });
+        }
+        let file = File::create_new(&temporary);
+        if file.is_ok() {
+            self.files.push((temporary.clone(), self.dir.join(name)));
+        }
+        file.and_then(|mut file| write(&mut file)).map_err(|source| io_error(&temporary, source))
     }
 
     /// Writes a file of JSON.
@@ -42,6 +46,9 @@ impl<'a> Output<'a> {
 
     /// Gives all files their names.
     pub(super) fn commit(mut self) -> Result<(), ImportError> {
+        if let Some((_, path)) = self.files.iter().find(|(_, path)| is_there(path)) {
+            return Err(ImportError::OutputExists { path: path.clone() });
+        }
         for (temporary, path) in &self.files {
             std::fs::rename(temporary, path).map_err(|source| io_error(path, source))?;
         }
@@ -57,6 +64,11 @@ impl Drop for Output<'_> {
             drop(std::fs::remove_file(temporary));
         }
     }
+}
+
+/// Whether anything has this name, be it a link that leads nowhere.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 /// Refuses what does not fit on the disk.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Side of a patch in pixels.
 pub(super) const PATCH: u32 = 14;
 /// Patches along each side of the cell that becomes one token.
-pub(super) const MERGE: u32 = 2;
+pub const MERGE: u32 = 2;
 /// Frames of a patch.
 pub(super) const TEMPORAL: u32 = 2;
 /// Sides are multiples of this many pixels.

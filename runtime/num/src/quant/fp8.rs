@@ -61,7 +61,7 @@ pub fn fp8_scale(row: &[f32]) -> f32 {
 }
 
 /// The code of `x`, `inverse` being [`row_inverse`](super::row_inverse) of the row's scale; 0 for what is not a number. Of a
-/// row with an infinite element all codes are 0 and the scale is infinite, so that its results are no numbers.
+/// row with NaN or infinity all codes are 0 and the scale is that, so that its results are no numbers.
 pub fn fp8(x: f32, inverse: f32) -> u8 {
     let scaled = x * inverse;
     if scaled.is_nan() { 0 } else { to_e4m3(scaled) }

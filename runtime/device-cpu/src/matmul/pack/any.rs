@@ -41,12 +41,12 @@ pub(super) fn survey(isa: Isa, strip: &Strip<'_>) -> Survey {
 }
 
 per_isa! {
-    /// The largest magnitude of each row; what is not a number is left out.
+    /// The largest magnitude of each row; NaN is larger than all.
     fn largest(strip: &Strip<'_>) -> [f32; 16] {
         let k = strip.x.columns();
         let mut chunk = [0.0_f32; CHUNK];
         // One register a row, and the order does not matter.
-        let mut largest = [[0.0_f32; 16]; 16];
+        let mut largest = [[0_u32; 16]; 16];
         for (from, n) in chunks(k) {
             chunk[n..].fill(0.0);
             let factors = strip.before.factors(from, n);
@@ -54,12 +54,13 @@ per_isa! {
                 strip.load(r, from, 1.0, &factors, &mut chunk[..n]);
                 for lanes in chunk.chunks_exact(16) {
                     for (max, v) in largest.iter_mut().zip(lanes) {
-                        *max = if v.abs() > *max { v.abs() } else { *max };
+                        // Bits of f32 without a sign are in order.
+                        *max = (*max).max(v.abs().to_bits());
                     }
                 }
             }
         }
-        largest.map(|lanes| lanes.iter().fold(0.0_f32, |a, b| if *b > a { *b } else { a }))
+        largest.map(|lanes| f32::from_bits(lanes.into_iter().fold(0, u32::max)))
     }
 }
 

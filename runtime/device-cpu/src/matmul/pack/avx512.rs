@@ -198,7 +198,8 @@ impl Row<'_> {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     fn survey<const BF16: bool, const SQUARES: bool>(&self, n: usize, factors: &Factors, of_row: &mut OfRow) {
-        let (mut max, [mut one, mut two]) = (_mm512_castsi512_ps(of_row.largest), of_row.squares);
+        let (mut max, [mut one, mut two]) = (of_row.largest, of_row.squares);
+        let magnitude = |v: __m512| _mm512_castps_si512(_mm512_abs_ps(v));
         for (at, [of_one, of_two]) in (0..n).step_by(TWO).zip(factors) {
             // SAFETY: the row has `n`.
             let [v, w] = unsafe { self.load::<BF16>(at, n) };
@@ -206,25 +207,21 @@ impl Row<'_> {
                 one = _mm512_add_ps(one, _mm512_mul_ps(v, v));
                 two = _mm512_add_ps(two, _mm512_mul_ps(w, w));
             }
-            // The second operand is the result where one is not a number.
-            max = _mm512_max_ps(_mm512_abs_ps(_mm512_mul_ps(v, *of_one)), max);
-            max = _mm512_max_ps(_mm512_abs_ps(_mm512_mul_ps(w, *of_two)), max);
+            max = _mm512_max_epu32(magnitude(_mm512_mul_ps(v, *of_one)), max);
+            max = _mm512_max_epu32(magnitude(_mm512_mul_ps(w, *of_two)), max);
         }
-        *of_row = OfRow { largest: _mm512_castps_si512(max), squares: [one, two] };
+        *of_row = OfRow { largest: max, squares: [one, two] };
     }
 
     /// The same of bf16 that nothing is done to.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     fn survey_halves(&self, n: usize, of_row: &mut OfRow) {
-        const INFINITY: i16 = 0x7f80;
         let mut max = of_row.largest;
         for at in (0..n).step_by(TWO) {
             self.ask_ahead::<true>(at);
             // SAFETY: the row has `n`.
             let halves = unsafe { _mm512_maskz_loadu_epi16(first_two(n - at), self.at::<true>(at).cast()) };
-            let halves = _mm512_and_si512(halves, _mm512_set1_epi16(i16::MAX));
-            let number = _mm512_cmple_epu16_mask(halves, _mm512_set1_epi16(INFINITY));
-            max = _mm512_mask_max_epu16(max, number, max, halves);
+            max = _mm512_max_epu16(max, _mm512_and_si512(halves, _mm512_set1_epi16(i16::MAX)));
         }
         of_row.largest = max;
     }

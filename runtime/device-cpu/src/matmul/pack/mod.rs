@@ -98,10 +98,9 @@ pub(super) fn pack_strip(isa: Isa, strip: &Strip<'_>, micro: &Micro, to: Shared<
         let Survey { largest, squares } = survey(isa, strip);
         let of_codes = largest.map(|largest| largest / INT8_MAX);
         for r in 0..strip.rows {
-            let scale = of_codes[r] * rms(squares[r]);
-            // A row that has no norm, as it holds an infinity or no number, is one of zeros.
+            // Of a row with NaN or infinity it is no number, and so are the row's results.
             // SAFETY: a row of the strip.
-            unsafe { *scales.get().add(r) = if scale.is_nan() { 0.0 } else { scale } };
+            unsafe { *scales.get().add(r) = of_codes[r] * rms(squares[r]) };
         }
         By::codes(of_codes)
     } else {
@@ -142,7 +141,7 @@ fn square_sum(isa: Isa, x: &Buf, row: usize) -> f32 {
 
 /// What has to be known of each row before codes are made.
 struct Survey {
-    /// The largest magnitude, not multiplied with what a norm multiplies the row with.
+    /// The largest magnitude, NaN being larger than all; not multiplied with what a norm multiplies the row with.
     largest: [f32; 16],
     /// The sum of the squares, if there is a norm.
     squares: [f32; 16],
@@ -244,8 +243,8 @@ mod tests {
                     assert_eq!(of(Isa::Avx512), of(Isa::Plain), "{k}");
                     let [found, same] = [Isa::Avx512, Isa::Plain].map(|isa| survey(isa, &strip));
                     let most = found.largest;
-                    assert_eq!(most.map(f32::to_bits), same.largest.map(f32::to_bits), "{k}");
                     let bits = |v: f32| if v.is_nan() { 0 } else { v.to_bits() };
+                    assert_eq!(most.map(bits), same.largest.map(bits), "{k}");
                     assert_eq!(found.squares.map(bits), same.squares.map(bits), "{k}");
                     for pack in [Pack::Pairs, Pack::Codes, Pack::ShiftedCodes] {
                         let micro = Micro { rows: ROWS, panels: 1, pack, run: |_| {}, late: None };
@@ -270,21 +269,24 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_have_no_norm_are_zeros() {
+    fn rows_that_are_not_finite_stay_so() {
         const K: usize = 40;
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let (mut x, mut gain) = ([1.0_f32.to_bits(); 2 * K], [1.0_f32.to_bits(); K]);
             x[K + 3] = bad.to_bits();
             let x = buf(&mut x, DType::F32, &[2, K as u32]);
-            let norm = Some(Norm { eps: 0.0, gain: buf(&mut gain, DType::F32, &[K as u32]) });
-            let before = Before { norm, smooth: None };
-            let strip = Strip { x: &x, before: &before, first: 0, rows: 2, dtype: DType::F32 };
-            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-                let micro = crate::matmul::int8::micro(isa);
-                let mut words = vec![0.0; micro.strip_words(micro.steps(K))];
-                let mut scales = [1.0; 16];
-                pack_strip(isa, &strip, &micro, Shared(words.as_mut_ptr()), Shared(scales.as_mut_ptr()));
-                assert_eq!(scales[..2], [1.0 / INT8_MAX, 0.0], "{isa} {bad}");
+            let norm = Norm { eps: 0.0, gain: buf(&mut gain, DType::F32, &[K as u32]) };
+            for norm in [Some(norm), None] {
+                let before = Before { norm, smooth: None };
+                let strip = Strip { x: &x, before: &before, first: 0, rows: 2, dtype: DType::F32 };
+                for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                    let micro = crate::matmul::int8::micro(isa);
+                    let mut words = vec![0.0; micro.strip_words(micro.steps(K))];
+                    let mut scales = [1.0; 16];
+                    pack_strip(isa, &strip, &micro, Shared(words.as_mut_ptr()), Shared(scales.as_mut_ptr()));
+                    assert_eq!(scales[0], 1.0 / INT8_MAX, "{isa} {bad}");
+                    assert!(!scales[1].is_finite(), "{isa} {bad}");
+                }
             }
         }
     }
