@@ -174,7 +174,7 @@ impl OutputPath {
             return Err(OutputError::Special { flag, path: named(), what: special(&found) });
         }
         for what in [&target, folder_of(&target)] {
-            if !writable(what) || what == &target && found.permissions().readonly() {
+            if !writable(what) || *what == target && found.permissions().readonly() {
                 return Err(OutputError::ReadOnly { flag, path: named(), what: what.to_owned() });
             }
         }

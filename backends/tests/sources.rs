@@ -23,13 +23,6 @@ fn source_of(snapshot: &str) -> String {
     source.to_owned()
 }
 
-/// Where the compilers are looked for: as always, and then in the repository, wherever the test was built.
-#[allow(dead_code, reason = "not every test looks for a compiler")]
-pub(crate) fn search() -> dreamc_backend::toolchain::Search {
-    let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/toolchain");
-    dreamc_backend::toolchain::Search::new().and(repository)
-}
-
 /// Does `each` for every source, on all cores.
 #[allow(dead_code, reason = "not every test compiles all sources")]
 pub(crate) fn in_parallel(sources: &[(String, String)], each: impl Fn(&str, &str) + Sync) {

@@ -77,8 +77,8 @@ class Decoder(torch.nn.Module):
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--size", default="7b")
-    options.add_argument("--lengths", default="232,512")
-    options.add_argument("--iterations", type=int, default=100)
+    options.add_argument("--lengths", default="232,301")
+    options.add_argument("--iterations", type=int, default=20)
     options = options.parse_args()
     if options.size not in SIZES:
         raise SystemExit(f"no size {options.size!r}: one of {', '.join(SIZES)}")

@@ -2,7 +2,6 @@
 
 use crate::device;
 use crate::runners::{Place, bytes_of, tensor_of};
-use dream::DeviceKind;
 use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::{Dispatch, Kernel, Plan, Program, Step};
 use dreamc_artifact::{Artifact, Manifest, Model};
@@ -134,23 +133,22 @@ pub fn execute_given(
     on: On,
     weights: WeightsOf<'_>,
 ) -> Vec<Tensor> {
-    match on {
+    let requests = [inputs.to_vec()];
+    let mut all = match on {
         On::Wgpu => {
-            Emitted::new(Place::Wgpu, module, entry).run(module, entry, inputs, weights, &|code, views| {
-                device::open(DeviceKind::Wgpu, code, views)
-            })
+            Emitted::new(Place::Wgpu, module, entry).run_on(Place::Wgpu, module, entry, &requests, weights)
         }
-        On::Cpu(isa) => Emitted::for_cpu(module, entry).run(module, entry, inputs, weights, &|_, views| {
+        On::Cpu(isa) => Emitted::for_cpu(module, entry).run(module, entry, &requests, weights, &|_, views| {
             let options = CpuOptions { threads: 2, isa: Some(isa), ..CpuOptions::default() };
             Box::new(CpuDevice::new(views, options).unwrap_or_else(|e| panic!("{e}")))
         }),
-    }
+    };
+    all.swap_remove(0)
 }
 
 /// As [`execute`], on any device that runs emitted kernels.
 pub fn execute_on(place: Place<'_>, module: &Module, entry: &str, inputs: &[Tensor]) -> Vec<Tensor> {
-    Emitted::new(place, module, entry)
-        .run(module, entry, inputs, &weight, &|code, views| device::open(place.device(), code, views))
+    Emitted::new(place, module, entry).run_on(place, module, entry, &[inputs.to_vec()], &weight).swap_remove(0)
 }
 
 /// Makes a device over code and weights.
@@ -191,14 +189,27 @@ impl Emitted {
         Emitted { target: "cpu".to_owned(), program, code: Code::default(), constants }
     }
 
+    /// Results of each of several requests, on a device that is made ready once.
+    pub fn run_on(
+        self,
+        place: Place<'_>,
+        module: &Module,
+        entry: &str,
+        requests: &[Vec<Tensor>],
+        weights: WeightsOf<'_>,
+    ) -> Vec<Vec<Tensor>> {
+        let open: Open<'_> = &|code, views| device::open(place.device(), code, views);
+        self.run(module, entry, requests, weights, open)
+    }
+
     fn run(
         self,
         module: &Module,
         entry: &str,
-        inputs: &[Tensor],
+        requests: &[Vec<Tensor>],
         weights: WeightsOf<'_>,
         open: Open<'_>,
-    ) -> Vec<Tensor> {
+    ) -> Vec<Vec<Tensor>> {
         let Emitted { target, program, code, constants } = self;
         let contents = Contents {
             manifest: manifest(entry, &target),
@@ -210,7 +221,7 @@ impl Emitted {
             golden: None,
         };
         let mut file = Cursor::new(Vec::new());
-        let mut reader = Given { types: weight_types(module), weights };
+        let mut reader = Given { types: weight_types(module), weights, last: None };
         write_artifact(&mut file, &contents, &mut reader, &mut |_, _| true)
             .unwrap_or_else(|e| panic!("{e:?}"));
         let bytes = file.into_inner();
@@ -224,7 +235,7 @@ impl Emitted {
         let views = (0..).zip(artifact.weights()).map(view).collect();
         let mut device = open(artifact.code(&target).expect("it is there"), views);
         let program = &artifact.plan(&target).expect("it is there").programs[0];
-        step(device.as_mut(), program, module, entry, inputs)
+        requests.iter().map(|inputs| step(device.as_mut(), program, module, entry, inputs)).collect()
     }
 }
 
@@ -314,7 +325,7 @@ fn lengths(ty: &Type, tensor: &Tensor) -> Vec<(String, u32)> {
 }
 
 /// A weight that depends on its name alone; one that is stored as bf16 is one.
-fn weight(name: &str, ty: &Type) -> Tensor {
+pub fn weight(name: &str, ty: &Type) -> Tensor {
     let seed = name.bytes().fold(17_u64, |hash, b| hash.wrapping_mul(31).wrapping_add(b.into()));
     let mut tensor = seeded(ty, &BTreeMap::new(), seed);
     if let (DType::BF16, Data::F32(values)) = (ty.dtype, &mut tensor.data) {
@@ -348,6 +359,8 @@ fn weight_types(module: &Module) -> BTreeMap<String, Type> {
 struct Given<'a> {
     types: BTreeMap<String, Type>,
     weights: WeightsOf<'a>,
+    /// The tensor that was read last: it is read piece by piece.
+    last: Option<(String, Tensor)>,
 }
 
 impl WeightReader for Given<'_> {
@@ -356,7 +369,10 @@ impl WeightReader for Given<'_> {
     }
 
     fn read(&mut self, name: &str, start: u64, out: &mut [f32]) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let all = (self.weights)(name, &self.types[name]);
+        if self.last.as_ref().is_none_or(|(last, _)| last != name) {
+            self.last = Some((name.to_owned(), (self.weights)(name, &self.types[name])));
+        }
+        let Some((_, all)) = &self.last else { unreachable!("it was just set") };
         out.copy_from_slice(&all.floats()[start as usize..start as usize + out.len()]);
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! `fixtures/` holds tiny checkpoints with the reference's own outputs. Cases are judged in [`text`], [`vl`] and [`vla`],
 //! whoever computes them: [`runners`] are the interpreter and the compiled artifact. [`emulator`] stands in for GPUs.
-//! [`fp8`] judges builds in fp8 by the interpreter. [`graph`] runs any IR text both ways, [`trained`] compiles checkpoints that have learnt something, [`shapes`] are models
+//! [`fp8`] judges builds in fp8 by the interpreter, [`not_finite`] what overflows. [`graph`] runs any IR text both ways, [`trained`] compiles checkpoints that have learnt something, [`shapes`] are models
 //! without weights.
 //!
 //! A failure to read a fixture is a bug of the repository, so this crate panics instead of returning errors.
@@ -12,6 +12,7 @@ pub mod emulator;
 pub mod fixture;
 pub mod fp8;
 pub mod graph;
+pub mod not_finite;
 pub mod outliers;
 pub mod replay;
 pub mod runners;

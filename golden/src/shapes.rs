@@ -34,6 +34,19 @@ pub fn act(size: Size, dtype: DType) -> Module {
     of(size, Variant::Vla, dtype, STEPS, Some(flow()))
 }
 
+/// A model of actions by discrete diffusion in one step, after all passes.
+pub fn act_at_once(size: Size, dtype: DType) -> Module {
+    let act = Act {
+        mode: Mode::Discrete,
+        chunk: 8,
+        action_dim: 7,
+        proprio_dim: None,
+        kept: None,
+        integrator: None,
+    };
+    of(size, Variant::Vla, dtype, 1, Some(act))
+}
+
 /// Eight actions by a flow of four steps, which the robot's state goes into.
 pub fn flow() -> Act {
     let times = flow_times(4, FlowClock::Reference).expect("the clock takes four steps");

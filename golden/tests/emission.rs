@@ -63,11 +63,6 @@ fn assert_bindings(plan: &Plan, modules: &Modules) {
     }
 }
 
-/// The compilers that `cargo xtask toolchain` installs, also where the tests' programs lie elsewhere.
-fn search() -> Search {
-    Search::new().and(Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/toolchain"))
-}
-
 /// Does something with every kernel, on all cores.
 fn each(kernels: &[Emitted], check: &(dyn Fn(&Emitted) + Sync)) {
     let next = AtomicUsize::new(0);
@@ -109,7 +104,7 @@ fn wgsl_is_valid() {
 
 #[test]
 fn cuda_compiles() {
-    let nvrtc = dreamc_backend_cuda::Nvrtc::find(&search()).unwrap_or_else(|e| panic!("{e}"));
+    let nvrtc = dreamc_backend_cuda::Nvrtc::find(&Search::new()).unwrap_or_else(|e| panic!("{e}"));
     for arch in ["sm_80", "sm_90a"] {
         each(&emit(&target(&format!("cuda:{arch}")), DType::BF16), &|k| {
             let binary = nvrtc.compile(&k.name, &k.source, arch).unwrap_or_else(|e| panic!("{e}"));
@@ -120,7 +115,7 @@ fn cuda_compiles() {
 
 #[test]
 fn rocm_compiles() {
-    let clang = dreamc_backend_rocm::Clang::find(&search()).unwrap_or_else(|e| panic!("{e}"));
+    let clang = dreamc_backend_rocm::Clang::find(&Search::new()).unwrap_or_else(|e| panic!("{e}"));
     each(&emit(&target("rocm:gfx942"), DType::BF16), &|k| {
         let code = clang.compile(&k.name, &k.source, "gfx942").unwrap_or_else(|e| panic!("{e}"));
         assert!(code.starts_with(b"\x7fELF"), "{}", k.name);
@@ -129,7 +124,7 @@ fn rocm_compiles() {
 
 #[test]
 fn metal_parses() {
-    let checker = dreamc_backend_metal::Checker::find(&search()).unwrap_or_else(|e| panic!("{e}"));
+    let checker = dreamc_backend_metal::Checker::find(&Search::new()).unwrap_or_else(|e| panic!("{e}"));
     each(&emit(&target("metal"), DType::BF16), &|k| {
         checker.check(&k.name, &k.source).unwrap_or_else(|e| panic!("{e}"));
     });

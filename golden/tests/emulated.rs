@@ -10,7 +10,8 @@ use dreamc::compile::BuildOptions;
 use dreamc_frontend::vla::Mode;
 use dreamc_golden::emulator::Emulator;
 use dreamc_golden::fixture::rows;
-use dreamc_golden::runners::{Built, Compiled, CompiledPolicy, build_options};
+use dreamc_golden::not_finite::{FIRST_NORM, LAST_NORM, Spoiled, judge_act, judge_places, judge_text};
+use dreamc_golden::runners::{Built, Compiled, CompiledPolicy, Place, build_options};
 use dreamc_golden::vla::{HeadFiles, judge_predict};
 use dreamc_golden::{Fixture, text, vl};
 use dreamc_num::DType;
@@ -66,6 +67,20 @@ fn heads_on_cuda() {
 fn heads_on_rocm() {
     let make = |options: &_| CompiledPolicy::emulated(&EMULATOR, Rocm, options);
     judge_predict(&[Mode::L1], HeadFiles::Safetensors, &make, true);
+}
+
+/// NaN ends a request on GPUs as well, recorded runs included.
+#[test]
+fn not_finite_on_cuda_and_rocm() {
+    let spoiled = Spoiled { tensor: LAST_NORM, dtype: DType::BF16, quant: None };
+    let [cuda, rocm] = [Cuda, Rocm].map(|kind| Place::Emulated(&EMULATOR, kind));
+    judge_places(cuda);
+    judge_act(cuda, "tabletop-vla", Mode::Discrete, 2, &spoiled);
+    judge_act(cuda, "tabletop-vla-flow", Mode::Flow, 2, &spoiled);
+    judge_text(cuda, &Spoiled { tensor: FIRST_NORM, ..spoiled.clone() });
+    judge_text(rocm, &spoiled);
+    judge_act(rocm, "tabletop-vla", Mode::OneStep, 1, &spoiled);
+    judge_act(rocm, "tabletop-vla-l1", Mode::L1, 1, &spoiled);
 }
 
 fn text_options() -> BuildOptions {

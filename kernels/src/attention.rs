@@ -363,7 +363,10 @@ fn attend<F: Float>(
         sync_cube();
         let mut p = 0.0f32;
         if visible {
-            p = f32::exp(score - largest);
+            // In bits: what NaN is a power of is a GPU compiler's business.
+            let bits = u32::reinterpret(score);
+            let finite = bits & 0x7fff_ffffu32 < 0x7f80_0000u32;
+            p = select(finite, f32::exp(score - largest), f32::reinterpret(bits | 0x7fc0_0000u32));
         }
         tiles[(p_first + UNIT_POS_X) as usize] = p;
         sync_cube();
@@ -376,7 +379,7 @@ fn attend<F: Float>(
             for j in 0..keys {
                 let p = tiles[(p_first + own_query * keys + j) as usize];
                 // What is not seen may be anything, and no number times 0 is none either.
-                if p > 0.0f32 {
+                if u32::reinterpret(p) != 0u32 {
                     total += p;
                     let at = (k_first + j * pitch + own_key) as usize;
                     #[unroll]
@@ -391,7 +394,8 @@ fn attend<F: Float>(
         first_key += keys;
     }
     if row < taken {
-        let inverse = select(total > 0.0f32, 1.0f32 / total, 0.0f32);
+        // Written so that what is no number stays none.
+        let inverse = select(total == 0.0f32, 0.0f32, 1.0f32 / total);
         let to = ((own_base + row) * comptime!(shape.heads * dim) + head * dim + own_key) as usize;
         #[unroll]
         for c in 0..parts {

@@ -88,6 +88,9 @@ typedef enum dream_status {
     DREAM_STATUS_BUSY = 7,
     // What should not happen: a bug of this library. The model is of no use any more: close it and open it again.
     DREAM_STATUS_BUG = 8,
+    // The model's numbers are not finite: NaN or infinity in logits or actions. There is no answer; the model can be used
+    // again.
+    DREAM_STATUS_NOT_FINITE = 9,
 } dream_status;
 
 // How a policy makes a chunk of actions.

@@ -1,6 +1,6 @@
 //! `cargo xtask toolchain`: the compilers for GPUs, none of which needs a GPU.
 //!
-//! NVRTC comes as wheels into `target/toolchain`, where the compiler looks for it; the compiler for AMD's devices, which
+//! NVRTC comes as wheels into `toolchain` of Cargo's target folder, where the compiler looks for it; the compiler for AMD's devices, which
 //! also checks Metal source, as Debian packages. What is there is left alone.
 
 use std::fs;
@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::apt::apt_install;
+use crate::layering;
 use crate::step::{CommandLine, on_path, step, step_command, workspace_root};
 
 /// Versions and hashes of the wheels.
 const WHEELS: &str = include_str!("../toolchain.txt");
 const WHEELS_FILE: &str = "xtask/toolchain.txt";
 
-const FOLDER: &str = "target/toolchain";
+/// Below Cargo's target folder, which `CARGO_TARGET_DIR` may name.
+const FOLDER: &str = "toolchain";
 
 /// What is kept of the wheels, and where it goes in `cuda`. The rest is for other uses, and twice as large.
 const KEPT: [(&str, &str); 6] = [
@@ -39,9 +41,10 @@ const DEVICE_LIBRARY: &str = "amdgcn/bitcode/ocml.bc";
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {
     apt_install("the compiler for AMD's devices", AMD, amd_missing)?;
-    let cuda = workspace_root()?.join(FOLDER).join("cuda");
+    let target = layering::metadata(&workspace_root()?)?.target_directory.into_std_path_buf();
+    let cuda = target.join(FOLDER).join("cuda");
     if fs::read_to_string(cuda.join(STAMP)).is_ok_and(|stamp| stamp == WHEELS) {
-        eprintln!("xtask: toolchain: complete: clang 19 for AMD's devices, NVRTC in {FOLDER}/cuda");
+        eprintln!("xtask: toolchain: complete: clang 19 for AMD's devices, NVRTC in {}", cuda.display());
         return Ok(());
     }
     let pip_missing = || if pip_is_there() { Vec::new() } else { vec!["pip for python3".to_owned()] };

@@ -1,9 +1,8 @@
 //! Where the vendors' compilers are looked for, and what is said about them.
 //!
-//! A toolchain folder has a folder for each vendor; `cargo xtask toolchain` fills `target/toolchain` of the repository.
+//! A toolchain folder has a folder for each vendor; `cargo xtask toolchain` fills `toolchain` of Cargo's target folder.
 //! None of the compilers needs a device.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,6 +14,9 @@ pub const FOLDER_VARIABLE: &str = "DREAM_TOOLCHAIN";
 
 /// Names the clang to use.
 pub const CLANG_VARIABLE: &str = "DREAM_CLANG";
+
+/// A file that Cargo puts into its target folder.
+const CARGO_MARK: &str = ".rustc_info.json";
 
 /// Versions of clang in the order of preference: the tested one, then what also knows the targets.
 const CLANG_NAMES: [&str; 6] = ["clang-19", "clang-20", "clang-21", "clang-22", "clang-18", "clang"];
@@ -70,13 +72,13 @@ pub struct Search {
 }
 
 impl Search {
-    /// The folder of `DREAM_TOOLCHAIN`; `target/toolchain` if the program lies below a folder `target`;
+    /// The folder of `DREAM_TOOLCHAIN`; `toolchain` of Cargo's target folder, by whatever name, if the program lies in it;
     /// `dreamc/toolchain` in the user's data folder; and then what the system has.
     pub fn new() -> Self {
         let named = std::env::var_os(FOLDER_VARIABLE).filter(|it| !it.is_empty());
         let named = named.map(|it| std::path::absolute(&it).unwrap_or_else(|_| it.into()));
         let program = std::env::current_exe().unwrap_or_default();
-        let built = program.ancestors().filter(|it| it.file_name() == Some(OsStr::new("target")));
+        let built = program.ancestors().skip(1).filter(|it| it.join(CARGO_MARK).is_file());
         let data = data_folder(std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"));
         let built = built.map(|target| target.join("toolchain"));
         let folders = named.into_iter().chain(built).chain(data.map(|it| it.join("dreamc/toolchain")));

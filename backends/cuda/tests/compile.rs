@@ -5,7 +5,7 @@ mod sources;
 
 use dreamc_backend::toolchain::Search;
 use dreamc_backend_cuda::{CompileError, Nvrtc, ToolchainError};
-use sources::{in_parallel, search, sources};
+use sources::{in_parallel, sources};
 
 /// Needs the headers of all packages.
 const MATRIX: &str = r#"
@@ -26,7 +26,7 @@ extern "C" __global__ void bf16_matrix(const __nv_bfloat16 *a, const __nv_bfloat
 "#;
 
 fn nvrtc() -> Nvrtc {
-    Nvrtc::find(&search()).unwrap_or_else(|error| panic!("{error}"))
+    Nvrtc::find(&Search::new()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {

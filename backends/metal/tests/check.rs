@@ -5,10 +5,10 @@ mod sources;
 
 use dreamc_backend::toolchain::Search;
 use dreamc_backend_metal::{CheckError, Checker};
-use sources::{in_parallel, search, sources};
+use sources::{in_parallel, sources};
 
 fn checker() -> Checker {
-    Checker::find(&search()).unwrap_or_else(|error| panic!("{error}"))
+    Checker::find(&Search::new()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A kernel with `body`.

@@ -3,8 +3,9 @@
 #[path = "../../tests/sources.rs"]
 mod sources;
 
+use dreamc_backend::toolchain::Search;
 use dreamc_backend_rocm::{Clang, CompileError};
-use sources::{in_parallel, search, sources};
+use sources::{in_parallel, sources};
 
 /// A kernel that uses more of the prelude than the snapshots do.
 const PRELUDE: &str = r#"
@@ -25,7 +26,7 @@ extern "C" __global__ void __launch_bounds__(64) prelude(
 "#;
 
 fn clang() -> Clang {
-    Clang::find(&search()).unwrap_or_else(|error| panic!("{error}"))
+    Clang::find(&Search::new()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn contains(code: &[u8], text: &str) -> bool {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// Rows and length of the requests: one row, odd ones, more than a tile.
 const SIZES: [(u64, u64); 4] = [(1, 1), (1, 33), (2, 5), (2, 67)];
 /// Name of the graphs.
-const ENTRY: &str = "f";
+pub(crate) const ENTRY: &str = "f";
 
 /// A graph, with `T` where the type of activations and matrices stands.
 struct Case {
@@ -28,7 +28,7 @@ struct Case {
 
 /// How far results may be off, as a share of the largest: the interpreter rounds no activations, the device rounds each
 /// once, and a case has at most four of them in a row.
-fn limit(dtype: DType) -> f32 {
+pub(crate) fn limit(dtype: DType) -> f32 {
     match dtype {
         DType::BF16 => 4.0 / 256.0,
         DType::F16 => 4.0 / 2048.0,
@@ -37,7 +37,7 @@ fn limit(dtype: DType) -> f32 {
 }
 
 /// Of fp8: rows and weights have the interpreter's own codes, but matrix units add up a step along K in fewer bits.
-const FP8_LIMIT: f32 = 1.0 / 256.0;
+pub(crate) const FP8_LIMIT: f32 = 1.0 / 256.0;
 
 /// Judges every kernel; or compiles it, where nothing shall run.
 pub(crate) fn judge(section: &str, make: Make, checks: &mut Checks) {
@@ -76,7 +76,7 @@ pub(crate) fn judge(section: &str, make: Make, checks: &mut Checks) {
 }
 
 /// The largest difference as a share of the largest magnitude; integers must be equal.
-fn off(found: &Tensor, wanted: &Tensor) -> f32 {
+pub(crate) fn off(found: &Tensor, wanted: &Tensor) -> f32 {
     assert_eq!(found.dims, wanted.dims);
     let (x, y) = match (&found.data, &wanted.data) {
         (Data::F32(x), Data::F32(y)) => (x, y),
@@ -100,7 +100,7 @@ fn off(found: &Tensor, wanted: &Tensor) -> f32 {
 }
 
 /// Reproducible inputs; some names ask for values of their own.
-fn inputs(module: &Module, (rows, length): (u64, u64), seed: u64) -> Vec<Tensor> {
+pub(crate) fn inputs(module: &Module, (rows, length): (u64, u64), seed: u64) -> Vec<Tensor> {
     let symbols: BTreeMap<String, u64> =
         [("B".to_owned(), rows), ("S".to_owned(), length)].into_iter().collect();
     let Some(graph) = module.graph(ENTRY) else { panic!("the case has no graph `{ENTRY}`") };
@@ -154,7 +154,7 @@ fn cases() -> Vec<Case> {
 type Add<'a> = &'a mut dyn FnMut(&str, String);
 
 /// `%0` is `x`; `%2` is it after a norm, in the type of the case.
-fn normed(columns: usize, more: &str) -> String {
+pub(crate) fn normed(columns: usize, more: &str) -> String {
     format!(
         "%0: f32[B, S, {columns}] \"x\"{more}) {{
   %1 = weight {{name=\"gain\"}} : f32[{columns}]

@@ -8,6 +8,7 @@
 
 mod device;
 mod fixtures;
+mod forms;
 mod kernels;
 mod prepare;
 mod repeat;

@@ -5,7 +5,7 @@ use crate::fixtures::{self, Make};
 use crate::report::Checks;
 use crate::run::SECTIONS;
 use crate::timing::{self, SizeName};
-use crate::{kernels, repeat};
+use crate::{forms, kernels, repeat};
 use clap::Args;
 use dreamc_backend::toolchain::FOLDER_VARIABLE;
 use dreamc_backend_cuda::Prebuilt;
@@ -44,6 +44,9 @@ impl Prepare {
                 SECTIONS.iter().filter(|s| self.only.is_empty() || self.only.contains(&(**s).to_owned()))
             {
                 match *section {
+                    "forms" => {
+                        self.size.iter().for_each(|size| forms::judge(section, make, size.size(), &mut checks))
+                    }
                     "kernels" => kernels::judge(section, make, &mut checks),
                     "repeat" => repeat::judge(section, make, &mut checks),
                     "timing" => {

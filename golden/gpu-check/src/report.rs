@@ -1,21 +1,87 @@
-//! What was found: a line for each check, and one JSON document.
+//! What was found: a line for each check, and a JSON document for each part.
 
 use dreamc_golden::fixture::take_worst;
 use serde_json::{Map, Value, json};
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Where what is found is written as it comes: a file for each part, flat in one folder.
+#[derive(Debug)]
+pub(crate) struct Results {
+    folder: PathBuf,
+    /// When to begin nothing more.
+    end: Instant,
+}
+
+impl Results {
+    /// In this folder, which is made; nothing is begun after so many minutes.
+    pub(crate) fn new(folder: &Path, minutes: u32) -> Result<Results, String> {
+        std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let end = Instant::now() + Duration::from_secs(60 * u64::from(minutes));
+        Ok(Results { folder: folder.to_owned(), end })
+    }
+
+    /// Time that is left.
+    pub(crate) fn left(&self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+
+    /// Writes a part anew. A folder that takes no more is said once a time and keeps nothing from going on.
+    pub(crate) fn write(&self, part: &str, value: &Value) {
+        let path = self.folder.join(format!("{part}.json"));
+        let partial = path.with_extension("partial");
+        let text = format!("{value:#}\n");
+        let written = std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, &path));
+        if let Err(error) = written {
+            println!("{}: {error}", path.display());
+        }
+    }
+}
 
 /// Outcomes of checks.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
-    list: Vec<Value>,
+    /// By the part that they belong to.
+    lists: BTreeMap<&'static str, Vec<Value>>,
     failed: usize,
+    skipped: usize,
+    count: usize,
+    results: Option<Results>,
+}
+
+/// The part of a section, and so the name of its file.
+fn part_of(section: &str) -> &'static str {
+    match section {
+        "forms" => "forms",
+        "kernels" => "kernels",
+        "repeat" => "repeat",
+        _ => "fixtures",
+    }
 }
 
 impl Checks {
+    /// Checks whose outcomes are written as they come.
+    pub(crate) fn writing(results: Results) -> Checks {
+        Checks { results: Some(results), ..Checks::default() }
+    }
+
+    /// Where they are written.
+    pub(crate) fn results(&self) -> Option<&Results> {
+        self.results.as_ref()
+    }
+
     /// Does a check, whose failure is a panic. Details come from the check, and from the judges' own limits.
     pub(crate) fn check(&mut self, section: &str, name: &str, check: impl FnOnce() -> Map<String, Value>) {
+        self.count += 1;
+        if self.results.as_ref().is_some_and(|results| results.left().is_zero()) {
+            self.skipped += 1;
+            println!("{section}: {name}: skipped: no time is left");
+            self.put(section, json!({"section": section, "name": name, "skipped": "no time is left"}));
+            return;
+        }
         let _ = take_worst();
         let begin = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(check));
@@ -33,17 +99,26 @@ impl Checks {
                 entry["error"] = message(panic.as_ref()).into();
             }
         }
-        self.list.push(entry);
+        self.put(section, entry);
+    }
+
+    fn put(&mut self, section: &str, entry: Value) {
+        let part = part_of(section);
+        let list = self.lists.entry(part).or_default();
+        list.push(entry);
+        if let Some(results) = &self.results {
+            results.write(part, &Value::from(list.clone()));
+        }
     }
 
     /// How many checks did not hold, of how many.
     pub(crate) fn failed(&self) -> (usize, usize) {
-        (self.failed, self.list.len())
+        (self.failed, self.count)
     }
 
-    /// All of them.
-    pub(crate) fn into_json(self) -> Value {
-        self.list.into()
+    /// How many there was no time for.
+    pub(crate) fn skipped(&self) -> usize {
+        self.skipped
     }
 }
 
@@ -71,6 +146,7 @@ impl Sorted {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -87,6 +163,23 @@ mod tests {
         checks.check("a", "b", Map::new);
         checks.check("a", "c", || panic!("off by {}", 2));
         assert_eq!(checks.failed(), (1, 2));
-        assert_eq!(checks.into_json()[1]["error"], "off by 2");
+        assert_eq!(checks.lists["fixtures"][1]["error"], "off by 2");
+    }
+
+    #[test]
+    fn outcomes_are_written_as_they_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |name: &str| -> Value {
+            serde_json::from_slice(&std::fs::read(folder.path().join(name)).unwrap()).unwrap()
+        };
+        let mut checks = Checks::writing(Results::new(folder.path(), 1).unwrap());
+        checks.check("forms", "a", Map::new);
+        assert_eq!(read("forms.json")[0]["ok"], true);
+        checks.check("vl", "b", Map::new);
+        assert_eq!(read("fixtures.json")[0]["section"], "vl");
+        let mut late = Checks::writing(Results::new(folder.path(), 0).unwrap());
+        late.check("repeat", "c", || panic!("there is no time"));
+        assert!(read("repeat.json")[0]["skipped"].is_string());
+        assert_eq!((late.failed(), late.skipped()), ((0, 1), 1));
     }
 }

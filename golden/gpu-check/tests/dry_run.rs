@@ -1,4 +1,4 @@
-//! The program on the WebGPU device: the timings of a tiny model, and the file.
+//! The program on the WebGPU device: the timings of a tiny model, its kernels' forms, and the files.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use serde_json::Value;
@@ -7,19 +7,31 @@ use std::process::Command;
 #[test]
 fn timings_on_wgpu() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("found/result.json");
-    let arguments = "run --device wgpu --only timing,torch --size tiny --lengths 5,24 --iterations 1 --json";
+    let out = folder.path().join("found");
+    let arguments =
+        "run --device wgpu --only timing,torch,forms,repeat --size tiny --lengths 5,24 --iterations 1 --minutes 20 --out";
     let status = Command::new(env!("CARGO_BIN_EXE_gpu-check"))
         .args(arguments.split(' '))
-        .arg(&file)
+        .arg(&out)
         // No Python, whatever this machine has.
         .env("PATH", folder.path())
         .status()
         .unwrap();
     assert!(status.success(), "{status}");
-    let found: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    let programs = found["timing"].as_array().unwrap();
-    assert_eq!(programs.len(), 3);
+    let mut names: Vec<String> =
+        out.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["device.json", "forms.json", "repeat.json", "timing.json", "torch.json"]);
+    let read = |part: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(out.join(format!("{part}.json"))).unwrap()).unwrap()
+    };
+    assert_eq!(read("device")["target"], "wgpu");
+    let forms = read("forms");
+    let forms = forms.as_array().unwrap();
+    assert!(forms.len() > 10 && forms.iter().all(|form| form["off"].as_f64() <= form["limit"].as_f64()));
+    let timing = read("timing");
+    let programs = timing.as_array().unwrap();
+    assert_eq!(programs.len(), 4);
     for program in programs {
         let lengths = program["lengths"].as_array().unwrap();
         assert_eq!(lengths.len(), 2);
@@ -30,5 +42,5 @@ fn timings_on_wgpu() {
             assert!(kernels.iter().any(|k| k["flop_each"].as_u64().unwrap() > 1000));
         }
     }
-    assert_eq!(found["torch"]["skipped"], "python3 has no torch");
+    assert_eq!(read("torch")["skipped"], "python3 has no torch");
 }

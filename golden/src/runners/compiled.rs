@@ -112,7 +112,7 @@ impl Place<'_> {
         }
     }
 
-    fn build(self, options: &BuildOptions) -> Built {
+    pub(crate) fn build(self, options: &BuildOptions) -> Built {
         let targets = vec![self.target(options.dtype)];
         match self {
             Place::Emulated(emulator, kind) => Built::emulated(emulator, kind, options),
@@ -123,7 +123,7 @@ impl Place<'_> {
     }
 
     /// Every way to open it.
-    fn open(self, built: &Built) -> Vec<Model> {
+    pub(crate) fn open(self, built: &Built) -> Vec<Model> {
         match self {
             Place::Cpu => {
                 let available = Isa::ALL.into_iter().filter(|isa| isa.is_available());

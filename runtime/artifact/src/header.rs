@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 /// First bytes of every artifact. A byte string: no endianness to get wrong.
 pub const MAGIC: [u8; 8] = *b"DREAMART";
 /// Goes up with every change after which older readers would misread a file.
-pub const FORMAT_VERSION: u32 = 6;
+pub const FORMAT_VERSION: u32 = 7;
 /// Sections start here, so weights are mapped and handed to the device as they lie.
 pub const SECTION_ALIGN: u64 = 256;
 /// Refused above this, before allocating.

@@ -119,6 +119,58 @@ fn step_outside_the_schedule() {
     }
 }
 
+/// The first result.
+fn floats(bench: &mut common::Bench<'_>) -> Vec<f32> {
+    let bytes = bench.results().swap_remove(0).bytes;
+    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+/// Logits that are not finite become no distribution, and that no token: the draw names the row of the request.
+#[test]
+fn logits_that_are_not_finite() {
+    let (b, s, v) = (2, 3, 40);
+    let active = || bools(&[b, s], &[1, 0, 1, 1, 1, 1]);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for column in [0, 17, v - 1] {
+            let mut logits = vec![0.5; (b * s * v) as usize];
+            // A row that is not active may hold anything.
+            logits[(v + column) as usize] = bad;
+            logits[(4 * v + column) as usize] = bad;
+            let reads = [
+                common::real(DType::F32, &[b, s, v], &logits),
+                active(),
+                scalar(0.7),
+                scalar(0.9),
+                ints(&[], &[5]),
+            ];
+            let probs = case(Kernel::SamplingProbs, &reads, DType::F32, &[b, s, v], 0.0);
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                let mut bench = bench(&probs, isa, 2, None);
+                bench.run().unwrap();
+                let values = floats(&mut bench);
+                let rows: Vec<&[f32]> = values.chunks(v as usize).collect();
+                assert!(rows[4].iter().all(|p| *p == -1.0), "{isa} {bad} {column}: {:?}", rows[4]);
+                assert!([0, 2, 3, 5].iter().all(|r| rows[*r].iter().all(|p| *p >= 0.0)), "{isa} {bad}");
+            }
+        }
+    }
+    // Finite logits that overflow over the temperature.
+    for (logit, temperature) in [(1e30, 1e-30), (-1e30, 1e-30)] {
+        let logits = common::real(DType::F32, &[1, 1, 4], &[logit; 4]);
+        let reads = [logits, bools(&[1, 1], &[1]), scalar(temperature), scalar(1.0), ints(&[], &[0])];
+        let probs = case(Kernel::SamplingProbs, &reads, DType::F32, &[1, 1, 4], 0.0);
+        let mut bench = bench(&probs, Isa::detect(), 1, None);
+        bench.run().unwrap();
+        assert_eq!(floats(&mut bench), [-1.0; 4]);
+    }
+    let probs = common::real(DType::F32, &[b, s, v], &vec![-1.0; (b * s * v) as usize]);
+    let open = bools(&[b, s], &[0, 0, 0, 0, 1, 1]);
+    let reads = [probs, open, scalar(1.0), common::random_words(&[b, s], 1)];
+    let draw = case(Kernel::DrawToken { first: 0 }, &reads, DType::I32, &[b, s], 0.0);
+    let error = bench(&draw, Isa::detect(), 2, None).run().unwrap_err();
+    assert_eq!(error, DeviceError::NoDistribution { row: 1 });
+}
+
 /// Numbers that no kernel before would write.
 #[test]
 fn hostile_numbers_do_not_panic() {
@@ -160,7 +212,12 @@ fn hostile_numbers_do_not_panic() {
             }
         }
         for case in cases {
-            bench(&case, Isa::detect(), 2, None).run().unwrap();
+            // Only a draw from what is no distribution is an error.
+            let draws = matches!(case.kernel, Kernel::DrawToken { .. });
+            match bench(&case, Isa::detect(), 2, None).run() {
+                Err(DeviceError::NoDistribution { row: 0 }) if draws && !(bad >= 0.0) => {}
+                other => other.unwrap(),
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 use super::cost::{Cost, cost};
 use crate::report::Sorted;
 use dreamc_artifact::plan::{Dispatch, Program, Step};
+use dreamc_frontend::module::ACT;
 use dreamc_golden::graph::Emitted;
 use dreamc_num::DType;
 use dreamc_runtime::{Device, Observer, Operand, Stepper, operand};
@@ -16,8 +17,10 @@ use std::time::Instant;
 
 /// Tokens of one image.
 const IMAGE_TOKENS: u32 = 64;
-/// Positions of a canvas for each of its images.
-const IMAGE_LENGTH: u32 = 232;
+/// Positions from which on a canvas has one image, and two.
+const IMAGE_LENGTHS: [u32; 2] = [232, 301];
+/// Slots of a chunk of actions.
+const ACTION_SLOTS: u32 = 56;
 /// Dispatches that a group is repeated to.
 const GROUP_COUNT_MIN: usize = 32;
 /// Most that is copied to find the bandwidth, in bytes.
@@ -61,9 +64,11 @@ impl<'a> Bench<'a> {
 
     /// Everything at a length of the canvas.
     pub(crate) fn time(&mut self, length: u32, iterations: usize) -> Value {
-        let image_tokens = (length / IMAGE_LENGTH * IMAGE_TOKENS).clamp(1, length);
-        // The canvas is nothing but slots.
-        let lengths = [("B", 1), ("S", length), ("M", image_tokens), ("K", length)];
+        let images = IMAGE_LENGTHS.iter().filter(|from| length >= **from).count() as u32;
+        let image_tokens = (images * IMAGE_TOKENS).max(1);
+        // A text is nothing but slots.
+        let slots = if self.program.name == ACT { length.min(ACTION_SLOTS) } else { length };
+        let lengths = [("B", 1), ("S", length), ("M", image_tokens), ("K", slots)];
         self.stepper.resize(&lengths).unwrap_or_else(|e| panic!("{e}"));
         for (symbol, n) in self.program.symbols.iter().zip(&mut self.symbols) {
             *n = lengths.iter().find(|(name, _)| *name == symbol.name).map_or(symbol.max, |(_, n)| *n);
@@ -95,6 +100,10 @@ impl<'a> Bench<'a> {
             runs.at(0.99)
         );
         timed.sort_by(|a, b| (b.2.runs as f64 * b.3).total_cmp(&(a.2.runs as f64 * a.3)));
+        for (kernels, _, group, ms) in &timed {
+            let all = group.runs as f64 * ms;
+            println!("timing: {}, {length}: {all:.3} ms of {} x {kernels}", self.program.name, group.runs);
+        }
         let entry = |(kernels, shape, group, ms): &(&String, &String, &Group<'_>, f64)| {
             json!({
                 "kernels": kernels,

@@ -9,7 +9,7 @@ mod weights;
 pub(crate) use peer::peer;
 
 use crate::fixtures::Make;
-use crate::report::{Checks, message};
+use crate::report::{Checks, Results, message};
 use bench::Bench;
 use clap::ValueEnum;
 use dreamc::compile::{Bits, Quantization, quantize};
@@ -27,8 +27,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 use weights::Weights;
 
-/// Lengths of the canvas: one view and a short task, and the longest.
-pub(crate) const LENGTHS: [u32; 2] = [232, 512];
+/// Lengths of the canvas: a short task with one view and with two.
+pub(crate) const LENGTHS: [u32; 2] = [232, 301];
+/// The file of what is found.
+const PART: &str = "timing";
 /// What everything is timed in.
 const DTYPE: DType = DType::BF16;
 
@@ -45,7 +47,8 @@ pub(crate) enum SizeName {
 }
 
 impl SizeName {
-    fn size(self) -> Size {
+    /// Its shapes.
+    pub(crate) fn size(self) -> Size {
         match self {
             SizeName::SevenB => Size::SevenB,
             SizeName::Small => Size::Small,
@@ -72,6 +75,7 @@ impl std::fmt::Display for SizeName {
 /// What is timed: a name, a graph, and its entry.
 fn subjects(place: Place<'static>, size: Size) -> Vec<(&'static str, Module, &'static str)> {
     let mut all = vec![
+        ("act: one step of the sampler, images included", shapes::act_at_once(size, DTYPE), ACT),
         ("forward: logits of all positions", shapes::text(size, DTYPE, 1), FORWARD),
         ("generate: one step of the sampler", shapes::text(size, DTYPE, 1), GENERATE),
         ("act: a flow of four steps, images included", shapes::act(size, DTYPE), ACT),
@@ -100,25 +104,45 @@ pub(crate) fn build(section: &str, make: Make, size: SizeName, checks: &mut Chec
     }
 }
 
-/// Times everything; what fails says so and does not keep the rest from being timed.
-pub(crate) fn time(place: Place<'static>, size: SizeName, lengths: &[u32], iterations: usize) -> Value {
-    let mut list = Vec::new();
+/// Times everything and writes it as it comes; what fails says so and does not keep the rest from being timed. Gives the
+/// number of programs that failed.
+pub(crate) fn time(
+    place: Place<'static>,
+    size: SizeName,
+    lengths: &[u32],
+    iterations: usize,
+    results: &Results,
+) -> usize {
+    let (mut list, mut failed) = (Vec::new(), 0);
     for (name, module, entry) in subjects(place, size.size()) {
-        let timed =
-            catch_unwind(AssertUnwindSafe(|| program(place, size, &module, entry, lengths, iterations)));
         let mut about =
             json!({"program": name, "entry": entry, "size": size.name(), "dtype": DTYPE.to_string()});
-        match timed {
-            Ok(found) => found.into_iter().for_each(|(key, value)| about[key] = value),
-            Err(panic) => {
+        if results.left().is_zero() {
+            println!("timing: {name}: skipped: no time is left");
+            about["skipped"] = "no time is left".into();
+        } else {
+            let at = list.len();
+            list.push(about.clone());
+            let mut found = |key: &str, value: Value| {
+                about[key] = value;
+                list[at] = about.clone();
+                results.write(PART, &Value::from(list.clone()));
+            };
+            let timed = catch_unwind(AssertUnwindSafe(|| {
+                program(place, size, &module, entry, lengths, iterations, &mut found)
+            }));
+            if let Err(panic) = timed {
                 let error = message(panic.as_ref());
                 println!("timing: {name}: FAILED: {error}");
-                about["error"] = error.into();
+                found("error", error.into());
+                failed += 1;
             }
+            continue;
         }
         list.push(about);
+        results.write(PART, &Value::from(list.clone()));
     }
-    list.into()
+    failed
 }
 
 fn program(
@@ -128,7 +152,8 @@ fn program(
     entry: &str,
     lengths: &[u32],
     iterations: usize,
-) -> Map<String, Value> {
+    found: &mut dyn FnMut(&str, Value),
+) {
     let emitted = Emitted::new(place, module, entry);
     let weights = Weights::new(&emitted.constants);
     let begin = Instant::now();
@@ -141,16 +166,13 @@ fn program(
         weights.bytes() as f64 / 1e9,
         emitted.code.modules.len()
     );
-    let lengths: Vec<Value> = lengths.iter().map(|length| bench.time(*length, iterations)).collect();
-    let map = json!({
-        "weights_bytes": weights.bytes(),
-        "arena_bytes": emitted.program.arena_bytes,
-        "kernels": emitted.code.modules.len(),
-        "prepare_seconds": prepare_seconds,
-        "lengths": lengths,
-    });
-    match map {
-        Value::Object(map) => map,
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Map::new(),
+    found("weights_bytes", weights.bytes().into());
+    found("arena_bytes", emitted.program.arena_bytes.into());
+    found("kernels", emitted.code.modules.len().into());
+    found("prepare_seconds", prepare_seconds.into());
+    let mut timed = Vec::new();
+    for length in lengths {
+        timed.push(bench.time(*length, iterations));
+        found("lengths", Value::from(timed.clone()));
     }
 }
