@@ -11,7 +11,7 @@ mod reader;
 mod target;
 
 use crate::cost::{self, Cost, Lengths, Whole};
-use crate::output_path::{OutputPath, OutputError, check_folder};
+use crate::output_path::{OutputError, OutputPath, check_folder};
 use crate::whole::WholeError;
 use acting::{Acting, acting};
 use calibrate::Calibrated;
@@ -573,8 +573,7 @@ fn emit(
 
 /// Writes the source of every kernel into a folder, for a person to read.
 fn write_sources(folder: &Path, code: &Code, inputs: &[&Path]) -> Result<(), BuildError> {
-    std::fs::create_dir_all(folder)
-        .map_err(|source| BuildError::File { path: folder.to_owned(), source })?;
+    std::fs::create_dir_all(folder).map_err(|source| BuildError::File { path: folder.to_owned(), source })?;
     for module in &code.modules {
         let path = folder.join(format!("{}.{}", module.name, module.form.extension()));
         let output = OutputPath::new("--emit", &path, inputs)?;

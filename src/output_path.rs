@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// Folders below an input folder are looked through to this depth for the output.
 const DEPTH_MAX: usize = 4;
+/// Endings of the files of a checkpoint, an adapter or heads that are read.
+const READ: [&str; 5] = ["safetensors", "json", "txt", "pt", "jinja"];
 
 /// Why nothing may be written to a path.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -106,13 +108,17 @@ pub struct OutputPath {
 }
 
 impl OutputPath {
-    /// Looks at what `flag` names as the output of a command that reads `inputs`: files, and folders with all that is in
-    /// them. Inputs that are not there are no concern of this.
+    /// Looks at what `flag` names as the output of a command that reads `inputs`: files, and folders with the files of a
+    /// checkpoint that are in them. Inputs that are not there are no concern of this.
     ///
     /// # Errors
     ///
     /// Says what is wrong with it.
-    pub fn new<P: AsRef<Path>>(flag: &'static str, path: &Path, inputs: &[P]) -> Result<OutputPath, OutputError> {
+    pub fn new<P: AsRef<Path>>(
+        flag: &'static str,
+        path: &Path,
+        inputs: &[P],
+    ) -> Result<OutputPath, OutputError> {
         let output = OutputPath { flag, path: path.to_owned() };
         if let (_, Some(found)) = output.examine()? {
             let input = inputs.iter().find_map(|input| find(input.as_ref(), &found, DEPTH_MAX));
@@ -235,9 +241,14 @@ fn find(input: &Path, output: &Metadata, depth: usize) -> Option<PathBuf> {
     }
     let depth = depth.checked_sub(1)?;
     std::fs::read_dir(input).ok()?.flatten().find_map(|entry| {
+        let (path, kind) = (entry.path(), entry.file_type().ok()?);
         // Links to folders may lead anywhere, also back.
-        let goes_down = entry.file_type().is_ok_and(|kind| !kind.is_symlink());
-        find(&entry.path(), output, if goes_down { depth } else { 0 })
+        let is_read = path.extension().is_some_and(|ending| READ.iter().any(|read| ending == *read));
+        if kind.is_dir() || is_read {
+            find(&path, output, if kind.is_dir() { depth } else { 0 })
+        } else {
+            None
+        }
     })
 }
 

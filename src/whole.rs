@@ -92,7 +92,10 @@ fn remove_stale(folder: &Path) {
                 drop(std::fs::remove_file(path.with_extension(&PARENT[1..])));
                 drop(std::fs::remove_file(&path));
             }
-        } else if is_file && has_affixes(&name, PREFIX, PARENT) && !path.with_extension(&PARTIAL[1..]).exists() {
+        } else if is_file
+            && has_affixes(&name, PREFIX, PARENT)
+            && !path.with_extension(&PARTIAL[1..]).exists()
+        {
             drop(std::fs::remove_file(&path));
         }
     }

@@ -206,7 +206,7 @@ fn bad_input_is_named() {
     bad(1, &["--device", "cuda"], &["built for cpu", "cuda"]);
     bad(2, &["--device", "tpu"], &["tpu", "auto, cuda"]);
     bad(2, &["--trace", &text(dir.path())], &["--trace", "is a folder"]);
-    bad(2, &["--trace", &text(&dir.path().join("no/t.json"))], &["--trace", "no folder that exists"]);
-    bad(2, &["--trace", &file], &["--trace", "the artifact itself"]);
+    bad(2, &["--trace", &text(&dir.path().join("no/t.json"))], &["--trace", "there is no folder"]);
+    bad(2, &["--trace", &file], &["--trace", "which this command reads"]);
     assert_eq!(files(dir.path()), [other]);
 }

@@ -281,7 +281,7 @@ fn bad_input_is_named() {
     std::fs::write(&bad, serialize([("x", view)], metadata.metadata().clone()).unwrap()).unwrap();
     check_fails(1, &bad, &[], &["damaged case `forward.0`", "input_ids"]);
 
-    has(&fails(2, &["golden", "record", &file, "-o", &file]), &["the artifact itself"]);
-    has(&fails(1, &["golden", "record", &file, "-o", "no/such/folder/c"]), &["cannot write"]);
+    has(&fails(2, &["golden", "record", &file, "-o", &file]), &["which this command reads"]);
+    has(&fails(1, &["golden", "record", &file, "-o", "no/such/folder/c"]), &["there is no folder"]);
     has(&fails(1, &["golden", "record", "no/such", "-o", &bad]), &["no/such"]);
 }

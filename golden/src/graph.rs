@@ -138,17 +138,21 @@ pub fn execute_given(
         On::Wgpu => {
             Emitted::new(Place::Wgpu, module, entry).run_on(Place::Wgpu, module, entry, &requests, weights)
         }
-        On::Cpu(isa) => Emitted::for_cpu(module, entry).run(module, entry, &requests, weights, &|_, views| {
-            let options = CpuOptions { threads: 2, isa: Some(isa), ..CpuOptions::default() };
-            Box::new(CpuDevice::new(views, options).unwrap_or_else(|e| panic!("{e}")))
-        }),
+        On::Cpu(isa) => {
+            Emitted::for_cpu(module, entry).run(module, entry, &requests, weights, &|_, views| {
+                let options = CpuOptions { threads: 2, isa: Some(isa), ..CpuOptions::default() };
+                Box::new(CpuDevice::new(views, options).unwrap_or_else(|e| panic!("{e}")))
+            })
+        }
     };
     all.swap_remove(0)
 }
 
 /// As [`execute`], on any device that runs emitted kernels.
 pub fn execute_on(place: Place<'_>, module: &Module, entry: &str, inputs: &[Tensor]) -> Vec<Tensor> {
-    Emitted::new(place, module, entry).run_on(place, module, entry, &[inputs.to_vec()], &weight).swap_remove(0)
+    Emitted::new(place, module, entry)
+        .run_on(place, module, entry, &[inputs.to_vec()], &weight)
+        .swap_remove(0)
 }
 
 /// Makes a device over code and weights.

@@ -69,11 +69,8 @@ fn generate(model: &mut Model) -> Error {
 /// Text has no answer.
 pub fn judge_text(place: Place<'_>, spoiled: &Spoiled) {
     let folder = self::spoiled(&Fixture::open("tiny-text").path("checkpoint"), spoiled.tensor);
-    let options = BuildOptions {
-        steps: 3,
-        entries: vec![Entry::Generate],
-        ..runners::build_options(folder.path())
-    };
+    let options =
+        BuildOptions { steps: 3, entries: vec![Entry::Generate], ..runners::build_options(folder.path()) };
     let built = place.build(&spoiled.of(options));
     for mut model in place.open(&built) {
         let error = generate(&mut model);
@@ -144,8 +141,7 @@ pub fn judge_places(place: Place<'_>) {
         for (step, row, value) in [(0, 1, f32::NAN), (2, 0, f32::INFINITY), (1, 1, f32::NEG_INFINITY)] {
             for (temperature, top_k, alg_temp) in [(0.0, None, None), (0.7, Some(3), Some(0.5))] {
                 let sampling = dream::Sampling { temperature, top_k, alg_temp, ..Default::default() };
-                let request =
-                    Generate { prompt: vec![vec![3, 4, 5]; 2], sampling, ..Generate::default() };
+                let request = Generate { prompt: vec![vec![3, 4, 5]; 2], sampling, ..Generate::default() };
                 let found = model.generate_with(&request, &mut Once { step, row, value });
                 let error = found.err().unwrap_or_else(|| panic!("{value} in step {step} has an answer"));
                 let Error::NotFinite { step: s, row: r, what, .. } = error else { panic!("{error}") };

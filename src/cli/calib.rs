@@ -59,6 +59,7 @@ pub(super) fn read(path: &Path, options: &BuildOptions) -> Result<Vec<Given>, Fa
     let listed = std::fs::read_dir(path).map_err(io)?.map(|entry| Ok(entry?.path()));
     let mut files = listed.collect::<Result<Vec<PathBuf>, std::io::Error>>().map_err(io)?;
     files.sort();
+    output_path("-o", &options.output, &files)?;
     let mut list = Vec::new();
     for file in files {
         let hidden = file.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with('.'));

@@ -2,7 +2,7 @@
 
 use super::error::Failure;
 use clap::ValueEnum;
-use dreamc::output_path::{OutputPath, OutputError};
+use dreamc::output_path::{OutputError, OutputPath};
 use dreamc::whole::WholeError;
 use serde::Serialize;
 use std::io::{ErrorKind, Write};
@@ -52,13 +52,19 @@ fn bug(error: &serde_json::Error) -> Failure {
 }
 
 /// Looks at where a command is to write a file before it does its work: see [`OutputPath::new`].
-pub(crate) fn output_path<P: AsRef<Path>>(flag: &'static str, path: &Path, inputs: &[P]) -> Result<OutputPath, Failure> {
+pub(crate) fn output_path<P: AsRef<Path>>(
+    flag: &'static str,
+    path: &Path,
+    inputs: &[P],
+) -> Result<OutputPath, Failure> {
     OutputPath::new(flag, path, inputs).map_err(refused)
 }
 
-/// The command line names a place that nothing may be written to.
+/// Why nothing may be written to a path. That a command would write over what it reads is shown by the command line.
 pub(crate) fn refused(error: OutputError) -> Failure {
-    Failure::from(error).into_usage()
+    let usage = matches!(error, OutputError::Input { .. });
+    let failure = Failure::from(error);
+    if usage { failure.into_usage() } else { failure }
 }
 
 /// Writes a file under a temporary name beside it, which it loses only when it is complete.

@@ -224,7 +224,8 @@ fn read_canvas(path: &Path) -> Result<String, Failure> {
     };
     let text = read().map_err(|error| Failure::io("read", path, &error))?;
     if text.len() as u64 > CANVAS_BYTES_MAX {
-        let message = format!("`{}` has more than {CANVAS_BYTES_MAX} bytes, which no canvas has", path.display());
+        let message =
+            format!("`{}` has more than {CANVAS_BYTES_MAX} bytes, which no canvas has", path.display());
         return Err(Failure::failed(message, "name a file with the text to fill in"));
     }
     Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))

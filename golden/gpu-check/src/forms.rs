@@ -77,7 +77,8 @@ fn product(make: Make, form: &Product) -> Map<String, Value> {
     // Matrices by their rows and biases by their elements are columns of the result.
     let (n, count) = (form.n as u64, picked.len());
     let weights = |name: &str, ty: &Type| {
-        let is_result = matches!(name, "a" | "gate" | "up" | "bias") && ty.dims[0].as_constant() == Some(count as u64);
+        let is_result =
+            matches!(name, "a" | "gate" | "up" | "bias") && ty.dims[0].as_constant() == Some(count as u64);
         if !is_result {
             return weight(name, ty);
         }
@@ -112,7 +113,9 @@ fn whole(make: Make, form: &Whole) -> Map<String, Value> {
         let module = &module;
         let all: Vec<_> =
             requests.iter().map(|inputs| scope.spawn(move || interpret(module, ENTRY, inputs))).collect();
-        all.into_iter().map(|thread| thread.join().unwrap_or_else(|_| panic!("the interpreter failed"))).collect()
+        all.into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| panic!("the interpreter failed")))
+            .collect()
     });
     let found = emitted.run_on(make.place, &module, ENTRY, &requests, &weight);
     let mut worst = 0.0_f32;
@@ -182,54 +185,84 @@ fn products(size: Size) -> Vec<Product> {
         list.push(Product { name, text, n, fp8 });
     };
     for (name, k, n) in [("q", h, h), ("k and v", h, kv)] {
-        add(format!("{name}, {k} to {n}, with a bias"), n, false, Box::new(move |n| {
-            format!(
+        add(
+            format!("{name}, {k} to {n}, with a bias"),
+            n,
+            false,
+            Box::new(move |n| {
+                format!(
                 "{}\n  %3 = weight {{name=\"a\"}} : T[{n}, {k}]\n  %4 = weight {{name=\"bias\"}} : f32[{n}]
   %5 = linear %2, %3, %4 {{bias=1}} : T[B, S, {n}]\n  return %5 \"y\"",
                 normed(k, "")
             )
-        }));
+            }),
+        );
     }
     for (name, k, n) in [("o", h, h), ("down", mlp, h)] {
-        add(format!("{name}, {k} to {n}, with a residual"), n, false, Box::new(move |n| {
-            format!(
-                "{}\n  %4 = weight {{name=\"a\"}} : T[{n}, {k}]
+        add(
+            format!("{name}, {k} to {n}, with a residual"),
+            n,
+            false,
+            Box::new(move |n| {
+                format!(
+                    "{}\n  %4 = weight {{name=\"a\"}} : T[{n}, {k}]
   %5 = linear %2, %4, %3 {{residual=1}} : f32[B, S, {n}]\n  return %5 \"y\"",
-                normed(k, &format!(", %3: f32[B, S, {n}] \"residual\""))
-            )
-        }));
+                    normed(k, &format!(", %3: f32[B, S, {n}] \"residual\""))
+                )
+            }),
+        );
     }
-    add(format!("gate and up, {h} to {mlp}, with SwiGLU"), mlp, false, Box::new(move |n| {
-        format!(
+    add(
+        format!("gate and up, {h} to {mlp}, with SwiGLU"),
+        mlp,
+        false,
+        Box::new(move |n| {
+            format!(
             "{}\n  %3 = weight {{name=\"gate\"}} : T[{n}, {h}]\n  %4 = weight {{name=\"up\"}} : T[{n}, {h}]
   %5 = linear %2, %3, %4 {{weights=2, swiglu=1}} : T[B, S, {n}]\n  return %5 \"y\"",
             normed(h, "")
         )
-    }));
+        }),
+    );
     let vocabulary = text.vocab_size as usize;
-    add(format!("head, {h} to {vocabulary}"), vocabulary, false, Box::new(move |n| {
-        format!(
-            "{}\n  %3 = weight {{name=\"a\"}} : T[{n}, {h}]\n  %4 = linear %2, %3 : f32[B, S, {n}]\n  return %4 \"y\"",
-            normed(h, "")
-        )
-    }));
+    add(
+        format!("head, {h} to {vocabulary}"),
+        vocabulary,
+        false,
+        Box::new(move |n| {
+            format!(
+                "{}\n  %3 = weight {{name=\"a\"}} : T[{n}, {h}]\n  %4 = linear %2, %3 : f32[B, S, {n}]\n  return %4 \"y\"",
+                normed(h, "")
+            )
+        }),
+    );
     if let Some(vision) = &config.vision {
         let (e, m) = (vision.embed_dim as usize, vision.mlp_size as usize);
-        add(format!("tower, {e} to {m}, with quick GELU"), m, false, Box::new(move |n| {
-            format!(
+        add(
+            format!("tower, {e} to {m}, with quick GELU"),
+            m,
+            false,
+            Box::new(move |n| {
+                format!(
                 "{}\n  %3 = weight {{name=\"a\"}} : T[{n}, {e}]\n  %4 = weight {{name=\"bias\"}} : f32[{n}]
   %5 = linear %2, %3, %4 {{bias=1, activation=quick_gelu}} : T[B, S, {n}]\n  return %5 \"y\"",
                 normed(e, "")
             )
-        }));
+            }),
+        );
     }
     for (name, k, n) in [("o", h, h), ("down", mlp, h)] {
-        add(format!("{name} in fp8, {k} to {n}"), n, true, Box::new(move |n| {
-            format!(
+        add(
+            format!("{name} in fp8, {k} to {n}"),
+            n,
+            true,
+            Box::new(move |n| {
+                format!(
                 "%0: f32[B, S, {k}] \"x\") {{\n  %1 = weight {{name=\"a\", bits=8, float=1}} : T[{n}, {k}]
   %2 = linear %0, %1 {{fp8=1}} : f32[B, S, {n}]\n  return %2 \"y\""
             )
-        }));
+            }),
+        );
     }
     list
 }
@@ -250,7 +283,7 @@ fn wholes(size: Size) -> Vec<Whole> {
     list.push(Whole {
         name: format!("distributions and draws over {}", text.vocab_size),
         text: format!(
-            "%0: f32[B, S, {v}] \"logits\", %1: i32[B, S] \"none\", %2: f32[] \"zero\", %3: f32[] \"zero\", %4: i32[] \"none\", %5: u32[B, S] \"bits\") {{
+            "%0: f32[B, S, {v}] \"logits\", %1: i32[B, S] \"none\", %2: f32[] \"zero\", %3: f32[] \"top_p\", %4: i32[] \"top_k\", %5: u32[B, S] \"bits\") {{
   %6 = is_token %1 {{token=0}} : bool[B, S]
   %7 = sampling_probs %0, %6, %2, %3, %4 : f32[B, S, {v}]
   %8 = draw_token %7, %6, %2, %5 : i32[B, S]
@@ -277,7 +310,9 @@ fn turning(d: u64) -> [String; 2] {
     let half = d / 2;
     [
         ", %3: i32[B, S] \"mask\", %4: i32[B, S] \"positions\"".to_owned(),
-        format!("%5, %6 = rope_table %4 {{theta=1000000.0, sections=[{half}]}} : f32[B, S, {half}], f32[B, S, {half}]"),
+        format!(
+            "%5, %6 = rope_table %4 {{theta=1000000.0, sections=[{half}]}} : f32[B, S, {half}], f32[B, S, {half}]"
+        ),
     ]
 }
 

@@ -44,9 +44,10 @@ impl Prepare {
                 SECTIONS.iter().filter(|s| self.only.is_empty() || self.only.contains(&(**s).to_owned()))
             {
                 match *section {
-                    "forms" => {
-                        self.size.iter().for_each(|size| forms::judge(section, make, size.size(), &mut checks))
-                    }
+                    "forms" => self
+                        .size
+                        .iter()
+                        .for_each(|size| forms::judge(section, make, size.size(), &mut checks)),
                     "kernels" => kernels::judge(section, make, &mut checks),
                     "repeat" => repeat::judge(section, make, &mut checks),
                     "timing" => {

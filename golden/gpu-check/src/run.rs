@@ -93,7 +93,10 @@ impl Run {
         }
         let ((failed, count), skipped) = (checks.failed(), checks.skipped());
         let held = count - failed - skipped;
-        println!("{held} of {count} checks held, {failed} failed, {skipped} had no time; the numbers are in {}", out.display());
+        println!(
+            "{held} of {count} checks held, {failed} failed, {skipped} had no time; the numbers are in {}",
+            out.display()
+        );
         Ok(failed == 0 && not_timed == 0)
     }
 }

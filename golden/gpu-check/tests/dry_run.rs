@@ -8,8 +8,7 @@ use std::process::Command;
 fn timings_on_wgpu() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("found");
-    let arguments =
-        "run --device wgpu --only timing,torch,forms,repeat --size tiny --lengths 5,24 --iterations 1 --minutes 20 --out";
+    let arguments = "run --device wgpu --only timing,torch,forms,repeat --size tiny --lengths 5,24 --iterations 1 --minutes 20 --out";
     let status = Command::new(env!("CARGO_BIN_EXE_gpu-check"))
         .args(arguments.split(' '))
         .arg(&out)

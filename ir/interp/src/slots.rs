@@ -40,7 +40,8 @@ pub(crate) fn take(x: &Tensor, slots: &Tensor) -> Result<Tensor, RunError> {
 /// Without a choice of slots: every position is one.
 pub(crate) fn commit_all(select: &Tensor, token: &Tensor, canvas: &Tensor) -> Tensor {
     let pairs = token.ints().iter().zip(canvas.ints());
-    let commit = |(s, (token, old)): (&bool, (&i32, &i32))| if *s || *token == NO_TOKEN { *token } else { *old };
+    let commit =
+        |(s, (token, old)): (&bool, (&i32, &i32))| if *s || *token == NO_TOKEN { *token } else { *old };
     Tensor::i32(&canvas.dims, select.bools().iter().zip(pairs).map(commit).collect())
 }
 

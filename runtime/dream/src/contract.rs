@@ -52,8 +52,7 @@ fn contradicts(manifest: &Manifest, settings: Option<&Settings>, programs: &[Pro
         if let Some(port) = program.inputs.iter().find(wrong) {
             return Some(format!("the input `{}` of `{}`", port.name, program.name));
         }
-        let missing =
-            |expected: &&Expected| !program.outputs.iter().any(|port| expected.is(program, port));
+        let missing = |expected: &&Expected| !program.outputs.iter().any(|port| expected.is(program, port));
         if let Some(expected) = outputs.iter().find(missing) {
             return Some(format!("the output `{}` of `{}`", expected.name, program.name));
         }

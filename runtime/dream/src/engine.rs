@@ -6,8 +6,8 @@ use crate::finite::{NotFinite, first_bad};
 use crate::map::Map;
 use crate::model::damaged;
 use crate::{Error, OpenOptions};
-use dreamc_artifact::plan::{Kernel, Program};
 use dreamc_artifact::Artifact;
+use dreamc_artifact::plan::{Kernel, Program};
 use dreamc_runtime::{Canvas, Device, Observer, StepError, Stepper};
 use std::path::Path;
 

@@ -98,7 +98,12 @@ impl Tokenizer {
     /// # Errors
     ///
     /// Where they cannot.
-    pub fn check_length(&self, bytes: usize, tokens_max: usize, written_max: usize) -> Result<(), FrontError> {
+    pub fn check_length(
+        &self,
+        bytes: usize,
+        tokens_max: usize,
+        written_max: usize,
+    ) -> Result<(), FrontError> {
         let of_token = self.token_bytes_max.saturating_mul(NFC_SHRINKS).max(written_max);
         within(bytes, of_token.saturating_mul(tokens_max), tokens_max)
     }

@@ -212,7 +212,10 @@ fn long_texts_are_bounded() {
     let tokenizer = Tokenizer::from_dir(&fixtures()).unwrap();
     let refused = |text: &str, tokens_max: usize| {
         let found = tokenizer.encode_within(text, tokens_max);
-        assert!(matches!(&found, Err(FrontError::TextTooLong { tokens_max: n, .. }) if *n == tokens_max), "{found:?}");
+        assert!(
+            matches!(&found, Err(FrontError::TextTooLong { tokens_max: n, .. }) if *n == tokens_max),
+            "{found:?}"
+        );
     };
     refused(&"a".repeat(20 << 20), 2048);
     // One token of this vocabulary is 128 spaces, and none is longer.

@@ -62,7 +62,8 @@ fn limit(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let trace = args.trace.as_deref().map(|out| output_path("--trace", out, &[&args.file])).transpose()?;
+    let trace = args.trace.as_deref().map(|out| output_path("--trace", out, &[&args.file])).transpose();
+    let trace = trace.map_err(Failure::into_usage)?;
     let given = args.entry.as_deref().and_then(|name| Entry::ALL.into_iter().find(|e| e.name() == name));
     let start = Instant::now();
     let model = args.device.open(&args.file)?;

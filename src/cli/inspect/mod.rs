@@ -9,9 +9,9 @@ use super::output::{Format, counted, json_value, output_path, print, print_json_
 use super::{html, plan};
 use dream::{Manifest, Settings};
 use dreamc::cost::{self, EntryCost, GraphCost, Lengths};
+use dreamc::output_path::OutputPath;
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Plan, Program};
-use dreamc::output_path::OutputPath;
 use dreamc_artifact::{Artifact, FORMAT_VERSION, WeightInfo, Work};
 use dreamc_backend::Liveness;
 use dreamc_ir::{Module, SLOTS, Verified, parse, verify};

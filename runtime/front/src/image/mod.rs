@@ -15,8 +15,8 @@ pub use decode::{FILE_BYTES_MAX, IMAGE_PIXELS_MAX, IMAGE_SIDE_MAX};
 pub use error::ImageError;
 pub use grid::{Grid, coordinates, merged_tokens, patch_rows, segments};
 pub use patches::{PATCH_FEATURES, Patches, Resized};
-pub use processor::MERGE;
 pub use preprocessor_config::PREPROCESSOR_FILE;
+pub use processor::MERGE;
 pub use processor::{ImageProcessor, PATCH_ROWS_MAX, PROCESSOR_PIXELS_MAX};
 pub use resize::resize_bicubic;
 
