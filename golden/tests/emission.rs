@@ -13,7 +13,6 @@ use dreamc_golden::shapes::models;
 use dreamc_ir::verify;
 use dreamc_kernels::Emitted;
 use dreamc_num::DType;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// All kernels of the models for a target. The plans pass the loader's checks.
