@@ -3,11 +3,13 @@
 
 use dream::{Generate, Generated, Model, OpenOptions};
 use dreamc::compile::{ActOptions, BuildOptions, BuildTarget, Entry, build};
-use dreamc_artifact::{Artifact, Kind, assemble, table_hash};
+use dreamc_artifact::plan::Program;
+use dreamc_artifact::{Artifact, Kind, assemble, encode_plan, table_hash};
 use dreamc_frontend::Variant;
 use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::vla::Mode;
 use dreamc_golden::Fixture;
+use dreamc_golden::tabletop::Trained;
 use dreamc_golden::vla::{HeadFiles, checkpoint};
 use dreamc_num::DType;
 use proptest::prelude::*;
@@ -186,5 +188,59 @@ fn manifest_and_plan_must_agree() {
         std::fs::write(&forged, assemble(&sections, table_hash(artifact.weights())).unwrap()).unwrap();
         let error = Model::open(&forged, &OpenOptions::default()).err().unwrap().to_string();
         assert!(error.contains(what), "{error}");
+    }
+}
+
+/// A well-hashed file whose programs take or give something else than their entries promise is refused when it is opened, and
+/// `verify` says so: nobody waits for numbers that are never written.
+#[test]
+fn ports_must_be_those_of_the_entry() {
+    type Edit = fn(&mut Program);
+    let to_scalar = |program: &mut Program, name: &str| {
+        let scalar = program.inputs.iter().find(|port| port.name == "temperature").unwrap().value;
+        program.outputs.iter_mut().filter(|port| port.name == name).for_each(|port| port.value = scalar);
+    };
+    let edits: [(Edit, &str); 6] = [
+        (|p| p.outputs.retain(|port| port.name != "canvas"), "`canvas`"),
+        (|p| p.outputs.retain(|port| port.name != "history"), "`history`"),
+        (|p| p.outputs.iter_mut().for_each(|port| port.name.push('s')), "`canvas`"),
+        (|p| p.inputs[0].name = "slots".to_owned(), "`slots`"),
+        (|p| p.inputs.swap(0, 1), ""),
+        (|p| (p.inputs[0].value, p.inputs[1].value) = (p.inputs[1].value, p.inputs[0].value), "the input"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.dream");
+    let trained = Trained::open("tabletop-vla").options(2, DType::F32, &[Entry::Act]);
+    build(&BuildOptions { output: path.clone(), ..trained }, &mut ()).unwrap();
+    let forge = |edit: &dyn Fn(&mut Program)| {
+        let bytes = std::fs::read(&path).unwrap();
+        let artifact = Artifact::open(&bytes).unwrap();
+        let mut plan = artifact.plan("cpu").unwrap().clone();
+        plan.programs.iter_mut().for_each(edit);
+        let content = |s: &dreamc_artifact::Section| match s.kind {
+            Kind::Plan => (s.kind, encode_plan(&plan).unwrap()),
+            kind => (kind, bytes[s.offset as usize..(s.offset + s.len) as usize].to_vec()),
+        };
+        let sections: Vec<_> = artifact.sections().iter().map(content).collect();
+        let forged = folder.path().join("forged.dream");
+        std::fs::write(&forged, assemble(&sections, table_hash(artifact.weights())).unwrap()).unwrap();
+        let opened = Model::open(&forged, &OpenOptions::default()).err().map(|error| error.to_string());
+        let verified = dream::verify(&forged, |_, _| ()).err().map(|error| error.to_string());
+        // What the weights are is not in these bytes: `verify` gets that far with a sound plan.
+        (opened, verified)
+    };
+    for (edit, what) in edits {
+        let (opened, verified) = forge(&edit);
+        if what.is_empty() {
+            assert_eq!(opened, None, "the order of ports is nobody's business");
+            continue;
+        }
+        for error in [opened.unwrap(), verified.unwrap()] {
+            assert!(error.contains(what) && error.contains("act"), "{error}");
+        }
+    }
+    for name in ["canvas", "history"] {
+        let error = forge(&|program: &mut Program| to_scalar(program, name)).0.unwrap();
+        assert!(error.contains(name), "{error}");
     }
 }

@@ -53,6 +53,7 @@ fn before(
     start: u32,
     end: u32,
     temperature: f32,
+    shift: f32,
     largest: f32,
     key: u32,
     scratch: &mut [u32],
@@ -61,7 +62,7 @@ fn before(
     let mut own = 0.0f32;
     let mut i = start + UNIT_POS_X;
     while i < end {
-        let z = scaled(y[i as usize], temperature);
+        let z = scaled(y[i as usize] - shift, temperature);
         if order(z) > key {
             if comptime!(counted) {
                 own += 1.0f32;
@@ -72,6 +73,12 @@ fn before(
         i += UNITS;
     }
     fold(own, scratch, Fold::Sum)
+}
+
+/// Whether a number is infinite or none. In integers: a GPU's compiler may take floats for finite.
+#[cube]
+fn is_infinite(x: f32) -> bool {
+    u32::reinterpret(x) & 0x7fff_ffffu32 >= 0x7f80_0000u32
 }
 
 /// A logit over the temperature; -0 becomes 0.
@@ -111,38 +118,38 @@ pub(crate) fn sampling_probs(
         let mut i = start + UNIT_POS_X;
         while i < end {
             let x = y[i as usize];
-            let z = scaled(x, temperature);
-            own = max(own, z);
-            // In integers: a GPU's compiler may take floats for finite.
-            let infinity = 0x7f80_0000u32;
-            let is_bad = u32::reinterpret(x) & 0x7fff_ffffu32 >= infinity || u32::reinterpret(z) == infinity;
-            bad = select(is_bad, 1.0f32, bad);
+            own = max(own, x);
+            bad = select(is_infinite(x), 1.0f32, bad);
             i += UNITS;
         }
-        let largest = fold(own, &mut scratch, Fold::Max);
+        let highest = fold(own, &mut scratch, Fold::Max);
         let bad = fold(bad, &mut scratch, Fold::Max);
+        // As `dreamc_num::distribution::overflow_shift`.
+        let overflows = temperature > 0.0f32 && is_infinite(highest / temperature);
+        let shift = select(overflows, highest, 0.0f32);
+        let largest = scaled(highest - shift, temperature);
 
         // top-p: the lowest key before which at most `top_p` stands.
-        let total = before(y, start, p_end, temperature, largest, 0u32, &mut scratch, false);
+        let total = before(y, start, p_end, temperature, shift, largest, 0u32, &mut scratch, false);
         let limit = top_p * total;
         let mut p_key = 0u32;
         let mut bit = 0x8000_0000u32.runtime();
         while bit > 0 {
             // The lowest key is above this one if too much stands before all keys up to it.
             let tried = p_key + (bit - 1);
-            let mass = before(y, start, p_end, temperature, largest, tried, &mut scratch, false);
+            let mass = before(y, start, p_end, temperature, shift, largest, tried, &mut scratch, false);
             if mass > limit {
                 p_key += bit;
             }
             bit /= 2;
         }
         // Entries of just this key: as many as still fit, those of the lowest ids.
-        let mass = before(y, start, p_end, temperature, largest, p_key, &mut scratch, false);
+        let mass = before(y, start, p_end, temperature, shift, largest, p_key, &mut scratch, false);
         let mut equal = 0.0f32;
         let mut each = 0.0f32;
         let mut i = start + UNIT_POS_X;
         while i < p_end {
-            let z = scaled(y[i as usize], temperature);
+            let z = scaled(y[i as usize] - shift, temperature);
             if order(z) == p_key {
                 equal += 1.0f32;
                 each = f32::exp(z - largest);
@@ -164,7 +171,7 @@ pub(crate) fn sampling_probs(
             let mut own = 0.0f32;
             let mut i = start + UNIT_POS_X;
             while i < t_end {
-                if i - start <= tried && order(scaled(y[i as usize], temperature)) == p_key {
+                if i - start <= tried && order(scaled(y[i as usize] - shift, temperature)) == p_key {
                     own += 1.0f32;
                 }
                 i += UNITS;
@@ -183,7 +190,7 @@ pub(crate) fn sampling_probs(
         let mut bit = 0x8000_0000u32.runtime();
         while bit > 0 {
             let tried = k_key + bit;
-            let count = before(y, start, k_end, temperature, largest, tried - 1, &mut scratch, true);
+            let count = before(y, start, k_end, temperature, shift, largest, tried - 1, &mut scratch, true);
             if count >= f32::cast_from(top_k) && top_k > 0 {
                 k_key = tried;
             }
@@ -193,7 +200,7 @@ pub(crate) fn sampling_probs(
         let mut own = 0.0f32;
         let mut i = start + UNIT_POS_X;
         while i < end {
-            let z = scaled(y[i as usize], temperature);
+            let z = scaled(y[i as usize] - shift, temperature);
             let key = order(z);
             let kept = key >= k_key && (key > p_key || (key == p_key && i - start <= last));
             let weight = select(kept, f32::exp(z - largest), 0.0f32);
@@ -202,8 +209,7 @@ pub(crate) fn sampling_probs(
             i += UNITS;
         }
         let total = fold(own, &mut scratch, Fold::Sum);
-        // The largest weighs 1, unless all of them have become infinitely small.
-        let sound = bad == 0.0f32 && total >= 0.5f32;
+        let sound = bad == 0.0f32;
         let mut i = start + UNIT_POS_X;
         while i < end {
             y[i as usize] = select(sound, y[i as usize] / total, f32::new(NO_DISTRIBUTION));

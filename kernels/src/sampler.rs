@@ -22,7 +22,7 @@ pub enum Sampler {
     /// length` becomes the lowest finite number. Scalars `rows`, `columns`, `first`, `length`.
     KeepTokens,
     /// Buffers `y` f32, the logits, `active` bool `[rows]`, `temperature` f32 `[1]`, `top_p` f32 `[1]`, `top_k` i32 `[1]`: what
-    /// a token is drawn from, or [`NO_DISTRIBUTION`](dreamc_num::distribution) where a logit is not finite or overflows. Rows
+    /// a token is drawn from, or [`NO_DISTRIBUTION`](dreamc_num::distribution) where a logit is not finite. Rows
     /// not active stay. Scalars `rows`, `columns`.
     ///
     /// Thresholds are found by bisection over the bits of a number: 32 passes for each filter that is asked for, and one

@@ -108,7 +108,7 @@ pub enum Op {
     },
     /// `(logits f32[B, S, V], active bool[B, S], temperature f32[], top_p f32[], top_k i32[]) -> f32[B, S, V]`: the
     /// distribution of `spec/sampling.md` section 4. No filter at `top_p` outside `(0, 1)` and at `top_k` 0. Rows not
-    /// active are unspecified. A row whose logits are not all finite, or overflow over the temperature, is
+    /// active are unspecified. A row whose logits are not all finite is
     /// [`NO_DISTRIBUTION`](dreamc_num::distribution::NO_DISTRIBUTION) everywhere.
     SamplingProbs,
     /// `(canvas i32[B, S], stream u32[4]) -> u32[B, S]`: see `dreamc_num::stream`.

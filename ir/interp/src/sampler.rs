@@ -2,7 +2,7 @@
 
 use crate::tensor::Tensor;
 use dreamc_ir::Confidence;
-use dreamc_num::distribution::{NO_DISTRIBUTION, NO_TOKEN, is_distribution};
+use dreamc_num::distribution::{NO_DISTRIBUTION, NO_TOKEN, is_distribution, overflow_shift};
 use dreamc_num::schedule;
 use dreamc_num::stream::{Lane, StreamState, draw_target, gumbel, uniform, weight};
 
@@ -31,11 +31,14 @@ pub(crate) fn sampling_probs(
 ) -> Tensor {
     let (temperature, top_p, top_k) = (temperature.floats()[0], top_p.floats()[0], top_k.ints()[0]);
     let probs = |row: &[f32]| {
-        let mut z: Vec<f32> =
-            row.iter().map(|z| if temperature > 0.0 { z / temperature } else { *z }).collect();
-        let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if row.iter().any(|z| !z.is_finite()) || !largest.is_finite() {
+        if row.iter().any(|z| !z.is_finite()) {
             return vec![NO_DISTRIBUTION; row.len()];
+        }
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut z = row.to_vec();
+        if temperature > 0.0 {
+            let shift = overflow_shift(largest, temperature);
+            z.iter_mut().for_each(|z| *z = (*z - shift) / temperature);
         }
         if 0.0 < top_p && top_p < 1.0 {
             drop_top_p(&mut z, top_p);

@@ -358,8 +358,8 @@ pub enum Kernel {
         len: u32,
     },
     /// `(logits f32[B, S, V], active bool[B, S], temperature f32[], top_p f32[], top_k i32[]) -> f32[B, S, V]`: the
-    /// distribution that a token is drawn from. Rows not active are unspecified. A row whose logits are not all finite, or
-    /// overflow over the temperature, is [`NO_DISTRIBUTION`](dreamc_num::distribution::NO_DISTRIBUTION) everywhere. May
+    /// distribution that a token is drawn from. Rows not active are unspecified. A row whose logits are not all finite is
+    /// [`NO_DISTRIBUTION`](dreamc_num::distribution::NO_DISTRIBUTION) everywhere. May
     /// write over the logits.
     SamplingProbs,
     /// `(canvas i32[B, S], stream u32[4]) -> u32[B, S]`: random bits for every position.

@@ -132,7 +132,7 @@ pub enum DeviceError {
     },
     /// Logits that no token can be drawn from. A device may leave it to who reads the canvas: see
     /// [`NO_TOKEN`](dreamc_num::distribution::NO_TOKEN).
-    #[error("the logits of row {row} hold NaN or infinity, or overflow over the temperature")]
+    #[error("the logits of row {row} hold NaN or infinity")]
     NoDistribution {
         /// Row of the request.
         row: u32,

@@ -45,7 +45,7 @@ pub enum StepError {
         expected: usize,
     },
     /// Logits that no token can be drawn from, on a device that says so at once.
-    #[error("in step {step} the logits of row {row} hold NaN or infinity, or overflow over the temperature")]
+    #[error("in step {step} the logits of row {row} hold NaN or infinity")]
     NoDistribution {
         /// Denoising step, from 0.
         step: u32,

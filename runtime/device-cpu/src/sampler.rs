@@ -5,7 +5,7 @@ use crate::isa::per_isa;
 use crate::math::{exp, ln};
 use crate::memory::{Buf, Shared};
 use dreamc_artifact::plan::Confidence;
-use dreamc_num::distribution::{NO_DISTRIBUTION, NO_TOKEN, is_distribution};
+use dreamc_num::distribution::{NO_DISTRIBUTION, NO_TOKEN, is_distribution, overflow_shift};
 use dreamc_num::stream::{draw_target, weight};
 use dreamc_runtime::DeviceError;
 
@@ -67,10 +67,15 @@ pub(crate) fn probs(
         // SAFETY: two floats are as large as a u64, aligned since a worker's scratch is aligned to a cache line; every
         // pattern of bits is a u64; the borrow is passed on.
         let keys = unsafe { std::slice::from_raw_parts_mut(keys.as_mut_ptr().cast::<u64>(), v) };
-        let largest = scale(context.isa, values, temperature);
-        if !largest.is_finite() {
+        let mut largest = largest_finite(context.isa, values);
+        if largest.is_nan() {
             values.fill(NO_DISTRIBUTION);
             return;
+        }
+        if temperature > 0.0 {
+            let shift = overflow_shift(largest, temperature);
+            values.iter_mut().for_each(|x| *x = (*x - shift) / temperature);
+            largest = (largest - shift) / temperature;
         }
         if top_p > 0.0 && top_p < 1.0 {
             keep_top_p(context, values, keys, top_p);
@@ -143,22 +148,20 @@ per_isa! {
 }
 
 per_isa! {
-    /// Divides logits by a temperature above 0 and returns the largest; NaN where one of them was not finite.
-    fn scale(values: &mut [f32], temperature: f32) -> f32 {
+    /// The largest logit; NaN where one of them is not finite.
+    fn largest_finite(values: &[f32]) -> f32 {
         const INFINITY: u32 = f32::INFINITY.to_bits();
-        let magnitude = |v: f32| v.to_bits() & !(1 << 31);
         let mut largest = [f32::NEG_INFINITY; 16];
         let mut magnitudes = [0_u32; 16];
-        let mut step = |values: &mut [f32]| {
+        let mut step = |values: &[f32]| {
             let lanes = largest.iter_mut().zip(&mut magnitudes);
-            for (v, (largest, most)) in values.iter_mut().zip(lanes) {
-                *most = (*most).max(magnitude(*v));
-                *v = if temperature > 0.0 { *v / temperature } else { *v };
+            for (v, (largest, most)) in values.iter().zip(lanes) {
+                *most = (*most).max(v.to_bits() & !(1 << 31));
                 *largest = if *v > *largest { *v } else { *largest };
             }
         };
-        let (chunks, rest) = values.as_chunks_mut::<16>();
-        chunks.iter_mut().for_each(|chunk| step(chunk));
+        let (chunks, rest) = values.as_chunks::<16>();
+        chunks.iter().for_each(|chunk| step(chunk));
         step(rest);
         if magnitudes.iter().any(|m| *m >= INFINITY) {
             return f32::NAN;

@@ -30,9 +30,7 @@ pub enum NotFinite {
 impl fmt::Display for NotFinite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NotFinite::Logits => {
-                f.write_str("the logits hold NaN or infinity, or overflow when divided by the temperature")
-            }
+            NotFinite::Logits => f.write_str("the logits hold NaN or infinity"),
             NotFinite::Action { scaled, action, dimension, value } => {
                 let kind = if *scaled { "" } else { "normalized " };
                 write!(f, "dimension {dimension} of {kind}action {action} is {value}")
