@@ -142,7 +142,9 @@ fn eos_penalty(
     columns: u32,
     token: u32,
 ) {
-    let added = penalty[0] * factors[index[0] as usize];
+    // One that overflows is as large as it can be.
+    let limit = f32::new(3.402_823_5e38);
+    let added = max(min(penalty[0] * factors[index[0] as usize], limit), -limit);
     let mut row = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
     while row < rows {
         y[(row * columns + token) as usize] += added;

@@ -16,6 +16,8 @@ pub(crate) fn eos_penalty(
 ) -> Tensor {
     let n = logits.columns();
     let added = penalty.floats()[0] * schedule::eos_penalty_factor(step.ints()[0] as u32, steps, eps);
+    // A penalty that overflows is as large as it can be.
+    let added = added.clamp(f32::MIN, f32::MAX);
     let mut out = logits.floats().to_vec();
     for row in out.chunks_mut(n) {
         row[token] += added;

@@ -75,7 +75,9 @@ pub(crate) fn run(
         (Kernel::IsToken { token }, [canvas], [y]) => slots::is_token(canvas, *token, y),
         (Kernel::EosPenalty { token, steps, eps }, [logits, penalty, index], [y]) => {
             let factor = schedule::eos_penalty_factor(step(index, *steps)?, *steps, *eps);
-            sampler::penalise(context, logits, *token as usize, penalty.get::<f32>(0) * factor, y);
+            // One that overflows is as large as it can be.
+            let amount = (penalty.get::<f32>(0) * factor).clamp(f32::MIN, f32::MAX);
+            sampler::penalise(context, logits, *token as usize, amount, y);
         }
         (Kernel::KeepTokens { first, len }, [logits, chosen], [y]) => {
             let first = *first as usize;
