@@ -85,6 +85,8 @@ fn prepare(contents: &Path) -> CommandLine {
     CommandLine::new("cargo run --quiet --release --locked --package dreamc-gpu-check --bin gpu-check --")
         .args("prepare --toolchain")
         .arg(toolchain.clone())
+        .args("--shrink")
+        .arg(fixtures.clone())
         .env("DREAM_TOOLCHAIN", toolchain)
         // What is missing among the copies is missed now.
         .env(FIXTURES_VARIABLE, fixtures)
@@ -155,7 +157,7 @@ mod tests {
         assert_eq!(
             prepare(Path::new("/out")).to_string(),
             "DREAM_TOOLCHAIN=/out/toolchain DREAM_FIXTURES=/out/fixtures cargo run --quiet --release --locked \
-             --package dreamc-gpu-check --bin gpu-check -- prepare --toolchain /out/toolchain"
+             --package dreamc-gpu-check --bin gpu-check -- prepare --toolchain /out/toolchain --shrink /out/fixtures"
         );
     }
 

@@ -9,6 +9,7 @@
 mod device;
 mod fixtures;
 mod forms;
+mod halves;
 mod kernels;
 mod prepare;
 mod repeat;

@@ -5,7 +5,7 @@ use crate::fixtures::{self, Make};
 use crate::report::Checks;
 use crate::run::SECTIONS;
 use crate::timing::{self, SizeName};
-use crate::{forms, kernels, repeat};
+use crate::{forms, halves, kernels, repeat};
 use clap::Args;
 use dreamc_backend::toolchain::FOLDER_VARIABLE;
 use dreamc_backend_cuda::Prebuilt;
@@ -17,6 +17,9 @@ pub(crate) struct Prepare {
     /// The toolchain folder to fill; DREAM_TOOLCHAIN must name it too
     #[arg(long, value_name = "DIR")]
     toolchain: PathBuf,
+    /// A copy of the fixtures, to be made smaller in its place; `run` undoes it
+    #[arg(long, value_name = "DIR")]
+    shrink: Option<PathBuf>,
     /// Architectures of CUDA to compile for
     #[arg(long, value_delimiter = ',', default_values_t = ARCHS.map(str::to_owned))]
     arch: Vec<String>,
@@ -60,6 +63,9 @@ impl Prepare {
             if let (failed @ 1.., all) = checks.failed() {
                 return Err(format!("{arch}: {failed} of {all} builds failed"));
             }
+        }
+        if let Some(fixtures) = &self.shrink {
+            halves::part(fixtures).map_err(|e| format!("{}: {e}", fixtures.display()))?;
         }
         let count = std::fs::read_dir(prebuilt.folder()).map_or(0, Iterator::count);
         println!("{count} files of kernels in {}", prebuilt.folder().display());

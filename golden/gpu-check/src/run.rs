@@ -3,7 +3,7 @@
 use crate::fixtures::{self, Make};
 use crate::report::{Checks, Results};
 use crate::timing::{self, SizeName};
-use crate::{device, forms, kernels, repeat};
+use crate::{device, forms, halves, kernels, repeat};
 use clap::Args;
 use dream::DeviceKind;
 use dreamc_artifact::code::Code;
@@ -16,6 +16,8 @@ pub(crate) const SECTIONS: [&str; 9] =
 
 /// The commit that a folder was prepared from.
 const COMMIT_FILE: &str = "COMMIT";
+/// Names the fixtures of a prepared folder.
+const FIXTURES_VARIABLE: &str = "DREAM_FIXTURES";
 /// Where the repository keeps what was found.
 const RESULTS: &str = "golden/gpu";
 
@@ -56,6 +58,10 @@ impl Run {
         let folder = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
         let folder = folder.unwrap_or_default();
         let commit = std::fs::read_to_string(folder.join(COMMIT_FILE)).unwrap_or_default().trim().to_owned();
+        if let Some(fixtures) = std::env::var_os(FIXTURES_VARIABLE) {
+            let fixtures = PathBuf::from(fixtures);
+            halves::join(&fixtures).map_err(|e| format!("{}: {e}", fixtures.display()))?;
+        }
         let (place, about) = device::find(self.device)?;
         // As long as it is there, so is the device's context, which all checks share.
         let _context = dreamc_golden::device::open(self.device, &Code::default(), Vec::new());
