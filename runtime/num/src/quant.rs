@@ -223,6 +223,9 @@ mod tests {
         assert_eq!(row.map(|x| int8(x, inverse)), [0, 127, -127, 0, 2, -1]);
         assert_eq!(int8(f32::NAN, 1.0), 0);
         assert_eq!(row_inverse(int8_scale(&[0.0; 4])), 0.0);
+        let mut row = [1.0, f32::NAN, 2.0];
+        round_int8(&mut row);
+        assert!(row.iter().all(|x| x.is_nan()));
     }
 
     /// Of two equal columns the second makes up for what the first has lost, within its block.
