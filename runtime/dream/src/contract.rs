@@ -1,6 +1,9 @@
 //! What an artifact's plans must have in common with its manifest and settings: memory is taken by both, and results are read
 //! by what the settings say. The loader has checked each plan by itself.
 
+use crate::forward::{ENCODE_FUSED as ENCODE_IMAGE, FUSED as FORWARD};
+use crate::generate::ENTRY as GENERATE;
+use crate::policy::ENTRY as ACT;
 use dreamc_artifact::plan::{Dim, Port, Program, Term};
 use dreamc_artifact::{Artifact, Manifest, same_dims};
 use dreamc_front::Settings;
@@ -8,10 +11,6 @@ use dreamc_front::image::{MERGE, PATCH_FEATURES};
 use dreamc_front::settings::{ActionSettings, Mode, Positions};
 use dreamc_num::DType;
 
-const FORWARD: &str = "forward";
-const ENCODE_IMAGE: &str = "encode_image";
-const GENERATE: &str = "generate";
-const ACT: &str = "act";
 /// What the name of a program that keeps all values ends with.
 const PROBE: &str = ".probe";
 

@@ -10,13 +10,13 @@ use dreamc_runtime::{Canvas, Observer, Shown};
 use globset::{Glob, GlobMatcher};
 
 /// Name of the entry, and of its program whose ops are fused as in `generate`.
-const FUSED: &str = "forward";
+pub(crate) const FUSED: &str = "forward";
 /// Name of its program that keeps every value of the model.
 const PROBED: &str = "forward.probe";
 /// Paths of values that belong to the images and not to rows.
 const TOWER: [&str; 2] = ["visual.", "projector."];
 /// The same of the entry for images.
-const ENCODE_FUSED: &str = "encode_image";
+pub(crate) const ENCODE_FUSED: &str = "encode_image";
 const ENCODE_PROBED: &str = "encode_image.probe";
 
 /// A request.

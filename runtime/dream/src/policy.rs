@@ -13,7 +13,7 @@ use dreamc_runtime::{Canvas, Observer, StepError};
 use std::path::Path;
 
 /// Name of the entry.
-const ENTRY: &str = "act";
+pub(crate) const ENTRY: &str = "act";
 
 /// A policy: an artifact that acts.
 ///
