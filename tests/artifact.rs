@@ -158,7 +158,7 @@ mod build {
             assert_eq!(files(dir.path()), Vec::<PathBuf>::new(), "{options:?}");
         };
         build(2, &["--quant", "int3"], &["int3", "unknown", "none, w8a8, w4a16, w4a8, fp8"]);
-        let with = "cuda:sm_89 and cuda:sm_90a do";
+        let with = "cuda:sm_89, cuda:sm_120 and cuda:sm_121 have it";
         build(2, &["--quant", "fp8"], &["the CPU multiplies no fp8", with, "w8a8, w4a16 or w4a8"]);
         for target in
             ["cuda", "cuda:sm_86", "rocm:gfx942", "rocm:gfx90a", "rocm:gfx1100", "metal", "wgpu", "wgpu:f16"]
@@ -167,11 +167,12 @@ mod build {
             build(2, &["--quant", "fp8", "--target", target], &[&named, with, "--quant none"]);
         }
         // As a whole, whichever comes first.
-        build(2, &["--quant", "fp8", "--target", "cuda:sm_90a,cpu"], &["the CPU multiplies no fp8", with]);
+        build(2, &["--quant", "fp8", "--target", "cuda:sm_89,cpu"], &["the CPU multiplies no fp8", with]);
         build(2, &["--quant", "fp8", "--target", "cuda:sm_89,cuda:sm_80"], &["cuda:sm_80 multiplies no fp8"]);
-        let hopper = ["--quant", "fp8", "--target", "cuda:sm_90a"];
-        build(2, &[&hopper[..], &["--group", "32"]].concat(), &["--group", "no effect", "no groups"]);
-        build(2, &[&hopper[..], &["--calib", &checkpoint]].concat(), &["--calib", "no effect", "come with"]);
+        build(2, &["--quant", "fp8", "--target", "cuda:sm_90a"], &["sm_90a has fp8 in `wgmma` alone", with]);
+        let ada = ["--quant", "fp8", "--target", "cuda:sm_89"];
+        build(2, &[&ada[..], &["--group", "32"]].concat(), &["--group", "no effect", "no groups"]);
+        build(2, &[&ada[..], &["--calib", &checkpoint]].concat(), &["--calib", "no effect", "come with"]);
         build(2, &["--quant", "w8a8", "--target", "cpu,wgpu"], &["w8a8", "for the CPU", "wgpu"]);
         build(2, &["--quant", "w4a16", "--group", "48"], &["--group", "48", "32, 64 or 128"]);
         build(2, &["--quant", "w8a8", "--group", "32"], &["--group", "no effect", "w4a16"]);

@@ -80,10 +80,10 @@ fn one_file_for_many_devices() {
 fn in_fp8() {
     let dir = tempfile::tempdir().unwrap();
     let path = text(&dir.path().join("tiny.dream"));
-    let targets = "cuda:sm_89,cuda:sm_90a";
+    let targets = "cuda:sm_89";
     let built = common::dreamc(&[&arguments(targets, &path)[..], &["--quant", "fp8"]].concat());
     assert_eq!(built.status.code(), Some(0), "{}", stderr(&built));
-    // Of three layers the middle one, whose seven matrices are stored once for both.
+    // Of three layers the middle one.
     has(
         stderr(&built),
         &["mlp.up_proj", "fp8", "kept: 15 tensors by --keep or its rule, in f32", "bits a weight"],
@@ -93,13 +93,9 @@ fn in_fp8() {
     let forms = report["weights"]["forms"].as_array().unwrap();
     assert!(forms.iter().any(|form| form["form"] == "fp8" && form["tensors"] == 7), "{forms:?}");
     assert_eq!(report["manifest"]["options"]["quant"], "fp8");
-    for arch in ["sm_89", "sm_90a"] {
-        let kernels = kernels(&path);
-        let mut of_arch = kernels.iter().filter(|k| k["arch"] == arch);
-        assert!(of_arch.clone().all(|k| k["form"] == "cubin"), "{arch}");
-        let mut has = |name: &str| of_arch.any(|k| k["name"].as_str().unwrap().starts_with(name));
-        assert!(has("e4m3w_e4m3_linear") || has("e4m3w_e4m3_linear_swiglu"), "{arch}");
-    }
+    let kernels = kernels(&path);
+    assert!(kernels.iter().all(|k| k["form"] == "cubin" && k["arch"] == "sm_89"));
+    assert!(kernels.iter().any(|k| k["name"].as_str().unwrap().starts_with("e4m3w_e4m3_linear")));
     has(
         &ok(&["inspect", &path, "--kernels"]),
         &["f32_round_rows_to_e4m3_rowwise", "e4m3w_e4m3_linear_swiglu"],

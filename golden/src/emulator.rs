@@ -9,14 +9,11 @@
 //! The stubs are those of `runtime/device-*/tests/stub`, kernels are compiled and run as in `kernels/tests/host`: both
 //! say what a device would let pass.
 
-#[path = "../../kernels/tests/host/library.rs"]
-mod library;
-
+use crate::library::{Compiler, Language, Source};
 use dream::DeviceKind;
 use dreamc::compile::{BuildOptions, build};
 use dreamc_artifact::code::{Code, Form, Module, encode_code};
 use dreamc_artifact::{Artifact, Kind, assemble};
-use library::{Compiler, Language, Source};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

@@ -1,6 +1,7 @@
 //! Runs graphs in the interpreter and on devices, through an artifact: IR text, and parts of imported models.
 
 use crate::device;
+use crate::host::HostDevice;
 use crate::runners::{Place, bytes_of, tensor_of};
 use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::{Dispatch, Kernel, Plan, Program, Step};
@@ -97,6 +98,8 @@ pub enum On {
     Cpu(Isa),
     /// On the WebGPU adapter of this machine.
     Wgpu,
+    /// Kernels of the target of this name, on the host: see [`crate::host`].
+    Host(&'static str),
 }
 
 impl On {
@@ -116,6 +119,7 @@ impl fmt::Display for On {
         match self {
             On::Cpu(isa) => write!(f, "cpu with {isa}"),
             On::Wgpu => f.write_str("wgpu"),
+            On::Host(target) => write!(f, "{target} on the host"),
         }
     }
 }
@@ -133,26 +137,33 @@ pub fn execute_given(
     on: On,
     weights: WeightsOf<'_>,
 ) -> Vec<Tensor> {
-    let requests = [inputs.to_vec()];
-    let mut all = match on {
-        On::Wgpu => {
-            Emitted::new(Place::Wgpu, module, entry).run_on(Place::Wgpu, module, entry, &requests, weights)
-        }
-        On::Cpu(isa) => {
-            Emitted::for_cpu(module, entry).run(module, entry, &requests, weights, &|_, views| {
-                let options = CpuOptions { threads: 2, isa: Some(isa), ..CpuOptions::default() };
-                Box::new(CpuDevice::new(views, options).unwrap_or_else(|e| panic!("{e}")))
-            })
-        }
-    };
-    all.swap_remove(0)
+    execute_all(module, entry, &[inputs.to_vec()], on, weights).swap_remove(0)
 }
 
-/// As [`execute`], on any device that runs emitted kernels.
-pub fn execute_on(place: Place<'_>, module: &Module, entry: &str, inputs: &[Tensor]) -> Vec<Tensor> {
-    Emitted::new(place, module, entry)
-        .run_on(place, module, entry, &[inputs.to_vec()], &weight)
-        .swap_remove(0)
+/// Results of each of several requests, by a device that is made ready once.
+pub fn execute_all(
+    module: &Module,
+    entry: &str,
+    requests: &[Vec<Tensor>],
+    on: On,
+    weights: WeightsOf<'_>,
+) -> Vec<Vec<Tensor>> {
+    match on {
+        On::Wgpu => {
+            Emitted::new(Place::Wgpu, module, entry).run_on(Place::Wgpu, module, entry, requests, weights)
+        }
+        On::Host(target) => {
+            let kernels =
+                dreamc_kernels::Target::named(target).unwrap_or_else(|| panic!("no target {target}"));
+            let emitted = Emitted::as_sources(target.to_owned(), kernels, module, entry);
+            emitted
+                .run(module, entry, requests, weights, &|code, views| Box::new(HostDevice::new(code, views)))
+        }
+        On::Cpu(isa) => Emitted::for_cpu(module, entry).run(module, entry, requests, weights, &|_, views| {
+            let options = CpuOptions { threads: 2, isa: Some(isa), ..CpuOptions::default() };
+            Box::new(CpuDevice::new(views, options).unwrap_or_else(|e| panic!("{e}")))
+        }),
+    }
 }
 
 /// Makes a device over code and weights.
@@ -174,15 +185,20 @@ impl Emitted {
     pub fn new(place: Place<'_>, module: &Module, entry: &str) -> Emitted {
         let target = place.target(DType::F32);
         let kernels = target.kernels().unwrap_or_else(|| panic!("{target} has no kernels to emit"));
+        let mut emitted = Emitted::as_sources(target.to_string(), kernels.clone(), module, entry);
+        if let Some(reason) = dreamc::compile::complete(&mut emitted.code).unwrap_or_else(|e| panic!("{e}")) {
+            panic!("{target}: {reason}");
+        }
+        emitted
+    }
+
+    /// Lowers a graph, and leaves its kernels as sources.
+    fn as_sources(target: String, kernels: dreamc_kernels::Target, module: &Module, entry: &str) -> Emitted {
         let (mut constants, mut modules) = (Constants::default(), Modules::new(kernels));
         let verified = verify(module).unwrap_or_else(|e| panic!("{e}\n{module}"));
         let program = dreamc_backend_gpu::emit(verified, entry, entry, &mut constants, &mut modules)
             .unwrap_or_else(|e| panic!("{e}"));
-        let mut code = modules.to_code();
-        if let Some(reason) = dreamc::compile::complete(&mut code).unwrap_or_else(|e| panic!("{e}")) {
-            panic!("{target}: {reason}");
-        }
-        Emitted { target: target.to_string(), program, code, constants }
+        Emitted { target, program, code: modules.to_code(), constants }
     }
 
     fn for_cpu(module: &Module, entry: &str) -> Emitted {

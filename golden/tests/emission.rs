@@ -11,7 +11,7 @@ use dreamc_backend_gpu::Modules;
 use dreamc_frontend::synth::Size;
 use dreamc_golden::shapes::models;
 use dreamc_ir::verify;
-use dreamc_kernels::Emitted;
+use dreamc_kernels::{Capabilities, Emitted, Form};
 use dreamc_num::DType;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -40,7 +40,7 @@ fn emit(target: &BuildTarget, dtype: DType) -> Vec<Emitted> {
 fn assert_bindings(plan: &Plan, modules: &Modules) {
     let max = modules.target().capabilities().binding_bytes_max;
     for program in &plan.programs {
-        let maxima: Vec<u32> = program.symbols.iter().map(|s| s.max).collect();
+        let maxima = program.maxima();
         let steps = program.steps.iter().flat_map(|step| match step {
             Step::Dispatch(_) => std::slice::from_ref(step),
             Step::Denoise(denoise) => &denoise.body,
@@ -81,7 +81,17 @@ fn target(spelling: &str) -> BuildTarget {
 /// Every target has all kernels, in the type that it computes best with; twice the same.
 #[test]
 fn every_target() {
-    for target in BuildTarget::all().into_iter().filter(|t| t.kernels().is_some()) {
+    let ampere = target("cuda:sm_80").kernels().unwrap().capabilities().clone();
+    for target in BuildTarget::all() {
+        let Some(kernels) = target.kernels() else { continue };
+        if kernels.form() == Form::Cuda && kernels.name() != "sm_80" {
+            // What has all that Ampere has, and room for its tiles, has all its kernels.
+            let Capabilities { shared_bytes, processors, fp8, .. } = *kernels.capabilities();
+            assert!(shared_bytes >= 99 << 10 && processors > 0, "{target}");
+            let same = Capabilities { shared_bytes, processors, fp8, ..ampere.clone() };
+            assert_eq!(*kernels.capabilities(), same, "{target}");
+            continue;
+        }
         let kernels = emit(&target, DType::BF16);
         assert!(kernels.len() > 40, "{target}: {} kernels", kernels.len());
         if target.spelling() == "wgpu" {
@@ -105,7 +115,10 @@ fn wgsl_is_valid() {
 fn cuda_compiles() {
     let nvrtc = dreamc_backend_cuda::Nvrtc::find(&Search::new()).unwrap_or_else(|e| panic!("{e}"));
     for arch in ["sm_80", "sm_90a"] {
-        each(&emit(&target(&format!("cuda:{arch}")), DType::BF16), &|k| {
+        let mut kernels = emit(&target(&format!("cuda:{arch}")), DType::BF16);
+        // Those on matrix units take most of the time, and `sass.rs` compiles them for both.
+        kernels.retain(|k| arch == "sm_90a" || !k.name.contains("_matrix"));
+        each(&kernels, &|k| {
             let binary = nvrtc.compile(&k.name, &k.source, arch).unwrap_or_else(|e| panic!("{e}"));
             assert!(binary.cubin.starts_with(b"\x7fELF"), "{}", k.name);
         });

@@ -1,4 +1,5 @@
-//! Attention of every position to every position of its own segment, with an online softmax.
+//! Attention of every position to every position of its own segment, with an online softmax. Here by units; `attention_matrix.rs`
+//! has the same for matrix units.
 //!
 //! `softmax(q k^T / sqrt(head_dim)) v`, query head `h` with key head `h / (heads / kv_heads)`. Buffers `q` `[B, S, heads *
 //! head_dim]`, `k` and `v` `[B, S, kv_heads * head_dim]`, or one `qkv` `[B, S, (heads + 2 kv_heads) * head_dim]`; `mask` i32
@@ -12,8 +13,10 @@
 //! in one part of shared memory, and keys of which no query sees any are passed over. A unit has one score of a tile, and `head_dim / keys` columns of the result. Made for 28
 //! + 4 heads of 128 and 16 heads of 80.
 
+use crate::attention_matrix::{self, KEYS, QUERIES};
 use crate::emit::{Element, Extent};
 use crate::kernel::{Float as Dtype, floats};
+use crate::matrix::MatrixTile;
 use crate::record::Recorder;
 use crate::target::{Capabilities, Target};
 use cubecl::prelude::*;
@@ -27,16 +30,28 @@ pub struct Attention {
     pub heads: u32,
     /// Key and value heads; divides `heads`.
     pub kv_heads: u32,
-    /// Dimensions of a head, a multiple of `keys`, 2 to 256.
+    /// Dimensions of a head, 2 to 256; 16 to 128 and a multiple of 16 on matrix units.
     pub head_dim: u32,
     /// Whether q, k and v are column ranges of one buffer.
     pub packed: bool,
     /// Whether only some positions have a query, by an index; not packed.
     pub rows: bool,
-    /// Queries of a tile.
-    pub queries: u32,
-    /// Keys of a tile.
-    pub keys: u32,
+    /// What computes it.
+    pub engine: AttentionEngine,
+}
+
+/// What computes it, in which tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AttentionEngine {
+    /// Units, one product after the other: on every target, for all types.
+    Units {
+        /// Queries of a tile.
+        queries: u32,
+        /// Keys of a tile; divides the dimensions of a head.
+        keys: u32,
+    },
+    /// Matrix units, where the target has them for the type; tiles of 64 queries and 64 keys.
+    Matrix,
 }
 
 /// What the kernel is made for.
@@ -56,8 +71,8 @@ struct Shape {
 }
 
 impl Attention {
-    /// With the largest tile that the target has room for, if any: `queries * keys` units, keys that divide `head_dim`.
-    pub fn tiled(
+    /// On matrix units if the target has them, else with the largest tile that it has room for, if any.
+    pub fn fitted(
         float: Dtype,
         heads: u32,
         kv_heads: u32,
@@ -67,9 +82,19 @@ impl Attention {
         target: &Target,
     ) -> Option<Attention> {
         let tiles = [(32, 32), (32, 16), (16, 16), (32, 8), (16, 8), (8, 8), (8, 4), (8, 2)];
-        let with =
-            |(queries, keys)| Attention { float, heads, kv_heads, head_dim, packed, rows, queries, keys };
-        tiles.into_iter().map(with).find(|kernel| kernel.check(target.capabilities()).is_ok())
+        let engines = [AttentionEngine::Matrix]
+            .into_iter()
+            .chain(tiles.map(|(queries, keys)| AttentionEngine::Units { queries, keys }));
+        engines
+            .map(|engine| Attention { float, heads, kv_heads, head_dim, packed, rows, engine })
+            .find(|kernel| kernel.lacks(target).is_none() && kernel.check(target.capabilities()).is_ok())
+    }
+
+    /// What it needs beyond its float types and `target` does not have.
+    pub(crate) fn lacks(&self, target: &Target) -> Option<String> {
+        let has = self.engine != AttentionEngine::Matrix
+            || (target.capabilities().matrix.contains(&self.float) && MatrixTile::runs(target));
+        (!has).then(|| format!("matrices of {} for attention", self.float.name()))
     }
 
     pub(crate) fn name(&self) -> String {
@@ -79,36 +104,44 @@ impl Attention {
             (false, false) => "",
         };
         format!(
-            "{}_attention{form}_h{}kv{}d{}_tile{}x{}",
+            "{}_attention{form}_h{}kv{}d{}_{}",
             self.float.name(),
             self.heads,
             self.kv_heads,
             self.head_dim,
-            self.queries,
-            self.keys
+            match self.engine {
+                AttentionEngine::Units { queries, keys } => format!("tile{queries}x{keys}"),
+                AttentionEngine::Matrix => format!("matrix{QUERIES}x{KEYS}"),
+            }
         )
     }
 
-    /// Bytes of shared memory.
-    fn shared_bytes(&self) -> u32 {
-        4 * ((self.queries + self.keys) * (self.head_dim + 1) + self.queries * self.keys)
-    }
-
     pub(crate) fn check(&self, capabilities: &Capabilities) -> Result<(), String> {
-        let Attention { heads, kv_heads, head_dim, queries, keys, packed, rows, .. } = *self;
+        let Attention { heads, kv_heads, head_dim, packed, rows, engine, .. } = *self;
         if packed && rows {
             return Err("queries at some rows are not packed with keys".to_owned());
         }
         if kv_heads == 0 || heads == 0 || heads % kv_heads != 0 {
             return Err(format!("{heads} query heads do not share {kv_heads} key heads"));
         }
-        if !(2..=256).contains(&head_dim) || keys == 0 || head_dim % keys != 0 {
-            return Err(format!("{head_dim} dimensions are not 2 to 256 in parts of {keys}"));
-        }
-        if queries == 0 || queries * keys > capabilities.units_max {
-            return Err(format!("a tile of {queries}x{keys} has more than {} units", capabilities.units_max));
-        }
-        let bytes = self.shared_bytes();
+        let bytes = match engine {
+            AttentionEngine::Units { queries, keys } => {
+                if !(2..=256).contains(&head_dim) || keys == 0 || head_dim % keys != 0 {
+                    return Err(format!("{head_dim} dimensions are not 2 to 256 in parts of {keys}"));
+                }
+                if queries == 0 || queries * keys > capabilities.units_max {
+                    let most = capabilities.units_max;
+                    return Err(format!("a tile of {queries}x{keys} has more than {most} units"));
+                }
+                4 * ((queries + keys) * (head_dim + 1) + queries * keys)
+            }
+            AttentionEngine::Matrix => {
+                if !(16..=128).contains(&head_dim) || head_dim % 16 != 0 {
+                    return Err(format!("{head_dim} dimensions are not 16 to 128 in steps of 16"));
+                }
+                attention_matrix::shared_bytes(head_dim)
+            }
+        };
         if bytes > capabilities.shared_bytes {
             return Err(format!(
                 "{bytes} bytes of shared memory, the target has {}",
@@ -119,7 +152,10 @@ impl Attention {
     }
 
     pub(crate) fn launch(&self, r: &Recorder) {
-        let Attention { float, heads, kv_heads, head_dim, packed, rows, queries, keys } = *self;
+        let Attention { float, heads, kv_heads, head_dim, packed, rows, engine } = *self;
+        let AttentionEngine::Units { queries, keys } = engine else {
+            return attention_matrix::launch(self, r);
+        };
         let grid = [
             Extent::Ceil { of: if rows { "taken" } else { "positions" }, per: queries, any: false },
             Extent::Constant(heads),
@@ -406,7 +442,7 @@ fn attend<F: Float>(
 
 /// The segment of a query or key: of its own position, or of that which the index says; 0 where there is none.
 #[cube]
-fn segment_of(
+pub(crate) fn segment_of(
     mask: &[i32],
     index: &[i32],
     base: u32,

@@ -12,7 +12,6 @@
 //! The block is [`Info`]: words of four bytes, little-endian. Shared memory is static in WGSL and MSL; CUDA and HIP take
 //! [`Emitted::shared_bytes`] as dynamic shared memory.
 
-use crate::matrix::SHARED_LOADS;
 use crate::record::{FIRST_FLOAT, FIRST_INTEGER, FIRST_LENGTH, Recorder, Recording, record};
 use crate::target::Target;
 use crate::tidy::tidy;
@@ -267,7 +266,9 @@ pub(crate) fn emit(
     .map_err(bug)?;
     let (generated, units) = definition;
     let info = info(&launch.args.info.data, &buffers, &scalars).map_err(bug)?;
-    for (buffer, io) in buffers.iter_mut().zip(&compiled.io) {
+    // Of the others it is known.
+    let found = buffers.iter_mut().zip(&compiled.io).filter(|(buffer, _)| buffer.access == Access::Unused);
+    for (buffer, io) in found {
         buffer.access = match io {
             BufferIOAttr::ReadOnly => Access::Read,
             BufferIOAttr::WriteOnly => Access::Write,
@@ -301,8 +302,7 @@ fn compile(target: &Target, definition: KernelDefinition) -> Result<Compiled, St
         }};
     }
     match target.form() {
-        Form::Cuda => cpp!(Cuda)
-            .map(|compiled: Compiled| Compiled { source: with_shared_loads(compiled.source), ..compiled }),
+        Form::Cuda => cpp!(Cuda),
         Form::Hip => cpp!(Hip),
         Form::Msl => cpp!(Metal),
         Form::Wgsl => {
@@ -314,15 +314,6 @@ fn compile(target: &Target, definition: KernelDefinition) -> Result<Compiled, St
                 io: kernel.io.clone(),
             })
         }
-    }
-}
-
-/// `source` with [`SHARED_LOADS`] before the entry, where it loads such fragments.
-fn with_shared_loads(source: String) -> String {
-    let loads = ["#include <mma.h>", "#include <cuda_bf16.h>"].iter().all(|include| source.contains(include));
-    match source.split_once("extern \"C\" __global__") {
-        Some((head, entry)) if loads => format!("{head}{SHARED_LOADS}extern \"C\" __global__{entry}"),
-        _ => source,
     }
 }
 

@@ -146,6 +146,7 @@ impl Kernel {
     fn lacks(&self, target: &Target) -> Option<String> {
         match self {
             Kernel::Linear(kernel) => kernel.lacks(target),
+            Kernel::Attention(kernel) => kernel.lacks(target),
             Kernel::RoundRows(_) | Kernel::LinearFp8(_) => LinearFp8::lacks(target),
             Kernel::Elementwise(_)
             | Kernel::Norm(_)
@@ -153,7 +154,6 @@ impl Kernel {
             | Kernel::Rope(_)
             | Kernel::Embed(_)
             | Kernel::Rows(_)
-            | Kernel::Attention(_)
             | Kernel::Sampler(_)
             | Kernel::Slots(_)
             | Kernel::Open(_)

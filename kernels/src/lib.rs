@@ -23,6 +23,7 @@
 )]
 
 mod attention;
+mod attention_matrix;
 mod distribution;
 mod elementwise;
 mod emit;
@@ -33,6 +34,7 @@ mod math;
 mod matrix;
 mod norm;
 mod open;
+mod ptx;
 mod record;
 mod rope;
 mod round;
@@ -43,7 +45,7 @@ mod stage;
 mod target;
 mod tidy;
 
-pub use attention::Attention;
+pub use attention::{Attention, AttentionEngine};
 pub use elementwise::{Elementwise, Map};
 pub use emit::{Access, Buffer, Element, EmitError, Emitted, Extent, Form, Info, Scalar, ScalarType, Word};
 pub use fp8::LinearFp8;

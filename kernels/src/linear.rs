@@ -1,9 +1,9 @@
 //! Matmuls with a weight of the checkpoint: `y = epilogue(x W^T)`. Here by units; `matrix.rs` has the same for matrix units.
 //!
-//! Buffers `x` `[rows, K]`, `weight` `[N, K]` row-major, with SwiGLU `up` like it, with a bias `bias` f32, with a residual
+//! Buffers `x` `[rows, K]`, `weight` `[N, K]` row-major, with more weights `second` and `third`, with SwiGLU `up` like it, with a bias `bias` f32, with a residual
 //! apart `residual` of the result's type, `y` `[rows, stride]`; scalars `rows`, `stride`, `first`. Feature `n` stands in
-//! column `first + n` of `y` and of the residual, and has element `first + n` of the bias: several weights side by side
-//! (queries, keys, values) are several launches.
+//! column `first + n` of `y` and of the residual, and has element `first + n` of the bias: so several weights side by side
+//! (queries, keys, values) may be several launches too.
 //!
 //! Sums in f32, along K in order. A workgroup computes a tile of `rows x columns`, in steps of `depth` along K through
 //! shared memory; a unit has `side x side` results. N and K are any numbers. Made for 3584 x 3584, 512 x 3584, 18944 x 3584,
@@ -12,7 +12,8 @@
 use crate::emit::{Element, Extent};
 use crate::kernel::Float as Dtype;
 use crate::math::{Activation, Packed, activate, load, silu, unpack};
-use crate::matrix::MatrixTile;
+use crate::matrix::{Matmul, MatrixTile};
+use crate::ptx::Multiplied;
 use crate::record::Recorder;
 use crate::rows::{Table, stored};
 use crate::target::{Capabilities, Target};
@@ -32,7 +33,10 @@ pub struct Linear {
     pub y: Dtype,
     /// Features, rows of the weight.
     pub n: u32,
-    /// Columns of `x` and of the weight.
+    /// Features of a second and a third weight, whose results stand behind those of the first; 0 where there is none. On
+    /// matrix units, not with SwiGLU.
+    pub more: [u32; 2],
+    /// Columns of `x` and of the weights.
     pub k: u32,
     /// Whether there is a bias; added first.
     pub bias: bool,
@@ -106,15 +110,35 @@ struct Shape {
 }
 
 impl Linear {
-    /// The same with what our table has for up to `rows_max` rows on `target`: matrix units where they will do.
-    pub fn fitted(self, rows_max: u32, target: &Target) -> Linear {
-        let tile = MatrixTile::best(rows_max, self.n, 1 + u32::from(self.swiglu));
-        let matrix = Linear { engine: Engine::Matrix(tile), ..self };
-        if matrix.lacks(target).is_none() && matrix.check(target.capabilities()).is_ok() {
-            return matrix;
+    /// The same for up to `most` rows on `target`: on matrix units where they will do, then as a table of variants by the
+    /// number of rows, each up to so many.
+    pub fn fitted(self, most: u32, target: &Target) -> Vec<(u32, Linear)> {
+        let capabilities = target.capabilities();
+        let weights = 1 + u32::from(self.swiglu);
+        let matrix = |(up_to, tile)| (up_to, Linear { engine: Engine::Matrix(tile), ..self });
+        let table = MatrixTile::table(most, self.features(), weights, capabilities.processors);
+        let table: Vec<(u32, Linear)> = table.into_iter().map(matrix).collect();
+        let will_do = |linear: &Linear| linear.lacks(target).is_none() && linear.check(capabilities).is_ok();
+        if table.iter().all(|(_, linear)| will_do(linear)) {
+            return table;
         }
-        let tile = if rows_max <= Tile::FLAT.rows { Tile::FLAT } else { Tile::WIDE };
-        Linear { engine: Engine::Units(tile), ..self }
+        let tile = if most <= Tile::FLAT.rows { Tile::FLAT } else { Tile::WIDE };
+        vec![(u32::MAX, Linear { engine: Engine::Units(tile), ..self })]
+    }
+
+    /// Whether all its weights are one launch.
+    pub fn takes_all(&self) -> bool {
+        self.more == [0; 2] || matches!(self.engine, Engine::Matrix(_))
+    }
+
+    /// Of all weights.
+    fn features(&self) -> u32 {
+        self.n + self.more[0] + self.more[1]
+    }
+
+    /// On matrix units, which have no f32.
+    fn multiplied(&self) -> Multiplied {
+        if self.x == Dtype::F16 { Multiplied::F16 } else { Multiplied::BF16 }
     }
 
     /// What it needs beyond its float types and `target` does not have.
@@ -143,7 +167,8 @@ impl Linear {
             }
             Engine::Matrix(tile) => tile.name(),
         };
-        format!("{name}_to_{}_n{}k{}_{engine}", self.y.name(), self.n, self.k)
+        let more: String = self.more.iter().filter(|n| **n > 0).map(|n| format!("_{n}")).collect();
+        format!("{name}_to_{}_n{}{more}k{}_{engine}", self.y.name(), self.n, self.k)
     }
 
     pub(crate) fn check(&self, capabilities: &Capabilities) -> Result<(), String> {
@@ -153,9 +178,23 @@ impl Linear {
         if self.n == 0 || self.k == 0 {
             return Err("n and k are at least 1".into());
         }
+        if self.swiglu && self.more != [0; 2] {
+            return Err("swiglu takes no more weights".into());
+        }
         let tile = match self.engine {
+            Engine::Units(_) if self.more != [0; 2] => {
+                return Err("units take one weight at a time".into());
+            }
             Engine::Units(tile) => tile,
-            Engine::Matrix(tile) => return tile.check(1 + u32::from(self.swiglu), capabilities),
+            Engine::Matrix(tile) => {
+                // A workgroup has features of one of them.
+                let before = if self.more[1] > 0 { vec![self.n, self.more[0]] } else { vec![self.n] };
+                if self.more != [0; 2] && before.iter().any(|n| n % tile.columns != 0) {
+                    return Err(format!("{before:?} features are not whole tiles of {}", tile.columns));
+                }
+                let weights = 1 + u32::from(self.swiglu);
+                return tile.check(weights, (self.k, self.multiplied()), capabilities);
+            }
         };
         let Tile { rows, columns, depth, side } = tile;
         let whole = side > 0 && rows > 0 && columns > 0 && rows % side == 0 && columns % side == 0;
@@ -173,10 +212,14 @@ impl Linear {
     }
 
     pub(crate) fn launch(&self, r: &Recorder) {
-        let Linear { x, weights, y, n, k, bias, swiglu, activation, residual, engine } = *self;
+        let Linear { x, weights, y, n, more, k, bias, swiglu, activation, residual, engine } = *self;
         let tile = match engine {
             Engine::Units(tile) => tile,
-            Engine::Matrix(tile) => return tile.launch(self, r),
+            Engine::Matrix(tile) => {
+                let multiplied = self.multiplied();
+                let matmul = Matmul { multiplied, y, n, more, k, bias, swiglu, activation, residual };
+                return tile.launch(&matmul, r);
+            }
         };
         let units = tile.units();
         let grid = [

@@ -1,140 +1,205 @@
-//! Matmuls on matrix units: what [`crate::Linear`] computes, with the same buffers and scalars, where `x` has the weights'
-//! type and the target multiplies matrices of it. Products are exact in f32; the order of a sum is the hardware's.
+//! Matmuls on matrix units: what [`crate::Linear`] computes of rows and weights of 16 bits, and [`crate::LinearFp8`] of codes,
+//! with the same buffers and scalars. Products are exact in f32; the order of a sum is the hardware's.
 //!
-//! A workgroup computes a tile of `rows x columns`, a warp of 32 units `warp_rows x warp_columns` of it in fragments of 16 x
-//! 16. Rows of `x` and of the weights come through shared memory in steps of `depth` along K, in two stages: while the
-//! warps multiply what one holds, units hold the next step's elements in registers, and put them into the other; one barrier
-//! a step. Behind the last row of either, the last one stands again: its results are left out. Behind K stand zeros. A
-//! load has 16 bytes where K is a multiple of 8, which all shapes of the models are.
+//! A workgroup computes a tile of `rows x columns`; a warp has `warp_rows x warp_columns` of it, in fragments of 16 x 8, and of
+//! each stage one of `slices` along K. Rows of `x` and of the weights come through shared memory in steps of `depth` bytes,
+//! in `stages` stages: while the warps multiply one, the others are being filled by copies that nobody waits for before
+//! their turn (`ptx.rs`). One barrier a step: behind it all have read the stage that is filled next. Behind the last row of
+//! either, and behind K, stand zeros. Then the sums of all warps and slices are put where the stages were, and go from there
+//! to memory row by row, through whatever is done to them: so what is added is read before anything is written, and
+//! neighbours touch neighbours.
+//!
+//! K is a multiple of the elements in 16 bytes, which all shapes of the models are; the kernel of `linear.rs` has the rest.
 //!
 //! # The floor
 //!
-//! A step costs `2 * rows * columns * depth` FLOP, `2 * (rows + columns) * depth` bytes from memory, as many into shared
-//! memory, and `2 * (warp_rows + warp_columns) * depth` out of it for each warp:
+//! A step costs `rows * columns * depth` FLOP in 16 bits, `(rows + columns) * depth` bytes from memory, as many into shared
+//! memory, and `(warp_rows + warp_columns) * depth / slices` out of it for each warp:
 //!
-//! | tile | warps of | FLOP a byte from memory | into shared memory | out of it | for |
+//! | tile | warps of | slices | FLOP a byte from memory | out of shared memory | for |
 //! | --- | --- | --- | --- | --- | --- |
-//! | 128 x 128 x 32 | 64 x 64 | 64 | 64 | 32 | many rows |
-//! | 64 x 64 x 64 | 32 x 32 | 32 | 32 | 16 | what would be too few of these to go round |
-//! | 32 x 64 x 64 | 16 x 32 | 21 | 21 | 11 | up to 32 rows |
-//! | 16 x 64 x 128 | 16 x 32 | 13 | 13 | 11 | up to 16 rows |
+//! | 128 x 128 x 128 | 64 x 64 | 1 | 64 | 32 | many rows |
+//! | 64 x 128 x 128 | 32 x 64 | 1 | 43 | 21 | what would be too few of these to go round |
+//! | 64 x 64 x 128 | 32 x 32 | 1 | 32 | 16 | what would be too few of those |
+//! | 32 x 64 x 128 | 32 x 32 | 2 | 21 | 16 | up to 32 rows |
+//! | 16 x 32 x 256 | 16 x 32 | 4 | 11 | 11 | up to 16 rows |
 //!
-//! A multiprocessor of an A100 has 2048 FLOP and 128 bytes of shared memory a clock. So the largest tile needs 32 + 64
-//! bytes a clock and can keep the matrix units busy; warps of 64 x 32 would need 32 + 96 and nothing could be late. The
-//! second needs 64 + 128 and reaches two thirds. The last two read every weight once and multiply it with so few rows that
-//! memory is what they wait for: 32 rows are 32 FLOP a byte, and the A100 has 200. They are deep to have much under way: a
-//! workgroup asks for 8 and 16 KiB of weights at once.
+//! A multiprocessor of an A100 has 2048 FLOP and 128 bytes of shared memory a clock. So the largest tile needs 32 + 64 bytes a
+//! clock and can keep the matrix units busy. The last two read every weight once and multiply it with so few rows that
+//! memory is what they wait for. They are cut along K among warps, so that tiles are narrow and go round.
 //!
-//! For bf16 and N = K = 3584, ptxas 12.9 gives the tiles 240, 127, 79 and 168 registers and spills none, on sm_80 and on
-//! sm_90a. No device has been measured.
+//! No device has been measured; what NVRTC makes of them is asserted in `golden/tests/sass.rs`.
 //!
-//! Rows of a stage are 8 elements longer than `depth`, so that eight rows that are read together lie in different banks.
-//! Both stages and a place for each warp's fragment stay below the 48 KiB that every launch may have. Along the grid, tiles
-//! of rows come first: those that run at the same time share weights, which are then read from memory about once.
+//! Along the grid, tiles of rows come first: those that run at the same time share weights, which are then read from memory
+//! about once. SwiGLU has `columns / 2` rows of each weight in a tile, and a warp half of its fragments for each.
 //!
-//! SwiGLU has `columns / 2` rows of each weight in a tile, and a warp half of its fragments for each.
-//!
-//! Not there: fragments of Metal (8 x 8, no bf16), and AMD's (their header is rocWMMA's, which is no part of the toolchain).
-//! Both keep the kernel of `linear.rs`.
+//! Not there: fragments of Metal (8 x 8), and AMD's. Both keep the kernel of `linear.rs`.
 
-use crate::emit::{Element, Extent};
-use crate::kernel::floats;
+use crate::emit::{Access, Element, Extent, Form};
+use crate::kernel::{Float as Dtype, floats};
 use crate::linear::{Linear, Residual};
 use crate::math::{Activation, activate, silu};
+use crate::ptx::{CHUNK, FEATURES, Multiplied, ROWS, STEP, WARP, address, commit, multiply, wait};
 use crate::record::Recorder;
 use crate::rows::Table;
-use crate::stage::{load, operand, put};
+use crate::stage::{fill, operand, place};
 use crate::target::{Capabilities, Target};
-use cubecl::cmma;
 use cubecl::prelude::*;
 
-/// Units of a warp: those that have a fragment together.
-pub(crate) const WARP: u32 = 32;
-
-/// Rows and columns of a fragment.
-const SIDE: u32 = 16;
-
-/// Elements between the rows of a stage, beside `depth`. 16 bytes, which also keeps the rows aligned.
+/// Columns between the rows of sums in shared memory, beside those of a tile: four rows that are written together lie in
+/// different banks.
 const APART: u32 = 8;
 
-/// Loads of bf16 fragments that say that they load from shared memory, as all here do. NVRTC knows that of f16 by itself; of
-/// bf16 it does not, and loads each fragment with four instructions in place of one. Better matches than the header's,
-/// whose pointers are to constants.
-pub(crate) const SHARED_LOADS: &str = include_str!("shared_loads.cuh");
+/// Results that a unit computes before it writes them.
+const BATCH: u32 = 8;
 
-/// What a workgroup computes at once on matrix units. Sides of a warp are multiples of 16 and divide those of the tile; with
-/// SwiGLU, half of `warp_columns` is one.
+/// What a workgroup computes at once on matrix units. Sides of a warp divide those of the tile; with SwiGLU, half of
+/// `warp_columns` is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MatrixTile {
     /// Rows of the result.
     pub rows: u32,
     /// Rows of the weights, with SwiGLU of both together.
     pub columns: u32,
-    /// Steps along K between two barriers, a multiple of 16.
+    /// Bytes along K of a stage, a multiple of 128.
     pub depth: u32,
-    /// Rows of a warp.
+    /// Rows of a warp, a multiple of 16.
     pub warp_rows: u32,
-    /// Columns of a warp.
+    /// Columns of a warp, a multiple of 16.
     pub warp_columns: u32,
+    /// Warps that share a part of the result, each with a part of `depth`.
+    pub slices: u32,
+    /// Stages, 2 to 5.
+    pub stages: u32,
 }
 
 /// What the kernel is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Shape {
     pub(crate) n: u32,
+    /// Of a second and a third weight.
+    pub(crate) more: [u32; 2],
+    /// In chunks.
     pub(crate) k: u32,
     pub(crate) tile: MatrixTile,
-    /// Elements between the rows of a stage, beside the tile's depth.
-    pub(crate) apart: u32,
     /// Weights.
     pub(crate) weights: u32,
-    /// Elements that are loaded at once.
-    pub(crate) vector: u32,
+    pub(crate) multiplied: Multiplied,
     pub(crate) activation: Option<Activation>,
     pub(crate) in_place: bool,
 }
 
 impl MatrixTile {
     /// For many rows.
-    pub const WIDE: MatrixTile =
-        MatrixTile { rows: 128, columns: 128, depth: 32, warp_rows: 64, warp_columns: 64 };
+    pub const WIDE: MatrixTile = MatrixTile {
+        rows: 128,
+        columns: 128,
+        depth: 128,
+        warp_rows: 64,
+        warp_columns: 64,
+        slices: 1,
+        stages: 3,
+    };
     /// Where there are too few of the wide ones to go round.
-    pub const MIDDLE: MatrixTile =
-        MatrixTile { rows: 64, columns: 64, depth: 64, warp_rows: 32, warp_columns: 32 };
+    pub const MIDDLE: MatrixTile = MatrixTile { rows: 64, warp_rows: 32, ..MatrixTile::WIDE };
+    /// Where there are too few of those.
+    pub const SMALL: MatrixTile = MatrixTile { columns: 64, warp_columns: 32, ..MatrixTile::MIDDLE };
     /// For up to 32 rows.
-    pub const LOW: MatrixTile =
-        MatrixTile { rows: 32, columns: 64, depth: 64, warp_rows: 16, warp_columns: 32 };
+    pub const LOW: MatrixTile = MatrixTile { rows: 32, slices: 2, stages: 4, ..MatrixTile::SMALL };
     /// For up to 16 rows.
-    pub const FLAT: MatrixTile =
-        MatrixTile { rows: 16, columns: 64, depth: 128, warp_rows: 16, warp_columns: 32 };
+    pub const FLAT: MatrixTile = MatrixTile {
+        rows: 16,
+        columns: 32,
+        depth: 256,
+        warp_rows: 16,
+        warp_columns: 32,
+        slices: 4,
+        stages: 4,
+    };
 
-    /// The tile for up to `rows_max` rows of `weights` weights of `n` rows.
-    pub(crate) fn best(rows_max: u32, n: u32, weights: u32) -> MatrixTile {
-        /// So many workgroups give each multiprocessor of the larger devices one.
-        const GROUPS_MIN: u32 = 128;
-        let wide = MatrixTile::WIDE;
-        let groups = rows_max.div_ceil(wide.rows).saturating_mul((n * weights).div_ceil(wide.columns));
-        match rows_max {
+    /// Every tile that tables are made of.
+    pub const ALL: [MatrixTile; 5] =
+        [MatrixTile::WIDE, MatrixTile::MIDDLE, MatrixTile::SMALL, MatrixTile::LOW, MatrixTile::FLAT];
+
+    /// The tile for `rows` rows of `weights` weights of `n` rows, on so many multiprocessors.
+    pub(crate) fn best(rows: u32, n: u32, weights: u32, processors: u32) -> MatrixTile {
+        // Each multiprocessor has as many workgroups as the one with most.
+        let clocks = |tile: &MatrixTile| {
+            let groups = rows.div_ceil(tile.rows).saturating_mul((n * weights).div_ceil(tile.columns));
+            u64::from(groups.div_ceil(processors.max(1))) * u64::from(tile.clocks())
+        };
+        match rows {
             0..=16 => MatrixTile::FLAT,
             17..=32 => MatrixTile::LOW,
-            _ if groups < GROUPS_MIN => MatrixTile::MIDDLE,
-            _ => wide,
+            // The first of the best: larger ones read less.
+            _ => [MatrixTile::WIDE, MatrixTile::MIDDLE, MatrixTile::SMALL]
+                .into_iter()
+                .min_by_key(clocks)
+                .unwrap_or(MatrixTile::WIDE),
         }
+    }
+
+    /// The numbers of rows up to `most` at which [`MatrixTile::best`] changes its mind, each with what is best up to there.
+    pub(crate) fn table(most: u32, n: u32, weights: u32, processors: u32) -> Vec<(u32, MatrixTile)> {
+        /// Above, the largest tile is always best, or nearly.
+        const ROWS_MAX: u32 = 1024;
+        let ends = [16, 32].into_iter().chain((64..=ROWS_MAX).step_by(64)).chain([u32::MAX]);
+        let mut table: Vec<(u32, MatrixTile)> = Vec::new();
+        for end in ends {
+            let tile = match end {
+                u32::MAX => MatrixTile::WIDE,
+                end => MatrixTile::best(end, n, weights, processors),
+            };
+            match table.last_mut() {
+                Some(last) if last.1 == tile => last.0 = end,
+                _ => table.push((end, tile)),
+            }
+            if end >= most {
+                break;
+            }
+        }
+        table
+    }
+
+    /// Clocks of a step in 16 bits on a multiprocessor with 1024 products and 128 bytes of shared memory a clock.
+    const fn clocks(self) -> u32 {
+        let products = self.rows * self.columns * self.depth / 2 / 1024;
+        let read = self.warps() * (self.warp_rows + self.warp_columns) * self.depth / self.slices;
+        let shared = (read + self.stage_bytes()) / 128;
+        if products > shared { products } else { shared }
     }
 
     /// Warps of a workgroup.
     pub(crate) const fn warps(self) -> u32 {
-        self.rows / self.warp_rows * (self.columns / self.warp_columns)
+        self.rows / self.warp_rows * (self.columns / self.warp_columns) * self.slices
     }
 
-    /// Elements of both stages.
-    const fn staged(self) -> u32 {
-        2 * (self.rows + self.columns) * (self.depth + APART)
+    /// Bytes of a stage.
+    const fn stage_bytes(self) -> u32 {
+        (self.rows + self.columns) * self.depth
+    }
+
+    /// Results of a unit.
+    const fn each(self, weights: u32) -> u32 {
+        self.rows * (self.columns / weights) / (self.warps() * WARP)
+    }
+
+    /// Columns of a row of sums.
+    const fn pitch(self) -> u32 {
+        self.columns + APART
+    }
+
+    /// Shared memory: of the stages, or of the sums that take their place.
+    pub(crate) const fn shared_bytes(self) -> u32 {
+        let sums = 4 * self.slices * self.rows * self.pitch();
+        let stages = self.stages * self.stage_bytes();
+        if sums > stages { sums } else { stages }
     }
 
     pub(crate) fn name(self) -> String {
-        let MatrixTile { rows, columns, depth, warp_rows, warp_columns } = self;
-        format!("matrix{rows}x{columns}x{depth}by{warp_rows}x{warp_columns}")
+        let MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages } = self;
+        let slices = if slices > 1 { format!("x{slices}") } else { String::new() };
+        format!("matrix{rows}x{columns}x{depth}by{warp_rows}x{warp_columns}{slices}in{stages}")
     }
 
     /// What `target` lacks for matrices of these types.
@@ -142,25 +207,47 @@ impl MatrixTile {
         let capabilities = target.capabilities();
         let has = linear.weights == Table::Floats(linear.x)
             && capabilities.matrix.contains(&linear.x)
-            && capabilities.plane_units == [WARP; 2];
+            && MatrixTile::runs(target);
         (!has).then(|| format!("matrices of {} by {}", linear.x.name(), linear.weights.name()))
     }
 
-    pub(crate) fn check(self, weights: u32, capabilities: &Capabilities) -> Result<(), String> {
-        let MatrixTile { rows, columns, depth, warp_rows, warp_columns } = self;
+    /// Whether `target` has the instructions.
+    pub(crate) fn runs(target: &Target) -> bool {
+        target.form() == Form::Cuda && target.capabilities().plane_units == [WARP; 2]
+    }
+
+    /// `k`: elements, of `multiplied`.
+    pub(crate) fn check(
+        self,
+        weights: u32,
+        (k, multiplied): (u32, Multiplied),
+        capabilities: &Capabilities,
+    ) -> Result<(), String> {
+        let MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages } = self;
         let whole = |n: u32, of: u32| of > 0 && n > 0 && n % of == 0;
-        let sides = whole(warp_rows, SIDE) && whole(warp_columns, SIDE * weights);
-        let fits = sides && whole(rows, warp_rows) && whole(columns, warp_columns) && whole(depth, SIDE);
+        if !k.is_multiple_of(multiplied.in_chunk()) {
+            return Err(format!("rows of {k} elements are not whole chunks of {CHUNK} bytes"));
+        }
+        let sides = whole(warp_rows, ROWS)
+            && whole(warp_columns, 2 * FEATURES * weights)
+            && whole(rows, warp_rows)
+            && whole(columns, warp_columns)
+            && whole(depth, 128)
+            && whole(depth, STEP * slices)
+            && (2..=5).contains(&stages);
         let even = || {
-            let units = self.warps() * WARP;
+            let (units, in_row) = (self.warps() * WARP, depth / CHUNK);
             units <= capabilities.units_max
-                && whole(rows * depth, 8 * units)
-                && whole(columns * depth, 8 * units)
+                && whole(units, 8 * in_row)
+                && whole(rows * in_row, units)
+                && whole(columns * in_row, units * weights)
+                && whole(rows * columns, units * weights)
+                && whole(self.each(weights), BATCH.min(self.each(weights)))
         };
-        if !fits || !even() {
+        if !sides || !even() {
             return Err(format!("its warps cannot share a tile of {rows}x{columns}x{depth}"));
         }
-        let bytes = 2 * self.staged() + 4 * SIDE * SIDE * weights * self.warps();
+        let bytes = self.shared_bytes();
         if bytes > capabilities.shared_bytes {
             return Err(format!(
                 "{bytes} bytes of shared memory, the target has {}",
@@ -170,27 +257,40 @@ impl MatrixTile {
         Ok(())
     }
 
-    pub(crate) fn launch(self, linear: &Linear, r: &Recorder) {
-        let Linear { x, y, n, k, bias, swiglu, activation, residual, .. } = *linear;
+    pub(crate) fn launch(self, matmul: &Matmul, r: &Recorder) {
+        let Matmul { multiplied, y, n, more, k, bias, swiglu, activation, residual } = *matmul;
         let weights = if swiglu { 2 } else { 1 };
-        let vector = [8, 4, 2].into_iter().find(|v| k % v == 0).unwrap_or(1);
         let in_place = residual == Residual::InPlace;
-        let shape = Shape { n, k, tile: self, apart: APART, weights, vector, activation, in_place };
+        let k = k.div_ceil(multiplied.in_chunk());
+        let shape = Shape { n, more, k, tile: self, weights, multiplied, activation, in_place };
         let grid = [
             Extent::Ceil { of: "rows", per: self.rows, any: false },
-            Extent::Constant(n.div_ceil(self.columns / weights)),
+            Extent::Constant((n + more[0] + more[1]).div_ceil(self.columns / weights)),
             Extent::Constant(1),
         ];
-        floats!((x => X, y => Y) => linear_matrix::launch_unchecked::<X, Y>(
+        let words = match multiplied {
+            Multiplied::BF16 => Element::BF16x2,
+            Multiplied::F16 => Element::F16x2,
+            Multiplied::E4M3 => Element::U32,
+        };
+        let read = |name, element| r.declared(name, element, Access::Read);
+        let scaled = multiplied == Multiplied::E4M3;
+        let scales = |name| scaled.then(|| read(name, Element::F32)).into();
+        floats!((y => Y) => linear_matrix::launch_unchecked::<Y>(
             r.client(),
             r.grid(grid),
             CubeDim::new_1d(self.warps() * WARP),
-            r.buffer("x", x.element()),
-            r.buffer("weight", x.element()),
-            swiglu.then(|| r.buffer("up", x.element())).into(),
-            bias.then(|| r.buffer("bias", Element::F32)).into(),
-            (residual == Residual::Apart).then(|| r.buffer("residual", y.element())).into(),
-            r.buffer("y", y.element()),
+            read("x", words),
+            scales("x_scales"),
+            read("weight", words),
+            scales("weight_scales"),
+            (more[0] > 0).then(|| read("second", words)).into(),
+            (more[1] > 0).then(|| read("third", words)).into(),
+            swiglu.then(|| read("up", words)).into(),
+            (swiglu && scaled).then(|| read("up_scales", Element::F32)).into(),
+            bias.then(|| read("bias", Element::F32)).into(),
+            (residual == Residual::Apart).then(|| read("residual", y.element())).into(),
+            r.declared("y", y.element(), if in_place { Access::ReadWrite } else { Access::Write }),
             r.int("rows"),
             r.int("stride"),
             r.int("first"),
@@ -199,11 +299,31 @@ impl MatrixTile {
     }
 }
 
+/// What is multiplied, and what is done to the sums.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matmul {
+    pub(crate) multiplied: Multiplied,
+    pub(crate) y: Dtype,
+    pub(crate) n: u32,
+    pub(crate) more: [u32; 2],
+    /// In elements.
+    pub(crate) k: u32,
+    pub(crate) bias: bool,
+    pub(crate) swiglu: bool,
+    pub(crate) activation: Option<Activation>,
+    pub(crate) residual: Residual,
+}
+
 #[cube(launch_unchecked)]
-fn linear_matrix<X: Float, Y: Float>(
-    x: &[Vector<X, Const<1>>],
-    weight: &[Vector<X, Const<1>>],
-    up: ComptimeOption<Box<[Vector<X, Const<1>>]>>,
+fn linear_matrix<Y: Float>(
+    x: &[Vector<u32, Const<1>>],
+    x_scales: ComptimeOption<Box<[f32]>>,
+    weight: &[Vector<u32, Const<1>>],
+    weight_scales: ComptimeOption<Box<[f32]>>,
+    second: ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
+    third: ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
+    up: ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
+    up_scales: ComptimeOption<Box<[f32]>>,
     bias: ComptimeOption<Box<[f32]>>,
     residual: ComptimeOption<Box<[Y]>>,
     y: &mut [Y],
@@ -212,152 +332,336 @@ fn linear_matrix<X: Float, Y: Float>(
     first: u32,
     #[comptime] shape: Shape,
 ) {
-    let size!(V) = comptime!(shape.vector as usize);
     let tile = comptime!(shape.tile);
     let features = comptime!(tile.columns / shape.weights);
     let warp_features = comptime!(tile.warp_columns / shape.weights);
-    let pitch = comptime!(tile.depth + shape.apart);
-    // Rows of `x` and then of the weights; twice.
-    let stage = comptime!((tile.rows + tile.columns) * pitch);
-    let mut stages =
-        Shared::<[Vector<X, V>]>::new_aligned_slice(comptime!((2 * stage / shape.vector) as usize), 128usize);
-    // A fragment of each weight for each warp.
-    let patch = comptime!(SIDE * SIDE * shape.weights);
-    let mut patches =
-        Shared::<[f32]>::new_aligned_slice(comptime!((patch * tile.warps()) as usize), 128usize);
     let units = comptime!(tile.warps() * WARP);
-    let x_loads = comptime!((tile.rows * tile.depth / shape.vector / units) as usize);
-    let w_loads = comptime!((features * tile.depth / shape.vector / units) as usize);
-    let mut loaded = Array::<Vector<X, V>>::new(comptime!(x_loads + w_loads * shape.weights as usize));
-    let down = comptime!((tile.warp_rows / SIDE) as usize);
-    let across = comptime!((warp_features / SIDE) as usize);
-    let mut sums = Sequence::<cmma::Matrix<f32>>::new();
+    // Rows of `x` and then of the weights, as many times as there are stages. The sums come to the same place.
+    let mut shared =
+        Shared::<[u32]>::new_aligned_slice(comptime!((tile.shared_bytes() / 4) as usize), 128usize);
+    let base = address(&shared);
+    let x_copies = comptime!(tile.rows * tile.depth / CHUNK / units);
+    let w_copies = comptime!(features * tile.depth / CHUNK / units);
+    let down = comptime!((tile.warp_rows / ROWS) as usize);
+    // Of eight features each: an even number of each weight.
+    let across = comptime!((warp_features / FEATURES) as usize);
+    let all = comptime!(down * across * shape.weights as usize);
+    let mut sums = Array::<Vector<f32, Const<4>>>::new(all);
     #[unroll]
-    for _ in 0..comptime!(down * across * shape.weights as usize) {
-        sums.push(cmma::Matrix::<f32>::from_value(
-            cmma::MatrixIdent::Accumulator,
-            16usize,
-            16usize,
-            16usize,
-            cmma::MatrixLayout::Undefined,
-            0.0f32,
-        ));
+    for i in 0..all {
+        sums[i] = Vector::<f32, Const<4>>::zeroed();
     }
     let first_row = CUBE_POS_X * tile.rows;
     let first_feature = CUBE_POS_Y * features;
     let warp = UNIT_POS_X / WARP;
-    let lane = UNIT_POS_X % WARP;
     let warps_across = comptime!(tile.columns / tile.warp_columns);
-    let warp_row = warp / warps_across * tile.warp_rows;
-    let warp_feature = warp % warps_across * warp_features;
-    let x = x.with_vector_size::<V>();
-    let weight = weight.with_vector_size::<V>();
-    let last_row = rows - 1;
-    let last_feature = comptime!(shape.n - 1).runtime();
-
-    let mut start = 0u32;
-    let mut now = 0u32;
-    load::<X, V>(x, &mut loaded, 0usize, x_loads, first_row, last_row, start, shape);
-    load::<X, V>(weight, &mut loaded, x_loads, w_loads, first_feature, last_feature, start, shape);
-    if comptime!(up.is_some()) {
-        let up = up.as_ref().unwrap().with_vector_size::<V>();
-        load::<X, V>(up, &mut loaded, x_loads + w_loads, w_loads, first_feature, last_feature, start, shape);
+    let in_slice = comptime!(tile.warps() / tile.slices);
+    let slice = if comptime!(tile.slices > 1) { warp / in_slice } else { 0u32.runtime() };
+    let warp_row = warp % in_slice / warps_across * tile.warp_rows;
+    let warp_feature = warp % in_slice % warps_across * warp_features;
+    let x = x.with_vector_size::<Const<4>>();
+    let weight = weight.with_vector_size::<Const<4>>();
+    let stage = comptime!(tile.stage_bytes());
+    let in_stage = comptime!(tile.depth / CHUNK);
+    let steps = comptime!(shape.k.div_ceil(tile.depth / CHUNK));
+    let ahead = comptime!(tile.stages - 1);
+    let w_first = comptime!(tile.rows * tile.depth);
+    let up_first = comptime!((tile.rows + features) * tile.depth);
+    let all_features = comptime!(shape.n + shape.more[0] + shape.more[1]);
+    // Which of the weights, side by side, the workgroup has features of, and where it begins and ends there. Without a second
+    // and a third these begin behind the last feature.
+    let second_first = comptime!(if second.is_some() { shape.n } else { all_features });
+    let third_first = comptime!(if third.is_some() { shape.n + shape.more[0] } else { all_features });
+    let mut part = 0u32;
+    let mut own_feature = first_feature;
+    let mut last_feature = comptime!(shape.n).runtime();
+    if first_feature >= second_first {
+        part = 1u32.runtime();
+        own_feature = first_feature - second_first;
+        last_feature = comptime!(shape.more[0]).runtime();
     }
-    put::<X, V>(&loaded, &mut stages, now, shape);
-    sync_cube();
-    while start < shape.k {
-        start += tile.depth;
-        if start < shape.k {
-            load::<X, V>(x, &mut loaded, 0usize, x_loads, first_row, last_row, start, shape);
-            load::<X, V>(weight, &mut loaded, x_loads, w_loads, first_feature, last_feature, start, shape);
+    if first_feature >= third_first {
+        part = 2u32.runtime();
+        own_feature = first_feature - third_first;
+        last_feature = comptime!(shape.more[1]).runtime();
+    }
+
+    #[unroll]
+    for s in 0..ahead {
+        if comptime!(s < steps) {
+            let to = base + comptime!(s * stage);
+            let start = comptime!(s * in_stage).runtime();
+            fill(x, to, first_row, rows, start, x_copies, shape);
+            fill_weights(
+                weight,
+                &second,
+                &third,
+                part,
+                to + w_first,
+                own_feature,
+                last_feature,
+                start,
+                w_copies,
+                shape,
+            );
             if comptime!(up.is_some()) {
-                let up = up.as_ref().unwrap().with_vector_size::<V>();
-                load::<X, V>(
-                    up,
-                    &mut loaded,
-                    x_loads + w_loads,
-                    w_loads,
-                    first_feature,
-                    last_feature,
-                    start,
-                    shape,
-                );
+                let up = up.as_ref().unwrap().with_vector_size::<Const<4>>();
+                fill(up, to + up_first, own_feature, last_feature, start, w_copies, shape);
             }
         }
-        #[unroll]
-        for d in 0..comptime!(tile.depth / SIDE) {
-            let mut lhs = Sequence::<cmma::Matrix<Vector<X, V>>>::new();
+        commit();
+    }
+    let by_rows = place(true, shape);
+    let by_features = place(false, shape);
+    let own_steps = comptime!(tile.depth / STEP / tile.slices);
+    let own_first = slice * own_steps;
+    // The stage that is multiplied, and the one that is filled.
+    let mut now = base;
+    let mut next = base + comptime!(ahead * stage);
+    let end = base + comptime!(tile.stages * stage);
+    for step in 0..comptime!(steps).runtime() {
+        wait(comptime!(ahead - 1));
+        sync_cube();
+        if step + ahead < steps {
+            let start = (step + ahead) * in_stage;
+            fill(x, next, first_row, rows, start, x_copies, shape);
+            fill_weights(
+                weight,
+                &second,
+                &third,
+                part,
+                next + w_first,
+                own_feature,
+                last_feature,
+                start,
+                w_copies,
+                shape,
+            );
+            if comptime!(up.is_some()) {
+                let up = up.as_ref().unwrap().with_vector_size::<Const<4>>();
+                fill(up, next + up_first, own_feature, last_feature, start, w_copies, shape);
+            }
+        }
+        // Also where there was nothing: groups are counted.
+        commit();
+        let own_rows = now + warp_row * tile.depth;
+        let own_features = now + w_first + warp_feature * tile.depth;
+        if comptime!(shape.multiplied == Multiplied::E4M3) {
+            // Matrix units add products of fp8 in fewer bits than f32 has: only those of a step.
+            let mut lhs = Array::<Vector<u32, Const<4>>>::new(comptime!(down * own_steps as usize));
             #[unroll]
             for i in 0..down {
-                let at = now + (warp_row + comptime!(i as u32 * SIDE)) * pitch + comptime!(d * SIDE);
-                let layout = comptime!(cmma::MatrixLayout::RowMajor);
-                lhs.push(operand::<X, V>(&stages, at, cmma::MatrixIdent::A, layout, shape));
+                #[unroll]
+                for d in 0..own_steps {
+                    let at = own_rows + comptime!(i as u32 * ROWS * tile.depth);
+                    lhs[comptime!(i * own_steps as usize + d as usize)] = operand(at, by_rows, own_first + d);
+                }
             }
             #[unroll]
-            for j in 0..comptime!(across * shape.weights as usize) {
-                // Features of the one weight and then of the other.
+            for j in 0..comptime!(across * shape.weights as usize / 2) {
                 let row = comptime!(
-                    tile.rows + j as u32 / across as u32 * features + j as u32 % across as u32 * SIDE
+                    2 * j as u32 / across as u32 * features + 2 * j as u32 % across as u32 * FEATURES
                 );
-                let at = now + (warp_feature + row) * pitch + comptime!(d * SIDE);
-                let layout = comptime!(cmma::MatrixLayout::ColMajor);
-                let rhs = operand::<X, V>(&stages, at, cmma::MatrixIdent::B, layout, shape);
+                let at = own_features + comptime!(row * tile.depth);
+                let mut rhs = Array::<Vector<u32, Const<4>>>::new(comptime!(own_steps as usize));
+                #[unroll]
+                for d in 0..own_steps {
+                    rhs[d as usize] = operand(at, by_features, own_first + d);
+                }
+                #[unroll]
+                for second in 0..2usize {
+                    #[unroll]
+                    for i in 0..down {
+                        // A list of one: of a variable, assembly would be given the address.
+                        let mut sum = Array::<Vector<f32, Const<4>>>::new(1usize);
+                        sum[0] = Vector::<f32, Const<4>>::zeroed();
+                        #[unroll]
+                        for d in 0..own_steps {
+                            let words = rhs[d as usize];
+                            let near = words.extract(comptime!(2 * second));
+                            let far = words.extract(comptime!(2 * second + 1));
+                            let rows = lhs[comptime!(i * own_steps as usize + d as usize)];
+                            sum[0] = multiply(rows, (near, far), sum[0], comptime!(shape.multiplied));
+                        }
+                        sums[comptime!((2 * j + second) * down + i)] += sum[0];
+                    }
+                }
+            }
+        } else {
+            #[unroll]
+            for d in 0..own_steps {
+                let mut lhs = Array::<Vector<u32, Const<4>>>::new(down);
                 #[unroll]
                 for i in 0..down {
-                    let sum = sums.index(comptime!(j * down + i));
-                    cmma::execute(lhs.index(i), &rhs, sum, sum);
+                    let at = own_rows + comptime!(i as u32 * ROWS * tile.depth);
+                    lhs[i] = operand(at, by_rows, own_first + d);
+                }
+                #[unroll]
+                for j in 0..comptime!(across * shape.weights as usize / 2) {
+                    // Features of the one weight and then of the other.
+                    let row = comptime!(
+                        2 * j as u32 / across as u32 * features + 2 * j as u32 % across as u32 * FEATURES
+                    );
+                    let rhs = operand(own_features + comptime!(row * tile.depth), by_features, own_first + d);
+                    #[unroll]
+                    for second in 0..2usize {
+                        let near = rhs.extract(comptime!(2 * second));
+                        let far = rhs.extract(comptime!(2 * second + 1));
+                        #[unroll]
+                        for i in 0..down {
+                            let at = comptime!((2 * j + second) * down + i);
+                            sums[at] = multiply(lhs[i], (near, far), sums[at], comptime!(shape.multiplied));
+                        }
+                    }
                 }
             }
         }
-        now = stage - now;
-        if start < shape.k {
-            put::<X, V>(&loaded, &mut stages, now, shape);
+        now += stage;
+        if now == end {
+            now = base;
         }
-        sync_cube();
+        next += stage;
+        if next == end {
+            next = base;
+        }
     }
 
-    let own = warp * patch;
+    // All have read the last stage: the sums take its place.
+    sync_cube();
+    let pitch = comptime!(tile.pitch());
+    let group = UNIT_POS_X % WARP / 4u32;
+    let quad = UNIT_POS_X % 4u32;
+    let own = (slice * tile.rows + warp_row + group) * pitch + warp_feature + quad * 2u32;
     #[unroll]
-    for j in 0..across {
+    for j in 0..comptime!(across * shape.weights as usize) {
         #[unroll]
         for i in 0..down {
+            let column = comptime!(j as u32 / across as u32 * features + j as u32 % across as u32 * FEATURES);
+            let at = own + comptime!(i as u32 * ROWS * pitch + column);
             #[unroll]
-            for w in 0..comptime!(shape.weights as usize) {
-                let at = (own + comptime!(w as u32 * SIDE * SIDE)) as usize;
-                let sum = sums.index(comptime!((w * across + j) * down + i));
-                let end = comptime!((patch * tile.warps()) as usize);
-                cmma::store(&mut patches[at..end], sum, SIDE, cmma::MatrixLayout::RowMajor);
+            for e in 0..4usize {
+                let to = at + comptime!(e as u32 / 2 * 8 * pitch + e as u32 % 2);
+                shared[to as usize] = u32::reinterpret(sums[comptime!(j * down + i)].extract(e));
             }
-            sync_plane();
-            for e in 0..comptime!(SIDE * SIDE / WARP) {
-                let at = lane + e * WARP;
-                let m = first_row + warp_row + comptime!(i as u32 * SIDE) + at / SIDE;
-                let n = first_feature + warp_feature + comptime!(j as u32 * SIDE) + at % SIDE;
-                if m < rows && n < shape.n {
-                    let mut value = patches[(own + at) as usize];
-                    if comptime!(up.is_some()) {
-                        value = silu(value) * patches[(own + at + comptime!(SIDE * SIDE)) as usize];
-                    }
-                    let to = (m * stride + first + n) as usize;
-                    if comptime!(bias.is_some()) {
-                        let bias = bias.as_ref().unwrap();
-                        value += bias[(first + n) as usize];
-                    }
-                    if comptime!(shape.activation.is_some()) {
-                        value = activate(value, shape.activation);
-                    }
-                    if comptime!(residual.is_some()) {
-                        let residual = residual.as_ref().unwrap();
-                        value += f32::cast_from(residual[to]);
-                    }
-                    if comptime!(shape.in_place) {
-                        value += f32::cast_from(y[to]);
-                    }
-                    y[to] = Y::cast_from(value);
-                }
-            }
-            // The next fragment takes this one's place.
-            sync_plane();
         }
     }
+    sync_cube();
+    let each = comptime!(tile.each(shape.weights));
+    let batch = comptime!(if each < BATCH { each as usize } else { BATCH as usize });
+    let mut before = Array::<f32>::new(batch);
+    let mut offsets = Array::<f32>::new(batch);
+    let mut scales = Array::<f32>::new(batch);
+    let mut up_factors = Array::<f32>::new(batch);
+    for b in 0..comptime!(each / batch as u32).runtime() {
+        let at = b * comptime!(batch as u32 * units) + UNIT_POS_X;
+        // What is read is read before anything is written, lest every write be waited for.
+        #[unroll]
+        for e in 0..batch {
+            let at = at + comptime!(e as u32 * units);
+            let m = first_row + at / features;
+            let n = first_feature + at % features;
+            before[e] = 0.0f32;
+            offsets[e] = 0.0f32;
+            scales[e] = 0.0f32;
+            up_factors[e] = 0.0f32;
+            if m < rows && n < all_features {
+                let from = (m * stride + first + n) as usize;
+                if comptime!(shape.in_place) {
+                    before[e] = f32::cast_from(y[from]);
+                }
+                if comptime!(residual.is_some()) {
+                    let residual = residual.as_ref().unwrap();
+                    before[e] = f32::cast_from(residual[from]);
+                }
+                if comptime!(bias.is_some()) {
+                    let bias = bias.as_ref().unwrap();
+                    offsets[e] = bias[(first + n) as usize];
+                }
+                if comptime!(x_scales.is_some()) {
+                    let x_scales = x_scales.as_ref().unwrap();
+                    let weight_scales = weight_scales.as_ref().unwrap();
+                    scales[e] = x_scales[m as usize] * weight_scales[n as usize];
+                }
+                if comptime!(up_scales.is_some()) {
+                    let x_scales = x_scales.as_ref().unwrap();
+                    let up_scales = up_scales.as_ref().unwrap();
+                    up_factors[e] = x_scales[m as usize] * up_scales[n as usize];
+                }
+            }
+        }
+        #[unroll]
+        for e in 0..batch {
+            let at = at + comptime!(e as u32 * units);
+            let m = first_row + at / features;
+            let n = first_feature + at % features;
+            if m < rows && n < all_features {
+                let from = at / features * pitch + at % features;
+                let mut value = sum_of(&shared, from, shape);
+                if comptime!(x_scales.is_some()) {
+                    value *= scales[e];
+                }
+                if comptime!(up.is_some()) {
+                    let mut up = sum_of(&shared, from + features, shape);
+                    if comptime!(up_scales.is_some()) {
+                        up *= up_factors[e];
+                    }
+                    value = silu(value) * up;
+                }
+                if comptime!(bias.is_some()) {
+                    value += offsets[e];
+                }
+                if comptime!(shape.activation.is_some()) {
+                    value = activate(value, shape.activation);
+                }
+                if comptime!(residual.is_some() || shape.in_place) {
+                    value += before[e];
+                }
+                y[(m * stride + first + n) as usize] = Y::cast_from(value);
+            }
+        }
+    }
+}
+
+/// Begins to copy features of one of the weights that stand side by side.
+#[cube]
+fn fill_weights(
+    first: &[Vector<u32, Const<4>>],
+    second: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
+    third: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
+    part: u32,
+    to: u32,
+    own_feature: u32,
+    last_feature: u32,
+    start: u32,
+    #[comptime] copies: u32,
+    #[comptime] shape: Shape,
+) {
+    if comptime!(second.is_none()) {
+        fill(first, to, own_feature, last_feature, start, copies, shape);
+    } else {
+        let second = second.as_ref().unwrap().with_vector_size::<Const<4>>();
+        if part == 0u32 {
+            fill(first, to, own_feature, last_feature, start, copies, shape);
+        } else if part == 1u32 {
+            fill(second, to, own_feature, last_feature, start, copies, shape);
+        }
+    }
+    if comptime!(third.is_some()) {
+        let third = third.as_ref().unwrap().with_vector_size::<Const<4>>();
+        if part == 2u32 {
+            fill(third, to, own_feature, last_feature, start, copies, shape);
+        }
+    }
+}
+
+/// A sum, of all slices in order.
+#[cube]
+fn sum_of(shared: &[u32], at: u32, #[comptime] shape: Shape) -> f32 {
+    let mut sum = f32::reinterpret(shared[at as usize]);
+    #[unroll]
+    for s in 1..comptime!(shape.tile.slices) {
+        let apart = comptime!(s * shape.tile.rows * shape.tile.pitch());
+        sum += f32::reinterpret(shared[(at + apart) as usize]);
+    }
+    sum
 }

@@ -9,7 +9,7 @@
 
 #![allow(unsafe_code, reason = "the trait's launch is unsafe to call, and here it has nothing to break")]
 
-use crate::emit::{Buffer, Element, Extent, Scalar, ScalarType};
+use crate::emit::{Access, Buffer, Element, Extent, Scalar, ScalarType};
 use crate::target::Target;
 use cubecl::bytes::Bytes;
 use cubecl::device::{DeviceId, DeviceService, ServerUtilitiesHandle, ServiceId};
@@ -84,12 +84,21 @@ impl Recorder {
         CubeCount::Static(1, 1, 1)
     }
 
-    /// The next buffer.
+    /// The next buffer. What the kernel does with it, the generator finds out.
     pub(crate) fn buffer(&self, name: &'static str, element: Element) -> BufferArg {
+        self.next(name, element, Access::Unused)
+    }
+
+    /// The next buffer of a kernel with assembly that touches memory: the generator would believe that it does everything.
+    pub(crate) fn declared(&self, name: &'static str, element: Element, access: Access) -> BufferArg {
+        self.next(name, element, access)
+    }
+
+    fn next(&self, name: &'static str, element: Element, access: Access) -> BufferArg {
         let mut buffers = self.buffers.borrow_mut();
         let length = FIRST_LENGTH as usize + buffers.len();
         let handle: Handle = self.client.empty(length * element.bytes());
-        buffers.push(Buffer { name, element, access: crate::emit::Access::Unused });
+        buffers.push(Buffer { name, element, access });
         // SAFETY: nothing is ever read or written through it.
         unsafe { BufferArg::from_raw_parts(handle, length) }
     }

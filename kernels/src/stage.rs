@@ -1,72 +1,60 @@
-//! The way of a tile of rows: from memory to a unit's registers, on to shared memory, and from there into fragments.
+//! The way of a tile of rows along K: from memory to a stage in shared memory, and from there into fragments.
+//!
+//! A stage has `depth` bytes of each row. Chunk `c` of row `r` stands where `c ^ (r % 8)` would: so eight rows that are read
+//! or written together lie in different banks.
 
-use crate::matrix::{Shape, WARP};
-use cubecl::cmma;
+use crate::matrix::Shape;
+use crate::ptx::{CHUNK, WARP, copy, fragments};
 use cubecl::prelude::*;
 
-/// The fragment that begins at element `at`.
+/// Begins to copy the unit's part of a tile of rows, from `first` on and below `end`, and of chunks from `start` on, to where
+/// the tile stands in a stage: `copies` of it. Zeros stand behind the last row and behind K.
 #[cube]
-pub(crate) fn operand<X: Float, V: Size>(
-    stages: &[Vector<X, V>],
-    at: u32,
-    #[comptime] ident: cmma::MatrixIdent,
-    #[comptime] layout: cmma::MatrixLayout,
-    #[comptime] shape: Shape,
-) -> cmma::Matrix<Vector<X, V>> {
-    let from = &stages[(at / shape.vector) as usize..stages.len()];
-    let pitch = comptime!(shape.tile.depth + shape.apart);
-    cmma::Matrix::<Vector<X, V>>::from_slice(ident, 16usize, 16usize, 16usize, layout, from, pitch)
-}
-
-/// Loads the unit's part of a tile of rows from `first` on and columns from `start` on: `loads` vectors, into `to` from `at`
-/// on.
-#[cube]
-pub(crate) fn load<X: Numeric, V: Size>(
-    from: &[Vector<X, V>],
-    to: &mut Array<Vector<X, V>>,
-    #[comptime] at: usize,
-    #[comptime] loads: usize,
+pub(crate) fn fill(
+    from: &[Vector<u32, Const<4>>],
+    to: u32,
     first: u32,
-    last: u32,
+    end: u32,
     start: u32,
+    #[comptime] copies: u32,
     #[comptime] shape: Shape,
 ) {
-    let in_row = comptime!(shape.tile.depth / shape.vector);
-    let units = comptime!(shape.tile.warps() * WARP);
+    let in_row = comptime!(shape.tile.depth / CHUNK);
+    // A multiple of 8: all chunks of a unit stand at the same place in their rows.
+    let apart = comptime!(shape.tile.warps() * WARP / in_row);
+    let row = UNIT_POS_X / in_row;
+    let chunk = UNIT_POS_X % in_row;
+    let at = to + (row * in_row + (chunk ^ (row & 7u32))) * CHUNK;
+    let index = (first + row) * shape.k + start + chunk;
     #[unroll]
-    for i in 0..loads {
-        let index = UNIT_POS_X + comptime!(i as u32 * units);
-        let row = min(first + index / in_row, last);
-        let d = start + index % in_row * shape.vector;
-        let mut value = Vector::<X, V>::zeroed();
-        let index = ((row * shape.k + d) / shape.vector) as usize;
-        if comptime!(shape.k % shape.tile.depth != 0) {
-            if d < shape.k {
-                value = from[index];
-            }
-        } else {
-            value = from[index];
-        }
-        to[comptime!(at + i)] = value;
+    for i in 0..copies {
+        let there = first + row + comptime!(i * apart) < end && start + chunk < shape.k;
+        copy(
+            from,
+            index + comptime!(i * apart * shape.k),
+            at + comptime!(i * apart * in_row * CHUNK),
+            select(there, CHUNK, 0u32),
+        );
     }
 }
 
-/// Puts what the unit has loaded where it belongs in the stage that begins at `stage`.
+/// Where a unit's row begins among 16 rows of a stage, of which it takes the second half of chunks if `second`, and which of
+/// them stands in the place of its first chunk, in bytes: rows 0 to 15 if `by_rows`, else 0 to 7 and then 8 to 15.
 #[cube]
-pub(crate) fn put<X: Numeric, V: Size>(
-    loaded: &Array<Vector<X, V>>,
-    stages: &mut [Vector<X, V>],
-    stage: u32,
-    #[comptime] shape: Shape,
-) {
-    let in_row = comptime!(shape.tile.depth / shape.vector);
-    let units = comptime!(shape.tile.warps() * WARP);
-    let pitch = comptime!(shape.tile.depth + shape.apart);
-    // Rows follow one another from tile to tile, and so do loads.
-    #[unroll]
-    for i in 0..comptime!(((shape.tile.rows + shape.tile.columns) * in_row / units) as usize) {
-        let index = UNIT_POS_X + comptime!(i as u32 * units);
-        let to = stage + index / in_row * pitch + index % in_row * shape.vector;
-        stages[(to / shape.vector) as usize] = loaded[i];
-    }
+pub(crate) fn place(#[comptime] by_rows: bool, #[comptime] shape: Shape) -> (u32, u32) {
+    let lane = UNIT_POS_X % WARP;
+    let (row, half) = if comptime!(by_rows) {
+        (lane % 16u32, lane / 16u32)
+    } else {
+        (lane / 16u32 * 8u32 + lane % 8u32, lane / 8u32 % 2u32)
+    };
+    (row * shape.tile.depth, (half ^ (row & 7u32)) * CHUNK)
+}
+
+/// The four fragments of step `step` of the 16 rows that begin at `at`.
+#[cube]
+pub(crate) fn operand(at: u32, place: (u32, u32), step: u32) -> Vector<u32, Const<4>> {
+    // Two chunks a step, and eight in a row of banks.
+    let chunk = (step & 3u32) * 32u32;
+    fragments(at + place.0 + (place.1 ^ chunk) + (step / 4u32) * 128u32)
 }

@@ -5,11 +5,10 @@
 use crate::emit::Form;
 use crate::kernel::Float;
 use blake3::Hash;
-use cubecl::ir::features::{MmaConfig, Plane};
+use cubecl::ir::features::Plane;
 use cubecl::ir::{
-    AddressType, ContiguousElements, DeviceIdentity, DeviceProperties, ElemType, FloatKind,
-    HardwareProperties, IntKind, MemoryDeviceProperties, MmaProperties, TargetProperties, UIntKind,
-    features::TypeUsage, types::MatrixLayout,
+    AddressType, DeviceIdentity, DeviceProperties, ElemType, FloatKind, HardwareProperties, IntKind,
+    MemoryDeviceProperties, TargetProperties, UIntKind, features::TypeUsage,
 };
 use cubecl::profile::TimingMethod;
 use cubecl_core as cubecl;
@@ -43,14 +42,17 @@ pub struct Capabilities {
     pub f16: bool,
     /// Storage in bf16, of single values. Without it, only weights are bf16: packed in words and unpacked by the kernel.
     pub bf16: bool,
-    /// Types of which 16 x 16 matrices are multiplied by matrix units, with sums in f32. None where the file says nothing.
+    /// Types that matrix units multiply as `mma.sync` has it, with sums in f32. None where the file says nothing.
     #[serde(default)]
     pub matrix: Vec<Float>,
     /// Whether matrix units multiply codes of OCP's e4m3, with sums in f32, as `mma.sync` has it.
     #[serde(default)]
     pub fp8: bool,
-    /// Shared memory of a workgroup, without asking the driver for more.
+    /// Shared memory of a workgroup, as much as the driver gives if it is asked.
     pub shared_bytes: u32,
+    /// Multiprocessors of the device that tiles are chosen for. Where matrix units are used.
+    #[serde(default)]
+    pub processors: u32,
     /// Units of a workgroup.
     pub units_max: u32,
     /// Workgroups along the second and third axis of a grid, and along the first where it is less than 2^31 - 1.
@@ -92,8 +94,13 @@ const FILES: &[&str] = &[
     include_str!("../targets/metal3.toml"),
     include_str!("../targets/sm_80.toml"),
     include_str!("../targets/sm_86.toml"),
+    include_str!("../targets/sm_87.toml"),
     include_str!("../targets/sm_89.toml"),
     include_str!("../targets/sm_90a.toml"),
+    include_str!("../targets/sm_100.toml"),
+    include_str!("../targets/sm_103.toml"),
+    include_str!("../targets/sm_120.toml"),
+    include_str!("../targets/sm_121.toml"),
     include_str!("../targets/wgsl-f16.toml"),
     include_str!("../targets/wgsl.toml"),
 ];
@@ -199,52 +206,7 @@ impl Target {
                 device.register_address_type(AddressType::U32);
             }
         }
-        for float in &capabilities.matrix {
-            let operand = ElemType::Float(match float {
-                Float::F32 => FloatKind::F32,
-                Float::F16 => FloatKind::F16,
-                Float::BF16 => FloatKind::BF16,
-            });
-            device.features.matmul.cmma.insert(MmaConfig {
-                a_type: operand,
-                b_type: operand,
-                cd_type: ElemType::Float(FloatKind::F32),
-                m: 16,
-                n: 16,
-                k: 16,
-            });
-        }
-        (device, self.fragments())
-    }
-
-    /// How matrix fragments lie in registers, for kernels that would address these: none of ours does.
-    fn fragments(&self) -> TargetProperties {
-        let (copies, accumulators, elements) = match self.form() {
-            Form::Cuda => (
-                1,
-                MatrixLayout::RowMajor,
-                ContiguousElements::new(cubecl_cpp::cuda::mma::manual::contiguous_elements_cuda),
-            ),
-            Form::Hip => (
-                2,
-                MatrixLayout::ColMajor,
-                ContiguousElements::new(cubecl_cpp::hip::mma::manual::contiguous_elements_rdna3),
-            ),
-            Form::Msl | Form::Wgsl => return TargetProperties::default(),
-        };
-        TargetProperties {
-            mma: MmaProperties {
-                register_size_bits: 32,
-                const_plane_size: self.file.capabilities.plane_units[1],
-                register_layout_a: MatrixLayout::RowMajor,
-                register_layout_b: MatrixLayout::ColMajor,
-                register_layout_acc: accumulators,
-                register_duplication_a: copies,
-                register_duplication_b: copies,
-                register_duplication_acc: 1,
-                contiguous_elements: elements,
-            },
-        }
+        (device, TargetProperties::default())
     }
 
     /// Options of the C++ dialects. No fast maths: kernels are judged against f32.

@@ -1,9 +1,9 @@
 //! Emission itself: determinism, the block of scalars, what a target cannot do, and the sources as snapshots.
 
 use dreamc_kernels::{
-    Activation, Attention, Confidence, Elementwise, Embed, EmitError, Emitted, Engine, Extent, Float, Form,
-    Kernel, Linear, LinearFp8, Map, MatrixTile, Norm, Open, Residual, Rope, RopeTable, RoundRows, Rows,
-    Sampler, Slots, Statistic, Table, Target, Tile, TimestepEmbed, Word,
+    Activation, Attention, AttentionEngine, Confidence, Elementwise, Embed, EmitError, Emitted, Engine,
+    Extent, Float, Form, Kernel, Linear, LinearFp8, Map, MatrixTile, Norm, Open, Residual, Rope, RopeTable,
+    RoundRows, Rows, Sampler, Slots, Statistic, Table, Target, Tile, TimestepEmbed, Word,
 };
 use dreamc_num::stream::Lane;
 use std::fmt::Write as _;
@@ -15,7 +15,19 @@ fn kernels() -> Vec<Kernel> {
         let engine = Engine::Units(Tile { rows: 4, columns: 8, depth: 4, side: 1 });
         let activation = None;
         let (x, y, n, k) = (float, float, 8, 16);
-        Kernel::Linear(Linear { x, weights, y, n, k, bias, swiglu, activation, residual, engine })
+        Kernel::Linear(Linear {
+            x,
+            weights,
+            y,
+            n,
+            more: [0; 2],
+            k,
+            bias,
+            swiglu,
+            activation,
+            residual,
+            engine,
+        })
     };
     let attention = |packed, rows| {
         Kernel::Attention(Attention {
@@ -25,15 +37,26 @@ fn kernels() -> Vec<Kernel> {
             head_dim: 16,
             packed,
             rows,
-            queries: 4,
-            keys: 8,
+            engine: AttentionEngine::Units { queries: 4, keys: 8 },
         })
     };
     let activated = |activation, residual| {
         let engine = Engine::Units(Tile { rows: 4, columns: 8, depth: 4, side: 1 });
         let (x, y, weights) = (float, float, Table::Floats(float));
         let (bias, swiglu, activation) = (true, false, Some(activation));
-        Kernel::Linear(Linear { x, weights, y, n: 8, k: 16, bias, swiglu, activation, residual, engine })
+        Kernel::Linear(Linear {
+            x,
+            weights,
+            y,
+            n: 8,
+            more: [0; 2],
+            k: 16,
+            bias,
+            swiglu,
+            activation,
+            residual,
+            engine,
+        })
     };
     let maps = [
         (Map::Add, true),
@@ -97,25 +120,42 @@ fn kernels() -> Vec<Kernel> {
     all
 }
 
-/// Small cases on matrix units: every epilogue, every width of a load.
+/// Small cases on matrix units: every epilogue, both attentions.
 fn on_matrix_units() -> Vec<Kernel> {
     let case = |float, k, swiglu, residual, bias| {
-        let tile = MatrixTile { rows: 32, columns: 32, depth: 32, warp_rows: 16, warp_columns: 32 };
+        let tile = MatrixTile { columns: 32, ..MatrixTile::LOW };
         let (x, y, weights, engine) = (float, float, Table::Floats(float), Engine::Matrix(tile));
         let activation = None;
-        Kernel::Linear(Linear { x, weights, y, n: 8, k, bias, swiglu, activation, residual, engine })
+        Kernel::Linear(Linear {
+            x,
+            weights,
+            y,
+            n: 8,
+            more: [0; 2],
+            k,
+            bias,
+            swiglu,
+            activation,
+            residual,
+            engine,
+        })
+    };
+    let attention = |float, packed, rows| {
+        let (heads, kv_heads, head_dim, engine) = (4, 2, 16, AttentionEngine::Matrix);
+        Kernel::Attention(Attention { float, heads, kv_heads, head_dim, packed, rows, engine })
     };
     vec![
         case(Float::BF16, 32, false, Residual::InPlace, true),
-        case(Float::BF16, 20, true, Residual::None, false),
-        case(Float::F16, 10, false, Residual::Apart, false),
-        case(Float::F16, 7, true, Residual::None, false),
+        case(Float::BF16, 24, true, Residual::None, false),
+        case(Float::F16, 8, false, Residual::Apart, false),
+        attention(Float::BF16, true, false),
+        attention(Float::F16, false, true),
     ]
 }
 
 /// Small cases of fp8.
 fn in_fp8() -> Vec<Kernel> {
-    let tile = MatrixTile { rows: 32, columns: 32, depth: 64, warp_rows: 16, warp_columns: 32 };
+    let tile = MatrixTile { columns: 32, ..MatrixTile::LOW };
     let case = |y, k, swiglu, residual, bias| {
         let activation = None;
         Kernel::LinearFp8(LinearFp8 { y, n: 8, k, bias, swiglu, activation, residual, tile })
@@ -262,11 +302,11 @@ fn fp8_where_there_is_any() {
             assert!(last.is_some_and(|e| e.ends_with("no matrices of fp8")), "{}", target.name());
         }
     }
-    assert_eq!(with, ["sm_89", "sm_90a"]);
-    let tile = MatrixTile { depth: 48, ..LinearFp8::FLAT };
+    assert_eq!(with, ["sm_89", "sm_120", "sm_121"]);
+    let tile = MatrixTile { depth: 64, ..MatrixTile::FLAT };
     for (wrong, reason) in [
         (LinearFp8 { tile, ..small_fp8() }, "cannot share"),
-        (LinearFp8 { tile: MatrixTile { depth: 512, ..LinearFp8::WIDE }, ..small_fp8() }, "shared memory"),
+        (LinearFp8 { tile: MatrixTile { depth: 256, ..LinearFp8::WIDE }, ..small_fp8() }, "shared memory"),
         (LinearFp8 { swiglu: true, bias: true, ..small_fp8() }, "no bias"),
         (LinearFp8 { k: 0, ..small_fp8() }, "at least 1"),
     ] {
@@ -276,7 +316,7 @@ fn fp8_where_there_is_any() {
 }
 
 fn small_fp8() -> LinearFp8 {
-    let (y, residual, tile) = (Float::F32, Residual::None, LinearFp8::FLAT);
+    let (y, residual, tile) = (Float::F32, Residual::None, MatrixTile::FLAT);
     LinearFp8 { y, n: 8, k: 64, bias: false, swiglu: false, activation: None, residual, tile }
 }
 
@@ -346,31 +386,37 @@ fn linears_fit_their_target() {
     let linear = |x, stored, n, k, swiglu| {
         let (weights, engine) = (Table::Floats(stored), Engine::Units(Tile::WIDE));
         let (y, residual) = (bf16, Residual::None);
-        Linear { x, weights, y, n, k, bias: false, swiglu, activation: None, residual, engine }
+        Linear { x, weights, y, n, more: [0; 2], k, bias: false, swiglu, activation: None, residual, engine }
     };
-    let engine = |linear: Linear, rows, name| linear.fitted(rows, &target(name)).engine;
+    let engines = |linear: Linear, rows, name| -> Vec<(u32, Engine)> {
+        linear.fitted(rows, &target(name)).into_iter().map(|(up_to, kernel)| (up_to, kernel.engine)).collect()
+    };
     for name in ["sm_80", "sm_86", "sm_89", "sm_90a"] {
         let shapes = [(512, 3584, false), (18944, 3584, true), (3584, 18944, false), (152_064, 3584, false)];
-        for (n, k, swiglu) in shapes.into_iter().chain([(1280, 1280, false), (5, 7, true)]) {
-            for rows in [1, 17, 64, 4096] {
-                let kernel = linear(bf16, bf16, n, k, swiglu).fitted(rows, &target(name));
+        for (n, k, swiglu) in shapes.into_iter().chain([(1280, 1280, false), (5, 8, true)]) {
+            let table = linear(bf16, bf16, n, k, swiglu).fitted(4096, &target(name));
+            assert!(table.is_sorted_by(|a, b| a.0 < b.0) && table.last().is_some_and(|last| last.0 >= 4096));
+            for (_, kernel) in table {
                 assert!(matches!(kernel.engine, Engine::Matrix(_)), "{kernel:?}");
                 if name == "sm_80" {
                     Kernel::Linear(kernel).emit(&target(name)).unwrap_or_else(|e| panic!("{e}"));
                 }
             }
         }
-        assert_eq!(engine(linear(f32, bf16, 64, 64, false), 64, name), Engine::Units(Tile::WIDE));
+        let units = vec![(u32::MAX, Engine::Units(Tile::WIDE))];
+        assert_eq!(engines(linear(f32, bf16, 64, 64, false), 64, name), units);
+        // Rows that are no whole chunks.
+        assert_eq!(engines(linear(bf16, bf16, 64, 60, false), 64, name), units);
     }
     let plain = linear(bf16, bf16, 3584, 3584, false);
-    for (rows, tile) in
-        [(16, MatrixTile::FLAT), (32, MatrixTile::LOW), (512, MatrixTile::MIDDLE), (640, MatrixTile::WIDE)]
-    {
-        assert_eq!(engine(plain, rows, "sm_80"), Engine::Matrix(tile), "{rows}");
-    }
+    // What suits a request of one row does not depend on how long requests may be.
+    let [few, many] = [16, 4096].map(|rows| engines(plain, rows, "sm_90a"));
+    assert_eq!(few, [(16, Engine::Matrix(MatrixTile::FLAT))]);
+    assert_eq!(many[..2], [few[0], (32, Engine::Matrix(MatrixTile::LOW))]);
+    assert_eq!(many.last(), Some(&(u32::MAX, Engine::Matrix(MatrixTile::WIDE))));
     for name in ["gfx942", "metal3"] {
-        assert_eq!(engine(plain, 16, name), Engine::Units(Tile::FLAT));
-        assert_eq!(engine(plain, 17, name), Engine::Units(Tile::WIDE));
+        assert_eq!(engines(plain, 16, name), [(u32::MAX, Engine::Units(Tile::FLAT))]);
+        assert_eq!(engines(plain, 17, name), [(u32::MAX, Engine::Units(Tile::WIDE))]);
     }
 }
 
@@ -378,7 +424,7 @@ fn linears_fit_their_target() {
 fn targets_are_read() {
     let all = Target::all();
     let names: Vec<&str> = all.iter().map(Target::name).collect();
-    assert!(names.len() == 10, "{names:?}");
+    assert!(names.len() == 15, "{names:?}");
     let mut hashes: Vec<[u8; 32]> = all.iter().map(Target::hash).collect();
     hashes.sort_unstable();
     hashes.dedup();
@@ -402,8 +448,7 @@ fn what_cannot_be_is_said() {
         head_dim: 256,
         packed: false,
         rows: false,
-        queries: 16,
-        keys: 16,
+        engine: AttentionEngine::Units { queries: 16, keys: 16 },
     };
     let error = Kernel::Attention(wide).emit(&target("wgsl")).expect_err("too much").to_string();
     assert!(error.contains("bytes of shared memory, the target has 16384"), "{error}");

@@ -33,7 +33,7 @@ const ARCHIVE: &str = "contents.tar.gz";
 const SCRIPT: &str = "run.sh";
 
 /// Makes the folder.
-pub(crate) fn run(out: Option<PathBuf>) -> Result<()> {
+pub(crate) fn run(out: Option<PathBuf>, arch: &str) -> Result<()> {
     let root = workspace_root()?;
     let target = layering::metadata(&root)?.target_directory.into_std_path_buf();
     let out = std::path::absolute(out.unwrap_or_else(|| target.join("gpu-check")))?;
@@ -49,7 +49,7 @@ pub(crate) fn run(out: Option<PathBuf>) -> Result<()> {
     let contents = out.join(CONTENTS);
     let copying = CommandLine::new("cp -r golden/fixtures").arg(contents.to_string_lossy());
     step("copy", &copying, || copy(&root, &target, &out))?;
-    step_command("prepare", &prepare(&contents))?;
+    step_command("prepare", &prepare(&contents, arch))?;
     step_command("pack", &pack(&out))?;
     fs::remove_dir_all(&contents).with_context(|| format!("cannot remove `{}`", contents.display()))?;
 
@@ -78,7 +78,7 @@ fn build() -> CommandLine {
     )
 }
 
-fn prepare(contents: &Path) -> CommandLine {
+fn prepare(contents: &Path, arch: &str) -> CommandLine {
     let toolchain = contents.join("toolchain").to_string_lossy().into_owned();
     let fixtures = contents.join("fixtures").to_string_lossy().into_owned();
     // The program beside the installed compilers, not its copy: it finds them by its own place.
@@ -87,6 +87,7 @@ fn prepare(contents: &Path) -> CommandLine {
         .arg(toolchain.clone())
         .args("--shrink")
         .arg(fixtures.clone())
+        .args(&format!("--arch {arch}"))
         .env("DREAM_TOOLCHAIN", toolchain)
         // What is missing among the copies is missed now.
         .env(FIXTURES_VARIABLE, fixtures)
@@ -155,9 +156,9 @@ mod tests {
     #[test]
     fn prepare_command_can_be_pasted() {
         assert_eq!(
-            prepare(Path::new("/out")).to_string(),
+            prepare(Path::new("/out"), "sm_90a").to_string(),
             "DREAM_TOOLCHAIN=/out/toolchain DREAM_FIXTURES=/out/fixtures cargo run --quiet --release --locked \
-             --package dreamc-gpu-check --bin gpu-check -- prepare --toolchain /out/toolchain --shrink /out/fixtures"
+             --package dreamc-gpu-check --bin gpu-check -- prepare --toolchain /out/toolchain --shrink /out/fixtures --arch sm_90a"
         );
     }
 

@@ -45,6 +45,9 @@ enum Task {
         /// The folder; by default target/gpu-check
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
+        /// What its kernels are compiled for: sm_90a for Hopper, sm_80 for Ampere and Ada
+        #[arg(long, default_value = "sm_90a")]
+        arch: String,
     },
 }
 
@@ -58,7 +61,7 @@ fn main() -> ExitCode {
         Task::Toolchain => toolchain::run(),
         Task::Test => test::run(),
         Task::Check => check::run(),
-        Task::GpuCheck { out } => gpu_check::run(out),
+        Task::GpuCheck { out, arch } => gpu_check::run(out, &arch),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

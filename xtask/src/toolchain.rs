@@ -20,13 +20,15 @@ const WHEELS_FILE: &str = "xtask/toolchain.txt";
 const FOLDER: &str = "toolchain";
 
 /// What is kept of the wheels, and where it goes in `cuda`. The rest is for other uses, and twice as large.
-const KEPT: [(&str, &str); 6] = [
+const KEPT: [(&str, &str); 7] = [
     ("nvidia/cuda_nvrtc/lib/libnvrtc.so.12", "lib/libnvrtc.so.12"),
     ("nvidia/cuda_nvrtc/lib/libnvrtc-builtins.so.12.9", "lib/libnvrtc-builtins.so.12.9"),
     ("nvidia/cuda_runtime/include", "include"),
     ("nvidia/cuda_nvcc/include/crt", "include/crt"),
     ("nvidia/cuda_cccl/include/cuda", "include/cuda"),
     ("nvidia/cuda_cccl/include/nv", "include/nv"),
+    // For the tests alone.
+    ("nvidia/cu13/bin/nvdisasm", "bin/nvdisasm"),
 ];
 
 /// A copy of [`WHEELS`], written last: it says that the folder is complete, and of which versions.
@@ -79,7 +81,7 @@ fn unpack(download: &Path, cuda: &Path) -> Result<()> {
             .run()?;
     }
     let new = download.join("cuda");
-    for folder in ["lib", "include"] {
+    for folder in ["lib", "include", "bin"] {
         fs::create_dir_all(new.join(folder))?;
     }
     for (from, to) in KEPT {
@@ -89,6 +91,9 @@ fn unpack(download: &Path, cuda: &Path) -> Result<()> {
         }
         fs::rename(&from, &to).with_context(|| format!("the wheels have no {}", from.display()))?;
     }
+    // Archives forget it.
+    #[cfg(unix)]
+    fs::set_permissions(new.join("bin/nvdisasm"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     fs::write(new.join(STAMP), WHEELS)?;
     if cuda.exists() {
         fs::remove_dir_all(cuda)?;

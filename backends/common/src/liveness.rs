@@ -138,7 +138,7 @@ impl Walk<'_> {
     /// One for each value in the arena.
     fn values(&self) -> Vec<Live> {
         let program = self.program;
-        let maxima: Vec<u32> = program.symbols.iter().map(|s| s.max).collect();
+        let maxima = program.maxima();
         let live = |(id, (first, last)): (&ValueId, &(usize, usize))| {
             let value = program.values.get(id.0 as usize)?;
             let Place::Arena(offset) = value.place else { return None };

@@ -102,7 +102,7 @@ impl<'a> Space<'a> {
     /// A value for this step alone, of a type and shape that a value of the program has but for the element type. `None`
     /// if it is too large.
     pub(crate) fn scratch(&mut self, dtype: DType, dims: &[Dim]) -> Option<ValueId> {
-        let max: Vec<u32> = self.symbols.iter().map(|s| s.max).collect();
+        let max = self.maxima();
         let elements = dims.iter().try_fold(1_u64, |n, dim| n.checked_mul(dim.at(&max)?.into()));
         let bytes = elements.filter(|n| *n <= ELEMENTS_MAX)?.checked_mul(dtype.bytes() as u64)?;
         self.slots.push(Slot { bytes, first: self.time, last: self.time });

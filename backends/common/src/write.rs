@@ -141,7 +141,8 @@ pub fn write_artifact(
             | Kind::Tokenizer
             | Kind::Front
             | Kind::Golden
-            | Kind::Weights => {}
+            | Kind::Weights
+            | Kind::Newer(_) => {}
         }
     }
     let finished = header(&small, table_hash(&table))?;

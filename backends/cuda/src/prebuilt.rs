@@ -39,6 +39,20 @@ impl Prebuilt {
         &self.folder
     }
 
+    /// Whether anything was compiled for an architecture.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read.
+    pub fn has(&self, arch: &str) -> Result<bool, Error> {
+        let of = format!("{arch}-");
+        for entry in std::fs::read_dir(&self.folder)? {
+            if entry?.file_name().to_string_lossy().starts_with(&of) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What `source` was compiled to for an architecture, if it was.
     ///
     /// # Errors
@@ -102,5 +116,6 @@ mod tests {
         assert_eq!(found.binary("source", "sm_90a").unwrap(), Some(exact));
         assert_eq!(found.binary("another", "sm_80").unwrap(), None);
         assert_eq!(found.binary("source", "sm_86").unwrap(), None);
+        assert!(found.has("sm_80").unwrap() && !found.has("sm_86").unwrap());
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, attention: &Attention) -> R
         }
     }
     let y = l.write(0);
-    let kernel = kernels::Attention::tiled(l.float(y)?, heads, kv_heads, head_dim, packed, rows, l.target());
+    let kernel = kernels::Attention::fitted(l.float(y)?, heads, kv_heads, head_dim, packed, rows, l.target());
     let kernel =
         kernel.ok_or_else(|| format!("no tile of it fits heads of {head_dim} dimensions on this target"))?;
     let names = if packed { &["qkv"][..] } else { &["q", "k", "v"] };

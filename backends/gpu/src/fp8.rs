@@ -39,7 +39,7 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
             },
             tile: LinearFp8::WIDE,
         };
-        let kernel = kernel.fitted(l.most(&rows));
+        let table = kernel.fitted(l.most(&rows), l.target());
         let mut by_row = vec![("x", codes), ("x_scales", scales), ("y", y)];
         let [of_codes, of_scales] = l.fp8(*weight)?;
         let mut buffers: Vec<(&str, Bound)> = vec![("weight", of_codes), ("weight_scales", of_scales)];
@@ -48,11 +48,11 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
             buffers.extend([("up", of_codes), ("up_scales", of_scales)]);
         }
         buffers.extend(bias.map(|bias| ("bias", bias.into())));
-        if let (Residual::Apart, Some(read)) = (kernel.residual, residual) {
-            by_row.push(("residual", l.read(read)));
-        }
+        by_row.extend(residual.filter(|read| !l.in_place(*read)).map(|read| ("residual", l.read(read))));
         let scalars = [("stride", stride.clone()), ("first", count(first))];
-        l.launch_rows(&kernels::Kernel::LinearFp8(kernel), &rows, &by_row, &buffers, &scalars)?;
+        l.variants(&rows, &table, |l, kernel| {
+            l.launch_rows(&kernels::Kernel::LinearFp8(*kernel), &rows, &by_row, &buffers, &scalars)
+        })?;
         first += n;
     }
     Ok(())

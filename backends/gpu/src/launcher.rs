@@ -3,7 +3,7 @@
 use crate::modules::Modules;
 use crate::{float, size};
 use dreamc_artifact::layout::{Layout, fp8_scales_at};
-use dreamc_artifact::plan::{ARENA_ALIGN, Binding, Dim, Kernel, Launch, Scalar, Value, ValueId};
+use dreamc_artifact::plan::{ARENA_ALIGN, Binding, Dim, Kernel, Launch, Scalar, Value, ValueId, Variant};
 use dreamc_backend::Job;
 use dreamc_ir::Literal;
 use dreamc_kernels::{self as kernels, Element, Float, Rows, Table};
@@ -51,12 +51,14 @@ pub(crate) struct Launcher<'l, 'a, 's> {
     job: &'l mut Job<'a, 's>,
     maxima: Vec<u32>,
     launches: Vec<Launch>,
+    /// Of what is launched from here on.
+    variant: Option<Variant>,
 }
 
 impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
     pub(crate) fn new(modules: &'l mut Modules, job: &'l mut Job<'a, 's>) -> Launcher<'l, 'a, 's> {
         let maxima = job.maxima();
-        Launcher { modules, job, maxima, launches: Vec::new() }
+        Launcher { modules, job, maxima, launches: Vec::new(), variant: None }
     }
 
     pub(crate) fn finish(self) -> Vec<Launch> {
@@ -242,7 +244,30 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
             let (_, value) = scalars.iter().find(|s| s.0 == scalar.name).ok_or_else(|| bug(scalar.name))?;
             ordered.push(value.clone());
         }
-        self.launches.push(Launch { module, buffers: bindings, scalars: ordered });
+        self.launches.push(Launch {
+            module,
+            buffers: bindings,
+            scalars: ordered,
+            variant: self.variant.clone(),
+        });
+        Ok(())
+    }
+
+    /// Adds the launches of a table of kernels by a length, each up to so much, of which a request takes one.
+    pub(crate) fn variants<K>(
+        &mut self,
+        of: &Dim,
+        table: &[(u32, K)],
+        mut launch: impl FnMut(&mut Self, &K) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let mut above = 0;
+        for (up_to, kernel) in table {
+            let variant = Variant { of: of.clone(), above, up_to: *up_to };
+            self.variant = (table.len() > 1).then_some(variant);
+            launch(self, kernel)?;
+            above = *up_to;
+        }
+        self.variant = None;
         Ok(())
     }
 

@@ -32,12 +32,14 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
     let y = l.write(0);
     let (rows, stride) = (l.row_count(y)?, l.columns(y)?);
     let most = l.most(&rows);
-    let kernel = |table: Table, n: u32, k: u32, l: &Launcher<'_, '_, '_>| -> Result<_, String> {
+    let k = l.constant_columns(x)?;
+    let kernel = |table: Table, n: u32, more: [u32; 2], l: &Launcher<'_, '_, '_>| -> Result<_, String> {
         let linear = kernels::Linear {
             x: l.float(x)?,
             weights: table,
             y: l.float(y)?,
             n,
+            more,
             k,
             bias: bias.is_some(),
             swiglu: linear.swiglu,
@@ -51,24 +53,40 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
         };
         Ok(linear.fitted(most, l.target()))
     };
-    let k = l.constant_columns(x)?;
+    let launch =
+        |l: &mut Launcher<'_, '_, '_>, table: &[(u32, kernels::Linear)], of: &[(&str, Bound)], first| {
+            let mut by_row = vec![("x", x), ("y", y)];
+            by_row.extend(residual.filter(|read| !l.in_place(*read)).map(|read| ("residual", l.read(read))));
+            let buffers: Vec<(&str, Bound)> =
+                of.iter().copied().chain(bias.map(|bias| ("bias", bias.into()))).collect();
+            let scalars = [("stride", stride.clone()), ("first", count(first))];
+            l.variants(&rows, table, |l, kernel| {
+                l.launch_rows(&kernels::Kernel::Linear(*kernel), &rows, &by_row, &buffers, &scalars)
+            })
+        };
+    if let (false, 2 | 3) = (linear.swiglu, weights.len()) {
+        let ns = weights.iter().map(|weight| l.constant_rows(*weight)).collect::<Result<Vec<u32>, _>>()?;
+        let more = [1, 2].map(|i| ns.get(i).copied().unwrap_or(0));
+        let stored = weights.iter().map(|weight| l.table(*weight)).collect::<Result<Vec<Table>, _>>()?;
+        let table = kernel(stored[0], ns[0], more, l)?;
+        let alike = stored.iter().all(|other| *other == stored[0]);
+        if alike && table.iter().all(|(_, kernel)| kernel.takes_all()) {
+            let names = ["weight", "second", "third"].into_iter();
+            let buffers: Vec<(&str, Bound)> = names.zip(weights.iter().map(|w| (*w).into())).collect();
+            return launch(l, &table, &buffers, 0);
+        }
+    }
     let mut column = 0;
     let pairs = if linear.swiglu { 1 } else { weights.len() };
     for weight in &weights[..pairs] {
         let parts = l.parts(*weight)?;
         for part in &parts {
-            let kernel = kernel(l.table(*weight)?, part.rows, k, l)?;
-            let mut by_row = vec![("x", x), ("y", y)];
+            let table = kernel(l.table(*weight)?, part.rows, [0; 2], l)?;
             let mut buffers: Vec<(&str, Bound)> = vec![("weight", l.bound(*weight, *part))];
             if linear.swiglu {
                 buffers.push(("up", l.bound(weights[1], *part)));
             }
-            buffers.extend(bias.map(|bias| ("bias", bias.into())));
-            if let (Residual::Apart, Some(read)) = (kernel.residual, residual) {
-                by_row.push(("residual", l.read(read)));
-            }
-            let scalars = [("stride", stride.clone()), ("first", count(column + part.first))];
-            l.launch_rows(&kernels::Kernel::Linear(kernel), &rows, &by_row, &buffers, &scalars)?;
+            launch(l, &table, &buffers, column + part.first)?;
         }
         column += parts.iter().map(|p: &Part| p.rows).sum::<u32>();
     }

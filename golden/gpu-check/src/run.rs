@@ -7,6 +7,8 @@ use crate::{device, forms, halves, kernels, repeat};
 use clap::Args;
 use dream::DeviceKind;
 use dreamc_artifact::code::Code;
+use dreamc_backend::toolchain::Search;
+use dreamc_backend_cuda::Prebuilt;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -63,6 +65,15 @@ impl Run {
             halves::join(&fixtures).map_err(|e| format!("{}: {e}", fixtures.display()))?;
         }
         let (place, about) = device::find(self.device)?;
+        if let (DeviceKind::Cuda, Some(prebuilt)) = (self.device, Prebuilt::find(&Search::new())) {
+            let target = place.target(dreamc_num::DType::F32);
+            let arch = target.kernels().and_then(|t| t.arch().map(str::to_owned)).unwrap_or_default();
+            if !prebuilt.has(&arch).map_err(|e| format!("{}: {e}", prebuilt.folder().display()))? {
+                return Err(format!(
+                    "this folder has no kernels for {arch}: make it with `cargo xtask gpu-check --arch {arch}`"
+                ));
+            }
+        }
         // As long as it is there, so is the device's context, which all checks share.
         let _context = dreamc_golden::device::open(self.device, &Code::default(), Vec::new());
         println!("{about}");

@@ -3,7 +3,7 @@
 use crate::common::{FLOATS, Launch, runners};
 use crate::judge::{floats, interpret, rounded, tensor};
 use dreamc_interp::Tensor;
-use dreamc_kernels::{Attention, Float, Kernel};
+use dreamc_kernels::{Attention, AttentionEngine, Float, Kernel};
 
 #[derive(Clone, Copy)]
 struct Case {
@@ -26,7 +26,25 @@ fn cases() -> Vec<Case> {
         // Segments, and a tile of keys that a query does not see at all.
         case(2, 45, 2, 2, 80, |i| (i % 45 / 15) as i32),
         case(1, 50, 4, 2, 128, |i| i32::from(i >= 20)),
+        // Tiles of one segment, of several, and such as no query of another sees.
+        case(2, 200, 2, 1, 32, |i| if i % 200 < 130 { 1 } else { (i % 200 / 20) as i32 }),
     ]
+}
+
+/// What computes them.
+const ENGINES: [AttentionEngine; 3] = [
+    AttentionEngine::Units { queries: 16, keys: 8 },
+    AttentionEngine::Units { queries: 8, keys: 16 },
+    AttentionEngine::Matrix,
+];
+
+/// Matrix units take weights that are rounded.
+fn limit(float: Float, engine: AttentionEngine) -> f32 {
+    match (engine, float) {
+        (AttentionEngine::Units { .. }, _) | (_, Float::F32) => 5e-6,
+        (AttentionEngine::Matrix, Float::BF16) => 1.0 / 256.0,
+        (AttentionEngine::Matrix, Float::F16) => 1.0 / 2048.0,
+    }
 }
 
 #[test]
@@ -47,10 +65,14 @@ fn attention() {
             }}"
         );
         let wanted = interpret(&text, &[&q, &k, &v, &mask]).remove(0);
-        for (queries, keys) in [(16, 8), (8, 16)] {
+        for engine in ENGINES {
             for packed in [false, true] {
-                // In 16 bits only loads and stores differ: fewer shapes.
-                if float != Float::F32 && (packed != (queries == 8) || ![16, 80].contains(&dim)) {
+                // In 16 bits only loads and stores of units differ: fewer shapes.
+                let few = packed != (engine == ENGINES[1]) || ![16, 80].contains(&dim);
+                let matrix = engine == AttentionEngine::Matrix;
+                // Long rows are for tiles as large as those of matrix units.
+                let long = s > 64 && (packed || engine != ENGINES[0]);
+                if if matrix { float == Float::F32 } else { long || float != Float::F32 && few } {
                     continue;
                 }
                 let kernel = Kernel::Attention(Attention {
@@ -60,10 +82,11 @@ fn attention() {
                     head_dim: dim as u32,
                     packed,
                     rows: false,
-                    queries,
-                    keys,
+                    engine,
                 });
-                for on in runners(&kernel) {
+                let all = runners(&kernel);
+                assert!(!all.is_empty(), "nothing runs {}", kernel.name());
+                for on in all {
                     let launch = Launch::of(on, &kernel).tensor("mask", &mask).result("y", b * s * n);
                     let launch = launch.int("rows", b).int("positions", s);
                     let launch = if packed {
@@ -75,7 +98,7 @@ fn attention() {
                     } else {
                         launch.tensor("q", &q).tensor("k", &k).tensor("v", &v)
                     };
-                    launch.run().near("y", wanted.floats(), 5e-6);
+                    launch.run().near("y", wanted.floats(), limit(float, engine));
                 }
             }
         }
@@ -89,35 +112,38 @@ fn padding_is_not_looked_at() {
     let mask: Vec<i32> = (0..s).map(|i| i32::from(i % 4 != 2)).collect();
     let mut v = floats(s * n, 5);
     v.chunks_mut(n).zip(&mask).filter(|(_, m)| **m == 0).for_each(|(row, _)| row.fill(f32::NAN));
-    let x = tensor(&[s, n], 6);
-    let kernel = Kernel::Attention(Attention {
-        float: Float::F32,
-        heads: 1,
-        kv_heads: 1,
-        head_dim: n as u32,
-        packed: false,
-        rows: false,
-        queries: 8,
-        keys: 8,
-    });
-    for on in runners(&kernel) {
-        let launch = Launch::of(on, &kernel).tensor("q", &x).tensor("k", &x).floats("v", &v);
-        let launch = launch.ints("mask", &mask).result("y", s * n).int("rows", 1).int("positions", s);
-        let y = launch.run().floats("y");
-        assert!(y.iter().all(|y| y.is_finite()));
-        assert!(y.chunks(n).zip(&mask).all(|(row, m)| *m != 0 || row.iter().all(|y| *y == 0.0)));
+    let units = AttentionEngine::Units { queries: 8, keys: 8 };
+    for (float, engine) in [(Float::F32, units), (Float::BF16, AttentionEngine::Matrix)] {
+        let (x, v) = (rounded(&tensor(&[s, n], 6), float), rounded(&Tensor::f32(&[s, n], v.clone()), float));
+        let kernel = Kernel::Attention(Attention {
+            float,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: n as u32,
+            packed: false,
+            rows: false,
+            engine,
+        });
+        for on in runners(&kernel) {
+            let launch = Launch::of(on, &kernel).tensor("q", &x).tensor("k", &x).tensor("v", &v);
+            let launch = launch.ints("mask", &mask).result("y", s * n).int("rows", 1).int("positions", s);
+            let y = launch.run().floats("y");
+            assert!(y.iter().all(|y| y.is_finite()));
+            assert!(y.chunks(n).zip(&mask).all(|(row, m)| *m != 0 || row.iter().all(|y| *y == 0.0)));
+        }
     }
 }
 
 /// Queries at some rows, in any order, more than a tile; some that stand nowhere, which come out as 0.
 #[test]
 fn at_some_rows() {
-    for (b, s, r, heads, kv_heads, dim) in [(1, 1, 1, 1, 1, 16), (2, 45, 19, 4, 2, 16), (1, 50, 50, 2, 1, 80)]
+    for (b, s, r, heads, kv_heads, dim) in [(1, 1, 1, 1, 1, 16), (2, 45, 19, 4, 2, 16), (1, 90, 70, 2, 1, 80)]
     {
         let (n, m) = (heads * dim, kv_heads * dim);
         let mask = Tensor::i32(&[b, s], (0..b * s).map(|i| (i % s / 15) as i32).collect());
         let index = Tensor::i32(&[b, r], (0..b * r).map(|i| ((i * 7 + 3) % s) as i32).collect());
-        for float in FLOATS {
+        let matrix = [Float::BF16, Float::F16].map(|float| (float, AttentionEngine::Matrix));
+        for (float, engine) in FLOATS.map(|float| (float, ENGINES[0])).into_iter().chain(matrix) {
             let q = rounded(&tensor(&[b, r, n], 1), float);
             let [k, v] = [2, 3].map(|seed| rounded(&tensor(&[b, s, m], seed), float));
             let text = format!(
@@ -140,14 +166,13 @@ fn at_some_rows() {
                 head_dim: dim as u32,
                 packed: false,
                 rows: true,
-                queries: 16,
-                keys: 8,
+                engine,
             });
             for on in runners(&kernel) {
                 let launch = Launch::of(on, &kernel).tensor("q", &q).tensor("k", &k).tensor("v", &v);
                 let launch = launch.tensor("mask", &mask).ints("index", &rows).result("y", b * r * n);
                 let launch = launch.int("rows", b).int("positions", s).int("taken", r);
-                launch.run().near("y", &wanted, 5e-6);
+                launch.run().near("y", &wanted, limit(float, engine));
             }
         }
     }

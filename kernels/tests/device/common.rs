@@ -155,7 +155,11 @@ impl Launch {
 
     /// A result, not a number before it is written.
     pub(crate) fn result(self, name: &'static str, elements: usize) -> Launch {
-        let bytes = vec![0xff; elements * self.element(name).bytes()];
+        let each = match self.element(name) {
+            Element::F16x2 | Element::BF16x2 => 2,
+            element => element.bytes(),
+        };
+        let bytes = vec![0xff; elements * each];
         self.bytes(name, bytes)
     }
 

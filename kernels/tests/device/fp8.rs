@@ -13,9 +13,9 @@ const SHAPES: [[usize; 3]; 5] = [[1, 5, 7], [16, 64, 256], [35, 70, 300], [70, 1
 /// Tiles that suit the rows.
 fn tiles([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
     match m {
-        0..=16 => vec![LinearFp8::FLAT, LinearFp8::LOW],
-        17..=64 => vec![LinearFp8::LOW, LinearFp8::FLAT, LinearFp8::MIDDLE],
-        _ => vec![LinearFp8::WIDE, LinearFp8::MIDDLE],
+        0..=16 => vec![MatrixTile::FLAT, MatrixTile::LOW],
+        17..=64 => vec![MatrixTile::LOW, MatrixTile::FLAT, MatrixTile::SMALL],
+        _ => vec![LinearFp8::WIDE, MatrixTile::MIDDLE],
     }
 }
 
@@ -161,7 +161,7 @@ fn activations() {
         );
         let (x, w) = (tensor(&[m, k], 1), tensor(&[n, k], 2));
         let wanted = interpret(&text, &[&x, &w, &bias]).remove(0);
-        let plain = plain(Float::F32, shape, LinearFp8::FLAT);
+        let plain = plain(Float::F32, shape, MatrixTile::FLAT);
         let kernel = Kernel::LinearFp8(LinearFp8 { bias: true, activation: Some(activation), ..plain });
         for on in runners_of(&kernel) {
             let launch = operands(Launch::of(on, &kernel), &x, &w).tensor("bias", &bias).result("y", m * n);
@@ -185,7 +185,7 @@ fn several_weights() {
     );
     let wanted = interpret(&text, &[&x, &weights[0], &weights[1], &weights[2], &bias]).remove(0);
     let kernel = |n| {
-        let plain = plain(Float::F32, [m, n, k], LinearFp8::FLAT);
+        let plain = plain(Float::F32, [m, n, k], MatrixTile::FLAT);
         Kernel::LinearFp8(LinearFp8 { bias: true, ..plain })
     };
     for on in runners_of(&kernel(8)) {
@@ -197,25 +197,5 @@ fn several_weights() {
             first += n;
         }
         near(&y, wanted.floats(), 2e-6);
-    }
-}
-
-/// Both barriers are needed, and the host's runner would miss them.
-#[test]
-fn a_barrier_is_missing() {
-    let shape @ [m, n, k] = [16, 64, 768];
-    let kernel = Kernel::LinearFp8(plain(Float::F32, shape, LinearFp8::FLAT));
-    let (x, w) = (tensor(&[m, k], 1), tensor(&[n, k], 2));
-    for on in runners_of(&kernel) {
-        let without = |barrier: &str, i: usize| {
-            let edit = |source: &str| {
-                let (at, _) = source.match_indices(barrier).nth(i).expect("there are so many");
-                format!("{}{}", &source[..at], &source[at + barrier.len()..])
-            };
-            let launch = operands(Launch::of(on, &kernel), &x, &w).result("y", m * n);
-            launch.int("rows", m).int("stride", n).int("first", 0).edited(edit).run().floats("y")
-        };
-        let right = without("\n", 0);
-        assert!(without("__syncthreads();", 0) != right);
     }
 }

@@ -44,6 +44,7 @@ fn plain((x, weights, y): (Float, Weights, Float), [_, n, k]: [usize; 3], tile: 
         weights,
         y,
         n,
+        more: [0; 2],
         k,
         bias: false,
         swiglu: false,

@@ -4,10 +4,11 @@ use crate::common::{Launch, Runner, runners};
 use crate::judge::{interpret, near, tensor, tensor_of};
 use dreamc_interp::Tensor;
 use dreamc_kernels::{Activation, Engine, Float, Kernel, Linear, MatrixTile, Residual, Table};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Single ones and odd ones, a tile exactly, tiles and a rest; loads of 1, 8, 4, 2 and 8 elements; K shorter than a step,
-/// several steps and a rest, whole steps.
-const SHAPES: [[usize; 3]; 5] = [[1, 5, 7], [16, 64, 32], [35, 70, 76], [70, 131, 134], [130, 130, 128]];
+/// Single ones and odd ones, a tile exactly, tiles and a rest; K shorter than a step, several steps and a rest, whole steps,
+/// more of them than there are stages.
+const SHAPES: [[usize; 3]; 5] = [[1, 5, 8], [16, 64, 512], [35, 70, 328], [70, 131, 136], [130, 130, 128]];
 
 /// Types of `x` and weights, and of the result.
 const TYPES: [(Float, Float); 4] = [
@@ -21,15 +22,27 @@ const TYPES: [(Float, Float); 4] = [
 fn tiles([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
     match m {
         0..=16 => vec![MatrixTile::FLAT, MatrixTile::LOW],
-        17..=64 => vec![MatrixTile::LOW, MatrixTile::FLAT, MatrixTile::MIDDLE],
-        _ => vec![MatrixTile::WIDE, MatrixTile::MIDDLE],
+        17..=64 => vec![MatrixTile::LOW, MatrixTile::FLAT, MatrixTile::SMALL],
+        _ => vec![MatrixTile::WIDE, MatrixTile::MIDDLE, MatrixTile::SMALL],
     }
 }
 
 fn plain((x, y): (Float, Float), [_, n, k]: [usize; 3], tile: MatrixTile) -> Linear {
     let (n, k, engine) = (n as u32, k as u32, Engine::Matrix(tile));
     let (weights, residual) = (Table::Floats(x), Residual::None);
-    Linear { x, weights, y, n, k, bias: false, swiglu: false, activation: None, residual, engine }
+    Linear {
+        x,
+        weights,
+        y,
+        n,
+        more: [0; 2],
+        k,
+        bias: false,
+        swiglu: false,
+        activation: None,
+        residual,
+        engine,
+    }
 }
 
 /// At least one.
@@ -162,27 +175,73 @@ fn several_weights() {
     }
 }
 
-/// Each of the barriers is needed, and the host's runner would miss it.
+/// The same in one launch.
 #[test]
-fn a_barrier_is_missing() {
-    let shape @ [m, n, k] = [16, 64, 384];
+fn several_weights_at_once() {
+    let (m, k, ns) = (20, 136, [128_usize, 64, 40]);
+    let (x, bias) = (tensor_of(Float::BF16, &[m, k], 1), tensor(&[232], 9));
+    let weight = |(n, seed): (&usize, u32)| tensor_of(Float::BF16, &[*n, k], seed);
+    let weights: Vec<Tensor> = ns.iter().zip(2..).map(weight).collect();
+    for count in [2, 3] {
+        let all: usize = ns[..count].iter().sum();
+        let operands = ["%1", "%1, %2", "%1, %2, %3"][count - 1];
+        let text = format!(
+            "graph @f(%0: f32[{m}, {k}], %1: f32[128, {k}], %2: f32[64, {k}], %3: f32[40, {k}], %4: f32[{all}]) {{
+              %5 = linear %0, {operands}, %4 {{weights={count}, bias=1}} : f32[{m}, {all}]
+              return %5
+            }}"
+        );
+        let bias = Tensor::f32(&[all], bias.floats()[..all].to_vec());
+        let wanted = interpret(&text, &[&x, &weights[0], &weights[1], &weights[2], &bias]).remove(0);
+        for tile in [MatrixTile::FLAT, MatrixTile::LOW, MatrixTile::SMALL] {
+            let plain = plain((Float::BF16, Float::F32), [m, ns[0], k], tile);
+            let more = [64, if count == 3 { 40 } else { 0 }];
+            let kernel = Kernel::Linear(Linear { bias: true, more, ..plain });
+            for on in runners_of(&kernel) {
+                let launch = Launch::of(on, &kernel).tensor("x", &x).tensor("weight", &weights[0]);
+                let mut launch = launch.tensor("second", &weights[1]).tensor("bias", &bias);
+                if count == 3 {
+                    launch = launch.tensor("third", &weights[2]);
+                }
+                let launch = launch.result("y", m * all).int("rows", m).int("stride", all).int("first", 0);
+                launch.run().near("y", wanted.floats(), 2e-6);
+            }
+        }
+    }
+}
+
+/// Each of the barriers and of the waits is needed, and the host's runner would miss it.
+#[test]
+fn a_wait_is_missing() {
+    // Steps enough for a stage to be filled again, the last of them where the sums will stand.
+    let shape @ [m, n, k] = [16, 64, 1664];
     let kernel = Kernel::Linear(plain((Float::BF16, Float::F32), shape, MatrixTile::FLAT));
     let (x, w) = (tensor_of(Float::BF16, &[m, k], 1), tensor_of(Float::BF16, &[n, k], 2));
     for on in runners_of(&kernel) {
-        let without = |barrier: &str, i: usize| {
-            let edit = |source: &str| {
-                let (at, _) = source.match_indices(barrier).nth(i).expect("there are so many");
-                format!("{}{}", &source[..at], &source[at + barrier.len()..])
-            };
+        let with = |edit: &dyn Fn(&str) -> String| {
             let launch = Launch::of(on, &kernel).tensor("x", &x).tensor("weight", &w).result("y", m * n);
-            launch.int("rows", m).int("stride", n).int("first", 0).edited(edit).run().floats("y")
+            let launch = launch.int("rows", m).int("stride", n).int("first", 0).edited(edit);
+            catch_unwind(AssertUnwindSafe(|| launch.run().floats("y"))).ok()
         };
-        let right = without("\n", 0);
-        // Before the first step, behind a step, behind a fragment's store, before the next one's.
-        let barriers =
-            [("__syncthreads();", 0), ("__syncthreads();", 1), ("__syncwarp();", 0), ("__syncwarp();", 1)];
-        for (barrier, i) in barriers {
-            assert!(without(barrier, i) != right, "{barrier} {i}");
-        }
+        let right = with(&str::to_owned).expect("it runs");
+        let missed = |piece: &str, i: usize, by: &str| {
+            // Other results, or none.
+            let found = with(&|source| replaced(source, piece, i, by));
+            assert!(found.is_none_or(|found| found != right), "`{piece}` {i} is not missed");
+        };
+        // What begins a step, what is behind the last, what is before the sums are read.
+        (0..3).for_each(|i| missed("__syncthreads();", i, ""));
+        let [wait, group] =
+            ["wait_group 2;", "commit_group;"].map(|end| format!("asm volatile(\"cp.async.{end}\""));
+        missed(&wait, 0, "asm volatile(\"cp.async.wait_group 3;\"");
+        missed(&wait, 0, &format!("if (false) {wait}"));
+        // Groups of the first steps, and of those in the loop.
+        (0..4).for_each(|i| missed(&group, i, &format!("if (false) {group}")));
     }
+}
+
+/// The source with occurrence `i` of a piece replaced.
+fn replaced(source: &str, piece: &str, i: usize, by: &str) -> String {
+    let (at, _) = source.match_indices(piece).nth(i).unwrap_or_else(|| panic!("no {piece} {i} in {source}"));
+    format!("{}{by}{}", &source[..at], &source[at + piece.len()..])
 }

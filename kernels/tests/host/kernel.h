@@ -9,7 +9,6 @@
 #define __launch_bounds__(units)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __syncthreads() dream_barrier(__LINE__)
-// All warps wait where one would do.
-#define __syncwarp() dream_barrier(__LINE__)
+#define __syncwarp() dream_warp(__LINE__)
 
 typedef F16 __half;

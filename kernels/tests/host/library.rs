@@ -22,6 +22,17 @@ pub(crate) enum Language {
     Metal,
 }
 
+impl Language {
+    /// As targets have it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Language::Cuda => "cuda",
+            Language::Hip => "hip",
+            Language::Metal => "msl",
+        }
+    }
+}
+
 /// A kernel.
 pub(crate) struct Source<'a> {
     /// Of its entry.
@@ -161,22 +172,57 @@ fn shared_name(text: &str) -> Option<&str> {
     line.split("[]").next()?.split(' ').next_back()
 }
 
-/// The instruction of PTX that kernels use, which `mma_e4m3.h` has as a function.
-const MMA: &str = "asm volatile(\"mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 ";
+/// The instructions of PTX that kernels use, and the functions of `ptx.h` that do the same.
+const PTX: [(&str, &str); 19] = [
+    ("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }", "address"),
+    ("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;", "copy"),
+    ("cp.async.commit_group;", "commit"),
+    ("cp.async.wait_group 0;", "wait_but<0>"),
+    ("cp.async.wait_group 1;", "wait_but<1>"),
+    ("cp.async.wait_group 2;", "wait_but<2>"),
+    ("cp.async.wait_group 3;", "wait_but<3>"),
+    ("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];", "fragments<false>"),
+    ("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];", "fragments<true>"),
+    (
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};",
+        "multiply<ptx::BF16x2>",
+    ),
+    (
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};",
+        "multiply<ptx::F16x2>",
+    ),
+    (
+        "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};",
+        "multiply<ptx::E4M3>",
+    ),
+    ("shfl.sync.bfly.b32 %0, %1, 1, 0x1f, 0xffffffff;", "shuffle<1>"),
+    ("shfl.sync.bfly.b32 %0, %1, 2, 0x1f, 0xffffffff;", "shuffle<2>"),
+    ("redux.sync.min.s32 %0, %1, 0xffffffff;", "extreme<false>"),
+    ("redux.sync.max.s32 %0, %1, 0xffffffff;", "extreme<true>"),
+    ("cvt.rn.bf16x2.f32 %0, %1, %2;", "pack<BF16>"),
+    ("cvt.rn.f16x2.f32 %0, %1, %2;", "pack<F16>"),
+    ("ex2.approx.ftz.f32 %0, %1;", "power_of_2"),
+];
 
-/// `text` with calls in place of instructions of PTX.
-fn without_ptx(text: &str) -> String {
-    let mut parts = text.split(MMA);
+/// `text` with calls in place of instructions of PTX, if it has any.
+fn without_ptx(text: &str) -> Option<String> {
+    let mut parts = text.split("asm volatile(\"");
     let mut all = parts.next().unwrap_or_default().to_owned();
+    let mut any = false;
     for part in parts {
-        let (asm, rest) = part.split_once(");").expect("it ends");
+        let (instruction, rest) = part.split_once('"').expect("it is closed");
+        let (asm, rest) = rest.split_once(");").expect("it ends");
+        let (_, function) = PTX
+            .iter()
+            .find(|(known, _)| *known == instruction)
+            .unwrap_or_else(|| panic!("`{instruction}` is no instruction of kernels/tests/host/ptx.h"));
         // `"=f"(result.i_0)`: results and then operands.
         let operands = asm.split("\"(").skip(1).map(|operand| operand.split(')').next().unwrap_or_default());
-        let operands: Vec<&str> = operands.collect();
-        all += &format!("dream_mma_e4m3(__LINE__, {});{rest}", operands.join(", "));
+        let arguments: Vec<&str> = ["__LINE__"].into_iter().chain(operands).collect();
+        all += &format!("ptx::{function}({});{rest}", arguments.join(", "));
+        any = true;
     }
-    assert!(!all.contains("mma.sync.aligned"), "an instruction of another form: {all}");
-    if all.len() == text.len() { all } else { format!("#include \"mma_e4m3.h\"\n{all}") }
+    any.then(|| format!("#include \"ptx.h\"\n{all}"))
 }
 
 /// Behind the source: an entry that is called the same way whatever the language, and what there is to know of it.
@@ -190,7 +236,10 @@ fn wrapped(source: &Source<'_>) -> String {
     assert!(number_behind(text, limit) >= workgroup.iter().product::<u32>(), "{name}: {text}");
     let shared = shared_name(text);
     assert!(*language == Language::Metal || shared.is_some() == (*shared_bytes > 0), "{name}: {text}");
-    let mut all = format!("{}\nstatic_assert(sizeof(info_st) == {});\n", without_ptx(text), 4 * words);
+    let emulated = without_ptx(text);
+    let [begin, end] = if emulated.is_some() { ["ptx::begin(); ", " ptx::end();"] } else { [""; 2] };
+    let code = emulated.as_deref().unwrap_or(text);
+    let mut all = format!("{code}\nstatic_assert(sizeof(info_st) == {});\n", 4 * words);
     let (pointer, bytes) = match shared {
         Some(shared) => {
             let _ = writeln!(
@@ -202,11 +251,12 @@ fn wrapped(source: &Source<'_>) -> String {
         None => ("nullptr".to_owned(), 0),
     };
     let given: String = (0..*buffers).map(|i| format!("Bound{{buffers[{i}]}}, ")).collect();
-    let barriers = ["__syncthreads()", "threadgroup_barrier("].iter().any(|b| text.contains(b));
+    let barriers =
+        !begin.is_empty() || ["__syncthreads()", "threadgroup_barrier("].iter().any(|b| text.contains(b));
     let [x, y, z] = workgroup;
     let _ = writeln!(
         all,
-        "static void dream_unit(void **buffers, void *info) {{ {name}({given}{block}{rest}); }}
+        "static void dream_unit(void **buffers, void *info) {{ {begin}{name}({given}{block}{rest});{end} }}
 extern \"C\" {{ extern const Kernel dream_kernel; }}
 const Kernel dream_kernel = {{
     \"{name}\", dream_unit, {pointer}, {bytes}, {buffers}, {words}, {{{x}, {y}, {z}}}, {barriers},

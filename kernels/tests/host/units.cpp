@@ -1,4 +1,4 @@
-// Runs a workgroup's units in turn on one thread: a unit goes on until it ends or waits at a barrier.
+// Runs a workgroup's units in turn on one thread: a unit goes on until it ends or waits at a barrier, a warp until all its units do.
 //
 // Where a device would do anything, this says what is wrong: barriers that not all units reach, memory outside the
 // buffers, reads of shared memory that nobody wrote (it is not a number before), what the sanitizer of undefined
@@ -21,6 +21,7 @@ namespace {
 
 const size_t stack_bytes = 1 << 16, guard_bytes = 64, buffers_max = 32;
 const int ended = -2, started = -3;
+const long warp_units = 32;
 
 #if defined(__x86_64__)
 // Saves no more than is needed to go on in the same thread.
@@ -75,6 +76,17 @@ __attribute__((noinline)) void leave(int line) {
     Fiber *fiber = running;
     fiber->line = line;
     if (SAVE(fiber->at) == 0) resume(fiber + 1);
+}
+
+// Goes on when all of the warp are here; other warps may be anywhere.
+__attribute__((noinline)) void meet(Fiber *fibers, int line) {
+    Fiber *fiber = running, *first = fibers + (fiber - fibers) / warp_units * warp_units;
+    fiber->line = line;
+    if (SAVE(fiber->at) != 0) return;
+    if (fiber < first + warp_units - 1 && fiber < last) resume(fiber + 1);
+    for (Fiber *other = first; other < fiber; other++)
+        if (other->line != line) dream_stop("units of a warp part");
+    resume(first);
 }
 
 // Until every unit ends or waits.
@@ -225,6 +237,15 @@ void all() {
 
 extern "C" void dream_barrier(int line) {
     leave(line);
+}
+
+extern "C" void dream_warp(int line) {
+    meet(kept.all(), line);
+}
+
+extern "C" unsigned char *dream_shared(unsigned long *bytes) {
+    *bytes = run->shared.bytes;
+    return run->shared.data;
 }
 
 extern "C" void dream_stop(const char *text) {

@@ -18,6 +18,9 @@ extern __thread uint3 threadIdx, blockIdx, blockDim, gridDim;
 // Waits until every unit of the workgroup waits in the same line of the source.
 extern "C" void dream_barrier(int line);
 
+// The same for the units of a warp.
+extern "C" void dream_warp(int line);
+
 // Ends the run: this is wrong.
 extern "C" void dream_stop(const char *text);
 

@@ -1,6 +1,6 @@
 //! What can be wrong with a file. Plain values: no text is allocated, and the first fault found is reported.
 
-use crate::{FORMAT_VERSION, Kind, SECTION_COUNT_MAX, WEIGHT_COUNT_MAX};
+use crate::{FORMAT_VERSION, Kind, SECTION_COUNT_MAX, Version, WEIGHT_COUNT_MAX};
 use core::fmt;
 
 /// Why a file cannot be opened, or does not hold what it promises.
@@ -16,7 +16,15 @@ pub enum OpenError {
     )]
     Version {
         /// As in the file.
-        found: u32,
+        found: Version,
+    },
+    /// A newer minor version wrote what this one has no word for.
+    #[error(
+        "the artifact has format version {found} and holds what this program, which reads {FORMAT_VERSION}, does not know: take a newer program, or build the file with this one"
+    )]
+    Newer {
+        /// As in the file.
+        found: Version,
     },
     /// The file ends early.
     #[error("the artifact is cut short: download or build the file again")]
@@ -233,6 +241,9 @@ pub enum Rule {
     /// A launch does not fit its module, or there is none where one is needed.
     #[error("a launch does not fit its module")]
     Launch,
+    /// Variants of a launch leave out a length, or have it twice.
+    #[error("the variants of a launch do not serve every length once")]
+    Variant,
     /// A value has as many elements as slots are open where another number of them may be.
     #[error("a value depends on the open slots where their number is another")]
     Slots,

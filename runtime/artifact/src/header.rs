@@ -2,11 +2,12 @@
 
 use crate::{OpenError, align, hash};
 use alloc::vec::Vec;
+use core::fmt;
 
 /// First bytes of every artifact. A byte string: no endianness to get wrong.
 pub const MAGIC: [u8; 8] = *b"DREAMART";
-/// Goes up with every change after which older readers would misread a file.
-pub const FORMAT_VERSION: u32 = 7;
+/// Of what this crate writes, and the newest that it surely reads.
+pub const FORMAT_VERSION: Version = Version { major: 8, minor: 0 };
 /// Sections start here, so weights are mapped and handed to the device as they lie.
 pub const SECTION_ALIGN: u64 = 256;
 /// Refused above this, before allocating.
@@ -16,6 +17,26 @@ pub const HEADER_LEN: u64 = 64;
 /// Bytes of one entry of the section table.
 pub const TABLE_ENTRY_LEN: u64 = 64;
 const _: () = assert!(SECTION_ALIGN.is_power_of_two());
+
+/// A version of the format.
+///
+/// The major number goes up with every change after which an older reader would misread a file, or a newer one would
+/// no longer read an older file: a field of a plan, a rule. The minor number goes up with what an older reader either
+/// passes over or has no word for, and so refuses: a kind of section, a key of the manifest, a kernel or a layout behind
+/// the last. A reader takes every file of its own major version of which it understands all that it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Who reads one reads no other.
+    pub major: u16,
+    /// Who reads one reads all below it.
+    pub minor: u16,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
 
 /// What a section holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,10 +59,12 @@ pub enum Kind {
     Front,
     /// One target's [`crate::code::Code`].
     Code,
+    /// What a newer minor version has beside these, by its number. It is passed over.
+    Newer(u32),
 }
 
 impl Kind {
-    /// Every kind, in declaration order.
+    /// Every kind that this version writes, in declaration order.
     pub const ALL: [Kind; 9] = [
         Kind::Manifest,
         Kind::Plan,
@@ -66,15 +89,16 @@ impl Kind {
             Kind::Golden => 7,
             Kind::Front => 8,
             Kind::Code => 9,
+            Kind::Newer(code) => code,
         }
     }
 
-    /// Inverse of [`Kind::code`].
+    /// Inverse of [`Kind::code`] for what this version writes.
     pub fn from_code(code: u32) -> Option<Kind> {
         Kind::ALL.into_iter().find(|k| k.code() == code)
     }
 
-    /// Longest section of this kind. The weights are bounded by the file alone.
+    /// Longest section of this kind. The weights, and what is passed over, are bounded by the file alone.
     pub const fn bytes_max(self) -> u64 {
         match self {
             Kind::Manifest | Kind::Front => 16 << 20,
@@ -83,7 +107,7 @@ impl Kind {
             Kind::Ir => 32 << 20,
             Kind::Tokenizer => 256 << 20,
             Kind::Golden => 1 << 30,
-            Kind::Weights => u64::MAX,
+            Kind::Weights | Kind::Newer(_) => u64::MAX,
         }
     }
 
@@ -99,6 +123,7 @@ impl Kind {
             Kind::Golden => "golden",
             Kind::Front => "front",
             Kind::Code => "code",
+            Kind::Newer(_) => "unknown",
         }
     }
 }
@@ -151,7 +176,8 @@ pub fn encode_header(sections: &[(Kind, u64, [u8; 32])]) -> Option<Header> {
         placed.push(Section { kind, offset, len, hash });
     }
     let mut bytes = Vec::from(MAGIC);
-    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&FORMAT_VERSION.major.to_le_bytes());
+    bytes.extend_from_slice(&FORMAT_VERSION.minor.to_le_bytes());
     bytes.extend_from_slice(&count.to_le_bytes());
     bytes.extend_from_slice(&end.to_le_bytes());
     bytes.extend_from_slice(&[0; 8]);
@@ -181,16 +207,19 @@ pub fn assemble(sections: &[(Kind, Vec<u8>)], weights_hash: [u8; 32]) -> Option<
 
 /// Reads and checks the header of a file of these bytes. Every section lies inside the file, at the one
 /// place where [`encode_header`] puts it.
-pub(crate) fn decode_header(file: &[u8]) -> Result<Vec<Section>, OpenError> {
+pub(crate) fn decode_header(file: &[u8]) -> Result<(Version, Vec<Section>), OpenError> {
     let file_len = file.len() as u64;
     if !file.starts_with(&MAGIC) {
         return Err(OpenError::NotAnArtifact);
     }
     let fixed = file.get(..HEADER_LEN as usize).ok_or(OpenError::Truncated)?;
+    // The minor number stands above the major: to readers of before there were two, the version was one number.
     let version = u32_at(fixed, 8);
-    if version != FORMAT_VERSION {
+    let version = Version { major: version as u16, minor: (version >> 16) as u16 };
+    if version.major != FORMAT_VERSION.major {
         return Err(OpenError::Version { found: version });
     }
+    let newer = version.minor > FORMAT_VERSION.minor;
     let count = u32_at(fixed, 12);
     if count > SECTION_COUNT_MAX {
         return Err(OpenError::SectionCount { found: count });
@@ -213,8 +242,12 @@ pub(crate) fn decode_header(file: &[u8]) -> Result<Vec<Section>, OpenError> {
     let mut end = table_end;
     let mut sections = Vec::with_capacity(count as usize);
     for entry in table.chunks_exact(TABLE_ENTRY_LEN as usize) {
-        let kind =
-            Kind::from_code(u32_at(entry, 0)).ok_or(OpenError::UnknownSection { code: u32_at(entry, 0) })?;
+        let code = u32_at(entry, 0);
+        let kind = match Kind::from_code(code) {
+            Some(kind) => kind,
+            None if newer => Kind::Newer(code),
+            None => return Err(OpenError::UnknownSection { code }),
+        };
         let (offset, len) = (u64_at(entry, 8), u64_at(entry, 16));
         if u32_at(entry, 4) != 0 || u64_at(entry, 24) != 0 {
             return Err(OpenError::Reserved);
@@ -231,7 +264,7 @@ pub(crate) fn decode_header(file: &[u8]) -> Result<Vec<Section>, OpenError> {
         hash.copy_from_slice(&entry[32..64]);
         sections.push(Section { kind, offset, len, hash });
     }
-    if end != file_len { Err(OpenError::TrailingBytes) } else { Ok(sections) }
+    if end != file_len { Err(OpenError::TrailingBytes) } else { Ok((version, sections)) }
 }
 
 fn header_hash(fixed: &[u8], table: &[u8]) -> [u8; 32] {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  0  magic            b"DREAMART"
-//!  8  format_version   u32        5
+//!  8  format_version   u16 u16    major, minor
 //! 12  section_count    u32        at most 64
 //! 16  file_len         u64
 //! 24  reserved         u64        0
@@ -60,7 +60,7 @@ mod wire;
 pub use error::{At, OpenError, PlanError, Rule};
 pub use header::{
     FORMAT_VERSION, HEADER_LEN, Header, Kind, MAGIC, SECTION_ALIGN, SECTION_COUNT_MAX, Section,
-    TABLE_ENTRY_LEN, assemble, encode_header,
+    TABLE_ENTRY_LEN, Version, assemble, encode_header,
 };
 pub use manifest::{Manifest, Model, Work};
 pub use open::Artifact;

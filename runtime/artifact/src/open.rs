@@ -4,7 +4,9 @@ use crate::code::{Code, decode_code};
 use crate::header::decode_header;
 use crate::plan::Plan;
 use crate::weights::decode_table;
-use crate::{HEADER_LEN, Kind, Manifest, OpenError, Section, TABLE_ENTRY_LEN, WeightInfo};
+use crate::{
+    FORMAT_VERSION, HEADER_LEN, Kind, Manifest, OpenError, Section, TABLE_ENTRY_LEN, Version, WeightInfo,
+};
 use crate::{decode_plan, hash, table_hash, validate};
 use alloc::vec::Vec;
 
@@ -15,6 +17,7 @@ const HASHED: usize = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Artifact<'a> {
     file: &'a [u8],
+    version: Version,
     sections: Vec<Section>,
     manifest: Manifest,
     plans: Vec<Plan>,
@@ -30,12 +33,20 @@ impl<'a> Artifact<'a> {
     ///
     /// Names the first thing that is wrong. Nothing in the file can make this panic.
     pub fn open(file: &'a [u8]) -> Result<Artifact<'a>, OpenError> {
-        let sections = decode_header(file)?;
+        let (version, sections) = decode_header(file)?;
         for section in sections.iter().filter(|s| s.kind != Kind::Weights) {
             if hash(bytes_of(file, section)) != section.hash {
                 return Err(OpenError::SectionHash { kind: section.kind });
             }
         }
+        // What was written is here to the byte: what is wrong with it now is new to this program.
+        let newer = version.minor > FORMAT_VERSION.minor;
+        Artifact::decode(file, version, sections)
+            .map_err(|error| if newer { OpenError::Newer { found: version } } else { error })
+    }
+
+    /// Decodes sections whose hashes are right.
+    fn decode(file: &'a [u8], version: Version, sections: Vec<Section>) -> Result<Artifact<'a>, OpenError> {
         for kind in [Kind::Tokenizer, Kind::Ir, Kind::Golden, Kind::Front] {
             if sections.iter().filter(|s| s.kind == kind).count() > 1 {
                 return Err(OpenError::SectionMissing { kind });
@@ -67,7 +78,12 @@ impl<'a> Artifact<'a> {
             codes.push(code);
         }
         let weights_section = bytes_of(file, weights_entry);
-        Ok(Artifact { file, manifest, plans, codes, weights, weights_section, sections })
+        Ok(Artifact { file, version, manifest, plans, codes, weights, weights_section, sections })
+    }
+
+    /// The format's version, as the file has it.
+    pub fn version(&self) -> Version {
+        self.version
     }
 
     /// The section table.

@@ -51,6 +51,11 @@ impl Program {
         })
     }
 
+    /// The largest lengths of requests: one for each symbol.
+    pub fn maxima(&self) -> Vec<u32> {
+        self.symbols.iter().map(|symbol| symbol.max).collect()
+    }
+
     /// Passes through the model: the iterations of its loops, or 1 without one.
     pub fn passes(&self) -> u32 {
         let of = |step: &Step| match step {
@@ -186,6 +191,36 @@ pub struct Launch {
     /// One for each of the module's scalars, in order.
     #[serde(deserialize_with = "crate::wire::scalars")]
     pub scalars: Vec<Scalar>,
+    /// For which requests it is, where others stand beside it for the rest.
+    pub variant: Option<Variant>,
+}
+
+impl Launch {
+    /// Whether it is made with `symbols[i]` for symbol `i`; `None` where the loader has not validated it.
+    pub fn serves(&self, symbols: &[u32]) -> Option<bool> {
+        self.variant.as_ref().map_or(Some(true), |variant| variant.serves(symbols))
+    }
+}
+
+/// A range of lengths: one kernel suits short requests, another long ones. Variants of a dispatch that stand behind one
+/// another are a table: they have the same length, the ranges of neighbours are the same or meet, the first begins
+/// at 0 and the last ends at the maximum or above it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Variant {
+    /// The length that decides.
+    pub of: Dim,
+    /// It is longer than this,
+    pub above: u32,
+    /// and at most this.
+    pub up_to: u32,
+}
+
+impl Variant {
+    fn serves(&self, symbols: &[u32]) -> Option<bool> {
+        let length = self.of.at(symbols)?;
+        // Nothing to do at length 0: any of the table will do.
+        Some((self.above < length || (self.above == 0 && length == 0)) && length <= self.up_to)
+    }
 }
 
 /// What a buffer of a launch is bound to: any value of the program. What is written lies in the arena, and overlaps no

@@ -51,8 +51,47 @@ fn truncated() {
 #[test]
 fn wrong_version() {
     let mut file = file();
-    file[8] += 1;
-    assert_eq!(Artifact::open(&file).err(), Some(OpenError::Version { found: FORMAT_VERSION + 1 }));
+    file[8] -= 1;
+    let found = Version { major: FORMAT_VERSION.major - 1, ..FORMAT_VERSION };
+    assert_eq!(Artifact::open(&file).err(), Some(OpenError::Version { found }));
+}
+
+/// A file of a newer minor version opens if nothing in it needs that version.
+#[test]
+fn newer_minor_version() {
+    let found = Version { minor: FORMAT_VERSION.minor + 1, ..FORMAT_VERSION };
+    let newer = |kinds: &dyn Fn(Kind) -> Kind, edit: &dyn Fn(Kind, &mut Vec<u8>)| {
+        let file = file();
+        let artifact = Artifact::open(&file).unwrap();
+        let of = |section: &Section| {
+            let mut bytes = artifact.bytes(section).to_vec();
+            edit(section.kind, &mut bytes);
+            (kinds(section.kind), bytes)
+        };
+        let sections: Vec<_> = artifact.sections().iter().map(of).collect();
+        let weights = artifact.sections().iter().find(|s| s.kind == Kind::Weights).unwrap().hash;
+        let mut file = assemble(&sections, weights).unwrap();
+        let hash = |file: &[u8]| {
+            let table = HEADER_LEN as usize + sections.len() * TABLE_ENTRY_LEN as usize;
+            *blake3::Hasher::new().update(&file[..32]).update(&file[64..table]).finalize().as_bytes()
+        };
+        assert_eq!(file[32..64], hash(&file));
+        file[10..12].copy_from_slice(&found.minor.to_le_bytes());
+        let hash = hash(&file);
+        file[32..64].copy_from_slice(&hash);
+        Artifact::open(&file).and_then(|a| a.verify(|_, _| ()).map(|()| a.version()))
+    };
+    assert_eq!(newer(&|kind| kind, &|_, _| ()), Ok(found));
+    // A section more.
+    let unknown = |kind| if kind == Kind::Tokenizer { Kind::Newer(77) } else { kind };
+    assert_eq!(newer(&unknown, &|_, _| ()), Ok(found));
+    // A plan that this version cannot read.
+    let broken = newer(&|kind| kind, &|kind, bytes| {
+        if kind == Kind::Plan {
+            bytes.fill(0xff);
+        }
+    });
+    assert_eq!(broken, Err(OpenError::Newer { found }));
 }
 
 #[test]

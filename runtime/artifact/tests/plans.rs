@@ -84,7 +84,7 @@ fn launched() -> (Plan, Code) {
     let mut plan = single(Kernel::Add, &[row.clone(), row.clone()], &[row]);
     let bound = |id| Binding { value: ValueId(id), part: None };
     let scalars = vec![Scalar::Count(Dim::constant(8)), Scalar::Float(1.0)];
-    let launch = Launch { module: 0, buffers: [0, 1, 2].map(bound).to_vec(), scalars };
+    let launch = Launch { module: 0, buffers: [0, 1, 2].map(bound).to_vec(), scalars, variant: None };
     let Step::Dispatch(dispatch) = &mut plan.programs[0].steps[0] else { unreachable!("it is one") };
     dispatch.launches = vec![launch];
     let buffer = |written| Buffer { element_bytes: 4, written };
@@ -152,6 +152,43 @@ fn each_rule_of_launches_is_checked() {
     assert_eq!(decode_code(b"\x01x\xff\xff\xff\xff\x0f"), Err(OpenError::CodeBytes));
 }
 
+/// Variants are tables: ranges of one length that meet, from 0 to the maximum.
+#[test]
+fn variants_of_launches() {
+    let rule = |ranges: &[Option<(u32, u32, u32)>]| {
+        let (mut plan, code) = launched();
+        plan.programs[0].symbols = vec![Symbol { name: "S".into(), max: 40 }];
+        let Step::Dispatch(dispatch) = &mut plan.programs[0].steps[0] else { unreachable!("it is one") };
+        let launch = dispatch.launches.remove(0);
+        let of = |(times, above, up_to)| Variant { of: linear(0, &[(times, 0)]), above, up_to };
+        let with = |range: &Option<_>| Launch { variant: range.map(of), ..launch.clone() };
+        dispatch.launches = ranges.iter().map(with).collect();
+        validate(&plan, &code, &weights().0).err().map(|e| e.rule)
+    };
+    for sound in [
+        &[Some((1, 0, 40))][..],
+        &[Some((1, 0, 16)), Some((1, 16, 32)), Some((1, 32, u32::MAX))],
+        // Two launches for long requests; a table, a launch, a table.
+        &[Some((1, 0, 16)), Some((1, 16, 40)), Some((1, 16, 40))],
+        &[Some((1, 0, 16)), Some((1, 16, 40)), None, Some((2, 0, 8)), Some((2, 8, 80))],
+        &[Some((1, 0, 40)), Some((1, 0, 16)), Some((1, 16, 40))],
+    ] {
+        assert_eq!(rule(sound), None, "{sound:?}");
+    }
+    for (unsound, why) in [
+        (&[Some((1, 0, 39))][..], Rule::Variant),
+        (&[Some((1, 1, 40))], Rule::Variant),
+        (&[Some((1, 0, 16)), Some((1, 17, 40))], Rule::Variant),
+        (&[Some((1, 0, 16)), Some((1, 15, 40))], Rule::Variant),
+        (&[Some((1, 0, 16)), Some((2, 16, 80))], Rule::Variant),
+        (&[Some((1, 0, 16)), None, Some((1, 16, 40))], Rule::Variant),
+        (&[Some((1, 16, 40)), Some((1, 0, 16))], Rule::Variant),
+        (&[Some((1, 0, 0)), Some((1, 0, 40))], Rule::Setting),
+    ] {
+        assert_eq!(rule(unsound), Some(why), "{unsound:?}");
+    }
+}
+
 /// Fp8 is for devices with code, in parts, and where rows are in fp8 too.
 #[test]
 fn weights_in_fp8() {
@@ -179,7 +216,7 @@ fn weights_in_fp8() {
         let scalars = vec![Scalar::Count(Dim::constant(8)), Scalar::Float(1.0)];
         let buffers = [(0, None), (1, part), (2, None)].map(bound).to_vec();
         if with_code {
-            dispatch.launches = vec![Launch { module: 0, buffers, scalars }];
+            dispatch.launches = vec![Launch { module: 0, buffers, scalars, variant: None }];
         } else {
             code = Code::default();
         }

@@ -25,7 +25,7 @@ pub fn operand(value: &Value, symbols: &[u32]) -> Option<Operand> {
 /// # Errors
 ///
 /// Where the device cannot take the grid, or the launch is not one that the loader validated.
-pub fn resolve(
+pub(crate) fn resolve(
     launch: &Launch,
     module: &Module,
     operands: &[Operand],

@@ -4,7 +4,8 @@ extern crate alloc;
 
 pub mod canvas;
 pub mod device;
-pub mod launch;
+mod launch;
+pub mod launches;
 pub mod observer;
 mod run;
 mod slots;
@@ -12,6 +13,7 @@ pub mod stepper;
 
 pub use canvas::{Canvas, CanvasError};
 pub use device::{Device, DeviceError, Operand, Shape, WeightView};
-pub use launch::{Grid, operand, resolve};
+pub use launch::{Grid, operand};
+pub use launches::{Active, Launches, UNSOUND};
 pub use observer::{Done, Observer, Read, Shown};
 pub use stepper::{StepError, Stepper};

@@ -86,7 +86,7 @@ struct Chance {
 impl Stepper {
     /// A stepper at the program's maxima. The program is one that the loader has validated.
     pub fn new(program: &Program) -> Result<Stepper, StepError> {
-        let symbols: Vec<u32> = program.symbols.iter().map(|s| s.max).collect();
+        let symbols = program.maxima();
         let zero = Shape::default();
         let operand =
             |v: &dreamc_artifact::plan::Value| Operand { dtype: v.dtype, shape: zero, place: v.place };

@@ -3,15 +3,18 @@
 use crate::driver::{Address, Driver, InfoPlace};
 use crate::error::{Failure, GpuError};
 use crate::graphs::{GRAPH_NODE_COUNT_MAX, Graphs, Key};
-use crate::launches::{Launches, Prepared, launches_of, unsound, weights_of};
+use crate::launches::{Addresses, nodes, weights_of};
 use crate::library::GpuOptions;
 use crate::memory::{DeviceMemory, Staging};
 use crate::modules::Kernel;
 use dreamc_artifact::code::{BUFFER_COUNT_MAX, Code};
 use dreamc_artifact::plan::{Binding, Dispatch, Place, Program};
-use dreamc_runtime::{Device, DeviceError, Operand, WeightView};
+use dreamc_runtime::{Active, Device, DeviceError, Launches, Operand, UNSOUND, WeightView};
 use std::ffi::c_void;
 use std::sync::Arc;
+
+/// Words that a block of scalars is aligned to.
+const INFO_ALIGN: usize = 4;
 
 /// A device of the driver `D`. It may move to another thread between calls.
 pub struct GpuDevice<'a, D: Driver> {
@@ -33,6 +36,7 @@ struct Ready<D: Driver> {
     /// Whether runs are recorded.
     records: bool,
     launches: Launches,
+    addresses: Addresses,
     /// The blocks of scalars, where kernels read them from memory.
     info: Option<DeviceMemory<D>>,
     arena: DeviceMemory<D>,
@@ -110,10 +114,10 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
     fn store(&mut self, wanted: &[usize]) -> Result<(), DeviceError> {
         let missing = |i: &usize| self.stored.get(*i).is_none_or(Option::is_none);
         let missing: Vec<usize> = wanted.iter().copied().filter(missing).collect();
-        let view = |i: &usize| self.weights.get(*i).ok_or_else(unsound);
+        let view = |i: &usize| self.weights.get(*i).ok_or(UNSOUND);
         let views = missing.iter().map(view).collect::<Result<Vec<_>, _>>()?;
         let total: u64 = views.iter().map(|view| view.bytes.len() as u64).sum();
-        let staging = self.staging.as_mut().ok_or_else(unsound)?;
+        let staging = self.staging.as_mut().ok_or(UNSOUND)?;
         let failed = |failure: Failure| {
             let help = if failure.out_of_memory {
                 "; free memory of the device, or take smaller weights"
@@ -127,7 +131,7 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
         for view in views {
             let bytes = view.bytes.len() as u64;
             let memory = DeviceMemory::take(&self.driver, bytes).map_err(failed)?;
-            let to = memory.part(0, bytes).ok_or_else(unsound)?;
+            let to = memory.part(0, bytes).ok_or(UNSOUND)?;
             copied.push(memory);
             staging.write(to, view.bytes).map_err(|failure| {
                 // The last copy may still be going into what is dropped.
@@ -136,7 +140,7 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
             })?;
         }
         for (i, memory) in missing.into_iter().zip(copied) {
-            *self.stored.get_mut(i).ok_or_else(unsound)? = Some(memory);
+            *self.stored.get_mut(i).ok_or(UNSOUND)? = Some(memory);
         }
         Ok(())
     }
@@ -158,8 +162,8 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
 
     /// Everything that `program` needs, with the old program's memory given back.
     fn make_ready(&mut self, program: &Program) -> Result<Ready<D>, DeviceError> {
-        for launch in launches_of(program) {
-            self.kernels.get_mut(launch.module as usize).ok_or_else(unsound)?.load(&self.driver)?;
+        for launch in program.dispatches().flat_map(|dispatch| &dispatch.launches) {
+            self.kernels.get_mut(launch.module as usize).ok_or(UNSOUND)?.load(&self.driver)?;
         }
         if self.staging.is_none() {
             let bytes = Staging::<D>::BYTES as u64;
@@ -174,12 +178,9 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
             DeviceMemory::take(&self.driver, program.arena_bytes).map_err(taking(program.arena_bytes))?;
         self.store(&weights_of(program))?;
         let kernels = &self.kernels;
-        let launches = Launches::new(
-            program,
-            |i| kernels.get(i).map(|kernel| &kernel.module),
-            |binding, operand| self.address(&arena, binding, operand),
-            D::INFO,
-        )?;
+        let module = |i: u32| kernels.get(i as usize).map(|kernel| &kernel.module);
+        let launches = Launches::new(program, module, INFO_ALIGN)?;
+        let addresses = Addresses::new(program, |binding, operand| self.address(&arena, binding, operand))?;
         let info = match D::INFO {
             InfoPlace::Value => None,
             InfoPlace::Buffer => {
@@ -188,8 +189,9 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
             }
         };
         arena.clear().map_err(|failure| failure.doing("clearing memory of the device"))?;
-        let records = self.driver.records() && launches.nodes() <= GRAPH_NODE_COUNT_MAX;
-        Ok(Ready { name: program.name.clone(), graphs: Graphs::new(), records, launches, info, arena })
+        let records = self.driver.records() && nodes(program, module, D::INFO)? <= GRAPH_NODE_COUNT_MAX;
+        let (name, graphs) = (program.name.clone(), Graphs::new());
+        Ok(Ready { name, graphs, records, launches, addresses, info, arena })
     }
 
     fn ready(&self) -> Result<&Ready<D>, DeviceError> {
@@ -208,34 +210,32 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
         if self.recording.is_some() { Err(refused) } else { Ok(()) }
     }
 
-    fn launch(&self, ready: &Ready<D>, prepared: &Prepared) -> Result<(), DeviceError> {
-        let Some(grid) = prepared.grid else { return Ok(()) };
-        let kernel = self.kernels.get(prepared.module()).ok_or_else(unsound)?;
-        let function = kernel.function().ok_or_else(unsound)?;
-        let buffers = ready.launches.buffers(prepared).ok_or_else(unsound)?;
-        let (words, first) = ready.launches.info(prepared).ok_or_else(unsound)?;
+    fn launch(&self, ready: &Ready<D>, active: &Active<'_>) -> Result<(), DeviceError> {
+        let kernel = self.kernels.get(active.module as usize).ok_or(UNSOUND)?;
+        let function = kernel.function().ok_or(UNSOUND)?;
+        let buffers = ready.addresses.of(active).ok_or(UNSOUND)?;
+        let words = active.info;
         let mut arguments = [std::ptr::null_mut::<c_void>(); BUFFER_COUNT_MAX + 1];
         let mut count = buffers.len();
-        let places = arguments.get_mut(..count).ok_or_else(unsound)?;
+        let places = arguments.get_mut(..count).ok_or(UNSOUND)?;
         for (argument, buffer) in places.iter_mut().zip(buffers) {
             *argument = (&raw const *buffer).cast_mut().cast();
         }
-        let bytes = words.len() as u64 * 4;
-        let block =
-            ready.info.as_ref().map(|info| info.part(first, bytes).ok_or_else(unsound)).transpose()?;
+        let (first, bytes) = (active.info_at as u64 * 4, words.len() as u64 * 4);
+        let block = ready.info.as_ref().map(|info| info.part(first, bytes).ok_or(UNSOUND)).transpose()?;
         if !words.is_empty() {
             let info = match &block {
                 Some(address) => (&raw const *address).cast_mut().cast(),
                 None => words.as_ptr().cast_mut().cast(),
             };
-            *arguments.get_mut(count).ok_or_else(unsound)? = info;
+            *arguments.get_mut(count).ok_or(UNSOUND)? = info;
             count += 1;
         }
-        let arguments = arguments.get_mut(..count).ok_or_else(unsound)?;
+        let arguments = arguments.get_mut(..count).ok_or(UNSOUND)?;
         let (workgroup, shared_bytes) = (kernel.module.workgroup, kernel.module.shared_bytes);
         // SAFETY: the module is loaded as long as `self` is; its buffers and the block behind them are what the
         // validated launch has, and live beyond the call, in which the driver copies them.
-        let done = unsafe { self.driver.launch(function, grid, workgroup, shared_bytes, arguments) };
+        let done = unsafe { self.driver.launch(function, active.grid, workgroup, shared_bytes, arguments) };
         done.map_err(|failure| failure.doing(format!("launching `{}`", kernel.module.name)))
     }
 }
@@ -253,17 +253,16 @@ impl<D: Driver> Device for GpuDevice<'_, D> {
         self.abandon();
         self.ready()?;
         let GpuDevice { ready: Some(ready), kernels, driver, staging: Some(staging), .. } = self else {
-            return Err(unsound());
+            return Err(UNSOUND);
         };
         let launches = &mut ready.launches;
-        if launches.symbols() == Some(symbols) {
+        let module = |i: u32| kernels.get(i as usize).map(|kernel| &kernel.module);
+        if !launches.resize(symbols, module, |workgroup| driver.groups_max(workgroup))? {
             return Ok(());
         }
-        let module = |i: usize| kernels.get(i).map(|kernel| &kernel.module);
-        launches.resize(symbols, module, |workgroup| driver.groups_max(workgroup))?;
         if let Some(info) = &ready.info {
             let bytes: Vec<u8> = launches.words().iter().flat_map(|word| word.to_le_bytes()).collect();
-            let to = info.part(0, bytes.len() as u64).ok_or_else(unsound)?;
+            let to = info.part(0, bytes.len() as u64).ok_or(UNSOUND)?;
             if let Err(failure) = staging.write(to, &bytes) {
                 launches.forget();
                 return Err(failure.doing("copying the scalars of launches to the device"));
@@ -275,17 +274,16 @@ impl<D: Driver> Device for GpuDevice<'_, D> {
     fn resize_within(&mut self, symbols: &[u32]) -> Result<(), DeviceError> {
         self.bind()?;
         self.ready()?;
-        let GpuDevice { ready: Some(ready), kernels, driver, .. } = self else { return Err(unsound()) };
+        let GpuDevice { ready: Some(ready), kernels, driver, .. } = self else { return Err(UNSOUND) };
         let Ready { launches, info, .. } = ready;
-        if launches.symbols() == Some(symbols) {
+        let module = |i: u32| kernels.get(i as usize).map(|kernel| &kernel.module);
+        if !launches.resize(symbols, module, |workgroup| driver.groups_max(workgroup))? {
             return Ok(());
         }
-        let module = |i: usize| kernels.get(i).map(|kernel| &kernel.module);
-        launches.resize(symbols, module, |workgroup| driver.groups_max(workgroup))?;
         let Some(info) = info else { return Ok(()) };
         // Work before reads the words that it was queued with, work behind the new ones.
         let fill = |(at, word): (u64, u32)| {
-            let to = info.part(at, 4).ok_or_else(unsound)?;
+            let to = info.part(at, 4).ok_or(UNSOUND)?;
             // SAFETY: inside the block and aligned, as words are.
             let done = unsafe { driver.fill(to, word, 1) };
             done.map_err(|failure| failure.doing("setting the scalars of launches"))
@@ -301,7 +299,7 @@ impl<D: Driver> Device for GpuDevice<'_, D> {
         self.bind()?;
         self.abandon();
         self.ready()?;
-        let GpuDevice { ready: Some(ready), driver, recording, .. } = self else { return Err(unsound()) };
+        let GpuDevice { ready: Some(ready), driver, recording, .. } = self else { return Err(UNSOUND) };
         let Some(symbols) = ready.launches.symbols() else { return Ok(false) };
         if !ready.records {
             return Ok(false);
@@ -325,7 +323,7 @@ impl<D: Driver> Device for GpuDevice<'_, D> {
             return Ok(());
         }
         let Some(key) = self.recording.take() else { return Ok(()) };
-        let GpuDevice { ready: Some(ready), driver, .. } = self else { return Err(unsound()) };
+        let GpuDevice { ready: Some(ready), driver, .. } = self else { return Err(UNSOUND) };
         let kept = driver.end_recording().and_then(|graph| ready.graphs.keep(driver, graph, &key));
         if let Err(failure) = kept {
             // This run is lost; those to come are done without recording.
@@ -352,7 +350,7 @@ impl<D: Driver> Device for GpuDevice<'_, D> {
         self.bind()?;
         self.not_recording()?;
         let to = self.inside(offset, bytes.len() as u64)?;
-        let staging = self.staging.as_mut().ok_or_else(unsound)?;
+        let staging = self.staging.as_mut().ok_or(UNSOUND)?;
         staging.write(to, bytes).map_err(|failure| failure.doing("copying to the device"))
     }
 
@@ -360,7 +358,7 @@ impl<D: Driver> Device for GpuDevice<'_, D> {
         self.bind()?;
         self.not_recording()?;
         let from = self.inside(offset, bytes.len() as u64)?;
-        let staging = self.staging.as_mut().ok_or_else(unsound)?;
+        let staging = self.staging.as_mut().ok_or(UNSOUND)?;
         // Kernels that fail do so now.
         staging.read(from, bytes).map_err(|failure| failure.doing("running, or copying from the device"))
     }
@@ -388,13 +386,12 @@ impl<D: Driver> Device for GpuDevice<'_, D> {
     fn dispatch(
         &mut self,
         number: u32,
-        _dispatch: &Dispatch,
+        dispatch: &Dispatch,
         _operands: &[Operand],
     ) -> Result<(), DeviceError> {
         self.bind()?;
         let ready = self.ready()?;
-        let launches = ready.launches.of(number).ok_or_else(unsound)?;
-        launches.iter().try_for_each(|prepared| self.launch(ready, prepared))
+        ready.launches.of(number, dispatch)?.try_for_each(|active| self.launch(ready, &active))
     }
 }
 

@@ -2,11 +2,11 @@
 
 use crate::driver::{Driver, refused, take};
 use crate::kernels::Kernels;
-use crate::prepared::{Prepared, Source, UNSOUND};
+use crate::prepared::{Prepared, Source};
 use crate::weights::Weights;
 use dreamc_artifact::code::Code;
 use dreamc_artifact::plan::{ARENA_ALIGN, Dispatch, Place, Program, Step};
-use dreamc_runtime::{Device, DeviceError, Operand, WeightView};
+use dreamc_runtime::{Device, DeviceError, Operand, UNSOUND, WeightView};
 
 /// A device on a driver.
 #[derive(Debug)]
@@ -133,24 +133,24 @@ fn launch<D: Driver>(
     (number, dispatch): (u32, &Dispatch),
     mut launched: impl FnMut(&mut D, u32) -> Result<(), String>,
 ) -> Result<(), DeviceError> {
-    for bound in ready.prepared.dispatch(number, dispatch)? {
-        let Some(groups) = bound.grid else { continue };
-        let (module, kernel) = kernels.get(bound.module)?;
+    for active in ready.prepared.dispatch(number, dispatch)? {
+        let sources = ready.prepared.sources(&active);
+        let (module, kernel) = kernels.get(active.module)?;
         let failed = |error: String| refused(format!("launching kernel `{}`", module.name), &error);
         driver.set_kernel(kernel).map_err(failed)?;
-        for (index, source) in bound.sources.iter().enumerate() {
+        for (index, source) in sources.iter().enumerate() {
             let (memory, offset) = match source {
                 Source::Arena(offset) => (&ready.arena, *offset),
                 Source::Weight(weight, first) => (weights.get(*weight).ok_or(UNSOUND)?, *first),
             };
             driver.set_buffer(index, memory, offset).map_err(failed)?;
         }
-        let info = ready.prepared.info(bound);
+        let info = ready.prepared.info(&active);
         if !info.is_empty() {
-            driver.set_bytes(bound.sources.len(), info).map_err(failed)?;
+            driver.set_bytes(sources.len(), info).map_err(failed)?;
         }
-        driver.launch(groups, module.workgroup).map_err(failed)?;
-        launched(driver, bound.module)
+        driver.launch(active.grid, module.workgroup).map_err(failed)?;
+        launched(driver, active.module)
             .map_err(|error| refused(format!("running the kernels up to `{}`", module.name), &error))?;
     }
     Ok(())

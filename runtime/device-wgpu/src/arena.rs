@@ -27,7 +27,7 @@ impl Arena {
     /// Takes the memory that `program` needs.
     pub(crate) fn new(gpu: &Gpu, program: &Program) -> Result<Arena, DeviceError> {
         use wgpu::BufferUsages as Usage;
-        let maxima: Vec<u32> = program.symbols.iter().map(|s| s.max).collect();
+        let maxima = program.maxima();
         let bytes = |id: ValueId| program.values.get(id.0 as usize).and_then(|v| value_bytes(v, &maxima));
         let detour = |bytes: u64| bytes.clamp(DETOUR_BYTES.0, DETOUR_BYTES.1).next_multiple_of(4);
         let (mut steps, mut copied) = (1, 0);

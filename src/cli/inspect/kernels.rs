@@ -7,10 +7,10 @@ use super::super::families::{dtype, family, op};
 use super::super::profile::{Seen, observe, program_names, shares};
 use super::super::progress::{Progress, Unit};
 use super::super::requests::{Lengths, Subject, entry, make};
-use super::plans;
+use super::{longest, plans};
 use dreamc::compile::Entry;
 use dreamc_artifact::Artifact;
-use dreamc_artifact::plan::{Plan, Program};
+use dreamc_artifact::plan::Plan;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -134,9 +134,10 @@ pub(super) fn list<'a>(artifact: &'a Artifact<'a>, rates: Option<&Rates>) -> Vec
             continue;
         }
         let mut launches = vec![0_u64; code.modules.len()];
-        let all = plan.programs.iter().flat_map(Program::dispatches);
-        for launch in all.flat_map(|dispatch| &dispatch.launches) {
-            launches[launch.module as usize] += 1;
+        for program in &plan.programs {
+            for launch in program.dispatches().flat_map(|dispatch| longest(program, dispatch)) {
+                launches[launch.module as usize] += 1;
+            }
         }
         list.extend(code.modules.iter().zip(launches).map(|(module, launches)| {
             Listed::Carried(Kernel {

@@ -11,8 +11,8 @@ use dream::{Manifest, Settings};
 use dreamc::cost::{self, EntryCost, GraphCost, Lengths};
 use dreamc::output_path::OutputPath;
 use dreamc_artifact::layout::Layout;
-use dreamc_artifact::plan::{Plan, Program};
-use dreamc_artifact::{Artifact, FORMAT_VERSION, WeightInfo, Work};
+use dreamc_artifact::plan::{Dispatch, Launch, Plan, Program};
+use dreamc_artifact::{Artifact, WeightInfo, Work};
 use dreamc_backend::Liveness;
 use dreamc_ir::{Module, SLOTS, Verified, parse, verify};
 use kernels::{Listed, Rates};
@@ -54,7 +54,8 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Report<'a> {
     file_bytes: u64,
-    format_version: u32,
+    /// `major.minor`.
+    format_version: String,
     manifest: &'a Manifest,
     /// How images become tokens and tokens actions, for models that do.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -210,7 +211,7 @@ fn report<'a>(
     };
     Ok(Report {
         file_bytes: artifact.file_len(),
-        format_version: FORMAT_VERSION,
+        format_version: artifact.version().to_string(),
         manifest: artifact.manifest(),
         settings,
         sections: artifact.sections().iter().map(section).collect(),
@@ -282,9 +283,15 @@ fn entry<'a>(target: &'a str, program: &'a Program) -> Entry<'a> {
         symbols: program.symbols.iter().map(|s| Symbol { name: &s.name, max: s.max }).collect(),
         arena_bytes: program.arena_bytes,
         live_bytes: Liveness::of(program).peak_bytes(),
-        // One of the CPU, or one for each launch.
-        kernels: program.dispatches().map(|d| d.launches.len().max(1) as u64).sum(),
+        // One of the CPU, or one for each launch of the longest request.
+        kernels: program.dispatches().map(|d| longest(program, d).count().max(1) as u64).sum(),
     }
+}
+
+/// The launches of the longest request.
+fn longest<'p>(program: &Program, dispatch: &'p Dispatch) -> impl Iterator<Item = &'p Launch> {
+    let maxima = program.maxima();
+    dispatch.launches.iter().filter(move |launch| launch.serves(&maxima) == Some(true))
 }
 
 fn ir<'a>(artifact: &Artifact<'a>) -> Result<&'a str, Failure> {

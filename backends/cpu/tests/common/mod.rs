@@ -16,7 +16,7 @@ use std::fmt::Write;
 /// Bytes of a value at the maxima.
 pub(crate) fn bytes(program: &Program, id: ValueId) -> u64 {
     let value = &program.values[id.0 as usize];
-    let maxima: Vec<u32> = program.symbols.iter().map(|s| s.max).collect();
+    let maxima = program.maxima();
     let elements: u64 = value.dims.iter().map(|d| u64::from(d.at(&maxima).unwrap())).product();
     elements * value.dtype.bytes() as u64
 }

@@ -81,7 +81,7 @@ impl<'a> Bench<'a> {
         let runs = Sorted::new((0..iterations).map(|_| self.run()).collect());
         let (bandwidth, copied) = self.bandwidth();
         let operands = self.operands();
-        let groups = groups(self.program, &self.modules, &operands);
+        let groups = groups(self.program, &self.modules, &operands, &self.symbols);
         let mut timed = Vec::new();
         for ((kernels, shape), group) in &groups {
             let ms = self.group(group, &operands, trip, iterations);
@@ -235,6 +235,7 @@ fn groups<'a>(
     program: &'a Program,
     modules: &[String],
     operands: &[Operand],
+    symbols: &[u32],
 ) -> BTreeMap<(String, String), Group<'a>> {
     let mut groups = BTreeMap::new();
     let mut number = 0;
@@ -245,8 +246,8 @@ fn groups<'a>(
         };
         for step in dispatches {
             let Step::Dispatch(dispatch) = step else { continue };
-            let mut names: Vec<&str> =
-                dispatch.launches.iter().map(|l| modules[l.module as usize].as_str()).collect();
+            let launched = dispatch.launches.iter().filter(|launch| launch.serves(symbols) == Some(true));
+            let mut names: Vec<&str> = launched.map(|l| modules[l.module as usize].as_str()).collect();
             names.dedup();
             let shapes = dispatch.reads.iter().chain(&dispatch.writes).map(|id| {
                 let Operand { dtype, shape, .. } = &operands[id.0 as usize];

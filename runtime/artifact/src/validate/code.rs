@@ -7,7 +7,7 @@ use crate::code::{
     SCALAR_COUNT_MAX, SHARED_BYTES_MAX, ScalarType, WORKGROUP_UNITS_MAX, Word,
 };
 use crate::layout::Layout;
-use crate::plan::{ARENA_ALIGN, Binding, Dispatch, Launch, Place, Scalar};
+use crate::plan::{ARENA_ALIGN, Binding, Dispatch, Launch, Place, Scalar, Variant};
 use crate::{At, Rule};
 use alloc::collections::BTreeSet;
 
@@ -59,7 +59,33 @@ impl Checker<'_> {
     pub(super) fn launches(&self, dispatch: &Dispatch) -> Checked {
         // A device without code knows the kernels itself; one with code knows nothing else.
         ensure(dispatch.launches.is_empty() == self.code.modules.is_empty(), Rule::Launch)?;
+        self.variants(&dispatch.launches)?;
         dispatch.launches.iter().try_for_each(|launch| self.launch(launch))
+    }
+
+    /// At every length one range of a table serves.
+    fn variants(&self, launches: &[Launch]) -> Checked {
+        let mut before: Option<&Variant> = None;
+        for launch in launches {
+            let now = launch.variant.as_ref();
+            if let Some(Variant { of, above, up_to }) = now {
+                super::polynomial(of, &self.maxima)?;
+                ensure(above < up_to, Rule::Setting)?;
+            }
+            let begins = now.is_none_or(|now| now.above == 0);
+            let goes_on = before.zip(now).is_some_and(|(before, now)| {
+                let same = (before.above, before.up_to) == (now.above, now.up_to);
+                before.of == now.of && (same || before.up_to == now.above)
+            });
+            ensure(goes_on || (self.complete(before) && begins), Rule::Variant)?;
+            before = now;
+        }
+        ensure(self.complete(before), Rule::Variant)
+    }
+
+    /// Whether no length is above the last range of a table.
+    fn complete(&self, last: Option<&Variant>) -> bool {
+        last.is_none_or(|last| last.of.at(&self.maxima).is_some_and(|most| most <= last.up_to))
     }
 
     fn launch(&self, launch: &Launch) -> Checked {

@@ -9,7 +9,7 @@
 //! - A value in the arena is aligned and ends inside it at the maxima. A value in the weights has constant dimensions
 //!   and the stored tensor's type and shape.
 //! - Modules have sound settings and unique names. Where there are modules every dispatch has launches, elsewhere none:
-//!   buffers and scalars fit the module, what is written lies in the arena and overlaps no other binding of the launch. A
+//!   buffers and scalars fit the module, of variants one serves at every length, what is written lies in the arena and overlaps no other binding of the launch. A
 //!   weight that is not row-major is bound in parts.
 //! - Operands and results of every kernel have the number, types and shapes that [`Kernel`](crate::plan::Kernel) documents,
 //!   for all values of the symbols. Settings are in range. f16 stands only where there is code. Weights of a linear are packed where there is no
@@ -108,7 +108,7 @@ fn check_program(program: &Program, code: &Code, weights: &[WeightInfo]) -> Resu
     let unique = unique(program.symbols.iter().map(|s| s.name.as_str()));
     ensure(unique, Rule::Names).map_err(whole)?;
 
-    let maxima: Vec<u32> = program.symbols.iter().map(|s| s.max).collect();
+    let maxima = program.maxima();
     let mut checker = Checker { program, code, weights, maxima, ranges: Vec::new(), step: 0, in_loop: None };
     for (value, i) in program.values.iter().zip(0..) {
         let range = checker.value(value).map_err(|rule| (At::Value(i), rule))?;

@@ -1,0 +1,204 @@
+//! What NVRTC makes of the kernels on matrix units at the widths of the 7B models: the order of instructions decides
+//! whether matrix units wait, and no emulation shows it.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use dreamc_backend::toolchain::Search;
+use dreamc_backend_cuda::Nvrtc;
+use dreamc_kernels::{
+    Activation, Attention, AttentionEngine, Engine, Float, Kernel, Linear, LinearFp8, MatrixTile, Residual,
+    Table, Target,
+};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A listing of a kernel's machine code.
+struct Listing {
+    /// Opcode and operands, without what they depend on.
+    instructions: Vec<String>,
+    /// Instruction that a label stands before.
+    labels: BTreeMap<String, usize>,
+}
+
+impl Listing {
+    fn parse(text: &str) -> Listing {
+        let (mut instructions, mut labels) = (Vec::new(), BTreeMap::new());
+        for line in text.lines().map(str::trim) {
+            if let Some(label) = line.strip_suffix(':').filter(|label| label.starts_with(".L_x_")) {
+                labels.insert(label.to_owned(), instructions.len());
+            }
+            // `/*01a0*/  @!P0 LDG.E R0, [R2.64] ;`
+            let Some((address, rest)) = line.strip_prefix("/*").and_then(|rest| rest.split_once("*/")) else {
+                continue;
+            };
+            let code = rest.trim().trim_end_matches(';').trim();
+            let is_code = code.starts_with(|c: char| c.is_ascii_uppercase() || c == '@');
+            if address.len() >= 4 && is_code {
+                let code = if code.starts_with('@') { code.split_once(' ').unwrap().1.trim() } else { code };
+                instructions.push(code.to_owned());
+            }
+        }
+        Listing { instructions, labels }
+    }
+
+    fn is(&self, at: usize, opcode: &str) -> bool {
+        let own = self.instructions[at].split([' ', '.']).next().unwrap_or_default();
+        own == opcode
+    }
+
+    fn count(&self, range: std::ops::RangeInclusive<usize>, opcode: &str) -> usize {
+        range.filter(|at| self.is(*at, opcode)).count()
+    }
+
+    /// The shortest loop that multiplies: the one along K, or along the keys. All products, where a loop of a few steps was
+    /// written out.
+    fn main_loop(&self) -> std::ops::RangeInclusive<usize> {
+        let back = |at: usize| {
+            let to = self.instructions[at].split("`(").nth(1)?.split(')').next()?;
+            let first = *self.labels.get(to).filter(|first| **first <= at && self.is(at, "BRA"))?;
+            (self.count(first..=at, "HMMA") + self.count(first..=at, "QMMA") > 0).then_some(first..=at)
+        };
+        let loops = (0..self.instructions.len()).filter_map(back);
+        loops.min_by_key(|range| range.end() - range.start()).unwrap_or_else(|| {
+            let multiplies = |at: &usize| self.is(*at, "HMMA") || self.is(*at, "QMMA");
+            let mut products = (0..self.instructions.len()).filter(multiplies);
+            let first = products.next().expect("it multiplies");
+            first..=products.next_back().unwrap_or(first)
+        })
+    }
+}
+
+fn nvdisasm() -> PathBuf {
+    let found = Search::new().folders().iter().map(|it| it.join("cuda/bin/nvdisasm")).find(|it| it.is_file());
+    found.expect("nvdisasm is there; `cargo xtask toolchain` installs it")
+}
+
+/// Does something with the listing of each kernel, on all processors.
+fn each(kernels: &[Kernel], arch: &str, check: &(dyn Fn(&Kernel, &Listing) + Sync)) {
+    let (target, nvrtc, disassembler) =
+        (Target::named(arch).unwrap(), Nvrtc::find(&Search::new()).unwrap(), nvdisasm());
+    let failed = Mutex::new(Vec::new());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let emitted = kernel.emit(&target).unwrap();
+            let binary =
+                nvrtc.compile(&emitted.name, &emitted.source, arch).unwrap_or_else(|e| panic!("{e}"));
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("kernel.cubin");
+            std::fs::write(&path, &binary.cubin).unwrap();
+            let output = Command::new(&disassembler).arg(&path).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let listing = Listing::parse(&String::from_utf8(output.stdout).unwrap());
+            let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(kernel, &listing)));
+            if checked.is_err() {
+                failed.lock().unwrap().push(emitted.name);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    assert_eq!(failed.into_inner().unwrap(), Vec::<String>::new(), "{arch}");
+}
+
+fn linear(tile: MatrixTile, n: u32, k: u32) -> Linear {
+    let (x, weights, engine) = (Float::BF16, Table::Floats(Float::BF16), Engine::Matrix(tile));
+    Linear {
+        x,
+        weights,
+        y: Float::BF16,
+        n,
+        more: [0; 2],
+        k,
+        bias: false,
+        swiglu: false,
+        activation: None,
+        residual: Residual::None,
+        engine,
+    }
+}
+
+/// Every tile with every epilogue of the models.
+fn linears() -> Vec<Kernel> {
+    let forms = |tile| {
+        let (in_place, apart) = (Residual::InPlace, Residual::Apart);
+        [
+            Linear { bias: true, more: [512, 512], ..linear(tile, 3584, 3584) },
+            Linear { residual: in_place, y: Float::F32, ..linear(tile, 3584, 18944) },
+            Linear { swiglu: true, ..linear(tile, 18944, 3584) },
+            Linear { bias: true, residual: apart, y: Float::F32, ..linear(tile, 1280, 5120) },
+            Linear { bias: true, activation: Some(Activation::QuickGelu), ..linear(tile, 5120, 1280) },
+        ]
+    };
+    MatrixTile::ALL.into_iter().flat_map(forms).map(Kernel::Linear).collect()
+}
+
+/// No register goes to memory and comes back; memory is not waited for between two products, and everything that is
+/// added is read before the first result is written.
+fn judge(kernel: &Kernel, listing: &Listing) {
+    let all = 0..=listing.instructions.len() - 1;
+    assert_eq!(listing.count(all.clone(), "LDL") + listing.count(all, "STL"), 0, "spilled");
+    let main = listing.main_loop();
+    let products = listing.count(main.clone(), "HMMA") + listing.count(main.clone(), "QMMA");
+    assert!(listing.count(main.clone(), "LDGSTS") > 0, "copies are not asynchronous");
+    assert!(listing.count(main.clone(), "LDSM") > 0, "fragments are loaded word by word");
+    let Kernel::Linear(Linear { engine: Engine::Matrix(tile), .. }) = kernel else { return };
+    // Where there is no loop, what is added may be asked for before the last products.
+    let waited = if listing.is(*main.end(), "BRA") { listing.count(main.clone(), "LDG") } else { 0 };
+    assert_eq!(waited, 0, "memory is waited for in the loop");
+    // A step of 16 elements of 16 x 8 results a product.
+    let wanted = tile.warp_rows / 16 * (tile.warp_columns / 8) * (tile.depth / 32 / tile.slices);
+    assert_eq!(products % wanted as usize, 0, "{products} products where a stage has {wanted}");
+    let behind = main.end() + 1..listing.instructions.len();
+    let mut written = false;
+    for at in behind {
+        written |= listing.is(at, "STG");
+        let read = listing.is(at, "LDG");
+        assert!(!(written && read), "instruction {at} reads memory behind a write");
+        // Every batch begins anew.
+        written &= !listing.is(at, "BRA");
+    }
+}
+
+#[test]
+fn linears_for_ampere() {
+    each(&linears(), "sm_80", &judge);
+}
+
+#[test]
+fn linears_for_hopper() {
+    each(&linears(), "sm_90a", &judge);
+}
+
+#[test]
+fn attention() {
+    let attention = |heads, kv_heads, head_dim, packed: bool| {
+        let (float, engine, rows) = (Float::BF16, AttentionEngine::Matrix, !packed);
+        Kernel::Attention(Attention { float, heads, kv_heads, head_dim, packed, rows, engine })
+    };
+    let all = [attention(28, 4, 128, true), attention(28, 4, 128, false), attention(16, 16, 80, true)];
+    for arch in ["sm_80", "sm_90a"] {
+        each(&all, arch, &judge);
+    }
+}
+
+#[test]
+fn fp8() {
+    let of = |tile| {
+        let (bias, swiglu, activation, residual) = (false, false, None, Residual::InPlace);
+        Kernel::LinearFp8(LinearFp8 {
+            y: Float::F32,
+            n: 3584,
+            k: 18944,
+            bias,
+            swiglu,
+            activation,
+            residual,
+            tile,
+        })
+    };
+    let tiles = [LinearFp8::WIDE, MatrixTile::MIDDLE, MatrixTile::SMALL, MatrixTile::LOW, MatrixTile::FLAT];
+    each(&tiles.map(of), "sm_89", &judge);
+}
