@@ -142,8 +142,11 @@ mod tests {
     #[test]
     fn every_wheel_has_a_version_and_hashes() {
         let packages: Vec<&str> = WHEELS.lines().filter(|line| line.starts_with("nvidia-")).collect();
-        assert_eq!(packages.len(), 4);
-        assert!(packages.iter().all(|line| line.contains("==12.9.")), "{packages:?}");
+        assert_eq!(packages.len(), 5);
+        let (tests, compilers): (Vec<&str>, Vec<&str>) =
+            packages.iter().partition(|line| line.starts_with("nvidia-cuda-nvdisasm=="));
+        assert_eq!(tests.len(), 1);
+        assert!(compilers.iter().all(|line| line.contains("==12.9.")), "{compilers:?}");
         assert_eq!(WHEELS.matches("--hash=sha256:").count(), 2 * packages.len());
     }
 
