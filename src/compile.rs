@@ -43,7 +43,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 pub use calibrate::{Collector, Parent, Statistics};
-pub use code::complete;
+pub use code::{Completed, complete};
 pub use finalize::{Finalized, finalize};
 pub use options::{ActOptions, BuildOptions, Golden, entries};
 pub use quantize::{Bits, Keep, Quantization, Stored, StoredMatrix, quantize, sensitive};
@@ -102,6 +102,8 @@ impl Entry {
 pub trait Events {
     /// Bytes of weights packed so far, and their total.
     fn progress(&mut self, _done: u64, _total: u64) {}
+    /// Kernels compiled so far, and their number.
+    fn compiling(&mut self, _done: u64, _total: u64) {}
     /// Something that the user should know and that is no error.
     fn warning(&mut self, _text: &str) {}
     /// A pass has run on a graph or on all of them.
@@ -232,6 +234,9 @@ pub enum BuildError {
     /// The file to complete is no artifact.
     #[error(transparent)]
     Artifact(#[from] dream::Error),
+    /// Somebody does not want it any more.
+    #[error("the build was cancelled")]
+    Cancelled,
     /// A compiler that is needed is not at hand.
     #[error("the kernels for {target} are source, and cannot be compiled here: {reason}")]
     Toolchain {
@@ -380,12 +385,20 @@ fn build_with(options: &BuildOptions, events: &mut dyn Events) -> Result<(Report
         }
         if options.sources {
             // Nothing is compiled.
-        } else if let Some(reason) = code::complete(&mut code)? {
-            let kernels = code.modules.len();
-            events.warning(&format!(
-                "{target}: the file carries its {kernels} kernels as source, which no device runs before `dreamc finalize` \
-                 has compiled them: {reason}"
-            ));
+        } else {
+            let mut compiling = |done, total| {
+                events.compiling(done, total);
+                !events.cancelled()
+            };
+            let completed = code::complete(&mut code, target, options.cache.as_deref(), &mut compiling)?;
+            completed.warning.iter().for_each(|text| events.warning(text));
+            if let Some(reason) = completed.missing {
+                let kernels = code.modules.len();
+                events.warning(&format!(
+                    "{target}: the file carries its {kernels} kernels as source, which no device runs before `dreamc \
+                     finalize` has compiled them: {reason}"
+                ));
+            }
         }
         plans.push((plan, code));
     }
@@ -575,9 +588,10 @@ fn emit(
 fn write_sources(folder: &Path, code: &Code, inputs: &[&Path]) -> Result<(), BuildError> {
     std::fs::create_dir_all(folder).map_err(|source| BuildError::File { path: folder.to_owned(), source })?;
     for module in &code.modules {
-        let path = folder.join(format!("{}.{}", module.name, module.form.extension()));
+        let Some(source) = module.images.first() else { continue };
+        let path = folder.join(format!("{}.{}", module.name, source.form.extension()));
         let output = OutputPath::new("--emit", &path, inputs)?;
-        output.write(|mut file| file.write_all(&module.code)).map_err(|error| match error {
+        output.write(|mut file| file.write_all(&source.bytes)).map_err(|error| match error {
             WholeError::Output(error) => BuildError::Output(error),
             WholeError::File(source) | WholeError::Contents(source) => BuildError::File { path, source },
         })?;

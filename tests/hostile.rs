@@ -197,6 +197,7 @@ fn options(checkpoint: &Checkpoint) -> BuildOptions {
     BuildOptions {
         targets: vec![BuildTarget::cpu()],
         emit: None,
+        cache: None,
         sources: false,
         checkpoint: checkpoint.dir.path().to_owned(),
         output: checkpoint.output(),

@@ -12,7 +12,7 @@
 use crate::library::{Compiler, Language, Source};
 use dream::DeviceKind;
 use dreamc::compile::{BuildOptions, build};
-use dreamc_artifact::code::{Code, Form, Module, encode_code};
+use dreamc_artifact::code::{Code, Form, Image, Module, encode_code};
 use dreamc_artifact::{Artifact, Kind, assemble};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -115,11 +115,12 @@ impl Emulator {
         });
         let mut done = done.into_inner().expect("no thread has failed");
         done.sort_by_key(|(i, _)| *i);
-        Code { arch: code.arch.clone(), modules: done.into_iter().map(|(_, module)| module).collect() }
+        Code { modules: done.into_iter().map(|(_, module)| module).collect() }
     }
 
     fn module(&self, module: &Module) -> Module {
-        let (language, form) = match module.form {
+        let source = &module.images[0];
+        let (language, form) = match source.form {
             Form::CudaSource => (Language::Cuda, Form::Cubin),
             Form::HipSource => (Language::Hip, Form::CodeObject),
             Form::Wgsl | Form::Msl | Form::Cubin | Form::Ptx | Form::CodeObject => {
@@ -129,7 +130,7 @@ impl Emulator {
         let path = self.compiler.kernel(&Source {
             name: &module.name,
             language,
-            text: str::from_utf8(&module.code).expect("sources are text"),
+            text: str::from_utf8(&source.bytes).expect("sources are text"),
             rest: String::new(),
             buffers: module.buffers.len(),
             words: module.info.len(),
@@ -138,7 +139,8 @@ impl Emulator {
         });
         let library = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let len = (library.len() as u64).to_le_bytes();
-        Module { form, code: [MAGIC, &len, library.as_slice()].concat(), ..module.clone() }
+        let image = Image::any(form, [MAGIC, &len, library.as_slice()].concat());
+        Module { images: vec![image], ..module.clone() }
     }
 }
 

@@ -186,7 +186,8 @@ impl Emitted {
         let target = place.target(DType::F32);
         let kernels = target.kernels().unwrap_or_else(|| panic!("{target} has no kernels to emit"));
         let mut emitted = Emitted::as_sources(target.to_string(), kernels.clone(), module, entry);
-        if let Some(reason) = dreamc::compile::complete(&mut emitted.code).unwrap_or_else(|e| panic!("{e}")) {
+        let completed = dreamc::compile::complete(&mut emitted.code, &target, None, &mut |_, _| true);
+        if let Some(reason) = completed.unwrap_or_else(|e| panic!("{e}")).missing {
             panic!("{target}: {reason}");
         }
         emitted

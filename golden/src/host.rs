@@ -62,8 +62,9 @@ impl<'a> HostDevice<'a> {
 }
 
 fn source(module: &Module) -> Source<'_> {
-    let text = str::from_utf8(&module.code).expect("sources are text");
-    let (language, rest) = match module.form {
+    let image = &module.images[0];
+    let text = str::from_utf8(&image.bytes).expect("sources are text");
+    let (language, rest) = match image.form {
         Form::CudaSource => (Language::Cuda, String::new()),
         Form::HipSource => (Language::Hip, String::new()),
         Form::Msl => (Language::Metal, metal_arguments(text, module.buffers.len())),

@@ -90,6 +90,7 @@ impl Trained {
         BuildOptions {
             targets: vec![self.place.target(dtype)],
             emit: None,
+            cache: None,
             sources: false,
             checkpoint: self.fixture.path("checkpoint"),
             output: PathBuf::new(),

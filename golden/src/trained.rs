@@ -50,6 +50,7 @@ fn compile(
     let options = BuildOptions {
         targets: vec![BuildTarget::cpu()],
         emit: None,
+        cache: None,
         sources: false,
         checkpoint: Fixture::open(fixture).path("checkpoint"),
         output: output.to_owned(),

@@ -23,6 +23,7 @@ fn options(checkpoint: &Path, output: &Path) -> BuildOptions {
         output: output.to_owned(),
         targets: vec![BuildTarget::cpu()],
         emit: None,
+        cache: None,
         sources: false,
         dtype: DType::BF16,
         steps: 2,

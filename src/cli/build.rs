@@ -12,6 +12,7 @@ use clap::builder::PossibleValuesParser;
 use dreamc::compile::{BuildError, BuildTarget, Entry, Events, build};
 use dreamc::output_path::check_folder;
 use dreamc_backend::WriteError;
+use dreamc_backend::toolchain::cache_folder;
 use dreamc_frontend::clock::FlowClock;
 use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::vla::Mode;
@@ -80,6 +81,8 @@ pub(crate) struct Args {
     /// Write the source of emitted kernels to this folder, one below it for each target
     #[arg(long, value_name = "DIR")]
     pub(super) emit: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) cache: CacheArgs,
     /// Print each graph after this pass on stderr, or after `all`
     #[arg(long, value_name = "PASS|all")]
     pub(super) print_after: Option<String>,
@@ -92,6 +95,24 @@ pub(crate) struct Args {
     /// Say what each pass does and saves, and what was built
     #[arg(short, long)]
     pub(super) verbose: bool,
+}
+
+/// Where compiled kernels are kept.
+#[derive(Debug, clap::Args)]
+pub(super) struct CacheArgs {
+    /// Folder that keeps compiled kernels for the next build [default: dreamc/kernels in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Compile every kernel anew, and keep none
+    #[arg(long, conflicts_with = "cache")]
+    no_cache: bool,
+}
+
+impl CacheArgs {
+    pub(super) fn folder(&self) -> Option<PathBuf> {
+        let given = || self.cache.clone().or_else(cache_folder);
+        (!self.no_cache).then(given).flatten()
+    }
 }
 
 /// How actions are made.
@@ -167,6 +188,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         None => None,
     };
     let mut watch = Watch {
+        compiling: Progress::new("compiling", Unit::Kernels),
         progress: Progress::new("packing", Unit::Bytes),
         print_after: args.print_after.as_deref(),
         verbose: args.verbose,
@@ -198,6 +220,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
 /// What the build tells, on stderr.
 struct Watch<'a> {
+    compiling: Progress,
     progress: Progress,
     print_after: Option<&'a str>,
     verbose: bool,
@@ -205,6 +228,13 @@ struct Watch<'a> {
 }
 
 impl Events for Watch<'_> {
+    fn compiling(&mut self, done: u64, total: u64) {
+        self.compiling.at(done, total);
+        if done == total {
+            self.compiling.restart();
+        }
+    }
+
     fn progress(&mut self, done: u64, total: u64) {
         self.progress.at(done, total);
     }
@@ -248,7 +278,7 @@ pub(super) fn failure(error: BuildError) -> Failure {
         error @ BuildError::Option { .. } => {
             Failure::of(&error).into_usage().with_help("`dreamc build --help` lists the options")
         }
-        error @ BuildError::Write { source: WriteError::Cancelled, .. } => {
+        error @ (BuildError::Cancelled | BuildError::Write { source: WriteError::Cancelled, .. }) => {
             Failure::of(&error).with_help("nothing was left behind; run the command again")
         }
         error @ (BuildError::File { .. } | BuildError::Write { source: WriteError::Io(_), .. }) => {

@@ -93,6 +93,7 @@ pub(super) fn options(args: &Args) -> Result<BuildOptions, Failure> {
         output: args.output.clone(),
         targets: args.target.clone(),
         emit: args.emit.clone(),
+        cache: args.cache.folder(),
         sources: false,
         dtype: args.dtype,
         quant,

@@ -1,6 +1,6 @@
 //! `dreamc finalize`: compiles what an artifact carries as source.
 
-use super::build::{failure, on_interrupt};
+use super::build::{CacheArgs, failure, on_interrupt};
 use super::error::Failure;
 use super::output::note;
 use super::progress::{Progress, Unit};
@@ -14,11 +14,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) struct Args {
     /// Artifact that `dreamc build` wrote where a compiler was missing; it is written anew in its place
     file: PathBuf,
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let mut watch = Watch { progress: Progress::new("writing", Unit::Bytes), cancelled: on_interrupt() };
-    let finalized = finalize(&args.file, &mut watch).map_err(failure)?;
+    let mut watch = Watch {
+        compiling: Progress::new("compiling", Unit::Kernels),
+        progress: Progress::new("writing", Unit::Bytes),
+        cancelled: on_interrupt(),
+    };
+    let finalized = finalize(&args.file, args.cache.folder().as_deref(), &mut watch).map_err(failure)?;
     drop(watch);
     let file = args.file.display();
     if finalized.targets.is_empty() {
@@ -34,11 +40,23 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 struct Watch {
+    compiling: Progress,
     progress: Progress,
     cancelled: Arc<AtomicBool>,
 }
 
 impl Events for Watch {
+    fn compiling(&mut self, done: u64, total: u64) {
+        self.compiling.at(done, total);
+        if done == total {
+            self.compiling.restart();
+        }
+    }
+
+    fn warning(&mut self, text: &str) {
+        self.progress.note(&format!("warning: {text}"));
+    }
+
     fn progress(&mut self, done: u64, total: u64) {
         self.progress.at(done, total);
     }

@@ -17,6 +17,8 @@ pub(crate) enum Unit {
     Steps,
     /// Requests.
     Calls,
+    /// Kernels.
+    Kernels,
 }
 
 /// Reports how far some work is.
@@ -55,6 +57,14 @@ impl Progress {
         }
     }
 
+    /// Ends the work; more of the same may begin.
+    pub(crate) fn restart(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.start = Instant::now();
+    }
+
     /// Says something in between.
     pub(crate) fn note(&self, text: &str) {
         match &self.bar {
@@ -78,6 +88,7 @@ fn bar(what: &'static str, unit: Unit, total: u64) -> ProgressBar {
     let figures = match unit {
         Unit::Bytes => "{bytes} of {total_bytes}, {bytes_per_sec}",
         Unit::Calls => "{pos} of {len} calls, {per_sec}",
+        Unit::Kernels => "{pos} of {len} kernels, {per_sec}",
         Unit::Steps => "{pos} of {len} steps, {per_sec}",
     };
     let template = format!("{{msg}} [{{bar:30}}] {{percent}} % ({figures}, {{eta}} left)");
@@ -96,6 +107,7 @@ fn line(what: &str, unit: Unit, done: u64, total: u64, elapsed: Duration) -> Str
             format!("{} of {}, {}/s", HumanBytes(done), HumanBytes(total), HumanBytes(rate as u64))
         }
         Unit::Calls => format!("{done} of {total} calls, {rate:.2}/s"),
+        Unit::Kernels => format!("{done} of {total} kernels, {rate:.2}/s"),
         Unit::Steps => format!("{done} of {total} steps, {rate:.2}/s"),
     };
     format!("{what}: {percent} % ({figures}, {} left)", HumanDuration(left))

@@ -1,11 +1,11 @@
 //! Completes an artifact that carries source where no compiler was at hand.
 
 use super::code::complete;
-use super::{BuildError, Events};
+use super::{BuildError, BuildTarget, Events};
 use crate::output_path::OutputPath;
 use crate::whole::WholeError;
 use dream::{DeviceChoice, Model, OpenOptions};
-use dreamc_artifact::code::encode_code;
+use dreamc_artifact::code::{Module, encode_code};
 use dreamc_artifact::{Kind, encode_header, hash};
 use std::fs::File;
 use std::io::{BufWriter, Error, ErrorKind, Write};
@@ -23,20 +23,28 @@ pub struct Finalized {
 /// Bytes copied between two looks at whether to stop.
 const CHUNK: usize = 1 << 20;
 
-/// Compiles what an artifact holds as source, and writes the file anew in its place.
+/// Compiles what an artifact holds as source, and writes the file anew in its place. `cache` is as for [`complete`].
 ///
 /// # Errors
 ///
 /// Where the file is no artifact, a compiler is missing, or the new file cannot be written: the old one stays as it was.
-pub fn finalize(path: &Path, events: &mut dyn Events) -> Result<Finalized, BuildError> {
+pub fn finalize(path: &Path, cache: Option<&Path>, events: &mut dyn Events) -> Result<Finalized, BuildError> {
     let output = OutputPath::new::<&Path>("the artifact", path, &[])?;
     let model = Model::open(path, &OpenOptions { device: DeviceChoice::None, ..OpenOptions::default() })?;
     let artifact = model.artifact();
     let (mut targets, mut codes) = (Vec::new(), Vec::new());
     for target in &artifact.manifest().targets {
         let mut code = artifact.code(target).cloned().unwrap_or_default();
-        if code.modules.iter().any(|module| module.form.is_source()) {
-            if let Some(reason) = complete(&mut code)? {
+        if code.modules.iter().any(Module::is_source) {
+            let known: BuildTarget =
+                target.parse().map_err(|reason| BuildError::Toolchain { target: target.clone(), reason })?;
+            let mut compiling = |done, total| {
+                events.compiling(done, total);
+                !events.cancelled()
+            };
+            let completed = complete(&mut code, &known, cache, &mut compiling)?;
+            completed.warning.iter().for_each(|text| events.warning(text));
+            if let Some(reason) = completed.missing {
                 return Err(BuildError::Toolchain { target: target.clone(), reason });
             }
             targets.push(target.clone());

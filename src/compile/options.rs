@@ -48,6 +48,8 @@ pub struct BuildOptions {
     pub allow_non_finite: bool,
     /// Folder to write the source of emitted kernels to.
     pub emit: Option<PathBuf>,
+    /// Folder of kernels that were compiled before, where new ones are put too.
+    pub cache: Option<PathBuf>,
     /// Leave emitted kernels as source, for [`finalize`](super::finalize), also where a compiler is at hand.
     pub sources: bool,
     /// Verify the graph after every pass.

@@ -5,8 +5,10 @@
 //! list of weights ──pack──► weights section, streamed panel by panel ──write──► artifact
 //! ```
 //!
-//! [`toolchain`] finds the compilers of the backends that turn a kernel's source into code of a device.
+//! [`toolchain`] finds the compilers of the backends that turn a kernel's source into code of a device, and [`Compiled`] what
+//! they made before.
 
+mod compiled;
 mod constants;
 mod kernel;
 mod liveness;
@@ -18,6 +20,7 @@ mod space;
 pub mod toolchain;
 mod write;
 
+pub use compiled::Compiled;
 pub use constants::{Constant, Constants, Source};
 pub use kernel::{in_place, is_matrix, kernel};
 pub use liveness::{Live, Liveness};

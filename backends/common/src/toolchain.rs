@@ -79,7 +79,7 @@ impl Search {
         let named = named.map(|it| std::path::absolute(&it).unwrap_or_else(|_| it.into()));
         let program = std::env::current_exe().unwrap_or_default();
         let built = program.ancestors().skip(1).filter(|it| it.join(CARGO_MARK).is_file());
-        let data = data_folder(std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"));
+        let data = user_folder(std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"), ".local/share");
         let built = built.map(|target| target.join("toolchain"));
         let folders = named.into_iter().chain(built).chain(data.map(|it| it.join("dreamc/toolchain")));
         Self { folders: folders.collect(), system: true }
@@ -131,10 +131,21 @@ impl Default for Search {
     }
 }
 
-fn data_folder(xdg: Option<impl Into<PathBuf>>, home: Option<impl Into<PathBuf>>) -> Option<PathBuf> {
+fn user_folder(
+    xdg: Option<impl Into<PathBuf>>,
+    home: Option<impl Into<PathBuf>>,
+    in_home: &str,
+) -> Option<PathBuf> {
     // The standard says that a relative path is to be ignored.
     let xdg = xdg.map(Into::into).filter(|path: &PathBuf| path.is_absolute());
-    xdg.or_else(|| home.map(|home| home.into().join(".local/share")))
+    xdg.or_else(|| home.map(|home| home.into().join(in_home)))
+}
+
+/// The user's folder for what can be made again, `dreamc/kernels` in it: where compiled kernels are kept if nobody says
+/// otherwise. None where there is no home.
+pub fn cache_folder() -> Option<PathBuf> {
+    let cache = user_folder(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"), ".cache");
+    cache.map(|folder| folder.join("dreamc/kernels"))
 }
 
 /// A clang that does the same wherever it is called: of the environment it sees only the search path and `folder`,
@@ -182,10 +193,10 @@ mod tests {
     }
 
     #[test]
-    fn data_folder_follows_the_standard() {
-        assert_eq!(data_folder(Some("/x"), Some("/home/me")), Some("/x".into()));
-        assert_eq!(data_folder(Some("x"), Some("/home/me")), Some("/home/me/.local/share".into()));
-        assert_eq!(data_folder(None::<&str>, None::<&str>), None);
+    fn folders_follow_the_standard() {
+        assert_eq!(user_folder(Some("/x"), Some("/home/me"), ".cache"), Some("/x".into()));
+        assert_eq!(user_folder(Some("x"), Some("/home/me"), ".cache"), Some("/home/me/.cache".into()));
+        assert_eq!(user_folder(None::<&str>, None::<&str>, ".cache"), None);
     }
 
     #[test]

@@ -18,9 +18,6 @@
 
 mod library;
 mod place;
-mod prebuilt;
-
-pub use prebuilt::Prebuilt;
 
 use dreamc_backend::toolchain::{Missing, Search, Status};
 use library::{Call, Library};
@@ -30,6 +27,13 @@ use std::path::PathBuf;
 
 /// The oldest version that knows the newest of our targets, sm_90a.
 const VERSION_MIN: (i32, i32) = (12, 0);
+
+/// The second: functions without `__device__`, as lambdas are, are the device's.
+const OPTIONS: [&str; 2] = ["--std=c++17", "-default-device"];
+
+/// Headers that kernels include, and what those are made of.
+const HEADERS: [&str; 6] =
+    ["cuda_bf16.h", "cuda_bf16.hpp", "cuda_fp16.h", "cuda_fp16.hpp", "cuda_fp8.h", "cuda_fp8.hpp"];
 
 /// Why there is no compiler.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +158,27 @@ impl Nvrtc {
         format!("NVRTC {major}.{minor} ({})", self.place.library.display())
     }
 
+    /// All that binaries depend on beside their sources: the compiler to its last digit, its options, and the headers.
+    ///
+    /// # Errors
+    /// Where the compiler compiles nothing at all.
+    pub fn identity(&self) -> Result<String, CompileError> {
+        let arch = self.known.first().cloned().unwrap_or_default();
+        let nothing = self.compile("nothing", "", &arch)?;
+        // The version stands in remarks: NVRTC itself tells two of its numbers.
+        let text = String::from_utf8_lossy(&nothing.ptx).into_owned();
+        let remarks: Vec<&str> = text.lines().filter(|line| line.starts_with("//")).collect();
+        let mut hasher = blake3::Hasher::new();
+        for folder in &self.place.include {
+            for name in HEADERS {
+                if let Ok(header) = std::fs::read(folder.join(name)) {
+                    hasher.update(&header);
+                }
+            }
+        }
+        Ok(format!("{}{OPTIONS:?}{}", remarks.concat(), hasher.finalize()))
+    }
+
     /// Compiles a kernel for an architecture such as `sm_80`. The same source gives the same bytes, wherever the
     /// compiler and the process are.
     ///
@@ -172,12 +197,10 @@ impl Nvrtc {
         let text = |text: &str| {
             CString::new(text).map_err(|source| CompileError::ZeroByte { name: name.to_owned(), source })
         };
-        let mut options = vec![
-            text(&format!("--gpu-architecture={arch}"))?,
-            text("--std=c++17")?,
-            // Functions without `__device__`, as lambdas are, are the device's.
-            text("-default-device")?,
-        ];
+        let mut options = vec![text(&format!("--gpu-architecture={arch}"))?];
+        for option in OPTIONS {
+            options.push(text(option)?);
+        }
         for folder in &self.place.include {
             options.push(text(&format!("--include-path={}", folder.display()))?);
         }

@@ -1,6 +1,6 @@
 //! The kernels that a target's programs launch, each emitted once.
 
-use dreamc_artifact::code::{self, Code, Form, Module, ScalarType};
+use dreamc_artifact::code::{self, Code, Form, Image, Module, ScalarType};
 use dreamc_kernels::{self as kernels, Access, EmitError, Emitted, Kernel, Target};
 use std::collections::BTreeMap;
 
@@ -40,10 +40,7 @@ impl Modules {
 
     /// As the artifact stores them: source for the driver's or the vendor's compiler.
     pub fn to_code(&self) -> Code {
-        Code {
-            arch: self.target.arch().unwrap_or_default().to_owned(),
-            modules: self.list.iter().map(module).collect(),
-        }
+        Code { modules: self.list.iter().map(module).collect() }
     }
 }
 
@@ -70,16 +67,15 @@ fn module(emitted: &Emitted) -> Module {
         kernels::ScalarType::U32 => ScalarType::U32,
         kernels::ScalarType::F32 => ScalarType::F32,
     };
+    let form = match emitted.form {
+        kernels::Form::Wgsl => Form::Wgsl,
+        kernels::Form::Msl => Form::Msl,
+        kernels::Form::Cuda => Form::CudaSource,
+        kernels::Form::Hip => Form::HipSource,
+    };
     Module {
         name: emitted.name.clone(),
-        form: match emitted.form {
-            kernels::Form::Wgsl => Form::Wgsl,
-            kernels::Form::Msl => Form::Msl,
-            kernels::Form::Cuda => Form::CudaSource,
-            kernels::Form::Hip => Form::HipSource,
-        },
-        code: emitted.source.clone().into_bytes(),
-        fallback: Vec::new(),
+        images: vec![Image::any(form, emitted.source.clone().into_bytes())],
         workgroup: emitted.workgroup,
         shared_bytes: emitted.shared_bytes,
         buffers: emitted.buffers.iter().map(buffer).collect(),

@@ -122,6 +122,17 @@ impl Clang {
         format!("{} ({})", self.place.version, self.place.clang.display())
     }
 
+    /// All that code depends on beside its sources: the compiler, its options, the prelude and AMD's device library.
+    ///
+    /// # Errors
+    /// Where the library cannot be read.
+    pub fn identity(&self) -> io::Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&fs::read(&self.place.library)?);
+        hasher.update(PRELUDE.as_bytes()).update(SETTINGS.as_bytes());
+        Ok(format!("{}{OPTIONS:?}{}", self.place.version, hasher.finalize()))
+    }
+
     /// Compiles a kernel for an architecture such as `gfx942`. The same source gives the same bytes, wherever the
     /// process is.
     ///

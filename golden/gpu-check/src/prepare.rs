@@ -7,8 +7,8 @@ use crate::run::SECTIONS;
 use crate::timing::{self, SizeName};
 use crate::{forms, halves, kernels, repeat};
 use clap::Args;
+use dreamc_backend::Compiled;
 use dreamc_backend::toolchain::FOLDER_VARIABLE;
-use dreamc_backend_cuda::Prebuilt;
 use std::path::PathBuf;
 
 /// Fill a folder with all that `run` needs on another machine.
@@ -39,7 +39,7 @@ impl Prepare {
             return Err(format!("set {variable} to {}", self.toolchain.display()));
         }
         let prebuilt =
-            Prebuilt::make(&self.toolchain).map_err(|e| format!("{}: {e}", self.toolchain.display()))?;
+            Compiled::make(&self.toolchain).map_err(|e| format!("{}: {e}", self.toolchain.display()))?;
         for arch in &self.arch {
             let make = Make { place: cuda(arch)?, runs: false };
             let mut checks = Checks::default();

@@ -7,8 +7,8 @@ use crate::{device, forms, halves, kernels, repeat};
 use clap::Args;
 use dream::DeviceKind;
 use dreamc_artifact::code::Code;
+use dreamc_backend::Compiled;
 use dreamc_backend::toolchain::Search;
-use dreamc_backend_cuda::Prebuilt;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -65,7 +65,7 @@ impl Run {
             halves::join(&fixtures).map_err(|e| format!("{}: {e}", fixtures.display()))?;
         }
         let (place, about) = device::find(self.device)?;
-        if let (DeviceKind::Cuda, Some(prebuilt)) = (self.device, Prebuilt::find(&Search::new())) {
+        if let (DeviceKind::Cuda, Some(prebuilt)) = (self.device, Compiled::find(&Search::new())) {
             let target = place.target(dreamc_num::DType::F32);
             let arch = target.kernels().and_then(|t| t.arch().map(str::to_owned)).unwrap_or_default();
             if !prebuilt.has(&arch).map_err(|e| format!("{}: {e}", prebuilt.folder().display()))? {

@@ -43,6 +43,7 @@ pub fn build_options(checkpoint: &Path) -> BuildOptions {
         output: PathBuf::new(),
         targets: vec![BuildTarget::cpu()],
         emit: None,
+        cache: None,
         sources: false,
         dtype: DType::F32,
         steps: 1,

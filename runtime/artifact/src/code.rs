@@ -28,8 +28,10 @@ pub const BUFFER_COUNT_MAX: usize = 15;
 pub const SCALAR_COUNT_MAX: usize = 24;
 /// Most words of a module's block of scalars.
 pub const INFO_WORD_COUNT_MAX: usize = 64;
-/// Largest code of a module, and largest fallback.
-pub const MODULE_BYTES_MAX: usize = 16 << 20;
+/// Most images of a module.
+pub const IMAGE_COUNT_MAX: usize = 32;
+/// Largest image.
+pub const IMAGE_BYTES_MAX: usize = 16 << 20;
 /// Most units of a workgroup.
 pub const WORKGROUP_UNITS_MAX: u32 = 1024;
 /// Most dynamic shared memory of a workgroup, in bytes.
@@ -38,8 +40,6 @@ pub const SHARED_BYTES_MAX: u32 = 256 << 10;
 /// All modules of one target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Code {
-    /// The processor that binaries are for: `sm_90a`, `gfx942`; empty where the code is for all devices of the target.
-    pub arch: String,
     /// [`Launch::module`](crate::plan::Launch::module) is an index into this.
     #[serde(deserialize_with = "modules")]
     pub modules: Vec<Module>,
@@ -50,14 +50,9 @@ pub struct Code {
 pub struct Module {
     /// `<dtype>_<op>[_<epilogue>]_<variant>`; also the name of its entry.
     pub name: String,
-    /// What `code` is.
-    pub form: Form,
-    /// The text or the binary.
-    #[serde(deserialize_with = "bytes")]
-    pub code: Vec<u8>,
-    /// PTX beside a cubin, for architectures that came later; empty elsewhere.
-    #[serde(deserialize_with = "bytes")]
-    pub fallback: Vec<u8>,
+    /// At least one, all of the same kernel: a device takes the one that suits it best.
+    #[serde(deserialize_with = "images")]
+    pub images: Vec<Image>,
     /// Units of a workgroup along x, y, z.
     pub workgroup: [u32; 3],
     /// Dynamic shared memory of a workgroup; where it is static, for information.
@@ -75,7 +70,39 @@ pub struct Module {
     pub info: Vec<Word>,
 }
 
-/// What a module's code is.
+/// What a device may load of a module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// What the bytes are.
+    pub form: Form,
+    /// The processor that it is for: `sm_90a`, `gfx942`; empty where it is for all devices of the target.
+    pub arch: String,
+    /// The text or the binary.
+    #[serde(deserialize_with = "bytes")]
+    pub bytes: Vec<u8>,
+}
+
+impl Image {
+    /// One for all devices of a target.
+    pub fn any(form: Form, bytes: Vec<u8>) -> Image {
+        Image { form, arch: String::new(), bytes }
+    }
+}
+
+impl Module {
+    /// The text, where the module is of this form.
+    pub fn text(&self, form: Form) -> Option<&str> {
+        let image = self.images.iter().find(|image| image.form == form)?;
+        core::str::from_utf8(&image.bytes).ok()
+    }
+
+    /// Whether it is source, which no device can run as it is.
+    pub fn is_source(&self) -> bool {
+        self.images.iter().any(|image| image.form.is_source())
+    }
+}
+
+/// What an image is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Form {
     /// WebGPU's shading language. The driver compiles it.
@@ -196,8 +223,12 @@ fn modules<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Module>, D::Error> 
     at_most(from, MODULE_COUNT_MAX)
 }
 
+fn images<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Image>, D::Error> {
+    at_most(from, IMAGE_COUNT_MAX)
+}
+
 fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-    at_most(from, MODULE_BYTES_MAX)
+    at_most(from, IMAGE_BYTES_MAX)
 }
 
 fn buffers<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Buffer>, D::Error> {

@@ -90,9 +90,7 @@ fn launched() -> (Plan, Code) {
     let buffer = |written| Buffer { element_bytes: 4, written };
     let module = Module {
         name: "f32_add_apart".into(),
-        form: Form::Wgsl,
-        code: b"code".to_vec(),
-        fallback: vec![],
+        images: vec![Image::any(Form::Wgsl, b"code".to_vec())],
         workgroup: [256, 1, 1],
         shared_bytes: 0,
         buffers: [false, false, true].map(buffer).to_vec(),
@@ -100,7 +98,7 @@ fn launched() -> (Plan, Code) {
         grid: [Extent::Ceil { of: 0, per: 256, any: true }, Extent::Constant(1), Extent::Constant(1)],
         info: vec![Word::Scalar(0), Word::Scalar(1), Word::Length(2), Word::Zero],
     };
-    (plan, Code { arch: String::new(), modules: vec![module] })
+    (plan, Code { modules: vec![module] })
 }
 
 /// Modules and launches: sound settings, buffers and scalars that fit, what is written apart and in the arena.

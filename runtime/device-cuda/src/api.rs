@@ -14,7 +14,7 @@ const NAMES: &[&str] = &["nvcuda.dll"];
 const NAMES: &[&str] = &["libcuda.so.1", "libcuda.so"];
 
 const INSTALL: &str =
-    "install the NVIDIA driver, version 470 or later, or name its library in DREAM_CUDA_LIBRARY";
+    "install the NVIDIA driver, version 525 or later, or name its library in DREAM_CUDA_LIBRARY";
 
 /// What functions return when nothing is wrong.
 pub(crate) const SUCCESS: c_int = 0;
@@ -40,6 +40,7 @@ functions! {
     /// Pointers of the driver are numbers here, since nobody follows them.
     struct Api {
         cuInit: fn(c_uint) -> c_int;
+        cuDriverGetVersion: fn(*mut c_int) -> c_int;
         cuGetErrorName: fn(c_int, *mut *const c_char) -> c_int;
         cuGetErrorString: fn(c_int, *mut *const c_char) -> c_int;
         cuDeviceGetCount: fn(*mut c_int) -> c_int;

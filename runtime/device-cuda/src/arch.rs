@@ -1,7 +1,9 @@
 //! Which device runs what: architectures as `sm_90a` spells them, against a device's compute capability.
 
 /// What code is compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// In order of what suits a device that runs both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Arch {
     major: u32,
     minor: u32,
@@ -10,7 +12,7 @@ pub(crate) struct Arch {
 }
 
 /// How far code reaches beyond the capability that it is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reach {
     /// No suffix.
     Plain,

@@ -6,7 +6,8 @@ use crate::api::{
     MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, STREAM_CAPTURE_MODE_THREAD_LOCAL, STREAM_NON_BLOCKING,
 };
 use crate::arch::Arch;
-use dreamc_artifact::code::{Code, Form, Module};
+use crate::version::Version;
+use dreamc_artifact::code::{Form, Image, Module};
 use dreamc_device_gpu::{
     Address, Driver, Executable, Failure, Function, GpuError, GpuOptions, Graph, InfoPlace, Listed, Loaded,
 };
@@ -29,6 +30,7 @@ pub struct Cuda {
     stream: usize,
     name: String,
     capability: (u32, u32),
+    driver: Version,
     groups_max: Grid,
     shared_bytes_max: u32,
 }
@@ -95,28 +97,18 @@ fn capability(api: &Api, device: c_int) -> Result<(u32, u32), GpuError> {
 }
 
 impl Cuda {
-    /// What to load of a module.
-    fn image<'c>(&self, module: &'c Module, built: &str) -> Result<&'c [u8], GpuError> {
-        // Code for no processor in particular is left to the driver to judge.
-        let arch = Arch::parse(built);
-        let anything = built.is_empty();
-        let binary = anything || arch.is_some_and(|arch| arch.binary_runs(self.capability));
-        let ptx = anything || arch.is_some_and(|arch| arch.ptx_runs(self.capability));
-        match module.form {
-            Form::Cubin if binary => Ok(&module.code),
-            Form::Cubin if ptx && !module.fallback.is_empty() => Ok(&module.fallback),
-            Form::Ptx if ptx => Ok(&module.code),
-            Form::Cubin | Form::Ptx => Err(GpuError::Arch {
-                built: built.to_owned(),
-                device: self.name.clone(),
-                found: self.arch(),
-                target: "cuda",
-            }),
-            Form::CudaSource | Form::HipSource => Err(GpuError::Source { kernel: module.name.clone() }),
-            Form::Wgsl | Form::Msl | Form::CodeObject => {
-                Err(GpuError::Form { kernel: module.name.clone(), form: module.form.name(), kind: "CUDA" })
-            }
+    /// Refuses a driver that is older than `least`.
+    fn at_least(&self, least: Version, instead: &str) -> Result<(), GpuError> {
+        if self.driver >= least {
+            return Ok(());
         }
+        Err(GpuError::Old {
+            device: self.name.clone(),
+            found: self.driver.to_string(),
+            least: least.to_string(),
+            driver: least.driver(),
+            instead: instead.to_owned(),
+        })
     }
 }
 
@@ -137,6 +129,11 @@ impl Driver for Cuda {
         let name = name(&api, device)?;
         let capability = capability(&api, device)?;
         let shared_bytes_max = attribute(&api, device, MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let mut driver = 0;
+        // SAFETY: it writes the number.
+        api.check(unsafe { (api.cuDriverGetVersion)(&mut driver) })
+            .map_err(GpuError::doing("asking the CUDA driver its version"))?;
+        let driver = Version::of_driver(driver);
         let mut context = 0;
         // SAFETY: it writes the handle, which `Drop` gives back.
         api.check(unsafe { (api.cuDevicePrimaryCtxRetain)(&mut context, device) })
@@ -149,9 +146,11 @@ impl Driver for Cuda {
             stream: 0,
             name,
             capability,
+            driver,
             groups_max,
             shared_bytes_max,
         };
+        cuda.at_least(Version::OF_BINARIES, "")?;
         cuda.bind().map_err(GpuError::doing("making a CUDA device current"))?;
         // SAFETY: it writes the handle, which `Drop` gives back.
         let code = unsafe { (api.cuStreamCreate)(&mut cuda.stream, STREAM_NON_BLOCKING) };
@@ -159,9 +158,36 @@ impl Driver for Cuda {
         Ok(cuda)
     }
 
-    fn images(&self, code: &Code) -> Result<Vec<Vec<u8>>, GpuError> {
-        let image = |module| self.image(module, &code.arch).map(<[u8]>::to_vec);
-        code.modules.iter().map(image).collect()
+    fn image<'c>(&self, module: &'c Module) -> Result<&'c Image, GpuError> {
+        let mut best: Option<(bool, Option<Arch>, &Image)> = None;
+        for image in &module.images {
+            let arch = Arch::parse(&image.arch);
+            let binary = image.form == Form::Cubin;
+            // Code for no processor in particular is left to the driver to judge.
+            let runs = image.arch.is_empty()
+                || match image.form {
+                    Form::Cubin => arch.is_some_and(|arch| arch.binary_runs(self.capability)),
+                    Form::Ptx => arch.is_some_and(|arch| arch.ptx_runs(self.capability)),
+                    other => return Err(GpuError::form(module, other, "CUDA")),
+                };
+            if runs && best.is_none_or(|(b, a, _)| (binary, arch) > (b, a)) {
+                best = Some((binary, arch, image));
+            }
+        }
+        let (binary, _, image) = best.ok_or_else(|| GpuError::Arch {
+            built: GpuError::built(module),
+            device: self.name.clone(),
+            found: self.arch(),
+            target: "cuda",
+        })?;
+        if !binary && let Some(least) = Version::of_ptx(&image.bytes) {
+            let instead = format!(
+                ", or build with `--target cuda:{}`, which needs no compiler in the driver",
+                self.arch()
+            );
+            self.at_least(least, &instead)?;
+        }
+        Ok(image)
     }
 
     fn name(&self) -> &str {

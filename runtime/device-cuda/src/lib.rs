@@ -12,6 +12,7 @@
 mod api;
 mod arch;
 mod cuda;
+mod version;
 
 pub use api::LIBRARY_VARIABLE;
 pub use cuda::{Cuda, devices};

@@ -3,9 +3,9 @@
 #[path = "../../device-gpu/tests/common/mod.rs"]
 mod common;
 
-use common::program::code;
+use common::program::{built_for, code};
 use common::{BAD_IMAGE, Functions, Stub, Target, cases, device, failures};
-use dreamc_artifact::code::{Code, Form};
+use dreamc_artifact::code::{Code, Form, Image};
 use dreamc_device_cuda::{Cuda, CudaDevice, GpuError, Listed, devices};
 use dreamc_runtime::{Device, Stepper};
 
@@ -28,6 +28,7 @@ impl Target for OfCuda {
         end: "cuStreamEndCapture",
         all: &[
             "cuInit",
+            "cuDriverGetVersion",
             "cuDeviceGetCount",
             "cuDevicePrimaryCtxRetain",
             "cuCtxSetCurrent",
@@ -122,9 +123,9 @@ fn finishes_loading() {
     }
 }
 
-/// The driver compiles PTX where the binary is for another architecture.
+/// The closest binary is loaded; the driver compiles PTX where none runs, and that is said.
 #[test]
-fn ptx_where_the_binary_does_not_run() {
+fn ptx_where_no_binary_runs() {
     let stub = Stub::new::<OfCuda>(&[]);
     let mut built = code::<OfCuda>();
     let arch = |built: &str| GpuError::Arch {
@@ -133,15 +134,26 @@ fn ptx_where_the_binary_does_not_run() {
         found: "sm_90".to_owned(),
         target: "cuda",
     };
-    let new = |code: &Code| CudaDevice::new(code, Vec::new(), &stub.options()).map(|_| ());
-    built.arch = "sm_80".to_owned();
+    let new = |code: &Code| CudaDevice::new(code, Vec::new(), &stub.options()).map(|device| device.about());
+    built_for(&mut built, "sm_80");
     assert_eq!(new(&built), Err(arch("sm_80")));
     for module in &mut built.modules {
-        module.fallback =
-            format!("text {} {} {}", module.name, module.buffers.len(), module.info.len()).into();
+        let text =
+            |kind: &str| format!("{kind} {} {} {}", module.name, module.buffers.len(), module.info.len());
+        let image =
+            |form, arch: &str, bytes: String| Image { form, arch: arch.to_owned(), bytes: bytes.into() };
+        let more = [
+            image(Form::Cubin, "sm_86", text("binary of another")),
+            image(Form::Ptx, "sm_75", text("old")),
+            image(Form::Ptx, "sm_80", text("text")),
+            image(Form::Ptx, "sm_100", text("new")),
+        ];
+        module.images.extend(more);
     }
-    let views = common::program::weights().iter().map(|(_, bytes)| common::program::view(bytes));
-    let mut device = CudaDevice::new(&built, views.collect(), &stub.options()).unwrap();
+    let views = || common::program::weights().iter().map(|(_, bytes)| common::program::view(bytes)).collect();
+    let mut device = CudaDevice::new(&built, views(), &stub.options()).unwrap();
+    let said = "Stub 0 (sm_90, for which there is no binary: its driver compiles the PTX of sm_80)";
+    assert_eq!(device.about(), said);
     stub.log();
     device.prepare(&cases::looped::<OfCuda>()).unwrap();
     assert_eq!(
@@ -149,16 +161,62 @@ fn ptx_where_the_binary_does_not_run() {
         ["load text f32_scale", "load text f32_index", "load text f32_add_inplace"]
     );
     drop(device);
+    // Both run; the closer one suits it better.
+    stub.capability(8, 9);
+    for module in &mut built.modules {
+        module.images[1].bytes =
+            format!("closer {} {} {}", module.name, module.buffers.len(), module.info.len()).into();
+    }
+    let mut device = CudaDevice::new(&built, views(), &stub.options()).unwrap();
+    assert_eq!(device.about(), "Stub 0 (sm_89)");
+    stub.log();
+    device.prepare(&cases::looped::<OfCuda>()).unwrap();
+    assert_eq!(stub.log_of(&["load"])[0], "load closer f32_scale");
+    drop(device);
+    stub.capability(7, 0);
+    let error = new(&built).unwrap_err();
+    assert!(
+        matches!(&error, GpuError::Arch { built, .. } if built == "sm_100, sm_75, sm_80, sm_86"),
+        "{error}"
+    );
+    stub.capability(9, 0);
     // Neither of these may be compiled for a device that is another, or older.
     for wrong in ["sm_100a", "sm_100", "sm_89a", "gfx942"] {
-        built.arch = wrong.to_owned();
+        built_for(&mut built, wrong);
         assert_eq!(new(&built), Err(arch(wrong)));
     }
-    built.arch = "sm_90a".to_owned();
+    built_for(&mut built, "sm_90a");
     assert!(new(&built).is_ok());
-    built.modules[3].fallback.clear();
-    built.arch = "sm_80".to_owned();
-    assert_eq!(new(&built), Err(arch("sm_80")));
+    stub.finish();
+}
+
+/// A driver that is too old for a binary, or for the text that stands in for it, is refused with one that is not.
+#[test]
+fn old_drivers() {
+    let stub = Stub::new::<OfCuda>(&[]);
+    let mut built = code::<OfCuda>();
+    let new = |code: &Code| CudaDevice::new(code, Vec::new(), &stub.options()).map(|_| ());
+    stub.version(11080);
+    let said = new(&built).unwrap_err().to_string();
+    assert_eq!(
+        said,
+        "the driver of `Stub 0` is of CUDA 11.8, and the kernels need 12.0; install version 525 or later"
+    );
+    stub.version(12020);
+    assert_eq!(new(&built), Ok(()));
+    for module in &mut built.modules {
+        let bytes = b"//\n.version 8.8\n.target sm_80\n".to_vec();
+        module.images = vec![Image { form: Form::Ptx, arch: "sm_80".to_owned(), bytes }];
+    }
+    let said = new(&built).unwrap_err().to_string();
+    assert!(
+        said.starts_with(
+            "the driver of `Stub 0` is of CUDA 12.2, and the kernels need 12.9; install version 575 or later"
+        ) && said.contains("--target cuda:sm_90"),
+        "{said}"
+    );
+    stub.version(12090);
+    assert_eq!(new(&built), Ok(()));
     stub.finish();
 }
 

@@ -7,7 +7,7 @@ use crate::launches::{Addresses, nodes, weights_of};
 use crate::library::GpuOptions;
 use crate::memory::{DeviceMemory, Staging};
 use crate::modules::Kernel;
-use dreamc_artifact::code::{BUFFER_COUNT_MAX, Code};
+use dreamc_artifact::code::{BUFFER_COUNT_MAX, Code, Form};
 use dreamc_artifact::plan::{Binding, Dispatch, Place, Program};
 use dreamc_runtime::{Active, Device, DeviceError, Launches, Operand, UNSOUND, WeightView};
 use std::ffi::c_void;
@@ -22,6 +22,8 @@ pub struct GpuDevice<'a, D: Driver> {
     ready: Option<Ready<D>>,
     staging: Option<Staging<D>>,
     kernels: Vec<Kernel<D>>,
+    /// The architecture of the text that the driver compiles, if there is no binary for the device.
+    compiled: Option<String>,
     stored: Vec<Option<DeviceMemory<D>>>,
     weights: Vec<WeightView<'a>>,
     /// The run that is being recorded, if the work that is queued is.
@@ -55,14 +57,31 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
         options: &GpuOptions,
     ) -> Result<GpuDevice<'a, D>, GpuError> {
         // First what can be known without a device.
-        if let Some(module) = code.modules.iter().find(|module| module.form.is_source()) {
+        if let Some(module) = code.modules.iter().find(|module| module.is_source()) {
             return Err(GpuError::Source { kernel: module.name.clone() });
         }
         let driver = D::open(options)?;
-        let kernels = Kernel::all(code, driver.images(code)?);
+        let mut kernels = Vec::with_capacity(code.modules.len());
+        let mut compiled = None;
+        for module in &code.modules {
+            let image = driver.image(module)?;
+            if image.form == Form::Ptx {
+                compiled = Some(image.arch.clone());
+            }
+            kernels.push(Kernel::new(module, image));
+        }
         let stored = weights.iter().map(|_| None).collect();
         let driver = Arc::new(driver);
-        Ok(GpuDevice { ready: None, staging: None, kernels, stored, weights, recording: None, driver })
+        Ok(GpuDevice {
+            ready: None,
+            staging: None,
+            kernels,
+            compiled,
+            stored,
+            weights,
+            recording: None,
+            driver,
+        })
     }
 
     /// The device's name.
@@ -73,6 +92,18 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
     /// The device's architecture: `sm_90`, `gfx942`; empty if unknown.
     pub fn arch(&self) -> String {
         self.driver.arch()
+    }
+
+    /// The device in words: name, architecture, and whether its driver compiles the kernels, which takes a while at the first
+    /// use and is not what was built for the device.
+    pub fn about(&self) -> String {
+        let (name, arch) = (self.name(), self.arch());
+        match &self.compiled {
+            Some(of) => {
+                format!("{name} ({arch}, for which there is no binary: its driver compiles the PTX of {of})")
+            }
+            None => format!("{name} ({arch})"),
+        }
     }
 
     /// Bytes that are taken on the device: weights, and what the program needs.

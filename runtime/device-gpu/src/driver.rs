@@ -4,7 +4,7 @@
 
 use crate::error::{Failure, GpuError};
 use crate::library::GpuOptions;
-use dreamc_artifact::code::Code;
+use dreamc_artifact::code::{Image, Module};
 use dreamc_runtime::Grid;
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
@@ -55,12 +55,12 @@ pub trait Driver: Sized + Send + Sync {
     /// What is missing on this host, and what to install.
     fn open(options: &GpuOptions) -> Result<Self, GpuError>;
 
-    /// What to load of every module, in order: binaries for this device, else what its driver can compile.
+    /// What to load of a module: of the binaries for this device the closest, else what its driver can compile.
     ///
     /// # Errors
     ///
-    /// Where the code does not run on this device.
-    fn images(&self, code: &Code) -> Result<Vec<Vec<u8>>, GpuError>;
+    /// Where none of its images runs on this device.
+    fn image<'c>(&self, module: &'c Module) -> Result<&'c Image, GpuError>;
 
     /// The device's name.
     fn name(&self) -> &str;

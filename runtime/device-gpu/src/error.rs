@@ -1,6 +1,8 @@
 //! Why a device could not be had, and what a driver says.
 
+use dreamc_artifact::code::{Form, Module};
 use dreamc_runtime::DeviceError;
+use std::collections::BTreeSet;
 
 /// What a driver says when it refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +79,22 @@ pub enum GpuError {
         /// `cuda`, `rocm`.
         target: &'static str,
     },
+    /// The driver is older than what the kernels need.
+    #[error(
+        "the driver of `{device}` is of CUDA {found}, and the kernels need {least}; install version {driver} or later{instead}"
+    )]
+    Old {
+        /// The device's name.
+        device: String,
+        /// Version of CUDA that the driver is of.
+        found: String,
+        /// Version of CUDA that is needed.
+        least: String,
+        /// The driver that has it.
+        driver: u32,
+        /// What else helps, with a comma before it; or nothing.
+        instead: String,
+    },
     /// The artifact carries source.
     #[error(
         "the artifact carries `{kernel}` as source, since there was no toolchain where it was built; complete it by `dreamc finalize FILE`"
@@ -106,6 +124,21 @@ pub enum GpuError {
 }
 
 impl GpuError {
+    /// An image that is none of this kind's.
+    pub fn form(module: &Module, form: Form, kind: &'static str) -> GpuError {
+        let kernel = module.name.clone();
+        if form.is_source() {
+            return GpuError::Source { kernel };
+        }
+        GpuError::Form { kernel, form: form.name(), kind }
+    }
+
+    /// The architectures that a module is for, for [`GpuError::Arch`].
+    pub fn built(module: &Module) -> String {
+        let archs: BTreeSet<&str> = module.images.iter().map(|image| image.arch.as_str()).collect();
+        archs.into_iter().collect::<Vec<_>>().join(", ")
+    }
+
     /// For a driver's `map_err`, with what was being done.
     pub fn doing(what: &'static str) -> impl Fn(Failure) -> GpuError {
         move |failure| GpuError::Driver { what, error: failure.error }

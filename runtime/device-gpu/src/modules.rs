@@ -1,7 +1,7 @@
 //! The modules of an artifact, loaded when a program first uses them.
 
 use crate::driver::{Driver, Function, Loaded};
-use dreamc_artifact::code::{Code, Module};
+use dreamc_artifact::code::{Image, Module};
 use dreamc_runtime::DeviceError;
 use std::ffi::CString;
 use std::sync::Arc;
@@ -30,14 +30,13 @@ impl<D: Driver> Drop for InDriver<D> {
 }
 
 impl<D: Driver> Kernel<D> {
-    /// All modules of `code`, with what the driver loads of each.
-    pub(crate) fn all(code: &Code, images: Vec<Vec<u8>>) -> Vec<Kernel<D>> {
-        let kernel = |(module, mut image): (&Module, Vec<u8>)| {
-            // Drivers read text up to its end and are told no length.
-            image.push(0);
-            Kernel { module: without_code(module), image, loaded: None }
-        };
-        code.modules.iter().zip(images).map(kernel).collect()
+    /// A module, of which the driver loads `image`.
+    pub(crate) fn new(module: &Module, image: &Image) -> Kernel<D> {
+        let mut bytes = Vec::with_capacity(image.bytes.len() + 1);
+        bytes.extend_from_slice(&image.bytes);
+        // Drivers read text up to its end and are told no length.
+        bytes.push(0);
+        Kernel { module: without_code(module), image: bytes, loaded: None }
     }
 
     /// The kernel, if it is loaded.
@@ -83,9 +82,7 @@ impl<D: Driver> Kernel<D> {
 fn without_code(module: &Module) -> Module {
     Module {
         name: module.name.clone(),
-        form: module.form,
-        code: Vec::new(),
-        fallback: Vec::new(),
+        images: Vec::new(),
         workgroup: module.workgroup,
         shared_bytes: module.shared_bytes,
         buffers: module.buffers.clone(),

@@ -1,7 +1,7 @@
 //! A driver that executes on the host, for tests. As with Metal, nothing happens before it is committed or waited for.
 
 use crate::driver::{Compiled, Driver, Limits};
-use dreamc_artifact::code::{Buffer, Extent, Form, Module, ScalarType, Word};
+use dreamc_artifact::code::{Buffer, Extent, Form, Image, Module, ScalarType, Word};
 use dreamc_runtime::Grid;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -21,9 +21,7 @@ pub(crate) fn module(name: &str, buffers: usize, scalars: &[ScalarType]) -> Modu
     };
     Module {
         name: name.to_owned(),
-        form: Form::Msl,
-        code: name.as_bytes().to_vec(),
-        fallback: Vec::new(),
+        images: vec![Image::any(Form::Msl, name.as_bytes().to_vec())],
         workgroup: [32, 1, 1],
         shared_bytes: 0,
         buffers: vec![Buffer { element_bytes: 4, written: true }; buffers],

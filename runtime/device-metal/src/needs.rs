@@ -56,7 +56,7 @@ pub(crate) fn fits<K>(module: &Module, limits: &Limits, compiled: &Compiled<K>) 
 
 /// The module's MSL.
 pub(crate) fn text(module: &Module) -> Option<&str> {
-    (module.form == Form::Msl).then(|| std::str::from_utf8(&module.code).ok()).flatten()
+    module.text(Form::Msl)
 }
 
 /// Whether its block of scalars is bound, behind its buffers.
@@ -70,7 +70,7 @@ mod tests {
     use crate::fake::{LIMITS, module};
 
     fn checked(module: Module) -> Result<(), MetalError> {
-        check(&Code { arch: String::new(), modules: vec![module] }, "old", &LIMITS)
+        check(&Code { modules: vec![module] }, "old", &LIMITS)
     }
 
     #[test]
@@ -95,10 +95,10 @@ mod tests {
     #[test]
     fn only_msl_runs() {
         let mut wgsl = module("f32_add", 1, &[]);
-        wgsl.form = Form::Wgsl;
+        wgsl.images[0].form = Form::Wgsl;
         assert_eq!(checked(wgsl), Err(MetalError::Form { kernel: "f32_add".to_owned() }));
         let mut broken = module("f32_add", 1, &[]);
-        broken.code = vec![0xff];
+        broken.images[0].bytes = vec![0xff];
         assert!(matches!(checked(broken), Err(MetalError::Form { .. })));
     }
 

@@ -5,7 +5,7 @@ use crate::api::{
     STREAM_CAPTURE_MODE_THREAD_LOCAL, STREAM_NON_BLOCKING, SUCCESS,
 };
 use crate::properties::arch;
-use dreamc_artifact::code::{Code, Form, Module};
+use dreamc_artifact::code::{Form, Image, Module};
 use dreamc_device_gpu::{
     Address, Driver, Executable, Failure, Function, GpuError, GpuOptions, Graph, InfoPlace, Listed, Loaded,
 };
@@ -91,23 +91,6 @@ fn runs(built: &str, found: &str) -> bool {
 }
 
 impl Rocm {
-    /// What to load of a module.
-    fn image<'c>(&self, module: &'c Module, built: &str) -> Result<&'c [u8], GpuError> {
-        match module.form {
-            Form::CodeObject if runs(built, &self.arch) => Ok(&module.code),
-            Form::CodeObject => Err(GpuError::Arch {
-                built: built.to_owned(),
-                device: self.name.clone(),
-                found: self.arch.clone(),
-                target: "rocm",
-            }),
-            Form::CudaSource | Form::HipSource => Err(GpuError::Source { kernel: module.name.clone() }),
-            Form::Wgsl | Form::Msl | Form::Cubin | Form::Ptx => {
-                Err(GpuError::Form { kernel: module.name.clone(), form: module.form.name(), kind: "ROCm" })
-            }
-        }
-    }
-
     fn graphs(&self) -> Result<&GraphApi, Failure> {
         let none =
             || Failure { error: "this version of HIP records nothing".to_owned(), out_of_memory: false };
@@ -141,9 +124,17 @@ impl Driver for Rocm {
         Ok(Rocm { api, graphs, device, stream, name, arch, groups_max, shared_bytes_max })
     }
 
-    fn images(&self, code: &Code) -> Result<Vec<Vec<u8>>, GpuError> {
-        let image = |module| self.image(module, &code.arch).map(<[u8]>::to_vec);
-        code.modules.iter().map(image).collect()
+    fn image<'c>(&self, module: &'c Module) -> Result<&'c Image, GpuError> {
+        if let Some(foreign) = module.images.iter().find(|image| image.form != Form::CodeObject) {
+            return Err(GpuError::form(module, foreign.form, "ROCm"));
+        }
+        let fits = |image: &&Image| runs(&image.arch, &self.arch);
+        module.images.iter().find(fits).ok_or_else(|| GpuError::Arch {
+            built: GpuError::built(module),
+            device: self.name.clone(),
+            found: self.arch.clone(),
+            target: "rocm",
+        })
     }
 
     fn name(&self) -> &str {

@@ -3,7 +3,7 @@
 #[path = "../../device-gpu/tests/common/mod.rs"]
 mod common;
 
-use common::program::code;
+use common::program::{built_for, code};
 use common::{Functions, Stub, Target, cases, device, error, failures};
 use dreamc_artifact::code::Form;
 use dreamc_device_rocm::{GpuError, Listed, Rocm, RocmDevice, devices};
@@ -119,10 +119,10 @@ fn another_processor() {
         target: "rocm",
     };
     for wrong in ["gfx942", "gfx110", "gfx1100x", "sm_80"] {
-        built.arch = wrong.to_owned();
+        built_for(&mut built, wrong);
         assert_eq!(error(RocmDevice::new(&built, Vec::new(), &stub.options())), arch(wrong));
     }
-    built.arch = "gfx1100:xnack-".to_owned();
+    built_for(&mut built, "gfx1100:xnack-");
     assert!(RocmDevice::new(&built, Vec::new(), &stub.options()).is_ok());
     stub.finish();
 }

@@ -34,7 +34,7 @@ pub(crate) fn features(
 
 /// The module's WGSL.
 pub(crate) fn text(module: &Module) -> Option<&str> {
-    (module.form == Form::Wgsl).then(|| std::str::from_utf8(&module.code).ok()).flatten()
+    module.text(Form::Wgsl)
 }
 
 /// Whether its block of scalars is bound, behind its buffers.
@@ -69,14 +69,12 @@ fn check_limits(module: &Module, adapter: &Adapter, limits: &wgpu::Limits) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dreamc_artifact::code::Buffer;
+    use dreamc_artifact::code::{Buffer, Image};
 
     fn module(code: &str) -> Module {
         Module {
             name: "f16_add".to_owned(),
-            form: Form::Wgsl,
-            code: code.as_bytes().to_vec(),
-            fallback: Vec::new(),
+            images: vec![Image::any(Form::Wgsl, code.as_bytes().to_vec())],
             workgroup: [8, 1, 1],
             shared_bytes: 0,
             buffers: vec![Buffer { element_bytes: 2, written: true }; 8],
@@ -92,7 +90,7 @@ mod tests {
     }
 
     fn check(module: Module, f16: bool) -> Result<wgpu::Features, WgpuError> {
-        let code = Code { arch: String::new(), modules: vec![module] };
+        let code = Code { modules: vec![module] };
         features(&code, &adapter(f16), &wgpu::Limits::default())
     }
 
@@ -125,10 +123,10 @@ mod tests {
     #[test]
     fn only_wgsl_runs() {
         let mut msl = module("");
-        msl.form = Form::Msl;
+        msl.images[0].form = Form::Msl;
         assert_eq!(check(msl, true), Err(WgpuError::Form { kernel: "f16_add".to_owned() }));
         let mut broken = module("");
-        broken.code = vec![0xff];
+        broken.images[0].bytes = vec![0xff];
         assert!(matches!(check(broken, true), Err(WgpuError::Form { .. })));
     }
 }

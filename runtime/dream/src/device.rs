@@ -181,12 +181,12 @@ fn of_target<'a>(
         DeviceKind::Cuda => {
             let gpu = GpuOptions { library: options.driver.clone(), ..GpuOptions::default() };
             let device = CudaDevice::new(code, weights, &gpu)?;
-            Ok(opened(format!("cuda, {} ({})", device.name(), device.arch()), Box::new(device)))
+            Ok(opened(format!("cuda, {}", device.about()), Box::new(device)))
         }
         DeviceKind::Rocm => {
             let gpu = GpuOptions { library: options.driver.clone(), ..GpuOptions::default() };
             let device = RocmDevice::new(code, weights, &gpu)?;
-            Ok(opened(format!("rocm, {} ({})", device.name(), device.arch()), Box::new(device)))
+            Ok(opened(format!("rocm, {}", device.about()), Box::new(device)))
         }
     }
 }

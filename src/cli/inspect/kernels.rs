@@ -10,6 +10,7 @@ use super::super::requests::{Lengths, Subject, entry, make};
 use super::{longest, plans};
 use dreamc::compile::Entry;
 use dreamc_artifact::Artifact;
+use dreamc_artifact::code::{Form, Module};
 use dreamc_artifact::plan::Plan;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -74,11 +75,36 @@ pub(super) struct Kernel<'a> {
     form: &'static str,
     /// Whether PTX goes with it, for processors that came later.
     ptx: bool,
+    /// Of all images.
     bytes: u64,
+    /// For each processor one.
+    images: Vec<Images<'a>>,
     workgroup: [u32; 3],
     shared_bytes: u32,
     /// Launches in all programs of the target, loops counted once.
     launches: u64,
+}
+
+/// What devices of a kind load.
+#[derive(Serialize)]
+pub(super) struct Images<'a> {
+    pub(super) form: &'static str,
+    /// The processor; empty for any.
+    pub(super) arch: &'a str,
+    pub(super) bytes: u64,
+}
+
+/// What modules hold, by form and processor.
+pub(super) fn images<'a>(modules: impl IntoIterator<Item = &'a Module>) -> Vec<Images<'a>> {
+    let mut list: Vec<Images<'a>> = Vec::new();
+    for image in modules.into_iter().flat_map(|module| &module.images) {
+        let (form, arch, bytes) = (image.form.name(), image.arch.as_str(), image.bytes.len() as u64);
+        match list.iter_mut().find(|of| (of.form, of.arch) == (form, arch)) {
+            Some(of) => of.bytes += bytes,
+            None => list.push(Images { form, arch, bytes }),
+        }
+    }
+    list
 }
 
 /// Measures the kernels of the CPU, if the artifact is for it.
@@ -144,9 +170,10 @@ pub(super) fn list<'a>(artifact: &'a Artifact<'a>, rates: Option<&Rates>) -> Vec
                 name: &module.name,
                 target: kind,
                 arch,
-                form: module.form.name(),
-                ptx: !module.fallback.is_empty(),
-                bytes: (module.code.len() + module.fallback.len()) as u64,
+                form: module.images.first().map_or("", |image| image.form.name()),
+                ptx: module.images.iter().any(|image| image.form == Form::Ptx),
+                bytes: module.images.iter().map(|image| image.bytes.len() as u64).sum(),
+                images: images([module]),
                 workgroup: module.workgroup,
                 shared_bytes: module.shared_bytes,
                 launches,

@@ -15,7 +15,7 @@ use dreamc_artifact::plan::{Dispatch, Launch, Plan, Program};
 use dreamc_artifact::{Artifact, WeightInfo, Work};
 use dreamc_backend::Liveness;
 use dreamc_ir::{Module, SLOTS, Verified, parse, verify};
-use kernels::{Listed, Rates};
+use kernels::{Images, Listed, Rates};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,6 +62,8 @@ struct Report<'a> {
     settings: Option<&'a Settings>,
     sections: Vec<Section>,
     entries: Vec<Entry<'a>>,
+    /// Of the targets whose kernels the artifact carries.
+    code: Vec<TargetCode<'a>>,
     weights: Weights,
     #[serde(skip_serializing_if = "Option::is_none")]
     cost: Option<Vec<GraphCost>>,
@@ -145,6 +147,14 @@ struct Readers {
     bytes: u64,
 }
 
+/// What the kernels of a target take.
+#[derive(Serialize)]
+struct TargetCode<'a> {
+    target: &'a str,
+    kernels: u64,
+    images: Vec<Images<'a>>,
+}
+
 #[derive(Serialize)]
 struct TargetPlan<'a> {
     target: &'a str,
@@ -218,6 +228,7 @@ fn report<'a>(
         entries: plans(artifact)
             .flat_map(|(target, plan)| plan.programs.iter().map(move |p| entry(target, p)))
             .collect(),
+        code: artifact.manifest().targets.iter().filter_map(|target| code(artifact, target)).collect(),
         weights: weights(artifact),
         cost,
         totals,
@@ -226,6 +237,12 @@ fn report<'a>(
         rates,
         ir: ir.filter(|_| args.ir),
     })
+}
+
+fn code<'a>(artifact: &'a Artifact<'a>, target: &'a str) -> Option<TargetCode<'a>> {
+    let modules = &artifact.code(target)?.modules;
+    let carried = TargetCode { target, kernels: modules.len() as u64, images: kernels::images(modules) };
+    (!modules.is_empty()).then_some(carried)
 }
 
 fn weights(artifact: &Artifact<'_>) -> Weights {
@@ -362,6 +379,17 @@ fn summary(report: &Report<'_>) -> Result<String, Failure> {
             e.arena_bytes,
             e.live_bytes
         ));
+    }
+    if !report.code.is_empty() {
+        text.push_str("\ncode\n");
+    }
+    for TargetCode { target, kernels, images } in &report.code {
+        let each = images.iter().map(|Images { form, arch, bytes }| match *arch {
+            "" => format!("{form} {bytes} bytes"),
+            arch => format!("{form} {arch} {bytes} bytes"),
+        });
+        let each: Vec<String> = each.collect();
+        text.push_str(&format!("  {target}: {}; {}\n", counted(*kernels, "kernel"), each.join(", ")));
     }
     let tensors = counted(report.weights.tensors, "tensor");
     text.push_str(&format!("\nweights\n  {tensors}, {} bytes\n", report.weights.bytes));

@@ -3,8 +3,8 @@
 use super::shapes::{Checked, ensure};
 use super::{Checker, Fault};
 use crate::code::{
-    BUFFER_COUNT_MAX, Code, Extent, INFO_WORD_COUNT_MAX, MODULE_BYTES_MAX, MODULE_COUNT_MAX, Module,
-    SCALAR_COUNT_MAX, SHARED_BYTES_MAX, ScalarType, WORKGROUP_UNITS_MAX, Word,
+    BUFFER_COUNT_MAX, Code, Extent, IMAGE_BYTES_MAX, IMAGE_COUNT_MAX, INFO_WORD_COUNT_MAX, MODULE_COUNT_MAX,
+    Module, SCALAR_COUNT_MAX, SHARED_BYTES_MAX, ScalarType, WORKGROUP_UNITS_MAX, Word,
 };
 use crate::layout::Layout;
 use crate::plan::{ARENA_ALIGN, Binding, Dispatch, Launch, Place, Scalar, Variant};
@@ -24,13 +24,13 @@ pub(super) fn check_code(code: &Code) -> Result<(), Fault> {
 }
 
 fn check_module(module: &Module) -> Checked {
-    let Module { code, fallback, workgroup, buffers, scalars, info, .. } = module;
+    let Module { images, workgroup, buffers, scalars, info, .. } = module;
     let units = workgroup.iter().try_fold(1_u32, |units, n| units.checked_mul(*n));
     let limits = buffers.len() <= BUFFER_COUNT_MAX
         && scalars.len() <= SCALAR_COUNT_MAX
         && info.len() <= INFO_WORD_COUNT_MAX
-        && code.len() <= MODULE_BYTES_MAX
-        && fallback.len() <= MODULE_BYTES_MAX
+        && (1..=IMAGE_COUNT_MAX).contains(&images.len())
+        && images.iter().all(|image| image.bytes.len() <= IMAGE_BYTES_MAX)
         && module.shared_bytes <= SHARED_BYTES_MAX
         && units.is_some_and(|units| (1..=WORKGROUP_UNITS_MAX).contains(&units));
     ensure(limits, Rule::Limit)?;

@@ -12,6 +12,7 @@ int cuGetErrorName(int code, const char **text) {
     return 0;
 }
 int cuGetErrorString(int code, const char **text) { *text = code == NO_MEMORY ? "out of memory" : "refused"; return 0; }
+int cuDriverGetVersion(int *version) { ENTER_EARLY("cuDriverGetVersion"); *version = driver_version; return 0; }
 int cuDeviceGetCount(int *count) { ENTER_EARLY("cuDeviceGetCount"); *count = devices; return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = 40 + ordinal; return ordinal < devices ? 0 : BAD_DEVICE; }
 int cuDeviceGetName(char *name, int len, int device) {

@@ -202,7 +202,7 @@ pub(crate) fn errors_of_new<T: Target>() {
     assert_eq!(new(&code, &third), GpuError::Ordinal { ordinal: 2, count: 1 });
     for form in [Form::CudaSource, Form::HipSource] {
         let mut source = code.clone();
-        source.modules[2].form = form;
+        source.modules[2].images[0].form = form;
         let said = new(&source, &missing).to_string();
         assert!(
             said.contains("`f32_add_inplace` as source") && said.ends_with("`dreamc finalize FILE`"),
@@ -210,7 +210,7 @@ pub(crate) fn errors_of_new<T: Target>() {
         );
     }
     let mut foreign = code.clone();
-    foreign.modules[1].form = T::FOREIGN;
+    foreign.modules[1].images[0].form = T::FOREIGN;
     assert!(matches!(new(&foreign, &stub.options()), GpuError::Form { kernel, .. } if kernel == "f32_index"));
     stub.devices(0);
     let none = new(&code, &stub.options());

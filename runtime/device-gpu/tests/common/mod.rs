@@ -112,6 +112,11 @@ impl Stub {
         unsafe { self.function::<unsafe extern "C" fn(c_int, c_int)>("stub_capability")(major, minor) }
     }
 
+    pub(crate) fn version(&self, version: i32) {
+        // SAFETY: see above.
+        unsafe { self.function::<unsafe extern "C" fn(c_int)>("stub_version")(version) }
+    }
+
     pub(crate) fn arch(&self, name: &str) {
         let name = CString::new(name).unwrap();
         // SAFETY: see above; the text is copied.

@@ -1,7 +1,7 @@
 //! Two programs, their code and their weights.
 
 use super::Target;
-use dreamc_artifact::code::{Buffer, Code, Extent, Module, ScalarType, Word};
+use dreamc_artifact::code::{Buffer, Code, Extent, Image, Module, ScalarType, Word};
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::*;
 use dreamc_artifact::{WeightInfo, validate};
@@ -27,9 +27,7 @@ fn module<T: Target>(name: &str, buffers: &[bool], scalars: &[ScalarType], info:
     let image = format!("binary {name} {} {}\0", buffers.len(), info.len());
     Module {
         name: name.to_owned(),
-        form: T::BINARY.0,
-        code: image.into_bytes(),
-        fallback: Vec::new(),
+        images: vec![Image { form: T::BINARY.0, arch: T::BINARY.1.to_owned(), bytes: image.into_bytes() }],
         workgroup: [32, 1, 1],
         shared_bytes: 0,
         buffers: buffers.iter().map(|written| Buffer { element_bytes: 4, written: *written }).collect(),
@@ -37,6 +35,12 @@ fn module<T: Target>(name: &str, buffers: &[bool], scalars: &[ScalarType], info:
         grid: [ONE; 3],
         info: info.to_vec(),
     }
+}
+
+/// The same modules, for another processor.
+pub(crate) fn built_for(code: &mut Code, arch: &str) {
+    let images = code.modules.iter_mut().flat_map(|module| &mut module.images);
+    images.for_each(|image| image.arch = arch.to_owned());
 }
 
 /// The modules: scales by a part of the gains, writes the loop's index, adds, copies.
@@ -53,7 +57,7 @@ pub(crate) fn code<T: Target>() -> Code {
     add.grid = [Extent::Ceil { of: 0, per: 64, any: true }, ONE, ONE];
     (add.workgroup, add.shared_bytes) = ([64, 1, 1], 60_000);
     let copy = module::<T>("f32_copy", &[false, true], &[U32], &[Scalar(0), Length(0), Length(1)]);
-    Code { arch: T::BINARY.1.to_owned(), modules: vec![scale, index, add, copy] }
+    Code { modules: vec![scale, index, add, copy] }
 }
 
 /// Gains, and a large tensor: shapes and bytes.

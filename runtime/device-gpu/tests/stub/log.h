@@ -15,12 +15,13 @@ enum { BAD_VALUE = 1, NO_MEMORY = 2, NO_DEVICE = 100, BAD_DEVICE = 101, BAD_IMAG
 #ifndef CAPABILITY
 #define CAPABILITY 90
 #endif
-static int devices = 1, capability_major = CAPABILITY / 10, capability_minor = CAPABILITY % 10;
+static int driver_version = 12090, devices = 1, capability_major = CAPABILITY / 10, capability_minor = CAPABILITY % 10;
 static char arch_name[64] = "gfx942:sramecc+:xnack-";
 static char fail_name[64];
 static int fail_after, fail_code;
 
 void stub_devices(int n) { devices = n; }
+void stub_version(int version) { driver_version = version; }
 void stub_capability(int major, int minor) { capability_major = major; capability_minor = minor; }
 void stub_arch(const char *name) { snprintf(arch_name, sizeof arch_name, "%s", name); }
 /* The call of function `name` after `after` more fails with `code`, and none later. */

@@ -86,7 +86,7 @@ fn bytes(words: &[u32]) -> Vec<u8> {
 
 fn engine<'a>(modules: Vec<Module>, stored: &'a [u8], launches_max: u32) -> Engine<'a, Fake> {
     let weight = WeightView { bytes: stored, layout: Layout::RowMajor, dtype: DType::U32 };
-    Engine::new(Fake::default(), &Code { arch: String::new(), modules }, vec![weight], launches_max)
+    Engine::new(Fake::default(), &Code { modules }, vec![weight], launches_max)
 }
 
 fn words(stepper: &Stepper, engine: &mut Engine<'_, Fake>, name: &str) -> Vec<u32> {
@@ -237,7 +237,7 @@ fn refused(modules: Vec<Module>, broken: &Program, stored: &[u8]) -> DeviceError
 #[test]
 fn kernels_that_are_refused_are_named() {
     let mut broken = modules();
-    broken[1].code = b"ad".to_vec();
+    broken[1].images[0].bytes = b"ad".to_vec();
     let error = refused(broken, &program(), &stored());
     assert_eq!(error.to_string(), "compiling kernel `add`: line 1: `ad` is not a kernel");
     let mut wide = modules();

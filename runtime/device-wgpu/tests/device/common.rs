@@ -1,6 +1,6 @@
 //! Programs and modules written by hand. Every program is validated before a device sees it, as the loader does.
 
-use dreamc_artifact::code::{Buffer, Code, Extent, Form, Module, ScalarType, Word};
+use dreamc_artifact::code::{Buffer, Code, Extent, Form, Image, Module, ScalarType, Word};
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{
     Activation, Binding, Dim, Dispatch, Kernel, Launch, Place, Plan, Port, Program, Scalar, Step, Symbol,
@@ -42,9 +42,7 @@ pub(crate) fn module(
     );
     Module {
         name: name.to_owned(),
-        form: Form::Wgsl,
-        code: text.into_bytes(),
-        fallback: Vec::new(),
+        images: vec![Image::any(Form::Wgsl, text.into_bytes())],
         workgroup: [32, 1, 1],
         shared_bytes: 0,
         buffers: buffers.iter().map(|(_, written)| Buffer { element_bytes: 4, written: *written }).collect(),
@@ -61,7 +59,7 @@ pub(crate) const U: ScalarType = ScalarType::U32;
 pub(crate) const F: ScalarType = ScalarType::F32;
 
 pub(crate) fn code(modules: Vec<Module>) -> Code {
-    Code { arch: String::new(), modules }
+    Code { modules }
 }
 
 /// Dimension `coefficient * symbol 0`.

@@ -141,8 +141,9 @@ fn a_grid_too_large() {
         .build();
     let mut plus_one = fine();
     plus_one.name = "f32_plus".to_owned();
-    let text = String::from_utf8(plus_one.code).unwrap();
-    plus_one.code = text.replace("f32_fine", "f32_plus").replace("= 1.0", "= b0[i] + 1.0").into_bytes();
+    let text = String::from_utf8(std::mem::take(&mut plus_one.images[0].bytes)).unwrap();
+    plus_one.images[0].bytes =
+        text.replace("f32_fine", "f32_plus").replace("= 1.0", "= b0[i] + 1.0").into_bytes();
     let (mut device, mut stepper) = ready(&program, &code(vec![module, plus_one]), vec![]);
     let Err(StepError::Device { error, .. }) = stepper.run(&mut device, &mut ()) else { panic!() };
     let DeviceError::Groups { kernel, groups, max } = error else { panic!("{error}") };
@@ -160,7 +161,7 @@ fn a_grid_too_large() {
 fn f16_where_there_is_some() {
     let mut half =
         module("f16_one", &[("f32", true)], &[U], EACH, "if i < s(0u) { b0[i] = f32(f16(1.5) + f16(i)); }");
-    half.code.splice(..0, *b"enable f16;\n");
+    half.images[0].bytes.splice(..0, *b"enable f16;\n");
     let (program, code) = one(half, 3);
     match WgpuDevice::new(&code, vec![], WgpuOptions::default()) {
         Ok(mut device) => {
@@ -187,7 +188,7 @@ fn no_such_adapter() {
 #[test]
 fn code_of_another_target() {
     let mut msl = fine();
-    msl.form = Form::Msl;
+    msl.images[0].form = Form::Msl;
     let error = WgpuDevice::new(&code(vec![msl]), vec![], WgpuOptions::default()).unwrap_err();
     assert_eq!(error, WgpuError::Form { kernel: "f32_fine".to_owned() });
 }
