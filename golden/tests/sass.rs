@@ -199,6 +199,5 @@ fn fp8() {
             tile,
         })
     };
-    let tiles = [LinearFp8::WIDE, MatrixTile::MIDDLE, MatrixTile::SMALL, MatrixTile::LOW, MatrixTile::FLAT];
-    each(&tiles.map(of), "sm_89", &judge);
+    each(&MatrixTile::ALL.map(LinearFp8::tile).map(of), "sm_89", &judge);
 }

@@ -16,9 +16,9 @@
 use crate::attention_matrix::{self, KEYS, QUERIES};
 use crate::emit::{Element, Extent};
 use crate::kernel::{Float as Dtype, floats};
-use crate::matrix::MatrixTile;
 use crate::record::Recorder;
 use crate::target::{Capabilities, Target};
+use crate::tile::MatrixTile;
 use cubecl::prelude::*;
 
 /// See the module.

@@ -5,8 +5,8 @@
 //! `[N]`, with SwiGLU `up` and `up_scales` like them, `bias`, `residual`, `y` and the scalars as those of [`crate::Linear`].
 //! The pitch is K filled up to a multiple of 16 with codes of 0, so that every load has 16 bytes.
 //!
-//! The kernel is that of `matrix.rs`, in the same tiles: a step along K is twice as many elements in as many bytes. The largest
-//! tile has warps of 64 x 32 where that has 64 x 64: with the sums of a step apart from those before it, 255 registers
+//! The kernel is that of `matrix.rs`, in the same tiles: a step along K is twice as many elements in as many bytes. Warps
+//! are 64 x 32 where those are 64 x 64: with the sums of a step apart from those before it, 255 registers
 //! would not do.
 //!
 //! Matrix units add products of fp8 in fewer bits than f32 has, by some accounts 14 of mantissa. So they do for one step only,
@@ -18,10 +18,11 @@
 use crate::kernel::Float as Dtype;
 use crate::linear::Residual;
 use crate::math::Activation;
-use crate::matrix::{Matmul, MatrixTile};
+use crate::matrix::Matmul;
 use crate::ptx::Multiplied;
 use crate::record::Recorder;
 use crate::target::{Capabilities, Target};
+use crate::tile::MatrixTile;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,14 +46,19 @@ pub struct LinearFp8 {
 }
 
 impl LinearFp8 {
-    /// For many rows.
-    pub const WIDE: MatrixTile = MatrixTile { warp_columns: 32, ..MatrixTile::WIDE };
+    /// A tile with warps that have room for two sets of sums.
+    pub const fn tile(tile: MatrixTile) -> MatrixTile {
+        match tile.warp_rows * tile.warp_columns > 48 * 64 {
+            true => MatrixTile { warp_columns: 32, ..tile },
+            false => tile,
+        }
+    }
 
     /// The same as a table of variants by the number of rows up to `most`, each up to so many.
     pub fn fitted(self, most: u32, target: &Target) -> Vec<(u32, LinearFp8)> {
-        let table = MatrixTile::table(most, self.n, self.weights(), target.capabilities().processors);
-        let own = |tile| if tile == MatrixTile::WIDE { LinearFp8::WIDE } else { tile };
-        table.into_iter().map(|(up_to, tile)| (up_to, LinearFp8 { tile: own(tile), ..self })).collect()
+        let table = MatrixTile::table(most, self.n * self.weights(), target.capabilities());
+        let own = |(up_to, tile)| (up_to, LinearFp8 { tile: LinearFp8::tile(tile), ..self });
+        table.into_iter().map(own).collect()
     }
 
     const fn weights(&self) -> u32 {

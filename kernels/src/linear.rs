@@ -12,11 +12,12 @@
 use crate::emit::{Element, Extent};
 use crate::kernel::Float as Dtype;
 use crate::math::{Activation, Packed, activate, load, silu, unpack};
-use crate::matrix::{Matmul, MatrixTile};
+use crate::matrix::Matmul;
 use crate::ptx::Multiplied;
 use crate::record::Recorder;
 use crate::rows::{Table, stored};
 use crate::target::{Capabilities, Target};
+use crate::tile::MatrixTile;
 use cubecl::prelude::*;
 
 /// How a weight is stored.
@@ -116,7 +117,7 @@ impl Linear {
         let capabilities = target.capabilities();
         let weights = 1 + u32::from(self.swiglu);
         let matrix = |(up_to, tile)| (up_to, Linear { engine: Engine::Matrix(tile), ..self });
-        let table = MatrixTile::table(most, self.features(), weights, capabilities.processors);
+        let table = MatrixTile::table(most, self.features() * weights, capabilities);
         let table: Vec<(u32, Linear)> = table.into_iter().map(matrix).collect();
         let will_do = |linear: &Linear| linear.lacks(target).is_none() && linear.check(capabilities).is_ok();
         if table.iter().all(|(_, linear)| will_do(linear)) {

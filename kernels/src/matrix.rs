@@ -11,67 +11,20 @@
 //!
 //! K is a multiple of the elements in 16 bytes, which all shapes of the models are; the kernel of `linear.rs` has the rest.
 //!
-//! # The floor
-//!
-//! A step costs `rows * columns * depth` FLOP in 16 bits, `(rows + columns) * depth` bytes from memory, as many into shared
-//! memory, and `(warp_rows + warp_columns) * depth / slices` out of it for each warp:
-//!
-//! | tile | warps of | slices | FLOP a byte from memory | out of shared memory | for |
-//! | --- | --- | --- | --- | --- | --- |
-//! | 128 x 128 x 128 | 64 x 64 | 1 | 64 | 32 | many rows |
-//! | 64 x 128 x 128 | 32 x 64 | 1 | 43 | 21 | what would be too few of these to go round |
-//! | 64 x 64 x 128 | 32 x 32 | 1 | 32 | 16 | what would be too few of those |
-//! | 32 x 64 x 128 | 32 x 32 | 2 | 21 | 16 | up to 32 rows |
-//! | 16 x 32 x 256 | 16 x 32 | 4 | 11 | 11 | up to 16 rows |
-//!
-//! A multiprocessor of an A100 has 2048 FLOP and 128 bytes of shared memory a clock. So the largest tile needs 32 + 64 bytes a
-//! clock and can keep the matrix units busy. The last two read every weight once and multiply it with so few rows that
-//! memory is what they wait for. They are cut along K among warps, so that tiles are narrow and go round.
-//!
-//! No device has been measured; what NVRTC makes of them is asserted in `golden/tests/sass.rs`.
-//!
 //! Along the grid, tiles of rows come first: those that run at the same time share weights, which are then read from memory
 //! about once. SwiGLU has `columns / 2` rows of each weight in a tile, and a warp half of its fragments for each.
 //!
 //! Not there: fragments of Metal (8 x 8), and AMD's. Both keep the kernel of `linear.rs`.
 
-use crate::emit::{Access, Element, Extent, Form};
+use crate::emit::{Access, Element, Extent};
 use crate::kernel::{Float as Dtype, floats};
-use crate::linear::{Linear, Residual};
+use crate::linear::Residual;
 use crate::math::{Activation, activate, silu};
 use crate::ptx::{CHUNK, FEATURES, Multiplied, ROWS, STEP, WARP, address, commit, multiply, wait};
 use crate::record::Recorder;
-use crate::rows::Table;
 use crate::stage::{fill, operand, place};
-use crate::target::{Capabilities, Target};
+use crate::tile::{BATCH, MatrixTile};
 use cubecl::prelude::*;
-
-/// Columns between the rows of sums in shared memory, beside those of a tile: four rows that are written together lie in
-/// different banks.
-const APART: u32 = 8;
-
-/// Results that a unit computes before it writes them.
-const BATCH: u32 = 8;
-
-/// What a workgroup computes at once on matrix units. Sides of a warp divide those of the tile; with SwiGLU, half of
-/// `warp_columns` is one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MatrixTile {
-    /// Rows of the result.
-    pub rows: u32,
-    /// Rows of the weights, with SwiGLU of both together.
-    pub columns: u32,
-    /// Bytes along K of a stage, a multiple of 128.
-    pub depth: u32,
-    /// Rows of a warp, a multiple of 16.
-    pub warp_rows: u32,
-    /// Columns of a warp, a multiple of 16.
-    pub warp_columns: u32,
-    /// Warps that share a part of the result, each with a part of `depth`.
-    pub slices: u32,
-    /// Stages, 2 to 5.
-    pub stages: u32,
-}
 
 /// What the kernel is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,173 +43,6 @@ pub(crate) struct Shape {
 }
 
 impl MatrixTile {
-    /// For many rows.
-    pub const WIDE: MatrixTile = MatrixTile {
-        rows: 128,
-        columns: 128,
-        depth: 128,
-        warp_rows: 64,
-        warp_columns: 64,
-        slices: 1,
-        stages: 3,
-    };
-    /// Where there are too few of the wide ones to go round.
-    pub const MIDDLE: MatrixTile = MatrixTile { rows: 64, warp_rows: 32, ..MatrixTile::WIDE };
-    /// Where there are too few of those.
-    pub const SMALL: MatrixTile = MatrixTile { columns: 64, warp_columns: 32, ..MatrixTile::MIDDLE };
-    /// For up to 32 rows.
-    pub const LOW: MatrixTile = MatrixTile { rows: 32, slices: 2, stages: 4, ..MatrixTile::SMALL };
-    /// For up to 16 rows.
-    pub const FLAT: MatrixTile = MatrixTile {
-        rows: 16,
-        columns: 32,
-        depth: 256,
-        warp_rows: 16,
-        warp_columns: 32,
-        slices: 4,
-        stages: 4,
-    };
-
-    /// Every tile that tables are made of.
-    pub const ALL: [MatrixTile; 5] =
-        [MatrixTile::WIDE, MatrixTile::MIDDLE, MatrixTile::SMALL, MatrixTile::LOW, MatrixTile::FLAT];
-
-    /// The tile for `rows` rows of `weights` weights of `n` rows, on so many multiprocessors.
-    pub(crate) fn best(rows: u32, n: u32, weights: u32, processors: u32) -> MatrixTile {
-        // Each multiprocessor has as many workgroups as the one with most.
-        let clocks = |tile: &MatrixTile| {
-            let groups = rows.div_ceil(tile.rows).saturating_mul((n * weights).div_ceil(tile.columns));
-            u64::from(groups.div_ceil(processors.max(1))) * u64::from(tile.clocks())
-        };
-        match rows {
-            0..=16 => MatrixTile::FLAT,
-            17..=32 => MatrixTile::LOW,
-            // The first of the best: larger ones read less.
-            _ => [MatrixTile::WIDE, MatrixTile::MIDDLE, MatrixTile::SMALL]
-                .into_iter()
-                .min_by_key(clocks)
-                .unwrap_or(MatrixTile::WIDE),
-        }
-    }
-
-    /// The numbers of rows up to `most` at which [`MatrixTile::best`] changes its mind, each with what is best up to there.
-    pub(crate) fn table(most: u32, n: u32, weights: u32, processors: u32) -> Vec<(u32, MatrixTile)> {
-        /// Above, the largest tile is always best, or nearly.
-        const ROWS_MAX: u32 = 1024;
-        let ends = [16, 32].into_iter().chain((64..=ROWS_MAX).step_by(64)).chain([u32::MAX]);
-        let mut table: Vec<(u32, MatrixTile)> = Vec::new();
-        for end in ends {
-            let tile = match end {
-                u32::MAX => MatrixTile::WIDE,
-                end => MatrixTile::best(end, n, weights, processors),
-            };
-            match table.last_mut() {
-                Some(last) if last.1 == tile => last.0 = end,
-                _ => table.push((end, tile)),
-            }
-            if end >= most {
-                break;
-            }
-        }
-        table
-    }
-
-    /// Clocks of a step in 16 bits on a multiprocessor with 1024 products and 128 bytes of shared memory a clock.
-    const fn clocks(self) -> u32 {
-        let products = self.rows * self.columns * self.depth / 2 / 1024;
-        let read = self.warps() * (self.warp_rows + self.warp_columns) * self.depth / self.slices;
-        let shared = (read + self.stage_bytes()) / 128;
-        if products > shared { products } else { shared }
-    }
-
-    /// Warps of a workgroup.
-    pub(crate) const fn warps(self) -> u32 {
-        self.rows / self.warp_rows * (self.columns / self.warp_columns) * self.slices
-    }
-
-    /// Bytes of a stage.
-    const fn stage_bytes(self) -> u32 {
-        (self.rows + self.columns) * self.depth
-    }
-
-    /// Results of a unit.
-    const fn each(self, weights: u32) -> u32 {
-        self.rows * (self.columns / weights) / (self.warps() * WARP)
-    }
-
-    /// Columns of a row of sums.
-    const fn pitch(self) -> u32 {
-        self.columns + APART
-    }
-
-    /// Shared memory: of the stages, or of the sums that take their place.
-    pub(crate) const fn shared_bytes(self) -> u32 {
-        let sums = 4 * self.slices * self.rows * self.pitch();
-        let stages = self.stages * self.stage_bytes();
-        if sums > stages { sums } else { stages }
-    }
-
-    pub(crate) fn name(self) -> String {
-        let MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages } = self;
-        let slices = if slices > 1 { format!("x{slices}") } else { String::new() };
-        format!("matrix{rows}x{columns}x{depth}by{warp_rows}x{warp_columns}{slices}in{stages}")
-    }
-
-    /// What `target` lacks for matrices of these types.
-    pub(crate) fn lacks(linear: &Linear, target: &Target) -> Option<String> {
-        let capabilities = target.capabilities();
-        let has = linear.weights == Table::Floats(linear.x)
-            && capabilities.matrix.contains(&linear.x)
-            && MatrixTile::runs(target);
-        (!has).then(|| format!("matrices of {} by {}", linear.x.name(), linear.weights.name()))
-    }
-
-    /// Whether `target` has the instructions.
-    pub(crate) fn runs(target: &Target) -> bool {
-        target.form() == Form::Cuda && target.capabilities().plane_units == [WARP; 2]
-    }
-
-    /// `k`: elements, of `multiplied`.
-    pub(crate) fn check(
-        self,
-        weights: u32,
-        (k, multiplied): (u32, Multiplied),
-        capabilities: &Capabilities,
-    ) -> Result<(), String> {
-        let MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages } = self;
-        let whole = |n: u32, of: u32| of > 0 && n > 0 && n % of == 0;
-        if !k.is_multiple_of(multiplied.in_chunk()) {
-            return Err(format!("rows of {k} elements are not whole chunks of {CHUNK} bytes"));
-        }
-        let sides = whole(warp_rows, ROWS)
-            && whole(warp_columns, 2 * FEATURES * weights)
-            && whole(rows, warp_rows)
-            && whole(columns, warp_columns)
-            && whole(depth, 128)
-            && whole(depth, STEP * slices)
-            && (2..=5).contains(&stages);
-        let even = || {
-            let (units, in_row) = (self.warps() * WARP, depth / CHUNK);
-            units <= capabilities.units_max
-                && whole(units, 8 * in_row)
-                && whole(rows * in_row, units)
-                && whole(columns * in_row, units * weights)
-                && whole(rows * columns, units * weights)
-                && whole(self.each(weights), BATCH.min(self.each(weights)))
-        };
-        if !sides || !even() {
-            return Err(format!("its warps cannot share a tile of {rows}x{columns}x{depth}"));
-        }
-        let bytes = self.shared_bytes();
-        if bytes > capabilities.shared_bytes {
-            return Err(format!(
-                "{bytes} bytes of shared memory, the target has {}",
-                capabilities.shared_bytes
-            ));
-        }
-        Ok(())
-    }
-
     pub(crate) fn launch(self, matmul: &Matmul, r: &Recorder) {
         let Matmul { multiplied, y, n, more, k, bias, swiglu, activation, residual } = *matmul;
         let weights = if swiglu { 2 } else { 1 };
@@ -340,8 +126,6 @@ fn linear_matrix<Y: Float>(
     let mut shared =
         Shared::<[u32]>::new_aligned_slice(comptime!((tile.shared_bytes() / 4) as usize), 128usize);
     let base = address(&shared);
-    let x_copies = comptime!(tile.rows * tile.depth / CHUNK / units);
-    let w_copies = comptime!(features * tile.depth / CHUNK / units);
     let down = comptime!((tile.warp_rows / ROWS) as usize);
     // Of eight features each: an even number of each weight.
     let across = comptime!((warp_features / FEATURES) as usize);
@@ -366,7 +150,6 @@ fn linear_matrix<Y: Float>(
     let steps = comptime!(shape.k.div_ceil(tile.depth / CHUNK));
     let ahead = comptime!(tile.stages - 1);
     let w_first = comptime!(tile.rows * tile.depth);
-    let up_first = comptime!((tile.rows + features) * tile.depth);
     let all_features = comptime!(shape.n + shape.more[0] + shape.more[1]);
     // Which of the weights, side by side, the workgroup has features of, and where it begins and ends there. Without a second
     // and a third these begin behind the last feature.
@@ -391,23 +174,21 @@ fn linear_matrix<Y: Float>(
         if comptime!(s < steps) {
             let to = base + comptime!(s * stage);
             let start = comptime!(s * in_stage).runtime();
-            fill(x, to, first_row, rows, start, x_copies, shape);
-            fill_weights(
+            fill_stage(
+                x,
                 weight,
                 &second,
                 &third,
+                &up,
                 part,
-                to + w_first,
+                to,
+                first_row,
+                rows,
                 own_feature,
                 last_feature,
                 start,
-                w_copies,
                 shape,
             );
-            if comptime!(up.is_some()) {
-                let up = up.as_ref().unwrap().with_vector_size::<Const<4>>();
-                fill(up, to + up_first, own_feature, last_feature, start, w_copies, shape);
-            }
         }
         commit();
     }
@@ -424,23 +205,21 @@ fn linear_matrix<Y: Float>(
         sync_cube();
         if step + ahead < steps {
             let start = (step + ahead) * in_stage;
-            fill(x, next, first_row, rows, start, x_copies, shape);
-            fill_weights(
+            fill_stage(
+                x,
                 weight,
                 &second,
                 &third,
+                &up,
                 part,
-                next + w_first,
+                next,
+                first_row,
+                rows,
                 own_feature,
                 last_feature,
                 start,
-                w_copies,
                 shape,
             );
-            if comptime!(up.is_some()) {
-                let up = up.as_ref().unwrap().with_vector_size::<Const<4>>();
-                fill(up, next + up_first, own_feature, last_feature, start, w_copies, shape);
-            }
         }
         // Also where there was nothing: groups are counted.
         commit();
@@ -622,35 +401,48 @@ fn linear_matrix<Y: Float>(
     }
 }
 
-/// Begins to copy features of one of the weights that stand side by side.
+/// Begins to copy a stage: rows of `x`, then of the weight that the workgroup has features of, and of the one beside it.
 #[cube]
-fn fill_weights(
+fn fill_stage(
+    x: &[Vector<u32, Const<4>>],
     first: &[Vector<u32, Const<4>>],
     second: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
     third: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
+    up: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
     part: u32,
     to: u32,
+    first_row: u32,
+    rows: u32,
     own_feature: u32,
     last_feature: u32,
     start: u32,
-    #[comptime] copies: u32,
     #[comptime] shape: Shape,
 ) {
+    let tile = comptime!(shape.tile);
+    let features = comptime!(tile.columns / shape.weights);
+    let units = comptime!(tile.warps() * WARP);
+    let copies = comptime!(features * tile.depth / CHUNK / units);
+    fill(x, to, first_row, rows, start, comptime!(tile.rows * tile.depth / CHUNK / units), shape);
+    let weights = to + comptime!(tile.rows * tile.depth);
     if comptime!(second.is_none()) {
-        fill(first, to, own_feature, last_feature, start, copies, shape);
+        fill(first, weights, own_feature, last_feature, start, copies, shape);
     } else {
         let second = second.as_ref().unwrap().with_vector_size::<Const<4>>();
         if part == 0u32 {
-            fill(first, to, own_feature, last_feature, start, copies, shape);
+            fill(first, weights, own_feature, last_feature, start, copies, shape);
         } else if part == 1u32 {
-            fill(second, to, own_feature, last_feature, start, copies, shape);
+            fill(second, weights, own_feature, last_feature, start, copies, shape);
         }
     }
     if comptime!(third.is_some()) {
         let third = third.as_ref().unwrap().with_vector_size::<Const<4>>();
         if part == 2u32 {
-            fill(third, to, own_feature, last_feature, start, copies, shape);
+            fill(third, weights, own_feature, last_feature, start, copies, shape);
         }
+    }
+    if comptime!(up.is_some()) {
+        let up = up.as_ref().unwrap().with_vector_size::<Const<4>>();
+        fill(up, weights + comptime!(features * tile.depth), own_feature, last_feature, start, copies, shape);
     }
 }
 

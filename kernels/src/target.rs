@@ -53,6 +53,10 @@ pub struct Capabilities {
     /// Multiprocessors of the device that tiles are chosen for. Where matrix units are used.
     #[serde(default)]
     pub processors: u32,
+    /// Products of 16 bits with sums in f32 that a multiprocessor's matrix units do in a clock by `mma.sync`. Where matrix
+    /// units are used.
+    #[serde(default)]
+    pub products: u32,
     /// Units of a workgroup.
     pub units_max: u32,
     /// Workgroups along the second and third axis of a grid, and along the first where it is less than 2^31 - 1.

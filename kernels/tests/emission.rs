@@ -276,7 +276,10 @@ fn snapshot(name: &str, kernel: &Kernel) {
 
 #[test]
 fn the_same_bytes_twice() {
-    for target in Target::all() {
+    // Targets of CUDA differ in nothing else that sources do.
+    let differ = ["sm_80", "sm_89", "sm_90a"];
+    let told_apart = |target: &Target| target.form() != Form::Cuda || differ.contains(&target.name());
+    for target in Target::all().into_iter().filter(told_apart) {
         let matrix = if target.capabilities().matrix.is_empty() { Vec::new() } else { on_matrix_units() };
         let fp8 = if target.capabilities().fp8 { in_fp8() } else { Vec::new() };
         for kernel in kernels().into_iter().chain(matrix).chain(fp8) {
@@ -306,7 +309,7 @@ fn fp8_where_there_is_any() {
     let tile = MatrixTile { depth: 64, ..MatrixTile::FLAT };
     for (wrong, reason) in [
         (LinearFp8 { tile, ..small_fp8() }, "cannot share"),
-        (LinearFp8 { tile: MatrixTile { depth: 256, ..LinearFp8::WIDE }, ..small_fp8() }, "shared memory"),
+        (LinearFp8 { tile: MatrixTile { depth: 256, ..LinearFp8::tile(MatrixTile::WIDE) }, ..small_fp8() }, "shared memory"),
         (LinearFp8 { swiglu: true, bias: true, ..small_fp8() }, "no bias"),
         (LinearFp8 { k: 0, ..small_fp8() }, "at least 1"),
     ] {
@@ -398,9 +401,6 @@ fn linears_fit_their_target() {
             assert!(table.is_sorted_by(|a, b| a.0 < b.0) && table.last().is_some_and(|last| last.0 >= 4096));
             for (_, kernel) in table {
                 assert!(matches!(kernel.engine, Engine::Matrix(_)), "{kernel:?}");
-                if name == "sm_80" {
-                    Kernel::Linear(kernel).emit(&target(name)).unwrap_or_else(|e| panic!("{e}"));
-                }
             }
         }
         let units = vec![(u32::MAX, Engine::Units(Tile::WIDE))];

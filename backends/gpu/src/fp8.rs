@@ -4,7 +4,7 @@ use crate::launcher::{Bound, Launcher, count};
 use crate::linear::{activation, normed};
 use dreamc_artifact::layout::fp8_pitch;
 use dreamc_artifact::plan::{Dim, Linear, Scalar, ValueId};
-use dreamc_kernels::{self as kernels, LinearFp8, Residual, RoundRows};
+use dreamc_kernels::{self as kernels, LinearFp8, MatrixTile, Residual, RoundRows};
 use dreamc_num::DType;
 
 pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<(), String> {
@@ -37,7 +37,7 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
                 Some(read) if l.in_place(read) => Residual::InPlace,
                 Some(_) => Residual::Apart,
             },
-            tile: LinearFp8::WIDE,
+            tile: MatrixTile::WIDE,
         };
         let table = kernel.fitted(l.most(&rows), l.target());
         let mut by_row = vec![("x", codes), ("x_scales", scales), ("y", y)];

@@ -15,7 +15,9 @@ fn tiles([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
     match m {
         0..=16 => vec![MatrixTile::FLAT, MatrixTile::LOW],
         17..=64 => vec![MatrixTile::LOW, MatrixTile::FLAT, MatrixTile::SMALL],
-        _ => vec![LinearFp8::WIDE, MatrixTile::MIDDLE],
+        _ => [MatrixTile::WIDE, MatrixTile::BROAD, MatrixTile::THREE_QUARTERS, MatrixTile::HALF]
+            .map(LinearFp8::tile)
+            .to_vec(),
     }
 }
 

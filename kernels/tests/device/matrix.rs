@@ -23,7 +23,10 @@ fn tiles([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
     match m {
         0..=16 => vec![MatrixTile::FLAT, MatrixTile::LOW],
         17..=64 => vec![MatrixTile::LOW, MatrixTile::FLAT, MatrixTile::SMALL],
-        _ => vec![MatrixTile::WIDE, MatrixTile::MIDDLE, MatrixTile::SMALL],
+        65..=100 => {
+            vec![MatrixTile::FIVE_EIGHTHS, MatrixTile::BROAD, MatrixTile::THREE_QUARTERS, MatrixTile::HALF]
+        }
+        _ => vec![MatrixTile::WIDE, MatrixTile::BROAD, MatrixTile::THREE_QUARTERS, MatrixTile::SMALL],
     }
 }
 
