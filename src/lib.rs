@@ -4,5 +4,6 @@
 
 pub mod compile;
 pub mod cost;
+pub mod estimate;
 pub mod output_path;
 pub mod whole;

@@ -122,12 +122,10 @@ impl Device for HostDevice<'_> {
         operands: &[Operand],
     ) -> Result<(), DeviceError> {
         let mut ready = self.ready.take().ok_or(UNSOUND)?;
-        let first = ready.launches.first_of(number, dispatch)?;
         for active in ready.launches.of(number, dispatch)? {
-            let launch = &dispatch.launches[active.index - first];
             let module = self.modules.get(active.module as usize).ok_or(UNSOUND)?;
             let of = |binding: &Binding| self.buffer(binding, &operands[binding.value.0 as usize]);
-            let places = launch.buffers.iter().map(of).collect::<Result<Vec<_>, _>>()?;
+            let places = active.launch.buffers.iter().map(of).collect::<Result<Vec<_>, _>>()?;
             let mut buffers: Vec<Vec<u8>> = places
                 .iter()
                 .map(|(place, range)| match place {

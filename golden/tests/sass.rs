@@ -4,6 +4,7 @@
 
 use dreamc_backend::toolchain::Search;
 use dreamc_backend_cuda::Nvrtc;
+use dreamc_kernels::model::{self, Counts};
 use dreamc_kernels::{
     Activation, Attention, AttentionEngine, Engine, Float, Kernel, Linear, LinearFp8, MatrixTile, Residual,
     Table, Target,
@@ -46,6 +47,16 @@ impl Listing {
     fn is(&self, at: usize, opcode: &str) -> bool {
         let own = self.instructions[at].split([' ', '.']).next().unwrap_or_default();
         own == opcode
+    }
+
+    /// Of a unit.
+    fn registers(&self) -> u32 {
+        let number = |word: &str| {
+            let digits: String = word.strip_prefix('R')?.chars().take_while(char::is_ascii_digit).collect();
+            digits.parse::<u32>().ok()
+        };
+        let words = self.instructions.iter().flat_map(|it| it.split(|c: char| !c.is_ascii_alphanumeric()));
+        words.filter_map(number).max().map_or(0, |last| last + 1)
     }
 
     fn count(&self, range: std::ops::RangeInclusive<usize>, opcode: &str) -> usize {
@@ -182,6 +193,34 @@ fn attention() {
     for arch in ["sm_80", "sm_90a"] {
         each(&all, arch, &judge);
     }
+}
+
+/// The model of `kernels` goes by what is in the machine code.
+#[test]
+fn counts() {
+    let form = |tile| Linear { residual: Residual::InPlace, y: Float::F32, ..linear(tile, 3584, 18944) };
+    let linears: Vec<Kernel> = MatrixTile::ALL.into_iter().map(form).map(Kernel::Linear).collect();
+    let attentions = [(80, 16, 16), (128, 28, 4)].map(|(head_dim, heads, kv_heads)| {
+        let (float, packed, rows, engine) = (Float::BF16, true, false, AttentionEngine::Matrix);
+        Kernel::Attention(Attention { float, heads, kv_heads, head_dim, packed, rows, engine })
+    });
+    let counted = |listing: &Listing| Counts {
+        registers: listing.registers(),
+        instructions: listing.main_loop().count() as u32,
+    };
+    let kernels: Vec<Kernel> = linears.into_iter().chain(attentions).collect();
+    each(&kernels, "sm_80", &|kernel, listing| {
+        let kept = match kernel {
+            Kernel::Linear(Linear { engine: Engine::Matrix(tile), .. }) => {
+                model::LINEAR.iter().find(|(of, _)| of == tile).map(|(_, kept)| *kept)
+            }
+            Kernel::Attention(attention) => {
+                model::ATTENTION.iter().find(|(of, _)| *of == attention.head_dim).map(|(_, kept)| *kept)
+            }
+            _ => None,
+        };
+        assert_eq!(kept, Some(counted(listing)), "kernels/src/model.rs: {}", kernel.name());
+    });
 }
 
 #[test]

@@ -32,6 +32,7 @@ mod kernel;
 mod linear;
 mod math;
 mod matrix;
+pub mod model;
 mod norm;
 mod open;
 mod ptx;

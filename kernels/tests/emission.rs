@@ -309,7 +309,10 @@ fn fp8_where_there_is_any() {
     let tile = MatrixTile { depth: 64, ..MatrixTile::FLAT };
     for (wrong, reason) in [
         (LinearFp8 { tile, ..small_fp8() }, "cannot share"),
-        (LinearFp8 { tile: MatrixTile { depth: 256, ..LinearFp8::tile(MatrixTile::WIDE) }, ..small_fp8() }, "shared memory"),
+        (
+            LinearFp8 { tile: MatrixTile { depth: 256, ..LinearFp8::tile(MatrixTile::WIDE) }, ..small_fp8() },
+            "shared memory",
+        ),
         (LinearFp8 { swiglu: true, bias: true, ..small_fp8() }, "no bias"),
         (LinearFp8 { k: 0, ..small_fp8() }, "at least 1"),
     ] {

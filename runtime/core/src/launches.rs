@@ -36,8 +36,10 @@ pub struct Launches {
 }
 
 /// A launch with something to do at the lengths of the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Active<'t> {
+    /// As the plan has it.
+    pub launch: &'t Launch,
     /// Its number among all launches of the program.
     pub index: usize,
     /// Index of its module.
@@ -163,15 +165,6 @@ impl Launches {
         Ok(true)
     }
 
-    /// The number of the first launch of `dispatch`, which is the program's `number`th, among all.
-    ///
-    /// # Errors
-    ///
-    /// Where it is another one, or no lengths are set.
-    pub fn first_of(&self, number: u32, dispatch: &Dispatch) -> Result<usize, DeviceError> {
-        self.range(number, dispatch).map(|range| range.start)
-    }
-
     /// The launches of `dispatch`, which is the program's `number`th, that have something to do.
     ///
     /// # Errors
@@ -186,8 +179,8 @@ impl Launches {
         Ok(self.list.get(range.clone()).ok_or(UNSOUND)?.iter().zip(range.clone()).filter_map(
             |(prepared, index)| {
                 let info = self.words.get(prepared.info.clone())?;
-                let (module, info_at) = (prepared.launch.module, prepared.info.start);
-                Some(Active { index, module, grid: prepared.grid?, info, info_at })
+                let (launch, info_at) = (&prepared.launch, prepared.info.start);
+                Some(Active { launch, index, module: launch.module, grid: prepared.grid?, info, info_at })
             },
         ))
     }

@@ -9,9 +9,11 @@ use super::super::progress::{Progress, Unit};
 use super::super::requests::{Lengths, Subject, entry, make};
 use super::{longest, plans};
 use dreamc::compile::Entry;
+use dreamc::estimate::Request;
 use dreamc_artifact::Artifact;
-use dreamc_artifact::code::{Form, Module};
-use dreamc_artifact::plan::Plan;
+use dreamc_artifact::code::{Code, Form, Module};
+use dreamc_artifact::plan::{Plan, Program};
+use dreamc_kernels::model::{self, Gpu};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -83,6 +85,19 @@ pub(super) struct Kernel<'a> {
     shared_bytes: u32,
     /// Launches in all programs of the target, loops counted once.
     launches: u64,
+    /// On a GPU that was named: what the launch that takes longest takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    estimate: Option<Estimate>,
+}
+
+/// By the model of the kernels.
+#[derive(Clone, Copy, Serialize)]
+struct Estimate {
+    groups: u64,
+    /// Times that the device is filled with them.
+    waves: f64,
+    limiter: &'static str,
+    us: f64,
 }
 
 /// What devices of a kind load.
@@ -150,7 +165,11 @@ pub(super) fn rates(
 }
 
 /// The kernels of all targets; those of the CPU with their rates.
-pub(super) fn list<'a>(artifact: &'a Artifact<'a>, rates: Option<&Rates>) -> Vec<Listed<'a>> {
+pub(super) fn list<'a>(
+    artifact: &'a Artifact<'a>,
+    rates: Option<&Rates>,
+    gpu: Option<&Gpu>,
+) -> Vec<Listed<'a>> {
     let mut list = Vec::new();
     for (target, plan) in plans(artifact) {
         let Some(code) = artifact.code(target) else { continue };
@@ -159,28 +178,50 @@ pub(super) fn list<'a>(artifact: &'a Artifact<'a>, rates: Option<&Rates>) -> Vec
             list.extend(chosen(artifact, plan, [kind, arch], rates).into_iter().map(Listed::Chosen));
             continue;
         }
+        let mut estimates = vec![None::<Estimate>; code.modules.len()];
+        for program in gpu.filter(|_| kind == "cuda").iter().flat_map(|_| &plan.programs) {
+            estimate(program, code, gpu, &mut estimates);
+        }
         let mut launches = vec![0_u64; code.modules.len()];
         for program in &plan.programs {
             for launch in program.dispatches().flat_map(|dispatch| longest(program, dispatch)) {
                 launches[launch.module as usize] += 1;
             }
         }
-        list.extend(code.modules.iter().zip(launches).map(|(module, launches)| {
-            Listed::Carried(Kernel {
-                name: &module.name,
-                target: kind,
-                arch,
-                form: module.images.first().map_or("", |image| image.form.name()),
-                ptx: module.images.iter().any(|image| image.form == Form::Ptx),
-                bytes: module.images.iter().map(|image| image.bytes.len() as u64).sum(),
-                images: images([module]),
-                workgroup: module.workgroup,
-                shared_bytes: module.shared_bytes,
-                launches,
-            })
-        }));
+        list.extend(code.modules.iter().zip(launches).zip(estimates).map(
+            |((module, launches), estimate)| {
+                Listed::Carried(Kernel {
+                    name: &module.name,
+                    target: kind,
+                    arch,
+                    form: module.images.first().map_or("", |image| image.form.name()),
+                    ptx: module.images.iter().any(|image| image.form == Form::Ptx),
+                    bytes: module.images.iter().map(|image| image.bytes.len() as u64).sum(),
+                    images: images([module]),
+                    workgroup: module.workgroup,
+                    shared_bytes: module.shared_bytes,
+                    launches,
+                    estimate,
+                })
+            },
+        ));
     }
     list
+}
+
+/// What the longest request takes of each kernel, where that is more than is known already.
+fn estimate(program: &Program, code: &Code, gpu: Option<&Gpu>, estimates: &mut [Option<Estimate>]) {
+    let maxima = program.maxima();
+    let request = Request { symbols: &maxima, images: 1 };
+    let launches = gpu.and_then(|gpu| dreamc::estimate::launches(program, code, gpu, request));
+    for launch in launches.into_iter().flatten() {
+        let model::Estimate { groups, waves, limiter, us, .. } = launch.estimate;
+        if let Some(known) = estimates.get_mut(launch.module as usize)
+            && known.is_none_or(|known| known.us < us)
+        {
+            *known = Some(Estimate { groups, waves, limiter: limiter.name(), us });
+        }
+    }
 }
 
 /// The runtime's kernels that a plan asks for, by name.
@@ -211,7 +252,7 @@ fn chosen<'a>(
 }
 
 /// The list for people.
-pub(super) fn text(kernels: &[Listed<'_>], rates: Option<&Rates>) -> String {
+pub(super) fn text(kernels: &[Listed<'_>], rates: Option<&Rates>, gpu: Option<&str>) -> String {
     let name = |kernel: &Listed<'_>| match kernel {
         Listed::Carried(kernel) => kernel.name.len(),
         Listed::Chosen(kernel) => kernel.name.len(),
@@ -221,6 +262,9 @@ pub(super) fn text(kernels: &[Listed<'_>], rates: Option<&Rates>) -> String {
         "{:<widest$}  {:<8}{:<9}{:<8}{:>9}{:>10}{:>8}",
         "kernel", "target", "arch", "form", "bytes", "launches", "shared"
     );
+    if gpu.is_some() {
+        text.push_str(&format!("{:>9}{:>8}{:>9}  {}", "groups", "waves", "us", "limiter"));
+    }
     if rates.is_some() {
         text.push_str(&format!("{:>12}{:>10}{:>9}", "ms", "GFLOP/s", "GB/s"));
     }
@@ -229,9 +273,18 @@ pub(super) fn text(kernels: &[Listed<'_>], rates: Option<&Rates>) -> String {
         let line = match kernel {
             Listed::Carried(k) => {
                 let form = if k.ptx { format!("{}+ptx", k.form) } else { k.form.to_owned() };
+                let estimate = k
+                    .estimate
+                    .map(|e| format!("{:>9}{:>8.2}{:>9.1}  {}", e.groups, e.waves, e.us, e.limiter));
                 format!(
-                    "{:<widest$}  {:<8}{:<9}{form:<10}{:>7}{:>10}{:>8}",
-                    k.name, k.target, k.arch, k.bytes, k.launches, k.shared_bytes
+                    "{:<widest$}  {:<8}{:<9}{form:<10}{:>7}{:>10}{:>8}{}",
+                    k.name,
+                    k.target,
+                    k.arch,
+                    k.bytes,
+                    k.launches,
+                    k.shared_bytes,
+                    estimate.unwrap_or_default()
                 )
             }
             Listed::Chosen(k) => {
@@ -246,6 +299,11 @@ pub(super) fn text(kernels: &[Listed<'_>], rates: Option<&Rates>) -> String {
         // Nothing behind the last figure.
         text.push_str(line.trim_end());
         text.push('\n');
+    }
+    if let Some(gpu) = gpu {
+        text.push_str(&format!(
+            "groups, waves and us: on {gpu} by a model, no measurement; of the launch that takes longest, at the longest request\n"
+        ));
     }
     if let Some(Rates { device, .. }) = rates {
         text.push_str(&format!(

@@ -7,6 +7,7 @@ use super::error::Failure;
 use super::families::form;
 use super::output::{Format, counted, json_value, output_path, print, print_json_pretty, write_whole};
 use super::{html, plan};
+use clap::builder::PossibleValuesParser;
 use dream::{Manifest, Settings};
 use dreamc::cost::{self, EntryCost, GraphCost, Lengths};
 use dreamc::output_path::OutputPath;
@@ -15,6 +16,7 @@ use dreamc_artifact::plan::{Dispatch, Launch, Plan, Program};
 use dreamc_artifact::{Artifact, WeightInfo, Work};
 use dreamc_backend::Liveness;
 use dreamc_ir::{Module, SLOTS, Verified, parse, verify};
+use dreamc_kernels::model::{GPUS, Gpu};
 use kernels::{Images, Listed, Rates};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -34,6 +36,9 @@ pub(crate) struct Args {
     /// with the rates that they reach here
     #[arg(long)]
     kernels: bool,
+    /// With --kernels: what each takes on this GPU at the longest and largest request, by a model; nothing is measured
+    #[arg(long, requires = "kernels", value_name = "GPU", value_parser = PossibleValuesParser::new(GPUS.map(|gpu| gpu.name)))]
+    gpu: Option<String>,
     /// With --kernels: measure nothing
     #[arg(long, requires = "kernels")]
     no_rates: bool,
@@ -74,6 +79,9 @@ struct Report<'a> {
     plan: Option<Vec<TargetPlan<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kernels: Option<Vec<Listed<'a>>>,
+    /// What the kernels' times are estimated for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu: Option<&'a str>,
     /// What the kernels' rates were measured on.
     #[serde(skip_serializing_if = "Option::is_none")]
     rates: Option<Rates>,
@@ -182,7 +190,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             parts.extend(report.cost.as_deref().map(cost_text));
             parts.extend(report.totals.as_deref().map(totals_text));
             parts.extend(report.plan.as_ref().map(|_| plan_text(artifact)));
-            parts.extend(report.kernels.as_deref().map(|list| kernels::text(list, report.rates.as_ref())));
+            parts.extend(
+                report.kernels.as_deref().map(|list| kernels::text(list, report.rates.as_ref(), report.gpu)),
+            );
             parts.extend(report.ir.map(str::to_owned));
             if parts.is_empty() && html.is_some() {
                 return Ok(());
@@ -196,7 +206,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn report<'a>(
-    args: &Args,
+    args: &'a Args,
     artifact: &'a Artifact<'a>,
     settings: Option<&'a Settings>,
 ) -> Result<Report<'a>, Failure> {
@@ -209,6 +219,7 @@ fn report<'a>(
         }
         _ => (None, None),
     };
+    let gpu = args.gpu.as_deref().and_then(Gpu::named);
     let rates = match args.kernels && !args.no_rates {
         true => kernels::rates(&args.file, artifact, &args.threads)?,
         false => None,
@@ -233,7 +244,8 @@ fn report<'a>(
         cost,
         totals,
         plan: args.plan.then(|| plans(artifact).map(|(target, plan)| TargetPlan { target, plan }).collect()),
-        kernels: args.kernels.then(|| kernels::list(artifact, rates.as_ref())),
+        kernels: args.kernels.then(|| kernels::list(artifact, rates.as_ref(), gpu)),
+        gpu: args.gpu.as_deref().filter(|_| args.kernels),
         rates,
         ir: ir.filter(|_| args.ir),
     })
