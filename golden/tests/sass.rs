@@ -127,6 +127,7 @@ fn linear(tile: MatrixTile, n: u32, k: u32) -> Linear {
         swiglu: false,
         activation: None,
         residual: Residual::None,
+        rope: None,
         engine,
     }
 }

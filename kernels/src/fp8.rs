@@ -101,6 +101,6 @@ impl LinearFp8 {
         let LinearFp8 { y, n, k, bias, swiglu, activation, residual, tile } = *self;
         let multiplied = Multiplied::E4M3;
         let more = [0; 2];
-        tile.launch(&Matmul { multiplied, y, n, more, k, bias, swiglu, activation, residual }, r);
+        tile.launch(&Matmul { multiplied, y, n, more, k, bias, swiglu, activation, residual, rope: None }, r);
     }
 }

@@ -52,7 +52,7 @@ pub use elementwise::{Elementwise, Map};
 pub use emit::{Access, Buffer, Element, EmitError, Emitted, Extent, Form, Info, Scalar, ScalarType, Word};
 pub use fp8::LinearFp8;
 pub use kernel::{Float, Kernel};
-pub use linear::{Engine, Linear, Residual, Tile, Weights};
+pub use linear::{Engine, Linear, Residual, Tile, Turned, Weights};
 pub use math::Activation;
 pub use norm::{Norm, Statistic};
 pub use open::Open;

@@ -47,8 +47,27 @@ pub struct Linear {
     pub activation: Option<Activation>,
     /// What is added last.
     pub residual: Residual,
+    /// Heads that are turned by the positions of their rows, as [`crate::Rope`] does, once they are rounded to the type of the
+    /// result. On matrix units, not with SwiGLU, an activation or a residual.
+    pub rope: Option<Turned>,
     /// What computes it.
     pub engine: Engine,
+}
+
+/// Heads from the first feature on, whose halves are turned. Angles are buffers `cos` and `sin` f32 `[rows, head_dim / 2]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Turned {
+    /// How many.
+    pub heads: u32,
+    /// Features of a head, a multiple of 16.
+    pub head_dim: u32,
+}
+
+impl Turned {
+    /// Features that are turned.
+    pub(crate) const fn features(self) -> u32 {
+        self.heads * self.head_dim
+    }
 }
 
 /// What computes it, in which tiles.
@@ -127,9 +146,9 @@ impl Linear {
         vec![(u32::MAX, Linear { engine: Engine::Units(tile), ..self })]
     }
 
-    /// Whether all its weights are one launch.
+    /// Whether all its weights are one launch, and their heads turned in it.
     pub fn takes_all(&self) -> bool {
-        self.more == [0; 2] || matches!(self.engine, Engine::Matrix(_))
+        (self.more == [0; 2] && self.rope.is_none()) || matches!(self.engine, Engine::Matrix(_))
     }
 
     /// Of all weights.
@@ -153,10 +172,13 @@ impl Linear {
     pub(crate) fn name(&self) -> String {
         let mut name = format!("{}w_{}_linear", self.weights.name(), self.x.name());
         let activation = self.activation.map(|a| format!("_{}", a.name())).unwrap_or_default();
+        let rope = self.rope.map(|Turned { heads, head_dim }| format!("_rope{heads}x{head_dim}"));
+        let rope = rope.unwrap_or_default();
         for (has, part) in [
             (self.swiglu, "_swiglu"),
             (self.bias, "_bias"),
             (self.activation.is_some(), activation.as_str()),
+            (self.rope.is_some(), rope.as_str()),
             (self.residual == Residual::Apart, "_residual"),
             (self.residual == Residual::InPlace, "_residual_inplace"),
         ] {
@@ -182,7 +204,13 @@ impl Linear {
         if self.swiglu && self.more != [0; 2] {
             return Err("swiglu takes no more weights".into());
         }
+        if self.rope.is_some()
+            && (self.swiglu || self.activation.is_some() || self.residual != Residual::None)
+        {
+            return Err("heads are turned behind a bias, and nothing else is done to them".into());
+        }
         let tile = match self.engine {
+            Engine::Units(_) if self.rope.is_some() => return Err("units turn no heads".into()),
             Engine::Units(_) if self.more != [0; 2] => {
                 return Err("units take one weight at a time".into());
             }
@@ -192,6 +220,22 @@ impl Linear {
                 let before = if self.more[1] > 0 { vec![self.n, self.more[0]] } else { vec![self.n] };
                 if self.more != [0; 2] && before.iter().any(|n| n % tile.columns != 0) {
                     return Err(format!("{before:?} features are not whole tiles of {}", tile.columns));
+                }
+                if let Some(turned) = self.rope {
+                    // A workgroup has as many features of the one half of heads as of the other, or none of either.
+                    let features = turned.features();
+                    let heads_of = |n: u32| n.is_multiple_of(turned.head_dim.max(1));
+                    let fits = features.is_multiple_of(tile.columns)
+                        && (1..=self.features()).contains(&features)
+                        && turned.head_dim.is_multiple_of(16)
+                        && (self.more == [0; 2] || heads_of(self.n) && heads_of(self.more[0]));
+                    if !fits {
+                        let Turned { heads, head_dim } = turned;
+                        return Err(format!(
+                            "{heads} heads of {head_dim} are not whole tiles of {}",
+                            tile.columns
+                        ));
+                    }
                 }
                 let weights = 1 + u32::from(self.swiglu);
                 return tile.check(weights, (self.k, self.multiplied()), capabilities);
@@ -213,12 +257,12 @@ impl Linear {
     }
 
     pub(crate) fn launch(&self, r: &Recorder) {
-        let Linear { x, weights, y, n, more, k, bias, swiglu, activation, residual, engine } = *self;
+        let Linear { x, weights, y, n, more, k, bias, swiglu, activation, residual, rope, engine } = *self;
         let tile = match engine {
             Engine::Units(tile) => tile,
             Engine::Matrix(tile) => {
                 let multiplied = self.multiplied();
-                let matmul = Matmul { multiplied, y, n, more, k, bias, swiglu, activation, residual };
+                let matmul = Matmul { multiplied, y, n, more, k, bias, swiglu, activation, residual, rope };
                 return tile.launch(&matmul, r);
             }
         };

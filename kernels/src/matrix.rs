@@ -18,9 +18,9 @@
 
 use crate::emit::{Access, Element, Extent};
 use crate::kernel::{Float as Dtype, floats};
-use crate::linear::Residual;
+use crate::linear::{Residual, Turned};
 use crate::math::{Activation, activate, silu};
-use crate::ptx::{CHUNK, FEATURES, Multiplied, ROWS, STEP, WARP, address, commit, multiply, wait};
+use crate::ptx::{CHUNK, FEATURES, Multiplied, ROWS, STEP, WARP, address, commit, copy, multiply, wait};
 use crate::record::Recorder;
 use crate::stage::{fill, operand, place};
 use crate::tile::{BATCH, MatrixTile};
@@ -40,15 +40,19 @@ pub(crate) struct Shape {
     pub(crate) multiplied: Multiplied,
     pub(crate) activation: Option<Activation>,
     pub(crate) in_place: bool,
+    /// Features of half a head that is turned, and of all of them.
+    pub(crate) half: u32,
+    pub(crate) turned: u32,
 }
 
 impl MatrixTile {
     pub(crate) fn launch(self, matmul: &Matmul, r: &Recorder) {
-        let Matmul { multiplied, y, n, more, k, bias, swiglu, activation, residual } = *matmul;
+        let Matmul { multiplied, y, n, more, k, bias, swiglu, activation, residual, rope } = *matmul;
         let weights = if swiglu { 2 } else { 1 };
         let in_place = residual == Residual::InPlace;
         let k = k.div_ceil(multiplied.in_chunk());
-        let shape = Shape { n, more, k, tile: self, weights, multiplied, activation, in_place };
+        let (half, turned) = rope.map_or((0, 0), |rope| (rope.head_dim / 2, rope.features()));
+        let shape = Shape { n, more, k, tile: self, weights, multiplied, activation, in_place, half, turned };
         let grid = [
             Extent::Ceil { of: "rows", per: self.rows, any: false },
             Extent::Constant((n + more[0] + more[1]).div_ceil(self.columns / weights)),
@@ -75,6 +79,8 @@ impl MatrixTile {
             swiglu.then(|| read("up", words)).into(),
             (swiglu && scaled).then(|| read("up_scales", Element::F32)).into(),
             bias.then(|| read("bias", Element::F32)).into(),
+            rope.map(|_| read("cos", Element::F32)).into(),
+            rope.map(|_| read("sin", Element::F32)).into(),
             (residual == Residual::Apart).then(|| read("residual", y.element())).into(),
             r.declared("y", y.element(), if in_place { Access::ReadWrite } else { Access::Write }),
             r.int("rows"),
@@ -98,6 +104,7 @@ pub(crate) struct Matmul {
     pub(crate) swiglu: bool,
     pub(crate) activation: Option<Activation>,
     pub(crate) residual: Residual,
+    pub(crate) rope: Option<Turned>,
 }
 
 #[cube(launch_unchecked)]
@@ -111,6 +118,8 @@ fn linear_matrix<Y: Float>(
     up: ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
     up_scales: ComptimeOption<Box<[f32]>>,
     bias: ComptimeOption<Box<[f32]>>,
+    cos: ComptimeOption<Box<[f32]>>,
+    sin: ComptimeOption<Box<[f32]>>,
     residual: ComptimeOption<Box<[Y]>>,
     y: &mut [Y],
     rows: u32,
@@ -327,10 +336,16 @@ fn linear_matrix<Y: Float>(
     sync_cube();
     let each = comptime!(tile.each(shape.weights));
     let batch = comptime!(if each < BATCH { each as usize } else { BATCH as usize });
+    // Columns of `y` that a workgroup has are side by side, or are those of halves of heads.
+    let turns = comptime!(shape.half > 0) && first_feature < comptime!(shape.turned);
+    let part_feature = first_feature - own_feature;
     let mut before = Array::<f32>::new(batch);
     let mut offsets = Array::<f32>::new(batch);
     let mut scales = Array::<f32>::new(batch);
     let mut up_factors = Array::<f32>::new(batch);
+    let mut cosines = Array::<f32>::new(batch);
+    let mut sines = Array::<f32>::new(batch);
+    let mut other_offsets = Array::<f32>::new(batch);
     for b in 0..comptime!(each / batch as u32).runtime() {
         let at = b * comptime!(batch as u32 * units) + UNIT_POS_X;
         // What is read is read before anything is written, lest every write be waited for.
@@ -338,11 +353,34 @@ fn linear_matrix<Y: Float>(
         for e in 0..batch {
             let at = at + comptime!(e as u32 * units);
             let m = first_row + at / features;
-            let n = first_feature + at % features;
+            let mut n = first_feature + at % features;
             before[e] = 0.0f32;
             offsets[e] = 0.0f32;
             scales[e] = 0.0f32;
             up_factors[e] = 0.0f32;
+            if comptime!(cos.is_some()) {
+                cosines[e] = 1.0f32;
+                sines[e] = 0.0f32;
+                if turns && m < rows {
+                    let (feature, angle) = turned_feature(own_feature, at % features, features, shape);
+                    n = part_feature + feature;
+                    let angle = (m * comptime!(shape.half) + angle) as usize;
+                    let cos = cos.as_ref().unwrap();
+                    let sin = sin.as_ref().unwrap();
+                    cosines[e] = cos[angle];
+                    sines[e] = sin[angle];
+                    if comptime!(bias.is_some()) {
+                        let bias = bias.as_ref().unwrap();
+                        // The feature that it is turned with.
+                        let other = select(
+                            at % features < comptime!(features / 2),
+                            n + comptime!(shape.half),
+                            n - comptime!(shape.half),
+                        );
+                        other_offsets[e] = bias[(first + other) as usize];
+                    }
+                }
+            }
             if m < rows && n < all_features {
                 let from = (m * stride + first + n) as usize;
                 if comptime!(shape.in_place) {
@@ -372,7 +410,13 @@ fn linear_matrix<Y: Float>(
         for e in 0..batch {
             let at = at + comptime!(e as u32 * units);
             let m = first_row + at / features;
-            let n = first_feature + at % features;
+            let mut n = first_feature + at % features;
+            if comptime!(cos.is_some()) {
+                if turns {
+                    let (feature, _angle) = turned_feature(own_feature, at % features, features, shape);
+                    n = part_feature + feature;
+                }
+            }
             if m < rows && n < all_features {
                 let from = at / features * pitch + at % features;
                 let mut value = sum_of(&shared, from, shape);
@@ -388,6 +432,21 @@ fn linear_matrix<Y: Float>(
                 }
                 if comptime!(bias.is_some()) {
                     value += offsets[e];
+                }
+                if comptime!(cos.is_some()) {
+                    if turns {
+                        let near = at % features < comptime!(features / 2);
+                        let other =
+                            select(near, from + comptime!(features / 2), from - comptime!(features / 2));
+                        let mut other = sum_of(&shared, other, shape);
+                        if comptime!(bias.is_some()) {
+                            other += other_offsets[e];
+                        }
+                        // Both as they would lie in memory.
+                        let own = f32::cast_from(Y::cast_from(value));
+                        let other = f32::cast_from(Y::cast_from(other));
+                        value = own * cosines[e] + select(near, 0.0f32 - other, other) * sines[e];
+                    }
                 }
                 if comptime!(shape.activation.is_some()) {
                     value = activate(value, shape.activation);
@@ -425,13 +484,21 @@ fn fill_stage(
     fill(x, to, first_row, rows, start, comptime!(tile.rows * tile.depth / CHUNK / units), shape);
     let weights = to + comptime!(tile.rows * tile.depth);
     if comptime!(second.is_none()) {
-        fill(first, weights, own_feature, last_feature, start, copies, shape);
+        fill_features(first, weights, 0u32.runtime(), own_feature, last_feature, start, shape);
     } else {
         let second = second.as_ref().unwrap().with_vector_size::<Const<4>>();
         if part == 0u32 {
-            fill(first, weights, own_feature, last_feature, start, copies, shape);
+            fill_features(first, weights, 0u32.runtime(), own_feature, last_feature, start, shape);
         } else if part == 1u32 {
-            fill(second, weights, own_feature, last_feature, start, copies, shape);
+            fill_features(
+                second,
+                weights,
+                comptime!(shape.n).runtime(),
+                own_feature,
+                last_feature,
+                start,
+                shape,
+            );
         }
     }
     if comptime!(third.is_some()) {
@@ -444,6 +511,75 @@ fn fill_stage(
         let up = up.as_ref().unwrap().with_vector_size::<Const<4>>();
         fill(up, weights + comptime!(features * tile.depth), own_feature, last_feature, start, copies, shape);
     }
+}
+
+/// Begins to copy features of a weight that stand side by side, or those of halves of heads. `before`: features of the weights
+/// before it.
+#[cube]
+fn fill_features(
+    from: &[Vector<u32, Const<4>>],
+    to: u32,
+    before: u32,
+    own_feature: u32,
+    last_feature: u32,
+    start: u32,
+    #[comptime] shape: Shape,
+) {
+    let tile = comptime!(shape.tile);
+    let features = comptime!(tile.columns / shape.weights);
+    let copies = comptime!(features * tile.depth / CHUNK / (tile.warps() * WARP));
+    if comptime!(shape.half > 0) {
+        if before + own_feature < comptime!(shape.turned) {
+            fill_turned(from, to, own_feature, start, copies, shape);
+        } else {
+            fill(from, to, own_feature, last_feature, start, copies, shape);
+        }
+    } else {
+        fill(from, to, own_feature, last_feature, start, copies, shape);
+    }
+}
+
+/// Begins to copy features of halves of heads: eight of the one and the eight that they are turned with belong to one
+/// workgroup. The first half of the tile has those of first halves.
+#[cube]
+fn fill_turned(
+    from: &[Vector<u32, Const<4>>],
+    to: u32,
+    own_feature: u32,
+    start: u32,
+    #[comptime] copies: u32,
+    #[comptime] shape: Shape,
+) {
+    let in_row = comptime!(shape.tile.depth / CHUNK);
+    let apart = comptime!(shape.tile.warps() * WARP / in_row);
+    let features = comptime!(shape.tile.columns / shape.weights);
+    let row = UNIT_POS_X / in_row;
+    let chunk = UNIT_POS_X % in_row;
+    let at = to + (row * in_row + (chunk ^ (row & 7u32))) * CHUNK;
+    let inside = select(start + chunk < shape.k, CHUNK, 0u32);
+    #[unroll]
+    for i in 0..copies {
+        let (feature, _angle) = turned_feature(own_feature, row + comptime!(i * apart), features, shape);
+        copy(from, feature * shape.k + start + chunk, at + comptime!(i * apart * in_row * CHUNK), inside);
+    }
+}
+
+/// Which feature of its weight stands in column `column` of a tile of `features`, the first of which would be `own_feature` if
+/// they stood side by side, and which angle turns it.
+#[cube]
+fn turned_feature(
+    own_feature: u32,
+    column: u32,
+    #[comptime] features: u32,
+    #[comptime] shape: Shape,
+) -> (u32, u32) {
+    let half = comptime!(shape.half);
+    let side = column / comptime!(features / 2);
+    // Features come in eights: those of all first halves, counted from the first head on.
+    let in_side = own_feature / 2u32 + column % comptime!(features / 2);
+    let head = in_side / half;
+    let angle = in_side % half;
+    (head * comptime!(2 * half) + side * half + angle, angle)
 }
 
 /// A sum, of all slices in order.

@@ -26,6 +26,7 @@ fn kernels() -> Vec<Kernel> {
             swiglu,
             activation,
             residual,
+            rope: None,
             engine,
         })
     };
@@ -55,6 +56,7 @@ fn kernels() -> Vec<Kernel> {
             swiglu,
             activation,
             residual,
+            rope: None,
             engine,
         })
     };
@@ -137,6 +139,7 @@ fn on_matrix_units() -> Vec<Kernel> {
             swiglu,
             activation,
             residual,
+            rope: None,
             engine,
         })
     };
@@ -392,7 +395,20 @@ fn linears_fit_their_target() {
     let linear = |x, stored, n, k, swiglu| {
         let (weights, engine) = (Table::Floats(stored), Engine::Units(Tile::WIDE));
         let (y, residual) = (bf16, Residual::None);
-        Linear { x, weights, y, n, more: [0; 2], k, bias: false, swiglu, activation: None, residual, engine }
+        Linear {
+            x,
+            weights,
+            y,
+            n,
+            more: [0; 2],
+            k,
+            bias: false,
+            swiglu,
+            activation: None,
+            residual,
+            rope: None,
+            engine,
+        }
     };
     let engines = |linear: Linear, rows, name| -> Vec<(u32, Engine)> {
         linear.fitted(rows, &target(name)).into_iter().map(|(up_to, kernel)| (up_to, kernel.engine)).collect()

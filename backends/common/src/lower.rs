@@ -8,7 +8,7 @@ use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{
     Denoise, Dim, Dispatch, Kernel, Launch, Port, Program, Slots, Step, Symbol, Value as PlanValue, ValueId,
 };
-use dreamc_ir::{Graph, Literal, Module, NodeData, Op, SLOTS, Type, Value, Verified, Weight};
+use dreamc_ir::{Graph, Literal, Module, Node, NodeData, Op, SLOTS, Type, Value, Verified, Weight};
 use dreamc_num::{DType, Quant};
 use std::collections::BTreeMap;
 
@@ -97,9 +97,25 @@ pub struct Job<'a, 's> {
     /// Results.
     pub writes: &'a [ValueId],
     spare: &'a [bool],
+    follower: Option<Follower<'a>>,
 }
 
-impl Job<'_, '_> {
+/// The node that alone looks at the first result of a dispatch.
+#[derive(Clone, Debug)]
+pub struct Follower<'a> {
+    /// What it computes.
+    pub op: &'a Op,
+    /// Its operands, as far as they are values that were there before the dispatch.
+    pub reads: Vec<Option<ValueId>>,
+}
+
+impl<'a> Job<'a, '_> {
+    /// The node that alone looks at the first result: what it does to it may be done at once. It is told by
+    /// [`Target::launches`] that it has nothing to do any more.
+    pub fn follower(&self) -> Option<&Follower<'a>> {
+        self.follower.as_ref()
+    }
+
     /// Type, dimensions and, of weights, the place of a value.
     pub fn value(&self, id: ValueId) -> &PlanValue {
         self.space.value(id)
@@ -209,7 +225,7 @@ impl Lowering<'_> {
     /// Lowers the nodes of a graph in order. `born` is the time from which values may be overwritten: inside a loop,
     /// what was computed outside must survive for the next iteration.
     fn steps(&mut self, graph: &Graph, scope: &mut Scope, born: u32) -> Result<Vec<Step>, EmitError> {
-        let last_uses = last_uses(graph);
+        let (last_uses, followers) = (last_uses(graph), followers(graph));
         let mut steps = Vec::new();
         for (at, node) in graph.order().iter().enumerate() {
             let data = graph.node(*node);
@@ -250,7 +266,13 @@ impl Lowering<'_> {
                 }
                 _ => {
                     let dying = |v: Value| last_uses.get(&v) == Some(&at);
-                    let dispatch = self.dispatch(graph, data, scope, born, &dying)?;
+                    let follower = data.outputs.first().and_then(|value| *followers.get(value)?);
+                    let follower = follower.map(|node| {
+                        let data: &NodeData = graph.node(node);
+                        let bound = |value: &Value| scope.get(value).and_then(Binding::value);
+                        Follower { op: &data.op, reads: data.inputs.iter().map(bound).collect() }
+                    });
+                    let dispatch = self.dispatch(graph, data, scope, born, &dying, follower)?;
                     steps.push(Step::Dispatch(dispatch));
                 }
             }
@@ -270,6 +292,7 @@ impl Lowering<'_> {
         scope: &mut Scope,
         born: u32,
         dying: &dyn Fn(Value) -> bool,
+        follower: Option<Follower<'_>>,
     ) -> Result<Dispatch, EmitError> {
         let unsupported = |reason: String| EmitError::Unsupported {
             target: self.target.name().to_owned(),
@@ -334,7 +357,7 @@ impl Lowering<'_> {
             scope.insert(*value, Binding::Value(id));
             writes.push(id);
         }
-        self.finish(kernel, reads, writes, &spare, data)
+        self.finish(kernel, reads, writes, &spare, data, follower)
     }
 
     /// Whether nobody needs an operand after this node. `born` and `dying`: see [`Lowering::steps`].
@@ -361,8 +384,10 @@ impl Lowering<'_> {
         writes: Vec<ValueId>,
         spare: &[bool],
         data: &NodeData,
+        follower: Option<Follower<'_>>,
     ) -> Result<Dispatch, EmitError> {
-        let mut job = Job { space: &mut self.space, kernel: &kernel, reads: &reads, writes: &writes, spare };
+        let space = &mut self.space;
+        let mut job = Job { space, kernel: &kernel, reads: &reads, writes: &writes, spare, follower };
         let launches = self.target.launches(&mut job).map_err(|reason| EmitError::Unsupported {
             target: self.target.name().to_owned(),
             op: data.op.name(),
@@ -477,7 +502,7 @@ impl Lowering<'_> {
         let time = self.space.time;
         self.space.keep(from, time);
         self.space.keep(to, time);
-        self.finish(Kernel::Copy, vec![from], vec![to], &[false], data).map(Step::Dispatch)
+        self.finish(Kernel::Copy, vec![from], vec![to], &[false], data, None).map(Step::Dispatch)
     }
 }
 
@@ -540,6 +565,20 @@ fn source_of(weight: &Weight, ty: &Type) -> Source {
             Source::Quantized { name, first: 0, of, columns, quant, importance, feedback }
         }
     }
+}
+
+/// The node that uses a value, where it is the only one, and uses it once.
+fn followers(graph: &Graph) -> BTreeMap<Value, Option<Node>> {
+    let mut followers = BTreeMap::new();
+    for node in graph.order() {
+        for value in &graph.node(*node).inputs {
+            followers.entry(*value).and_modify(|only| *only = None).or_insert(Some(*node));
+        }
+    }
+    for port in &graph.results {
+        followers.insert(port.value, None);
+    }
+    followers
 }
 
 /// Place in the order of the last node that uses each value; results are used after all of them.

@@ -22,12 +22,13 @@ mod size;
 pub use modules::Modules;
 
 use dreamc_artifact::layout::Layout;
-use dreamc_artifact::plan::{Activation, Kernel, Launch, Program, Scalar};
+use dreamc_artifact::plan::{Activation, Kernel, Launch, Program, Scalar, ValueId};
 use dreamc_backend::{Constants, EmitError, Job, Target, in_place, is_matrix, kernel, lower};
 use dreamc_ir::{Graph, Literal, NodeData, Op, Type, Verified};
 use dreamc_kernels::{self as kernels, Elementwise, Float, Map, Norm, RopeTable, Statistic, TimestepEmbed};
 use dreamc_num::{DType, Quant, frequency};
 use launcher::Launcher;
+use std::collections::BTreeSet;
 
 /// The program of graph `entry`, named `name`. What it stores is added to `constants`, what it launches to `modules`.
 ///
@@ -41,11 +42,13 @@ pub fn emit(
     constants: &mut Constants,
     modules: &mut Modules,
 ) -> Result<Program, EmitError> {
-    lower(verified, entry, name, &mut Gpu { modules }, constants)
+    lower(verified, entry, name, &mut Gpu { modules, turned: BTreeSet::new() }, constants)
 }
 
 struct Gpu<'a> {
     modules: &'a mut Modules,
+    /// Queries and keys that were turned where they were computed.
+    turned: BTreeSet<ValueId>,
 }
 
 impl Gpu<'_> {
@@ -110,7 +113,7 @@ impl Target for Gpu<'_> {
     }
 
     fn launches(&mut self, job: &mut Job<'_, '_>) -> Result<Vec<Launch>, String> {
-        let mut launcher = Launcher::new(self.modules, job);
+        let mut launcher = Launcher::new(self.modules, &mut self.turned, job);
         launches(&mut launcher)?;
         Ok(launcher.finish())
     }

@@ -3,7 +3,9 @@
 use crate::fp8;
 use crate::launcher::{Bound, Launcher, Part, count};
 use dreamc_artifact::plan::{Activation, Linear, Scalar, ValueId};
-use dreamc_kernels::{self as kernels, Engine, Norm, Residual, Statistic, Table, Tile};
+use dreamc_backend::Follower;
+use dreamc_ir::Op;
+use dreamc_kernels::{self as kernels, Engine, Norm, Residual, Statistic, Table, Tile, Turned};
 use dreamc_num::DType;
 use dreamc_num::quant::Codes;
 
@@ -33,7 +35,12 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
     let (rows, stride) = (l.row_count(y)?, l.columns(y)?);
     let most = l.most(&rows);
     let k = l.constant_columns(x)?;
-    let kernel = |table: Table, n: u32, more: [u32; 2], l: &Launcher<'_, '_, '_>| -> Result<_, String> {
+    let rope = rope(l);
+    let kernel = |table: Table,
+                  n: u32,
+                  (more, rope): ([u32; 2], Option<Turned>),
+                  l: &Launcher<'_, '_, '_>|
+     -> Result<_, String> {
         let linear = kernels::Linear {
             x: l.float(x)?,
             weights: table,
@@ -49,6 +56,7 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
                 Some(read) if l.in_place(read) => Residual::InPlace,
                 Some(_) => Residual::Apart,
             },
+            rope,
             engine: Engine::Units(Tile::WIDE),
         };
         Ok(linear.fitted(most, l.target()))
@@ -57,6 +65,11 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
         |l: &mut Launcher<'_, '_, '_>, table: &[(u32, kernels::Linear)], of: &[(&str, Bound)], first| {
             let mut by_row = vec![("x", x), ("y", y)];
             by_row.extend(residual.filter(|read| !l.in_place(*read)).map(|read| ("residual", l.read(read))));
+            let turns = table.iter().any(|(_, kernel)| kernel.rope.is_some());
+            if let Some((_, [cos, sin])) = rope.filter(|_| turns) {
+                by_row.extend([("cos", cos), ("sin", sin)]);
+                l.turned(y);
+            }
             let buffers: Vec<(&str, Bound)> =
                 of.iter().copied().chain(bias.map(|bias| ("bias", bias.into()))).collect();
             let scalars = [("stride", stride.clone()), ("first", count(first))];
@@ -64,16 +77,22 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
                 l.launch_rows(&kernels::Kernel::Linear(*kernel), &rows, &by_row, &buffers, &scalars)
             })
         };
-    if let (false, 2 | 3) = (linear.swiglu, weights.len()) {
+    if !linear.swiglu && (weights.len() > 1 || rope.is_some()) {
         let ns = weights.iter().map(|weight| l.constant_rows(*weight)).collect::<Result<Vec<u32>, _>>()?;
         let more = [1, 2].map(|i| ns.get(i).copied().unwrap_or(0));
         let stored = weights.iter().map(|weight| l.table(*weight)).collect::<Result<Vec<Table>, _>>()?;
-        let table = kernel(stored[0], ns[0], more, l)?;
         let alike = stored.iter().all(|other| *other == stored[0]);
-        if alike && table.iter().all(|(_, kernel)| kernel.takes_all()) {
-            let names = ["weight", "second", "third"].into_iter();
-            let buffers: Vec<(&str, Bound)> = names.zip(weights.iter().map(|w| (*w).into())).collect();
-            return launch(l, &table, &buffers, 0);
+        let names = ["weight", "second", "third"].into_iter();
+        let buffers: Vec<(&str, Bound)> = names.zip(weights.iter().map(|w| (*w).into())).collect();
+        // With its heads turned, and if that cannot be without.
+        for turned in [rope.map(|(turned, _)| turned), None] {
+            let table = kernel(stored[0], ns[0], (more, turned), l)?;
+            if alike
+                && table.iter().all(|(_, kernel)| kernel.takes_all())
+                && (turned.is_some() || weights.len() > 1)
+            {
+                return launch(l, &table, &buffers, 0);
+            }
         }
     }
     let mut column = 0;
@@ -81,7 +100,7 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
     for weight in &weights[..pairs] {
         let parts = l.parts(*weight)?;
         for part in &parts {
-            let table = kernel(l.table(*weight)?, part.rows, [0; 2], l)?;
+            let table = kernel(l.table(*weight)?, part.rows, ([0; 2], None), l)?;
             let mut buffers: Vec<(&str, Bound)> = vec![("weight", l.bound(*weight, *part))];
             if linear.swiglu {
                 buffers.push(("up", l.bound(weights[1], *part)));
@@ -91,6 +110,15 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
         column += parts.iter().map(|p: &Part| p.rows).sum::<u32>();
     }
     Ok(())
+}
+
+/// The heads that an attention behind the matmul wants turned, and the values of their angles.
+fn rope(l: &Launcher<'_, '_, '_>) -> Option<(Turned, [ValueId; 2])> {
+    let Follower { op: Op::Attention(attention), reads } = l.follower()? else { return None };
+    let [_, _, cos, sin] = reads[..] else { return None };
+    let heads = u32::try_from(attention.heads + attention.kv_heads).ok()?;
+    let turned = Turned { heads, head_dim: u32::try_from(attention.head_dim).ok()? };
+    (attention.packed && attention.rope).then_some((turned, [cos?, sin?]))
 }
 
 pub(crate) const fn activation(kind: Activation) -> kernels::Activation {

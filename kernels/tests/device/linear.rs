@@ -50,6 +50,7 @@ fn plain((x, weights, y): (Float, Weights, Float), [_, n, k]: [usize; 3], tile: 
         swiglu: false,
         activation: None,
         residual: Residual::None,
+        rope: None,
         engine: Engine::Units(tile),
     }
 }

@@ -3,7 +3,7 @@
 use crate::common::{Launch, Runner, runners};
 use crate::judge::{interpret, near, tensor, tensor_of};
 use dreamc_interp::Tensor;
-use dreamc_kernels::{Activation, Engine, Float, Kernel, Linear, MatrixTile, Residual, Table};
+use dreamc_kernels::{Activation, Engine, Float, Kernel, Linear, MatrixTile, Residual, Table, Turned};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Single ones and odd ones, a tile exactly, tiles and a rest; K shorter than a step, several steps and a rest, whole steps,
@@ -44,6 +44,7 @@ fn plain((x, y): (Float, Float), [_, n, k]: [usize; 3], tile: MatrixTile) -> Lin
         swiglu: false,
         activation: None,
         residual,
+        rope: None,
         engine,
     }
 }
@@ -208,6 +209,64 @@ fn several_weights_at_once() {
                 }
                 let launch = launch.result("y", m * all).int("rows", m).int("stride", all).int("first", 0);
                 launch.run().near("y", wanted.floats(), 2e-6);
+            }
+        }
+    }
+}
+
+/// `(a, b)` of the halves of the first heads become `(a cos - b sin, b cos + a sin)`.
+#[test]
+fn heads_are_turned() {
+    let (m, k) = (35, 72);
+    let (small, half) = (MatrixTile::SMALL, MatrixTile::HALF);
+    // Queries, keys and values; and all in one weight, in heads that are no whole tiles.
+    let forms = [
+        (vec![256, 128, 64], Turned { heads: 12, head_dim: 32 }, vec![MatrixTile::FLAT, small, half]),
+        (vec![832], Turned { heads: 8, head_dim: 80 }, vec![small, MatrixTile::FIVE_EIGHTHS]),
+    ];
+    for (ns, turned, tiles) in forms {
+        let (all, width) = (ns.iter().sum::<usize>(), turned.head_dim as usize / 2);
+        let (x, bias) = (tensor_of(Float::BF16, &[m, k], 1), tensor(&[all], 9));
+        let weight = |(n, seed): (&usize, u32)| tensor_of(Float::BF16, &[*n, k], seed);
+        let weights: Vec<Tensor> = ns.iter().zip(2..).map(weight).collect();
+        let (cos, sin) = (tensor(&[m, width], 10), tensor(&[m, width], 11));
+        let mut wanted = Vec::new();
+        let rows: Vec<f32> = weights.iter().flat_map(|weight| weight.floats().to_vec()).collect();
+        let whole = Tensor::f32(&[all, k], rows);
+        let text = format!(
+            "graph @f(%0: f32[{m}, {k}], %1: f32[{all}, {k}], %2: f32[{all}]) {{
+              %3 = linear %0, %1, %2 {{bias=1}} : f32[{m}, {all}]
+              return %3
+            }}"
+        );
+        let sums = interpret(&text, &[&x, &whole, &bias]).remove(0);
+        for (row, of_row) in sums.floats().chunks(all).enumerate() {
+            let mut of_row = of_row.to_vec();
+            for head in of_row.chunks_mut(2 * width).take(turned.heads as usize) {
+                let (first, second) = head.split_at_mut(width);
+                let angles = (row * width..).map(|at| (cos.floats()[at], sin.floats()[at]));
+                for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
+                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                }
+            }
+            wanted.extend(of_row);
+        }
+        for (types, near) in [((Float::BF16, Float::F32), 4e-6), ((Float::BF16, Float::BF16), 1e-2)] {
+            for tile in &tiles {
+                let more = [1, 2].map(|i| ns.get(i).map_or(0, |n| *n as u32));
+                let rope = Some(turned);
+                let plain = plain(types, [m, ns[0], k], *tile);
+                let kernel = Kernel::Linear(Linear { bias: true, more, rope, ..plain });
+                for on in runners_of(&kernel) {
+                    let mut launch = Launch::of(on, &kernel).tensor("x", &x).tensor("bias", &bias);
+                    launch = launch.tensor("cos", &cos).tensor("sin", &sin);
+                    for (name, weight) in ["weight", "second", "third"].into_iter().zip(&weights) {
+                        launch = launch.tensor(name, weight);
+                    }
+                    let launch =
+                        launch.result("y", m * all).int("rows", m).int("stride", all).int("first", 0);
+                    launch.run().near("y", &wanted, near);
+                }
             }
         }
     }
