@@ -163,7 +163,7 @@ mod build {
         for target in
             ["cuda", "cuda:sm_86", "rocm:gfx942", "rocm:gfx90a", "rocm:gfx1100", "metal", "wgpu", "wgpu:f16"]
         {
-            let named = format!("{} multiplies no fp8", if target == "cuda" { "cuda:sm_80" } else { target });
+            let named = format!("{target} multiplies no fp8");
             build(2, &["--quant", "fp8", "--target", target], &[&named, with, "--quant none"]);
         }
         // As a whole, whichever comes first.

@@ -58,10 +58,10 @@ fn one_file_for_many_devices() {
         let forms: Vec<&Value> = of_target.map(|k| &k["form"]).collect();
         assert!(forms.len() > 20 && forms.iter().all(|f| **f == form), "{target}: {forms:?}");
     }
-    has(&ok(&["inspect", &path, "--kernels"]), &["f32_rope_table_flat", "hsaco", "cubin+ptx"]);
+    has(&ok(&["inspect", &path, "--kernels"]), &["f32_rope_table_flat", "hsaco", "cubin"]);
     // The bytes are the same the next time, compilers and all.
     let again = text(&dir.path().join("again.dream"));
-    ok(&arguments(targets, &again));
+    ok(&[&arguments(targets, &again)[..], &["--no-cache"]].concat());
     assert!(bytes(&path) == bytes(&again), "another file");
 
     // Without a GPU the processor and the software adapter are left; they agree.
@@ -113,13 +113,80 @@ fn in_fp8() {
 #[test]
 fn sources_to_read() {
     let folder = tempfile::tempdir().unwrap();
-    let (_dir, _path) = build("wgpu,cuda", &["--emit", &text(folder.path())]);
+    let (_dir, _path) = build("wgpu,cuda:sm_80", &["--emit", &text(folder.path())]);
     let names = |target: &str| -> Vec<String> {
         let of = files(&folder.path().join(target));
         of.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
     };
     assert!(names("wgpu").contains(&"f32_rope_table_flat.wgsl".to_owned()), "{:?}", names("wgpu"));
     assert!(names("cuda-sm_80").contains(&"f32_rope_table_flat.cu".to_owned()), "{:?}", names("cuda-sm_80"));
+}
+
+/// A binary for each architecture, and text for those that come later; `inspect` says what that takes.
+#[test]
+fn all_gpus_of_a_maker() {
+    let (_dir, path) = build("cuda", &[]);
+    ok(&["verify", &path]);
+    let report = ok_json(&["inspect", &path, "--format", "json"]);
+    let code = &report["code"][0];
+    assert_eq!(code["target"], "cuda");
+    let images = code["images"].as_array().unwrap();
+    let archs = |form: &str| -> Vec<&str> {
+        let of_form = images.iter().filter(|image| image["form"] == form);
+        of_form.map(|image| image["arch"].as_str().unwrap()).collect()
+    };
+    assert_eq!(archs("cubin"), ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100", "sm_120"]);
+    assert_eq!(archs("ptx"), ["sm_80", "sm_120"]);
+    assert!(images.iter().all(|image| image["bytes"].as_u64().unwrap() > 100_000), "{images:?}");
+    has(&ok(&["inspect", &path]), &["cuda: ", "cubin sm_90a", "ptx sm_120"]);
+    let kernels = kernels(&path);
+    assert!(kernels.iter().all(|k| k["images"].as_array().unwrap().len() == 9), "{kernels:?}");
+}
+
+/// Compiled kernels are found again; what was damaged is compiled anew; a folder that is none is told and left alone.
+#[test]
+fn kernels_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("kernels");
+    let target = "cuda:sm_80,rocm:gfx942";
+    let (dir, path) = build(target, &["--cache", &text(&cache)]);
+    let kept = files(&cache);
+    let many =
+        |extension: &str| kept.iter().filter(|path| path.extension().is_some_and(|e| e == extension)).count();
+    assert!(many("cubin") > 20 && many("ptx") == many("cubin") && many("hsaco") > 20, "{kept:?}");
+    std::fs::write(&kept[0], b"damaged").unwrap();
+    let again = text(&dir.path().join("again.dream"));
+    for more in [&["--cache", &text(&cache)][..], &["--no-cache"]] {
+        ok(&[&arguments(target, &again)[..], more].concat());
+        assert!(bytes(&path) == bytes(&again), "{more:?}: another file");
+    }
+    assert_eq!(files(&cache), kept);
+    assert!(bytes(&text(&kept[0])).len() > 100, "what was damaged was not compiled anew");
+    let file = text(&folder.path().join("file"));
+    std::fs::write(&file, b"mine").unwrap();
+    let told = common::dreamc(&[&arguments("cuda:sm_80", &again)[..], &["--cache", &file]].concat());
+    assert_eq!(told.status.code(), Some(0), "{}", stderr(&told));
+    has(stderr(&told), &["warning", "not kept", &file, "--no-cache"]);
+    assert_eq!(bytes(&file), b"mine");
+    let both = [&arguments("cuda:sm_80", &again)[..], &["--cache", &file, "--no-cache"]].concat();
+    has(&fails(2, &both), &["--cache", "--no-cache"]);
+}
+
+/// What kernels take on a GPU that is not here.
+#[test]
+fn estimates() {
+    let (_dir, path) = build("cuda:sm_80,wgpu", &[]);
+    let listed = ok(&["inspect", &path, "--kernels", "--no-rates", "--gpu", "a100"]);
+    has(&listed, &["groups", "waves", "limiter", "latency", "on a100 by a model, no measurement"]);
+    let report = ok_json(&["inspect", &path, "--kernels", "--no-rates", "--gpu", "orin", "--format", "json"]);
+    assert_eq!(report["gpu"], "orin");
+    let kernels = report["kernels"].as_array().unwrap();
+    for kernel in kernels {
+        let (target, estimate) = (&kernel["target"], &kernel["estimate"]);
+        assert_eq!(estimate.is_object(), target == "cuda" && kernel["launches"] != 0, "{kernel}");
+    }
+    has(&fails(2, &["inspect", &path, "--kernels", "--gpu", "h1000"]), &["h1000", "h100", "rtx4090"]);
+    has(&fails(2, &["inspect", &path, "--gpu", "h100"]), &["--kernels"]);
 }
 
 /// The command where no compiler is installed: it looks beside itself, in the user's folders and in the system.
@@ -186,7 +253,7 @@ fn mistakes() {
     let refused = |targets: &str, more: &[&str]| fails(2, &[&arguments(targets, &path)[..], more].concat());
     has(&refused("tpu", &[]), &["unknown", "cuda:sm_90a", "wgpu"]);
     has(&refused("rocm", &[]), &["name the architecture", "rocm:gfx942"]);
-    has(&refused("cuda:sm_1", &[]), &["unknown architecture", "cuda:sm_80"]);
+    has(&refused("cuda:sm_1", &[]), &["unknown architecture", "cuda:sm_80", "cuda:sm_121"]);
     has(&refused("wgpu,wgpu", &[]), &["--target", "each once"]);
     let checkpoint = fixture("tiny-text/checkpoint");
     let f16 = ["build", &checkpoint, "-o", &path, "--dtype", "f16", "--steps", "1"];

@@ -7,11 +7,13 @@ use dreamc::estimate::{Estimated, Request, launches};
 use dreamc_artifact::plan::Program;
 use dreamc_backend::Constants;
 use dreamc_backend_gpu::Modules;
+use dreamc_device_gpu::GRAPH_NODE_COUNT_MAX;
 use dreamc_frontend::module::{ACT, GENERATE};
 use dreamc_frontend::synth::Size;
 use dreamc_golden::shapes::{act, act_at_once, text};
 use dreamc_ir::{Module, verify};
-use dreamc_kernels::model::Gpu;
+use dreamc_kernels::model::{Gpu, Launched};
+use dreamc_kernels::{Engine, Float, Kernel, Linear, MatrixTile, Residual, Table, Target};
 use dreamc_num::DType;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,6 +21,10 @@ use std::path::Path;
 
 /// Set to write the table instead of comparing it.
 const BLESS: &str = "DREAM_BLESS";
+
+/// Launches of a decoder layer, and of a vision block.
+const LAYER_MOST: usize = 7;
+const BLOCK_MOST: usize = 7;
 
 /// A request of a 7B model in bf16, of one row.
 struct Asked {
@@ -175,6 +181,78 @@ fn table(all: &[Found]) -> String {
     text
 }
 
+/// Attention of the decoder on Hopper: a layer of text, and how near long ones come to what products allow.
+fn attention_bounds() {
+    let gpu = Gpu::named("h100").unwrap();
+    let of = |positions: u32| {
+        gpu.estimate(&Launched {
+            name: "bf16_attention_packed_h28kv4d128_matrix64x64",
+            grid: [positions.div_ceil(64), 28, 1],
+            units: 128,
+            shared_bytes: 2 * 64 * 272,
+            bytes: u64::from(positions) * 2 * (36 * 128 + 28 * 128),
+            rows: 1,
+            positions,
+            segments: 1,
+        })
+    };
+    assert!(of(384).us <= 20.0, "{:?}", of(384));
+    assert!(of(2048).us <= 2.5 * of(2048).floor_us, "{:?}", of(2048));
+}
+
+/// Where rows are few, weights are read nearly as fast as memory gives them.
+fn few_rows() {
+    let (gpu, target) = (Gpu::named("h100").unwrap(), Target::named("sm_90a").unwrap());
+    for (n, more, k, swiglu) in [
+        (3584, [512, 512], 3584, false),
+        (3584, [0; 2], 3584, false),
+        (18944, [0; 2], 3584, true),
+        (3584, [0; 2], 18944, false),
+        (152_064, [0; 2], 3584, false),
+    ] {
+        // All three at once are of whole requests: of 33 to 64 positions few, and a twelfth of a layer's bytes.
+        let most = if more == [0; 2] { 64 } else { 32 };
+        for rows in [1, 16, 32, 48, 56, 64].into_iter().filter(|rows| *rows <= most) {
+            let linear = Linear {
+                x: Float::BF16,
+                weights: Table::Floats(Float::BF16),
+                y: Float::BF16,
+                n,
+                more,
+                k,
+                bias: false,
+                swiglu,
+                activation: None,
+                residual: Residual::None,
+                rope: None,
+                engine: Engine::Matrix(MatrixTile::FLAT),
+            };
+            let table = linear.fitted(rows, &target);
+            let (_, fitted) = table.last().unwrap();
+            let Engine::Matrix(tile) = fitted.engine else { panic!("{fitted:?}") };
+            let features = n + more[0] + more[1];
+            let columns = features * if swiglu { 2 } else { 1 };
+            let weights = u64::from(columns * k) * 2;
+            let found = gpu.estimate(&Launched {
+                name: &Kernel::Linear(*fitted).name(),
+                grid: [rows.div_ceil(tile.rows), columns.div_ceil(tile.columns), 1],
+                units: 128,
+                shared_bytes: tile.shared_bytes(),
+                bytes: weights + u64::from(rows * (k + features)) * 2,
+                rows,
+                positions: 0,
+                segments: 1,
+            });
+            // Without the gap before a launch, and until its first bytes are there.
+            let reached = weights as f64 / (found.us - 1.0 - 0.5) / (gpu.memory * 1e3);
+            assert!(
+                reached >= 0.85,
+                "{rows} rows of {n} x {k}: {reached:.2} of the bandwidth, {found:?} {tile:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn table_and_bounds() {
     let all = all();
@@ -196,9 +274,14 @@ fn table_and_bounds() {
         assert!(ms <= 1.7 * floor, "{request} on a100: {ms:.2} ms, the floor is {floor:.2}");
     }
     let layer = on("h100", "actions in 1 step").of_layer("model.layers.3.");
-    println!("{layer:#?}");
+    assert!(layer.len() <= LAYER_MOST, "a decoder layer: {layer:?}");
     let block = on("h100", "actions in 1 step").of_layer("visual.blocks.3.");
-    println!("{block:#?}");
+    assert!(block.len() <= BLOCK_MOST, "a vision block: {block:?}");
+    // The documented default of text, 512 steps, is recorded as a whole.
+    let launches = on("h100", "a step of text").count();
+    assert!(512 * (launches + 2) <= GRAPH_NODE_COUNT_MAX, "{launches} launches a step");
+    attention_bounds();
+    few_rows();
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(kept == text, "{} is another; make it anew with DREAM_BLESS=1", path.display());
 }

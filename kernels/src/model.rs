@@ -12,7 +12,7 @@
 
 use crate::fp8::LinearFp8;
 use crate::ptx::WARP;
-use crate::tile::MatrixTile;
+use crate::tile::{self, MatrixTile};
 
 /// A GPU, by its figures.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,8 +104,8 @@ pub const GPUS: [Gpu; 6] = [
 const REGISTERS: u32 = 1 << 16;
 /// Shared memory that the driver takes of each workgroup, in bytes.
 const SHARED_OF_DRIVER: u32 = 1 << 10;
-/// Clocks until a copy from memory is there, under load.
-const LATENCY: f64 = 800.0;
+/// Clocks until a load is there.
+const LATENCY: f64 = tile::LATENCY as f64;
 /// Bytes of L2 that a multiprocessor reads in a clock.
 const L2_BYTES: f64 = 64.0;
 /// Part of the bandwidth on the paper that a kernel of loads reaches.
@@ -135,14 +135,15 @@ pub struct Counts {
 }
 
 /// Of tiles of matmuls, with the residual in place and rows of 18944.
-pub const LINEAR: [(MatrixTile, Counts); 8] = [
+pub const LINEAR: [(MatrixTile, Counts); 9] = [
     (MatrixTile::WIDE, Counts { registers: 218, instructions: 282 }),
     (MatrixTile::BROAD, Counts { registers: 223, instructions: 299 }),
     (MatrixTile::THREE_QUARTERS, Counts { registers: 162, instructions: 223 }),
     (MatrixTile::FIVE_EIGHTHS, Counts { registers: 123, instructions: 215 }),
     (MatrixTile::HALF, Counts { registers: 123, instructions: 171 }),
     (MatrixTile::SMALL, Counts { registers: 78, instructions: 114 }),
-    (MatrixTile::LOW, Counts { registers: 75, instructions: 161 }),
+    (MatrixTile::NARROW, Counts { registers: 125, instructions: 123 }),
+    (MatrixTile::LOW, Counts { registers: 78, instructions: 86 }),
     (MatrixTile::FLAT, Counts { registers: 54, instructions: 137 }),
 ];
 
@@ -335,7 +336,7 @@ impl Gpu {
                 f64::from(counts.instructions * tile.warps()) / 4.0,
                 f64::from(tile.stage_bytes()) / L2_BYTES,
             ],
-            waits: LATENCY / f64::from(tile.stages - 1),
+            waits: f64::from(tile.waits()),
             registers: counts.registers,
         };
         Work { steps: Some(steps), clocks: 0.0, limiter: Limiter::MatrixUnits, flop }

@@ -13,11 +13,12 @@
 //! | 80 x 128 x 128 | 80 x 32 | 1 | 49 | 23 | rows in 80s |
 //! | 64 x 128 x 128 | 32 x 64 | 1 | 43 | 21 | rows in 64s |
 //! | 64 x 64 x 128 | 32 x 32 | 1 | 32 | 16 | what would be too few of those to go round |
-//! | 32 x 64 x 128 | 32 x 32 | 2 | 21 | 16 | up to 32 rows |
+//! | 64 x 32 x 256 | 64 x 32 | 4 | 21 | 21 | up to 64 rows, where weights are not wide |
+//! | 32 x 32 x 256 | 32 x 32 | 4 | 16 | 16 | up to 32 rows |
 //! | 16 x 32 x 256 | 16 x 32 | 4 | 11 | 11 | up to 16 rows |
 //!
 //! A multiprocessor of an A100 has 2048 FLOP and 128 bytes of shared memory a clock. So the largest tile needs 32 + 64 bytes a
-//! clock and can keep the matrix units busy. The last two read every weight once and multiply it with so few rows that
+//! clock and can keep the matrix units busy. The last three read every weight once and multiply it with so few rows that
 //! memory is what they wait for. They are cut along K among warps, so that tiles are narrow and go round.
 //!
 //! No device has been measured; what NVRTC makes of them is asserted in `golden/tests/sass.rs`.
@@ -31,6 +32,9 @@ use crate::target::{Capabilities, Target};
 /// Columns between the rows of sums in shared memory, beside those of a tile: four rows that are written together lie in
 /// different banks.
 const APART: u32 = 8;
+
+/// Clocks until a copy from memory is there, under load.
+pub(crate) const LATENCY: u32 = 800;
 
 /// Results that a unit computes before it writes them.
 pub(crate) const BATCH: u32 = 8;
@@ -77,8 +81,10 @@ impl MatrixTile {
     pub const HALF: MatrixTile = MatrixTile { rows: 64, warp_rows: 32, ..MatrixTile::WIDE };
     /// Where there are too few of those to go round.
     pub const SMALL: MatrixTile = MatrixTile { columns: 64, warp_columns: 32, ..MatrixTile::HALF };
+    /// For up to 64 rows, of weights that are not wide.
+    pub const NARROW: MatrixTile = MatrixTile { rows: 64, warp_rows: 64, stages: 3, ..MatrixTile::FLAT };
     /// For up to 32 rows.
-    pub const LOW: MatrixTile = MatrixTile { rows: 32, slices: 2, stages: 4, ..MatrixTile::SMALL };
+    pub const LOW: MatrixTile = MatrixTile { rows: 32, warp_rows: 32, stages: 3, ..MatrixTile::FLAT };
     /// For up to 16 rows.
     pub const FLAT: MatrixTile = MatrixTile {
         rows: 16,
@@ -91,32 +97,35 @@ impl MatrixTile {
     };
 
     /// Every tile that tables are made of.
-    pub const ALL: [MatrixTile; 8] = [
+    pub const ALL: [MatrixTile; 9] = [
         MatrixTile::WIDE,
         MatrixTile::BROAD,
         MatrixTile::THREE_QUARTERS,
         MatrixTile::FIVE_EIGHTHS,
         MatrixTile::HALF,
         MatrixTile::SMALL,
+        MatrixTile::NARROW,
         MatrixTile::LOW,
         MatrixTile::FLAT,
     ];
 
     /// Those for more than 32 rows. The larger ones read less.
-    const MANY: [MatrixTile; 6] = [
+    const MANY: [MatrixTile; 7] = [
         MatrixTile::WIDE,
         MatrixTile::BROAD,
         MatrixTile::THREE_QUARTERS,
         MatrixTile::FIVE_EIGHTHS,
         MatrixTile::HALF,
         MatrixTile::SMALL,
+        MatrixTile::NARROW,
     ];
 
-    /// Clocks that the busiest multiprocessor multiplies for, a step along K, where `rows` rows meet `columns` rows of weights.
+    /// Clocks that the busiest multiprocessor multiplies or waits for, in 256 bytes of K, where `rows` rows meet `columns` rows of weights.
     fn clocks_of(self, rows: u32, columns: u32, capabilities: &Capabilities) -> u64 {
         let groups = rows.div_ceil(self.rows).saturating_mul(columns.div_ceil(self.columns));
-        u64::from(groups.div_ceil(capabilities.processors.max(1)))
-            * u64::from(self.clocks(capabilities.products))
+        let own = u64::from(groups.div_ceil(capabilities.processors.max(1)));
+        let step = (own * u64::from(self.clocks(capabilities.products))).max(u64::from(self.waits()));
+        step * u64::from(256 / self.depth)
     }
 
     /// Tiles by the number of rows up to `most`, each up to so many, for `columns` rows of weights. A tile stays where another
@@ -158,6 +167,11 @@ impl MatrixTile {
         table
     }
 
+    /// Clocks that a step waits for where nothing else is done meanwhile.
+    pub(crate) const fn waits(self) -> u32 {
+        LATENCY / (self.stages - 1)
+    }
+
     /// Clocks of a step in 16 bits on a multiprocessor with so many products a clock.
     pub(crate) const fn clocks(self, products: u32) -> u32 {
         let multiplied = self.rows * self.columns * self.depth / 2 / if products > 0 { products } else { 1 };
@@ -192,7 +206,7 @@ impl MatrixTile {
     }
 
     /// Shared memory: of the stages, or of the sums that take their place.
-    pub(crate) const fn shared_bytes(self) -> u32 {
+    pub const fn shared_bytes(self) -> u32 {
         let sums = 4 * self.slices * self.rows * self.pitch();
         let stages = self.stages * self.stage_bytes();
         if sums > stages { sums } else { stages }

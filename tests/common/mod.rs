@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 pub(crate) fn dreamc(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dreamc")).args(args).env_remove("DREAM_LOG").output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dreamc"));
+    // Compiled kernels are kept with the build, and nothing of the user's is read.
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    command.args(args).env_remove("DREAM_LOG").env("XDG_CACHE_HOME", cache).output().unwrap()
 }
 
 pub(crate) fn fixture(path: &str) -> String {

@@ -14,7 +14,7 @@ const SHAPES: [[usize; 3]; 5] = [[1, 5, 7], [16, 64, 256], [35, 70, 300], [70, 1
 fn tiles([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
     match m {
         0..=16 => vec![MatrixTile::FLAT, MatrixTile::LOW],
-        17..=64 => vec![MatrixTile::LOW, MatrixTile::FLAT, MatrixTile::SMALL],
+        17..=64 => vec![MatrixTile::LOW, MatrixTile::NARROW, MatrixTile::FLAT, MatrixTile::SMALL],
         _ => [MatrixTile::WIDE, MatrixTile::BROAD, MatrixTile::THREE_QUARTERS, MatrixTile::HALF]
             .map(LinearFp8::tile)
             .to_vec(),

@@ -22,7 +22,7 @@ const TYPES: [(Float, Float); 4] = [
 fn tiles([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
     match m {
         0..=16 => vec![MatrixTile::FLAT, MatrixTile::LOW],
-        17..=64 => vec![MatrixTile::LOW, MatrixTile::FLAT, MatrixTile::SMALL],
+        17..=64 => vec![MatrixTile::LOW, MatrixTile::NARROW, MatrixTile::FLAT, MatrixTile::SMALL],
         65..=100 => {
             vec![MatrixTile::FIVE_EIGHTHS, MatrixTile::BROAD, MatrixTile::THREE_QUARTERS, MatrixTile::HALF]
         }
@@ -221,7 +221,11 @@ fn heads_are_turned() {
     let (small, half) = (MatrixTile::SMALL, MatrixTile::HALF);
     // Queries, keys and values; and all in one weight, in heads that are no whole tiles.
     let forms = [
-        (vec![256, 128, 64], Turned { heads: 12, head_dim: 32 }, vec![MatrixTile::FLAT, small, half]),
+        (
+            vec![256, 128, 64],
+            Turned { heads: 12, head_dim: 32 },
+            vec![MatrixTile::FLAT, MatrixTile::NARROW, small, half],
+        ),
         (vec![832], Turned { heads: 8, head_dim: 80 }, vec![small, MatrixTile::FIVE_EIGHTHS]),
     ];
     for (ns, turned, tiles) in forms {

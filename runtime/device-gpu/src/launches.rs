@@ -73,7 +73,7 @@ impl Addresses {
     }
 }
 
-/// Launches, copies and fills of a whole run, at most: all variants are counted.
+/// Launches, copies and fills of a whole run, at most. Of a table of variants one is made: as many launches as the first has.
 pub(crate) fn nodes<'m>(
     program: &Program,
     module: impl Fn(u32) -> Option<&'m Module>,
@@ -92,7 +92,9 @@ pub(crate) fn nodes<'m>(
     let mut found = Vec::new();
     dispatches(&program.steps, 1, &mut |dispatch, times| found.push((dispatch, times)));
     for (dispatch, times) in found {
-        nodes = nodes.saturating_add(times.saturating_mul(dispatch.launches.len() as u64));
+        let of_any = |launch: &&Launch| launch.variant.as_ref().is_none_or(|variant| variant.above == 0);
+        let made = dispatch.launches.iter().filter(of_any).count() as u64;
+        nodes = nodes.saturating_add(times.saturating_mul(made));
         let Some((symbol, times)) = refilled else { continue };
         for launch in &dispatch.launches {
             let module = module(launch.module).ok_or(UNSOUND)?;
