@@ -70,19 +70,30 @@ fn launched<'c>(
         grid: active.grid,
         units: module.workgroup.iter().product(),
         shared_bytes: module.shared_bytes,
-        bytes: bytes(program, module, active.launch, request.symbols)?,
+        bytes: bytes(program, module, dispatch, active.launch, request.symbols)?,
         rows: scalar(active.launch, 0, request.symbols),
         positions: scalar(active.launch, 1, request.symbols),
         segments: if visual { request.images } else { 1 },
     })
 }
 
-/// Of everything that is bound, once.
-fn bytes(program: &Program, module: &Module, launch: &Launch, symbols: &[u32]) -> Option<u64> {
+/// Of everything that is bound, once. What lives for a dispatch alone stays in L2.
+fn bytes(
+    program: &Program,
+    module: &Module,
+    dispatch: &Dispatch,
+    launch: &Launch,
+    symbols: &[u32],
+) -> Option<u64> {
     let sparse = SPARSE.iter().find(|(of, _)| module.name.contains(of)).map(|(_, times)| *times);
     launch.buffers.iter().zip(&module.buffers).try_fold(0_u64, |sum, (binding, buffer)| {
         let times = sparse.map_or(1, |times| if buffer.written { times } else { 0 });
         let value = program.values.get(binding.value.0 as usize)?;
+        if value.place.weight().is_none()
+            && !dispatch.reads.iter().chain(&dispatch.writes).any(|id| *id == binding.value)
+        {
+            return Some(sum);
+        }
         let elements =
             value.dims.iter().try_fold(1_u64, |n, dim| n.checked_mul(u64::from(dim.at(symbols)?)))?;
         let all = elements.checked_mul(value.dtype.bytes() as u64)?;

@@ -22,7 +22,7 @@ use crate::matrix::Matmul;
 use crate::ptx::Multiplied;
 use crate::record::Recorder;
 use crate::target::{Capabilities, Target};
-use crate::tile::MatrixTile;
+use crate::tile::{self, MatrixTile};
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,7 +56,8 @@ impl LinearFp8 {
 
     /// The same as a table of variants by the number of rows up to `most`, each up to so many.
     pub fn fitted(self, most: u32, target: &Target) -> Vec<(u32, LinearFp8)> {
-        let table = MatrixTile::table(most, self.n * self.weights(), target.capabilities());
+        let shape = tile::Weights { columns: self.n * self.weights(), k_bytes: self.k, shared: false };
+        let table = MatrixTile::table(most, shape, target.capabilities());
         let own = |(up_to, tile)| (up_to, LinearFp8 { tile: LinearFp8::tile(tile), ..self });
         table.into_iter().map(own).collect()
     }

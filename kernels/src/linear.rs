@@ -17,7 +17,7 @@ use crate::ptx::Multiplied;
 use crate::record::Recorder;
 use crate::rows::{Table, stored};
 use crate::target::{Capabilities, Target};
-use crate::tile::MatrixTile;
+use crate::tile::{self, MatrixTile};
 use cubecl::prelude::*;
 
 /// How a weight is stored.
@@ -136,7 +136,12 @@ impl Linear {
         let capabilities = target.capabilities();
         let weights = 1 + u32::from(self.swiglu);
         let matrix = |(up_to, tile)| (up_to, Linear { engine: Engine::Matrix(tile), ..self });
-        let table = MatrixTile::table(most, self.features() * weights, capabilities);
+        let shape = tile::Weights {
+            columns: self.features() * weights,
+            k_bytes: self.k * 2,
+            shared: !self.swiglu && self.rope.is_none(),
+        };
+        let table = MatrixTile::table(most, shape, capabilities);
         let table: Vec<(u32, Linear)> = table.into_iter().map(matrix).collect();
         let will_do = |linear: &Linear| linear.lacks(target).is_none() && linear.check(capabilities).is_ok();
         if table.iter().all(|(_, linear)| will_do(linear)) {
@@ -144,6 +149,21 @@ impl Linear {
         }
         let tile = if most <= Tile::FLAT.rows { Tile::FLAT } else { Tile::WIDE };
         vec![(u32::MAX, Linear { engine: Engine::Units(tile), ..self })]
+    }
+
+    /// Workgroups that share K.
+    pub fn splits(&self) -> u32 {
+        match self.engine {
+            Engine::Units(_) => 1,
+            Engine::Matrix(tile) => tile.splits,
+        }
+    }
+
+    /// Where workgroups share K: tiles for so many rows, and elements of the sums of all of them.
+    pub fn parts(&self, rows: u32) -> Option<(u32, u32)> {
+        let Engine::Matrix(tile) = self.engine else { return None };
+        let tiles = rows.div_ceil(tile.rows) * self.features().div_ceil(tile.columns);
+        (tile.splits > 1).then_some((tiles, tiles * tile.rows * tile.columns * tile.splits))
     }
 
     /// Whether all its weights are one launch, and their heads turned in it.
@@ -236,6 +256,9 @@ impl Linear {
                             tile.columns
                         ));
                     }
+                }
+                if tile.splits > 1 && (self.swiglu || self.rope.is_some()) {
+                    return Err("K is shared where one sum is a result".into());
                 }
                 let weights = 1 + u32::from(self.swiglu);
                 return tile.check(weights, (self.k, self.multiplied()), capabilities);

@@ -20,7 +20,10 @@ use crate::emit::{Access, Element, Extent};
 use crate::kernel::{Float as Dtype, floats};
 use crate::linear::{Residual, Turned};
 use crate::math::{Activation, activate, silu};
-use crate::ptx::{CHUNK, FEATURES, Multiplied, ROWS, STEP, WARP, address, commit, copy, multiply, wait};
+use crate::ptx::{
+    CHUNK, FEATURES, Multiplied, ROWS, STEP, WARP, address, commit, copy, count, fence, load, multiply,
+    reset, store, wait,
+};
 use crate::record::Recorder;
 use crate::stage::{fill, operand, place};
 use crate::tile::{BATCH, MatrixTile};
@@ -56,7 +59,7 @@ impl MatrixTile {
         let grid = [
             Extent::Ceil { of: "rows", per: self.rows, any: false },
             Extent::Constant((n + more[0] + more[1]).div_ceil(self.columns / weights)),
-            Extent::Constant(1),
+            Extent::Constant(self.splits),
         ];
         let words = match multiplied {
             Multiplied::BF16 => Element::BF16x2,
@@ -79,6 +82,8 @@ impl MatrixTile {
             swiglu.then(|| read("up", words)).into(),
             (swiglu && scaled).then(|| read("up_scales", Element::F32)).into(),
             bias.then(|| read("bias", Element::F32)).into(),
+            (self.splits > 1).then(|| r.declared("parts", Element::F32, Access::ReadWrite)).into(),
+            (self.splits > 1).then(|| r.declared("counters", Element::I32, Access::ReadWrite)).into(),
             rope.map(|_| read("cos", Element::F32)).into(),
             rope.map(|_| read("sin", Element::F32)).into(),
             (residual == Residual::Apart).then(|| read("residual", y.element())).into(),
@@ -118,6 +123,8 @@ fn linear_matrix<Y: Float>(
     up: ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
     up_scales: ComptimeOption<Box<[f32]>>,
     bias: ComptimeOption<Box<[f32]>>,
+    parts: ComptimeOption<Box<[f32]>>,
+    counters: ComptimeOption<Box<[i32]>>,
     cos: ComptimeOption<Box<[f32]>>,
     sin: ComptimeOption<Box<[f32]>>,
     residual: ComptimeOption<Box<[Y]>>,
@@ -156,7 +163,14 @@ fn linear_matrix<Y: Float>(
     let weight = weight.with_vector_size::<Const<4>>();
     let stage = comptime!(tile.stage_bytes());
     let in_stage = comptime!(tile.depth / CHUNK);
-    let steps = comptime!(shape.k.div_ceil(tile.depth / CHUNK));
+    let all_steps = comptime!(shape.k.div_ceil(tile.depth / CHUNK));
+    // Those of the workgroup, and where it begins.
+    let (own_start, steps) = if comptime!(tile.splits > 1) {
+        let first = CUBE_POS_Z * all_steps / tile.splits;
+        (first * in_stage, (CUBE_POS_Z + 1u32) * all_steps / tile.splits - first)
+    } else {
+        (0u32.runtime(), all_steps.runtime())
+    };
     let ahead = comptime!(tile.stages - 1);
     let w_first = comptime!(tile.rows * tile.depth);
     let all_features = comptime!(shape.n + shape.more[0] + shape.more[1]);
@@ -180,9 +194,9 @@ fn linear_matrix<Y: Float>(
 
     #[unroll]
     for s in 0..ahead {
-        if comptime!(s < steps) {
+        if comptime!(tile.splits > 1 || s < all_steps) {
             let to = base + comptime!(s * stage);
-            let start = comptime!(s * in_stage).runtime();
+            let start = own_start + comptime!(s * in_stage);
             fill_stage(
                 x,
                 weight,
@@ -209,11 +223,11 @@ fn linear_matrix<Y: Float>(
     let mut now = base;
     let mut next = base + comptime!(ahead * stage);
     let end = base + comptime!(tile.stages * stage);
-    for step in 0..comptime!(steps).runtime() {
+    for step in 0..steps {
         wait(comptime!(ahead - 1));
         sync_cube();
         if step + ahead < steps {
-            let start = (step + ahead) * in_stage;
+            let start = own_start + (step + ahead) * in_stage;
             fill_stage(
                 x,
                 weight,
@@ -335,6 +349,8 @@ fn linear_matrix<Y: Float>(
     }
     sync_cube();
     let each = comptime!(tile.each(shape.weights));
+    let mut own_sums =
+        Array::<f32>::new(comptime!(if each < BATCH { each as usize } else { BATCH as usize }));
     let batch = comptime!(if each < BATCH { each as usize } else { BATCH as usize });
     // Columns of `y` that a workgroup has are side by side, or are those of halves of heads.
     let turns = comptime!(shape.half > 0) && first_feature < comptime!(shape.turned);
@@ -346,7 +362,35 @@ fn linear_matrix<Y: Float>(
     let mut cosines = Array::<f32>::new(batch);
     let mut sines = Array::<f32>::new(batch);
     let mut other_offsets = Array::<f32>::new(batch);
-    for b in 0..comptime!(each / batch as u32).runtime() {
+    let mut batches = comptime!(each / batch as u32).runtime();
+    let size = comptime!(tile.rows * tile.columns);
+    let number = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
+    let first_part = number * comptime!(size * tile.splits);
+    if comptime!(parts.is_some()) {
+        let parts = parts.as_ref().unwrap();
+        let counters = counters.as_ref().unwrap();
+        let own_part = first_part + CUBE_POS_Z * size;
+        for i in 0..comptime!(size / units).runtime() {
+            let at = i * units + UNIT_POS_X;
+            store(parts, own_part + at, sum_of(&shared, at / features * pitch + at % features, shape));
+        }
+        fence();
+        sync_cube();
+        if UNIT_POS_X == 0u32 {
+            shared[0] = count(counters, number);
+        }
+        sync_cube();
+        if shared[0] == comptime!(tile.splits - 1) {
+            // All have come, and the next launch begins anew.
+            if UNIT_POS_X == 0u32 {
+                reset(counters, number);
+            }
+            fence();
+        } else {
+            batches = 0u32.runtime();
+        }
+    }
+    for b in 0..batches {
         let at = b * comptime!(batch as u32 * units) + UNIT_POS_X;
         // What is read is read before anything is written, lest every write be waited for.
         #[unroll]
@@ -354,6 +398,15 @@ fn linear_matrix<Y: Float>(
             let at = at + comptime!(e as u32 * units);
             let m = first_row + at / features;
             let mut n = first_feature + at % features;
+            if comptime!(parts.is_some()) {
+                let parts = parts.as_ref().unwrap();
+                let mut sum = 0.0f32;
+                #[unroll]
+                for s in 0..comptime!(tile.splits) {
+                    sum += load(parts, first_part + comptime!(s * size) + at);
+                }
+                own_sums[e] = sum;
+            }
             before[e] = 0.0f32;
             offsets[e] = 0.0f32;
             scales[e] = 0.0f32;
@@ -419,7 +472,8 @@ fn linear_matrix<Y: Float>(
             }
             if m < rows && n < all_features {
                 let from = at / features * pitch + at % features;
-                let mut value = sum_of(&shared, from, shape);
+                let mut value =
+                    if comptime!(parts.is_some()) { own_sums[e] } else { sum_of(&shared, from, shape) };
                 if comptime!(x_scales.is_some()) {
                     value *= scales[e];
                 }

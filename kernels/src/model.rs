@@ -225,6 +225,8 @@ struct Steps {
     busy: [f64; 4],
     /// Clocks that a step waits if its workgroup is alone.
     waits: f64,
+    /// Clocks behind the last step, beside those of every workgroup.
+    behind: f64,
     registers: u32,
 }
 
@@ -287,7 +289,12 @@ impl Gpu {
         let busiest = |most: (Limiter, f64), of: (Limiter, f64)| if of.1 > most.1 { of } else { most };
         let (limiter, busy) = OF.into_iter().zip(steps.busy).fold((OF[0], 0.0), busiest);
         // So many workgroups side by side.
-        let round = |side: u64| steps.count * (side as f64 * busy).max(steps.waits) + OVERHEAD + LATENCY;
+        let round = |side: u64| {
+            steps.count * (side as f64 * busy).max(steps.waits)
+                + side as f64 * steps.behind
+                + OVERHEAD
+                + LATENCY
+        };
         let own = groups.div_ceil(u64::from(self.processors));
         let (whole, rest) = (own / resident, own % resident);
         let clocks = whole as f64 * round(resident) + if rest > 0 { round(rest) } else { 0.0 };
@@ -325,10 +332,11 @@ impl Gpu {
             }
             Named::Matrix(tile) => tile,
         };
-        let counts = LINEAR.iter().find(|(of, _)| *of == tile || LinearFp8::tile(*of) == tile);
+        let whole = MatrixTile { splits: 1, ..tile };
+        let counts = LINEAR.iter().find(|(of, _)| *of == whole || LinearFp8::tile(*of) == whole);
         let counts = counts.map_or(LINEAR[0].1, |(_, counts)| *counts);
         let steps = Steps {
-            count: f64::from((k * bytes).div_ceil(tile.depth)),
+            count: f64::from((k * bytes).div_ceil(tile.depth).div_ceil(tile.splits)),
             busy: [
                 // Products of 8 bits are twice as many, and twice as fast.
                 f64::from(tile.rows * tile.columns * tile.depth / 2) / f64::from(self.products),
@@ -337,6 +345,7 @@ impl Gpu {
                 f64::from(tile.stage_bytes()) / L2_BYTES,
             ],
             waits: f64::from(tile.waits()),
+            behind: f64::from(tile.adding()),
             registers: counts.registers,
         };
         Work { steps: Some(steps), clocks: 0.0, limiter: Limiter::MatrixUnits, flop }
@@ -366,6 +375,7 @@ impl Gpu {
             ],
             // A half is on its way while the other is multiplied.
             waits: 2.0 * LATENCY,
+            behind: 0.0,
             registers: counts.registers,
         };
         Work { steps: Some(steps), clocks: 0.0, limiter: Limiter::MatrixUnits, flop }

@@ -132,6 +132,50 @@ pub(crate) fn multiply(
     result
 }
 
+/// Puts a number where other workgroups will read it by [`load`].
+#[cube]
+pub(crate) fn store(to: &[f32], index: u32, x: f32) {
+    let at = &to[index as usize..(index + 1u32) as usize];
+    let at = at.as_ptr();
+    // Of a variable, assembly would be given the address.
+    let word = u32::reinterpret(x);
+    gpu_asm!("st.global.b32 [{at}], {word};", at = in(_) at, word = in(_) word);
+}
+
+/// What another workgroup has put there.
+#[cube]
+pub(crate) fn load(from: &[f32], index: u32) -> f32 {
+    let x: f32;
+    let at = &from[index as usize..(index + 1u32) as usize];
+    let at = at.as_ptr();
+    gpu_asm!("ld.relaxed.gpu.global.f32 {x}, [{at}];", at = in(_) at, x = out(_) x);
+    x
+}
+
+/// What the unit wrote before is seen by all who see what it writes behind; and the other way round.
+#[cube]
+pub(crate) fn fence() {
+    gpu_asm!("fence.acq_rel.gpu;");
+}
+
+/// Adds one to a counter that all workgroups see: what it was before.
+#[cube]
+pub(crate) fn count(counters: &[i32], index: u32) -> u32 {
+    let before: u32;
+    let at = &counters[index as usize..(index + 1u32) as usize];
+    let at = at.as_ptr();
+    gpu_asm!("atom.acq_rel.gpu.global.add.u32 {before}, [{at}], 1;", at = in(_) at, before = out(_) before);
+    before
+}
+
+/// Sets a counter to 0, for the next launch.
+#[cube]
+pub(crate) fn reset(counters: &[i32], index: u32) {
+    let at = &counters[index as usize..(index + 1u32) as usize];
+    let at = at.as_ptr();
+    gpu_asm!("st.global.u32 [{at}], 0;", at = in(_) at);
+}
+
 /// The same number of the unit whose own differs in bit `mask`, 1 or 2.
 #[cube]
 pub(crate) fn shuffle(x: f32, #[comptime] mask: u32) -> f32 {

@@ -57,6 +57,19 @@ pub struct MatrixTile {
     pub slices: u32,
     /// Stages, 2 to 5.
     pub stages: u32,
+    /// Workgroups that share K, 1 to 8. The last to come adds what all have, in their order.
+    pub splits: u32,
+}
+
+/// What rows are multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Weights {
+    /// Rows of all weights together.
+    pub(crate) columns: u32,
+    /// Bytes of a row.
+    pub(crate) k_bytes: u32,
+    /// Whether workgroups may share K.
+    pub(crate) shared: bool,
 }
 
 impl MatrixTile {
@@ -69,6 +82,7 @@ impl MatrixTile {
         warp_columns: 64,
         slices: 1,
         stages: 3,
+        splits: 1,
     };
     /// For rows in 64s, of wide weights.
     pub const BROAD: MatrixTile = MatrixTile { rows: 64, columns: 256, stages: 2, ..MatrixTile::WIDE };
@@ -94,6 +108,7 @@ impl MatrixTile {
         warp_columns: 32,
         slices: 4,
         stages: 4,
+        splits: 1,
     };
 
     /// Every tile that tables are made of.
@@ -110,7 +125,7 @@ impl MatrixTile {
     ];
 
     /// Those for more than 32 rows. The larger ones read less.
-    const MANY: [MatrixTile; 7] = [
+    const MANY: [MatrixTile; 10] = [
         MatrixTile::WIDE,
         MatrixTile::BROAD,
         MatrixTile::THREE_QUARTERS,
@@ -118,19 +133,31 @@ impl MatrixTile {
         MatrixTile::HALF,
         MatrixTile::SMALL,
         MatrixTile::NARROW,
+        MatrixTile { splits: 2, ..MatrixTile::WIDE },
+        MatrixTile { splits: 3, ..MatrixTile::WIDE },
+        MatrixTile { splits: 2, ..MatrixTile::HALF },
     ];
 
-    /// Clocks that the busiest multiprocessor multiplies or waits for, in 256 bytes of K, where `rows` rows meet `columns` rows of weights.
-    fn clocks_of(self, rows: u32, columns: u32, capabilities: &Capabilities) -> u64 {
-        let groups = rows.div_ceil(self.rows).saturating_mul(columns.div_ceil(self.columns));
-        let own = u64::from(groups.div_ceil(capabilities.processors.max(1)));
+    /// Clocks that the busiest multiprocessor needs for `rows` rows and `shape`.
+    fn clocks_of(self, rows: u32, shape: Weights, capabilities: &Capabilities) -> u64 {
+        let tiles = rows.div_ceil(self.rows).saturating_mul(shape.columns.div_ceil(self.columns));
+        let groups = u64::from(tiles) * u64::from(self.splits);
+        let own = groups.div_ceil(u64::from(capabilities.processors.max(1)));
         let step = (own * u64::from(self.clocks(capabilities.products))).max(u64::from(self.waits()));
-        step * u64::from(256 / self.depth)
+        let steps = shape.k_bytes.div_ceil(self.depth).div_ceil(self.splits);
+        step * u64::from(steps) + own * u64::from(self.adding())
     }
 
-    /// Tiles by the number of rows up to `most`, each up to so many, for `columns` rows of weights. A tile stays where another
+    /// Clocks in which a workgroup of several that share K hands over its sums, and the last adds them, with 32 bytes a clock to L2
+    /// and 64 from there.
+    pub(crate) const fn adding(self) -> u32 {
+        let bytes = 4 * self.rows * self.columns;
+        if self.splits > 1 { bytes / 32 + bytes / 64 + 2 * LATENCY } else { 0 }
+    }
+
+    /// Tiles by the number of rows up to `most`, each up to so many. A tile stays where another
     /// would be better by little: every tile is a kernel more.
-    pub(crate) fn table(most: u32, columns: u32, capabilities: &Capabilities) -> Vec<(u32, MatrixTile)> {
+    pub(crate) fn table(most: u32, shape: Weights, capabilities: &Capabilities) -> Vec<(u32, MatrixTile)> {
         /// Rows between two looks.
         const STEP: u32 = 16;
         /// Above, the largest tile is always best, or nearly.
@@ -147,8 +174,12 @@ impl MatrixTile {
             if last.0 >= most {
                 break;
             }
-            let clocks = |tile: &MatrixTile| tile.clocks_of(end, columns, capabilities);
-            let best = MatrixTile::MANY.into_iter().min_by_key(clocks).unwrap_or(MatrixTile::WIDE);
+            let clocks = |tile: &MatrixTile| tile.clocks_of(end, shape, capabilities);
+            let fits = |tile: &MatrixTile| {
+                tile.splits == 1 || shape.shared && shape.k_bytes / tile.depth / tile.splits >= tile.stages
+            };
+            let best =
+                MatrixTile::MANY.into_iter().filter(fits).min_by_key(clocks).unwrap_or(MatrixTile::WIDE);
             let tile = match end {
                 u32::MAX => MatrixTile::WIDE,
                 _ if MatrixTile::MANY.contains(&last.1)
@@ -213,15 +244,17 @@ impl MatrixTile {
     }
 
     pub(crate) fn name(self) -> String {
-        let MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages } = self;
+        let MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages, splits } = self;
+        let splits = if splits > 1 { format!("over{splits}") } else { String::new() };
         let slices = if slices > 1 { format!("x{slices}") } else { String::new() };
-        format!("matrix{rows}x{columns}x{depth}by{warp_rows}x{warp_columns}{slices}in{stages}")
+        format!("matrix{rows}x{columns}x{depth}by{warp_rows}x{warp_columns}{slices}in{stages}{splits}")
     }
 
     /// Inverse of [`MatrixTile::name`].
     pub(crate) fn parse(name: &str) -> Option<MatrixTile> {
         let (sides, rest) = name.strip_prefix("matrix")?.split_once("by")?;
         let (warp, stages) = rest.split_once("in")?;
+        let (stages, splits) = stages.split_once("over").unwrap_or((stages, "1"));
         let numbers = |text: &str| text.split('x').map(|n| n.parse().ok()).collect::<Option<Vec<u32>>>();
         let [rows, columns, depth] = numbers(sides)?[..] else { return None };
         let (warp_rows, warp_columns, slices) = match numbers(warp)?[..] {
@@ -229,15 +262,8 @@ impl MatrixTile {
             [rows, columns, slices] => (rows, columns, slices),
             _ => return None,
         };
-        Some(MatrixTile {
-            rows,
-            columns,
-            depth,
-            warp_rows,
-            warp_columns,
-            slices,
-            stages: stages.parse().ok()?,
-        })
+        let (stages, splits) = (stages.parse().ok()?, splits.parse().ok()?);
+        Some(MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages, splits })
     }
 
     /// What `target` lacks for matrices of these types.
@@ -261,7 +287,7 @@ impl MatrixTile {
         (k, multiplied): (u32, Multiplied),
         capabilities: &Capabilities,
     ) -> Result<(), String> {
-        let MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages } = self;
+        let MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages, splits } = self;
         let whole = |n: u32, of: u32| of > 0 && n > 0 && n % of == 0;
         if !k.is_multiple_of(multiplied.in_chunk()) {
             return Err(format!("rows of {k} elements are not whole chunks of {CHUNK} bytes"));
@@ -272,7 +298,8 @@ impl MatrixTile {
             && whole(columns, warp_columns)
             && whole(depth, 128)
             && whole(depth, STEP * slices)
-            && (2..=5).contains(&stages);
+            && (2..=5).contains(&stages)
+            && (1..=8).contains(&splits);
         let even = || {
             let (units, in_row) = (self.warps() * WARP, depth / CHUNK);
             units <= capabilities.units_max
@@ -284,6 +311,10 @@ impl MatrixTile {
         };
         if !sides || !even() {
             return Err(format!("its warps cannot share a tile of {rows}x{columns}x{depth}"));
+        }
+        // Each has a step for every stage at least.
+        if splits > 1 && (k / multiplied.in_chunk() * CHUNK / depth) / splits < stages {
+            return Err(format!("{k} columns are too few for {splits} workgroups"));
         }
         let bytes = self.shared_bytes();
         if bytes > capabilities.shared_bytes {

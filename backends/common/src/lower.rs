@@ -2,7 +2,7 @@
 
 use crate::constants::{Constants, Source};
 use crate::kernel::is_matrix;
-use crate::space::Space;
+use crate::space::{COUNTERS, Space};
 use dreamc_artifact::ARENA_BYTES_MAX;
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{
@@ -142,6 +142,11 @@ impl<'a> Job<'a, '_> {
         made.ok_or_else(|| "its scratch memory is too large; lower --max-prompt or --max-batch".to_owned())
     }
 
+    /// Integers that are 0 when the program begins, and that every launch leaves at 0; and how many there are.
+    pub fn counters(&mut self) -> (ValueId, u32) {
+        (self.space.counters(), COUNTERS)
+    }
+
     /// A list of constants, stored in the artifact.
     ///
     /// # Errors
@@ -211,7 +216,10 @@ impl Lowering<'_> {
             self.inputs.push(Port { name: port.name.clone(), value });
         }
         self.space.time = 1;
-        let steps = self.steps(graph, &mut scope, 0)?;
+        let mut steps = self.steps(graph, &mut scope, 0)?;
+        if let Some(counters) = self.space.counters {
+            steps.insert(0, self.cleared(counters)?);
+        }
         let mut outputs = Vec::new();
         for port in &graph.results {
             let value = self.operand(&scope, port.value, &port.name)?;
@@ -357,7 +365,7 @@ impl Lowering<'_> {
             scope.insert(*value, Binding::Value(id));
             writes.push(id);
         }
-        self.finish(kernel, reads, writes, &spare, data, follower)
+        self.finish(kernel, reads, writes, &spare, (data.op.name(), &data.origin.0), follower)
     }
 
     /// Whether nobody needs an operand after this node. `born` and `dying`: see [`Lowering::steps`].
@@ -376,26 +384,26 @@ impl Lowering<'_> {
         dying(data.inputs[operand]) && alone && slot.first >= born && slot.last <= self.space.time
     }
 
-    /// A dispatch with its launches; time goes on.
+    /// A dispatch with its launches, named by its op and its origin; time goes on.
     fn finish(
         &mut self,
         kernel: Kernel,
         reads: Vec<ValueId>,
         writes: Vec<ValueId>,
         spare: &[bool],
-        data: &NodeData,
+        (op, origin): (&'static str, &[String]),
         follower: Option<Follower<'_>>,
     ) -> Result<Dispatch, EmitError> {
         let space = &mut self.space;
         let mut job = Job { space, kernel: &kernel, reads: &reads, writes: &writes, spare, follower };
         let launches = self.target.launches(&mut job).map_err(|reason| EmitError::Unsupported {
             target: self.target.name().to_owned(),
-            op: data.op.name(),
-            origin: data.origin.0.join(", "),
+            op,
+            origin: origin.join(", "),
             reason,
         })?;
         self.space.time += 1;
-        Ok(Dispatch { kernel, reads, writes, origin: data.origin.0.clone(), launches })
+        Ok(Dispatch { kernel, reads, writes, origin: origin.to_vec(), launches })
     }
 
     /// The type as the target stores it.
@@ -487,6 +495,15 @@ impl Lowering<'_> {
         Some(Slots { symbol, token, eps: schedule.eps, joint: input(joint)?, idle })
     }
 
+    /// Zeros in the program's counters, as a step.
+    fn cleared(&mut self, counters: ValueId) -> Result<Step, EmitError> {
+        let zeros = Source::Literal(Literal::Ints(vec![0; COUNTERS as usize]));
+        let ty = Type::new(DType::I32, vec![u64::from(COUNTERS).into()]);
+        let zeros = self.space.constant(&zeros, &ty, Layout::RowMajor, "constants")?;
+        let named: (_, &[String]) = ("copy", &["counters".to_owned()]);
+        self.finish(Kernel::Copy, vec![zeros], vec![counters], &[false], named, None).map(Step::Dispatch)
+    }
+
     /// The program's value for a result or a state, which must not be a constant.
     fn operand(&self, scope: &Scope, value: Value, origin: &str) -> Result<ValueId, EmitError> {
         scope[&value].value().ok_or_else(|| EmitError::Unsupported {
@@ -502,7 +519,8 @@ impl Lowering<'_> {
         let time = self.space.time;
         self.space.keep(from, time);
         self.space.keep(to, time);
-        self.finish(Kernel::Copy, vec![from], vec![to], &[false], data, None).map(Step::Dispatch)
+        let named = (data.op.name(), data.origin.0.as_slice());
+        self.finish(Kernel::Copy, vec![from], vec![to], &[false], named, None).map(Step::Dispatch)
     }
 }
 

@@ -9,6 +9,9 @@ use dreamc_artifact::{ARENA_BYTES_MAX, ELEMENTS_MAX};
 use dreamc_ir::Type;
 use dreamc_num::DType;
 
+/// Counters of a program.
+pub(crate) const COUNTERS: u32 = 1024;
+
 /// One piece of the arena; values that are written in place share it.
 pub(crate) struct Slot {
     bytes: u64,
@@ -30,13 +33,15 @@ pub(crate) struct Space<'a> {
     symbols: Vec<Symbol>,
     slots: Vec<Slot>,
     values: Vec<Placed>,
+    /// See [`Space::counters`]; if a launch wanted them.
+    pub(crate) counters: Option<ValueId>,
     /// Number of the next step.
     pub(crate) time: u32,
 }
 
 impl<'a> Space<'a> {
     pub(crate) fn new(symbols: Vec<Symbol>, constants: &'a mut Constants) -> Space<'a> {
-        Space { constants, symbols, slots: Vec::new(), values: Vec::new(), time: 0 }
+        Space { constants, symbols, slots: Vec::new(), values: Vec::new(), counters: None, time: 0 }
     }
 
     /// Symbols, values in their places, and the size of the arena.
@@ -109,6 +114,20 @@ impl<'a> Space<'a> {
         let value = Value { dtype, dims: dims.to_vec(), place: Place::Arena(0) };
         self.values.push(Placed { value, slot: Some(self.slots.len() - 1) });
         Some(ValueId(self.values.len() as u32 - 1))
+    }
+
+    /// The program's counters: [`COUNTERS`] integers that nobody else's bytes ever lie in.
+    pub(crate) fn counters(&mut self) -> ValueId {
+        if let Some(counters) = self.counters {
+            return counters;
+        }
+        let dims = vec![Dim::constant(COUNTERS)];
+        self.slots.push(Slot { bytes: u64::from(COUNTERS) * 4, first: 0, last: u32::MAX });
+        let value = Value { dtype: DType::I32, dims, place: Place::Arena(0) };
+        self.values.push(Placed { value, slot: Some(self.slots.len() - 1) });
+        let counters = ValueId(self.values.len() as u32 - 1);
+        self.counters = Some(counters);
+        counters
     }
 
     /// The number of a symbol.

@@ -126,6 +126,11 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
         self.job.scratch(dtype, dims)
     }
 
+    /// Integers that are 0 between launches, and how many there are.
+    pub(crate) fn counters(&mut self) -> (ValueId, u32) {
+        self.job.counters()
+    }
+
     pub(crate) fn constant(&mut self, literal: Literal) -> Result<ValueId, String> {
         self.job.constant(literal)
     }

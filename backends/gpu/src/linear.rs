@@ -2,7 +2,7 @@
 
 use crate::fp8;
 use crate::launcher::{Bound, Launcher, Part, count};
-use dreamc_artifact::plan::{Activation, Linear, Scalar, ValueId};
+use dreamc_artifact::plan::{Activation, Dim, Linear, Scalar, ValueId};
 use dreamc_backend::Follower;
 use dreamc_ir::Op;
 use dreamc_kernels::{self as kernels, Engine, Norm, Residual, Statistic, Table, Tile, Turned};
@@ -72,8 +72,14 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
             }
             let buffers: Vec<(&str, Bound)> =
                 of.iter().copied().chain(bias.map(|bias| ("bias", bias.into()))).collect();
+            let parts = parts(l, table, most)?;
             let scalars = [("stride", stride.clone()), ("first", count(first))];
             l.variants(&rows, table, |l, kernel| {
+                let shared = parts.filter(|_| kernel.splits() > 1);
+                let shared = shared
+                    .into_iter()
+                    .flat_map(|[parts, counters]| [("parts", parts.into()), ("counters", counters.into())]);
+                let buffers: Vec<(&str, Bound)> = buffers.iter().copied().chain(shared).collect();
                 l.launch_rows(&kernels::Kernel::Linear(*kernel), &rows, &by_row, &buffers, &scalars)
             })
         };
@@ -110,6 +116,23 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
         column += parts.iter().map(|p: &Part| p.rows).sum::<u32>();
     }
     Ok(())
+}
+
+/// Room for the sums of workgroups that share K, and their counters, where a kernel of the table has such.
+fn parts(
+    l: &mut Launcher<'_, '_, '_>,
+    table: &[(u32, kernels::Linear)],
+    most: u32,
+) -> Result<Option<[ValueId; 2]>, String> {
+    let needs = |(up_to, kernel): &(u32, kernels::Linear)| kernel.parts((*up_to).min(most));
+    let needs: Vec<(u32, u32)> = table.iter().filter_map(needs).collect();
+    let Some(tiles) = needs.iter().map(|(tiles, _)| *tiles).max() else { return Ok(None) };
+    let elements = needs.iter().map(|(_, elements)| *elements).max().unwrap_or(0);
+    let (counters, most) = l.counters();
+    if tiles > most {
+        return Err(format!("bug: {tiles} tiles share {most} counters; please report it"));
+    }
+    Ok(Some([l.scratch(DType::F32, &[Dim::constant(elements)])?, counters]))
 }
 
 /// The heads that an attention behind the matmul wants turned, and the values of their angles.

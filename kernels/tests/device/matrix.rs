@@ -214,6 +214,36 @@ fn several_weights_at_once() {
     }
 }
 
+/// Workgroups that share K: the last to come adds what all have, and leaves the counters as they were.
+#[test]
+fn shared_along_k() {
+    let shape @ [m, n, k] = [100, 130, 2048];
+    let (x, w) = (tensor_of(Float::BF16, &[m, k], 1), tensor_of(Float::BF16, &[n, k], 2));
+    let (bias, r) = (tensor(&[n], 3), tensor(&[m, n], 4));
+    let text = format!(
+        "graph @f(%0: f32[{m}, {k}], %1: f32[{n}, {k}], %2: f32[{n}], %3: f32[{m}, {n}]) {{
+          %4 = linear %0, %1, %2, %3 {{bias=1, residual=1}} : f32[{m}, {n}]
+          return %4
+        }}"
+    );
+    let wanted = interpret(&text, &[&x, &w, &bias, &r]).remove(0);
+    for (tile, splits) in [(MatrixTile::HALF, 2), (MatrixTile::WIDE, 3), (MatrixTile::SMALL, 5)] {
+        let tile = MatrixTile { splits, ..tile };
+        let types = (Float::BF16, Float::F32);
+        let plain = plain(types, shape, tile);
+        let kernel = Kernel::Linear(Linear { bias: true, residual: Residual::InPlace, ..plain });
+        let tiles = m.div_ceil(tile.rows as usize) * n.div_ceil(tile.columns as usize);
+        let parts = tiles * (tile.rows * tile.columns * splits) as usize;
+        for on in runners_of(&kernel) {
+            let launch = Launch::of(on, &kernel).tensor("x", &x).tensor("weight", &w).tensor("bias", &bias);
+            let launch = launch.tensor("y", &r).result("parts", parts).ints("counters", &vec![0; tiles]);
+            let launch = launch.int("rows", m).int("stride", n).int("first", 0).run();
+            launch.near("y", wanted.floats(), 4e-6);
+            assert_eq!(launch.ints("counters"), vec![0; tiles]);
+        }
+    }
+}
+
 /// `(a, b)` of the halves of the first heads become `(a cos - b sin, b cos + a sin)`.
 #[test]
 fn heads_are_turned() {

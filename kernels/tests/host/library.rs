@@ -173,7 +173,7 @@ fn shared_name(text: &str) -> Option<&str> {
 }
 
 /// The instructions of PTX that kernels use, and the functions of `ptx.h` that do the same.
-const PTX: [(&str, &str); 19] = [
+const PTX: [(&str, &str); 24] = [
     ("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }", "address"),
     ("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;", "copy"),
     ("cp.async.commit_group;", "commit"),
@@ -195,6 +195,11 @@ const PTX: [(&str, &str); 19] = [
         "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};",
         "multiply<ptx::E4M3>",
     ),
+    ("st.global.b32 [%0], %1;", "store<unsigned>"),
+    ("ld.relaxed.gpu.global.f32 %0, [%1];", "load"),
+    ("fence.acq_rel.gpu;", "fence"),
+    ("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;", "count"),
+    ("st.global.u32 [%0], 0;", "reset"),
     ("shfl.sync.bfly.b32 %0, %1, 1, 0x1f, 0xffffffff;", "shuffle<1>"),
     ("shfl.sync.bfly.b32 %0, %1, 2, 0x1f, 0xffffffff;", "shuffle<2>"),
     ("redux.sync.min.s32 %0, %1, 0xffffffff;", "extreme<false>"),

@@ -170,6 +170,21 @@ inline void end() {
     if (copies[threadIdx.x].count > 0) dream_stop("a unit ends while it copies");
 }
 
+// Workgroups run one after the other, so memory needs no order here.
+template <typename T> void store(int, const void *to, T x) { __builtin_memcpy(const_cast<void *>(to), &x, sizeof x); }
+
+inline void load(int, float &x, const void *from) { __builtin_memcpy(&x, from, sizeof x); }
+
+inline void fence(int) {}
+
+inline void count(int, unsigned &before, const void *at) {
+    __builtin_memcpy(&before, at, sizeof before);
+    const unsigned now = before + 1;
+    __builtin_memcpy(const_cast<void *>(at), &now, sizeof now);
+}
+
+inline void reset(int, const void *at) { store(0, at, 0u); }
+
 template <unsigned mask> void shuffle(int line, float &d, float a) {
     const unsigned unit = threadIdx.x;
     Given *all = give();
