@@ -7,7 +7,7 @@ use dreamc_backend_cuda::Nvrtc;
 use dreamc_kernels::model::{self, Counts};
 use dreamc_kernels::{
     Activation, Attention, AttentionEngine, Engine, Float, Kernel, Linear, LinearFp8, MatrixTile, Residual,
-    Table, Target,
+    Table, Target, Turned,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -137,14 +137,29 @@ fn linears() -> Vec<Kernel> {
     let forms = |tile| {
         let (in_place, apart) = (Residual::InPlace, Residual::Apart);
         [
-            Linear { bias: true, more: [512, 512], ..linear(tile, 3584, 3584) },
+            Linear {
+                bias: true,
+                more: [512, 512],
+                rope: Some(Turned { heads: 32, head_dim: 128 }),
+                ..linear(tile, 3584, 3584)
+            },
             Linear { residual: in_place, y: Float::F32, ..linear(tile, 3584, 18944) },
             Linear { swiglu: true, ..linear(tile, 18944, 3584) },
             Linear { bias: true, residual: apart, y: Float::F32, ..linear(tile, 1280, 5120) },
             Linear { bias: true, activation: Some(Activation::QuickGelu), ..linear(tile, 5120, 1280) },
         ]
     };
-    MatrixTile::ALL.into_iter().flat_map(forms).map(Kernel::Linear).collect()
+    // Several workgroups share K, and the heads of the vision tower are no whole tiles.
+    let shared =
+        [(MatrixTile::WIDE, 3), (MatrixTile::WIDE, 2), (MatrixTile::HALF, 2)].map(|(tile, splits)| Linear {
+            residual: Residual::InPlace,
+            y: Float::F32,
+            ..linear(MatrixTile { splits, ..tile }, 3584, 18944)
+        });
+    let rope = Some(Turned { heads: 32, head_dim: 80 });
+    let vision = Linear { bias: true, rope, ..linear(MatrixTile::WIDE, 3840, 1280) };
+    let all = MatrixTile::ALL.into_iter().flat_map(forms).chain(shared).chain([vision]);
+    all.map(Kernel::Linear).collect()
 }
 
 /// No register goes to memory and comes back; memory is not waited for between two products, and everything that is
@@ -169,8 +184,8 @@ fn judge(kernel: &Kernel, listing: &Listing) {
         written |= listing.is(at, "STG");
         let read = listing.is(at, "LDG");
         assert!(!(written && read), "instruction {at} reads memory behind a write");
-        // Every batch begins anew.
-        written &= !listing.is(at, "BRA");
+        // Every batch begins anew, and so do those who share K where all of them have come.
+        written &= !(listing.is(at, "BRA") || listing.is(at, "MEMBAR"));
     }
 }
 

@@ -376,13 +376,14 @@ fn linear_matrix<Y: Float>(
         }
         fence();
         sync_cube();
-        if UNIT_POS_X == 0u32 {
+        // By a unit with others on either side: so the host's runner misses either barrier.
+        if UNIT_POS_X == comptime!(units / 2) {
             shared[0] = count(counters, number);
         }
         sync_cube();
         if shared[0] == comptime!(tile.splits - 1) {
             // All have come, and the next launch begins anew.
-            if UNIT_POS_X == 0u32 {
+            if UNIT_POS_X == comptime!(units / 2) {
                 reset(counters, number);
             }
             fence();

@@ -244,6 +244,35 @@ fn shared_along_k() {
     }
 }
 
+/// The barriers around the counting are needed too, and so is setting the counter back.
+#[test]
+fn an_arrival_is_missing() {
+    let shape @ [m, n, k] = [64, 128, 1024];
+    let tile = MatrixTile { splits: 2, ..MatrixTile::HALF };
+    let kernel = Kernel::Linear(plain((Float::BF16, Float::F32), shape, tile));
+    let (x, w) = (tensor_of(Float::BF16, &[m, k], 1), tensor_of(Float::BF16, &[n, k], 2));
+    for on in runners_of(&kernel) {
+        let with = |edit: &dyn Fn(&str) -> String| {
+            let launch = Launch::of(on, &kernel).tensor("x", &x).tensor("weight", &w).result("y", m * n);
+            let launch = launch.result("parts", 2 * 64 * 128).ints("counters", &[0]);
+            let launch = launch.int("rows", m).int("stride", n).int("first", 0).edited(edit);
+            catch_unwind(AssertUnwindSafe(|| {
+                let results = launch.run();
+                (results.floats("y"), results.ints("counters"))
+            }))
+            .ok()
+        };
+        let right = with(&str::to_owned).expect("it runs");
+        // Behind those of the steps and of the sums: before a workgroup is counted, and before the count is looked at.
+        let (fence, reset) = ("asm volatile(\"fence", "asm volatile(\"st.global.u32");
+        for (piece, i) in [("__syncthreads();", 3), ("__syncthreads();", 4), (fence, 0), (reset, 0)] {
+            let by = if piece.starts_with("asm") { format!("if (false) {piece}") } else { String::new() };
+            let found = with(&|source| replaced(source, piece, i, &by));
+            assert!(found.is_none_or(|found| found != right), "`{piece}` {i} is not missed");
+        }
+    }
+}
+
 /// `(a, b)` of the halves of the first heads become `(a cos - b sin, b cos + a sin)`.
 #[test]
 fn heads_are_turned() {

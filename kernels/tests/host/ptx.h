@@ -38,6 +38,9 @@ struct Given {
 inline __thread Given given[2][units_max];
 inline __thread bool turn[units_max];
 inline __thread Copies copies[units_max];
+// Workgroups run one after the other, so memory needs no order here. But a workgroup must not be counted before all its units
+// have stored, and have fenced what they stored.
+inline __thread bool fenced[units_max];
 
 inline Given *give() {
     const unsigned unit = threadIdx.x;
@@ -164,20 +167,27 @@ inline void wait(unsigned but) {
 
 template <unsigned but> void wait_but(int) { wait(but); }
 
-inline void begin() { copies[threadIdx.x].count = copies[threadIdx.x].group = 0; }
+inline void begin() {
+    copies[threadIdx.x].count = copies[threadIdx.x].group = 0;
+    fenced[threadIdx.x] = false;
+}
 
 inline void end() {
     if (copies[threadIdx.x].count > 0) dream_stop("a unit ends while it copies");
 }
 
-// Workgroups run one after the other, so memory needs no order here.
-template <typename T> void store(int, const void *to, T x) { __builtin_memcpy(const_cast<void *>(to), &x, sizeof x); }
+template <typename T> void store(int, const void *to, T x) {
+    fenced[threadIdx.x] = false;
+    __builtin_memcpy(const_cast<void *>(to), &x, sizeof x);
+}
 
 inline void load(int, float &x, const void *from) { __builtin_memcpy(&x, from, sizeof x); }
 
-inline void fence(int) {}
+inline void fence(int) { fenced[threadIdx.x] = true; }
 
 inline void count(int, unsigned &before, const void *at) {
+    for (unsigned unit = 0; unit < blockDim.x; unit++)
+        if (!fenced[unit]) dream_stop("a workgroup is counted before all its units have fenced their sums");
     __builtin_memcpy(&before, at, sizeof before);
     const unsigned now = before + 1;
     __builtin_memcpy(const_cast<void *>(at), &now, sizeof now);
