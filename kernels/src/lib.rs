@@ -17,6 +17,7 @@
 //! kernel. No kernel assumes how many units run in step. Conditions (`bool`) are u32 words, 0 or 1.
 
 #![allow(
+    clippy::collapsible_if,
     clippy::manual_div_ceil,
     clippy::manual_is_multiple_of,
     reason = "kernels are written in the part of the language that can be generated"

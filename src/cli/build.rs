@@ -232,6 +232,7 @@ impl Events for Watch<'_> {
         self.compiling.at(done, total);
         if done == total {
             self.compiling.restart();
+            self.progress.restart();
         }
     }
 

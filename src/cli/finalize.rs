@@ -50,6 +50,7 @@ impl Events for Watch {
         self.compiling.at(done, total);
         if done == total {
             self.compiling.restart();
+            self.progress.restart();
         }
     }
 

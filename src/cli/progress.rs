@@ -48,6 +48,9 @@ impl Progress {
 
     /// `done` of `total` is done.
     pub(crate) fn at(&mut self, done: u64, total: u64) {
+        if done == 0 {
+            self.start = Instant::now();
+        }
         if self.terminal {
             let bar = self.bar.get_or_insert_with(|| bar(self.what, self.unit, total));
             bar.set_position(done);
@@ -57,7 +60,7 @@ impl Progress {
         }
     }
 
-    /// Ends the work; more of the same may begin.
+    /// Clears the bar and begins anew.
     pub(crate) fn restart(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();

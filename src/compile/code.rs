@@ -28,6 +28,9 @@ struct Job<'a> {
     forms: &'static [Form],
 }
 
+/// A job's code in all its forms; none while it is not done.
+type Done = Option<Vec<Vec<u8>>>;
+
 /// A vendor's compiler.
 enum Compiler {
     Nvrtc(Nvrtc),
@@ -102,7 +105,7 @@ impl<'a> Keep<'a> {
         }
     }
 
-    fn get(&self, job: &Job<'_>) -> Option<Vec<Vec<u8>>> {
+    fn get(&self, job: &Job<'_>) -> Done {
         let cache = self.cache.as_ref()?;
         job.found(cache).unwrap_or_else(|error| {
             self.warn(cache.folder(), &error);
@@ -159,7 +162,7 @@ pub fn complete(
             }
         }
     }
-    let mut done: Vec<Option<Vec<Vec<u8>>>> = jobs.iter().map(|_| None).collect();
+    let mut done: Vec<Done> = jobs.iter().map(|_| None).collect();
     let prebuilt = Compiled::find(&Search::new());
     if let Some(prebuilt) = &prebuilt {
         for (job, done) in jobs.iter().zip(&mut done) {
@@ -201,7 +204,7 @@ pub fn complete(
 
 impl Job<'_> {
     /// What a folder has of it, if it has all.
-    fn found(&self, compiled: &Compiled) -> Result<Option<Vec<Vec<u8>>>, std::io::Error> {
+    fn found(&self, compiled: &Compiled) -> Result<Done, std::io::Error> {
         self.forms.iter().map(|form| compiled.get(self.source, self.arch, form.extension())).collect()
     }
 
@@ -214,7 +217,7 @@ impl Job<'_> {
 /// Does the jobs that are not done, on all cores. The error is that of the first job that has one.
 fn fill(
     jobs: &[Job<'_>],
-    done: &mut [Option<Vec<Vec<u8>>>],
+    done: &mut [Done],
     compiler: &Compiler,
     keep: &Keep<'_>,
     progress: &mut dyn FnMut(u64, u64) -> bool,
@@ -227,7 +230,7 @@ fn fill(
         keep.put(job, &code)?;
         Ok(code)
     };
-    let open: Vec<(&Job<'_>, Mutex<&mut Option<Vec<Vec<u8>>>>)> = jobs
+    let open: Vec<(&Job<'_>, Mutex<&mut Done>)> = jobs
         .iter()
         .zip(done)
         .filter(|(_, done)| done.is_none())
@@ -237,6 +240,9 @@ fn fill(
     let failed = Mutex::new(None::<(usize, BuildError)>);
     // Whether there was one.
     let step = || {
+        if stopped.load(Ordering::Relaxed) {
+            return false;
+        }
         let at = next.fetch_add(1, Ordering::Relaxed);
         let Some((job, place)) = open.get(at) else { return false };
         match one(job) {
@@ -251,10 +257,11 @@ fn fill(
             }
         }
         finished.fetch_add(1, Ordering::Relaxed);
-        !stopped.load(Ordering::Relaxed)
+        true
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(open.len());
-    let mut cancelled = false;
+    let mut cancelled = !progress(0, open.len() as u64);
+    stopped.store(cancelled, Ordering::Relaxed);
     std::thread::scope(|scope| {
         // Where the system gives fewer threads, fewer do the work.
         let _others: Vec<_> = (1..threads)
