@@ -274,6 +274,8 @@ fn fill(
             }
         }
     });
+    // Another thread may have done the last.
+    cancelled |= !stopped.load(Ordering::Relaxed) && !progress(open.len() as u64, open.len() as u64);
     match failed.into_inner() {
         Ok(Some((_, error))) => Err(error),
         Ok(None) | Err(_) if cancelled => Err(BuildError::Cancelled),
