@@ -56,8 +56,8 @@ impl LinearFp8 {
 
     /// The same as a table of variants by the number of rows up to `most`, each up to so many.
     pub fn fitted(self, most: u32, target: &Target) -> Vec<(u32, LinearFp8)> {
-        let shape = tile::Weights { columns: self.n * self.weights(), k_bytes: self.k, shared: false };
-        let table = MatrixTile::table(most, shape, target.capabilities());
+        let operand = tile::Matrix { columns: self.n * self.weights(), k_bytes: self.k, shared: false };
+        let table = MatrixTile::table(most, operand, target.capabilities());
         let own = |(up_to, tile)| (up_to, LinearFp8 { tile: LinearFp8::tile(tile), ..self });
         table.into_iter().map(own).collect()
     }

@@ -136,12 +136,12 @@ impl Linear {
         let capabilities = target.capabilities();
         let weights = 1 + u32::from(self.swiglu);
         let matrix = |(up_to, tile)| (up_to, Linear { engine: Engine::Matrix(tile), ..self });
-        let shape = tile::Weights {
+        let operand = tile::Matrix {
             columns: self.features() * weights,
             k_bytes: self.k * 2,
             shared: !self.swiglu && self.rope.is_none(),
         };
-        let table = MatrixTile::table(most, shape, capabilities);
+        let table = MatrixTile::table(most, operand, capabilities);
         let table: Vec<(u32, Linear)> = table.into_iter().map(matrix).collect();
         let will_do = |linear: &Linear| linear.lacks(target).is_none() && linear.check(capabilities).is_ok();
         if table.iter().all(|(_, linear)| will_do(linear)) {

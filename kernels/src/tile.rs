@@ -63,7 +63,7 @@ pub struct MatrixTile {
 
 /// What rows are multiplied with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Weights {
+pub(crate) struct Matrix {
     /// Rows of all weights together.
     pub(crate) columns: u32,
     /// Bytes of a row.
@@ -138,13 +138,13 @@ impl MatrixTile {
         MatrixTile { splits: 2, ..MatrixTile::HALF },
     ];
 
-    /// Clocks that the busiest multiprocessor needs for `rows` rows and `shape`.
-    fn clocks_of(self, rows: u32, shape: Weights, capabilities: &Capabilities) -> u64 {
-        let tiles = rows.div_ceil(self.rows).saturating_mul(shape.columns.div_ceil(self.columns));
+    /// Clocks that the busiest multiprocessor needs for `rows` rows and `matrix`.
+    fn clocks_of(self, rows: u32, matrix: Matrix, capabilities: &Capabilities) -> u64 {
+        let tiles = rows.div_ceil(self.rows).saturating_mul(matrix.columns.div_ceil(self.columns));
         let groups = u64::from(tiles) * u64::from(self.splits);
         let own = groups.div_ceil(u64::from(capabilities.processors.max(1)));
         let step = (own * u64::from(self.clocks(capabilities.products))).max(u64::from(self.waits()));
-        let steps = shape.k_bytes.div_ceil(self.depth).div_ceil(self.splits);
+        let steps = matrix.k_bytes.div_ceil(self.depth).div_ceil(self.splits);
         step * u64::from(steps) + own * u64::from(self.adding())
     }
 
@@ -157,7 +157,7 @@ impl MatrixTile {
 
     /// Tiles by the number of rows up to `most`, each up to so many. A tile stays where another
     /// would be better by little: every tile is a kernel more.
-    pub(crate) fn table(most: u32, shape: Weights, capabilities: &Capabilities) -> Vec<(u32, MatrixTile)> {
+    pub(crate) fn table(most: u32, matrix: Matrix, capabilities: &Capabilities) -> Vec<(u32, MatrixTile)> {
         /// Rows between two looks.
         const STEP: u32 = 16;
         /// Above, the largest tile is always best, or nearly.
@@ -174,9 +174,9 @@ impl MatrixTile {
             if last.0 >= most {
                 break;
             }
-            let clocks = |tile: &MatrixTile| tile.clocks_of(end, shape, capabilities);
+            let clocks = |tile: &MatrixTile| tile.clocks_of(end, matrix, capabilities);
             let fits = |tile: &MatrixTile| {
-                tile.splits == 1 || shape.shared && shape.k_bytes / tile.depth / tile.splits >= tile.stages
+                tile.splits == 1 || matrix.shared && matrix.k_bytes / tile.depth / tile.splits >= tile.stages
             };
             let best =
                 MatrixTile::MANY.into_iter().filter(fits).min_by_key(clocks).unwrap_or(MatrixTile::WIDE);

@@ -314,7 +314,9 @@ fn heads_are_turned() {
             }
             wanted.extend(of_row);
         }
-        for (types, near) in [((Float::BF16, Float::F32), 4e-6), ((Float::BF16, Float::BF16), 1e-2)] {
+        // Two sums, each as far off as that of `bias_and_residual`. In bf16 the two are rounded and what comes of them is: three
+        // times half of 2^-8.
+        for (types, near) in [((Float::BF16, Float::F32), 4e-6), ((Float::BF16, Float::BF16), 6e-3)] {
             for tile in &tiles {
                 let more = [1, 2].map(|i| ns.get(i).map_or(0, |n| *n as u32));
                 let rope = Some(turned);
