@@ -349,12 +349,11 @@ fn linear_matrix<Y: Float>(
     }
     sync_cube();
     let each = comptime!(tile.each(shape.weights));
-    let mut own_sums =
-        Array::<f32>::new(comptime!(if each < BATCH { each as usize } else { BATCH as usize }));
     let batch = comptime!(if each < BATCH { each as usize } else { BATCH as usize });
     // Columns of `y` that a workgroup has are side by side, or are those of halves of heads.
     let turns = comptime!(shape.half > 0) && first_feature < comptime!(shape.turned);
     let part_feature = first_feature - own_feature;
+    let mut own_sums = Array::<f32>::new(batch);
     let mut before = Array::<f32>::new(batch);
     let mut offsets = Array::<f32>::new(batch);
     let mut scales = Array::<f32>::new(batch);
