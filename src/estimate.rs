@@ -8,10 +8,17 @@ use dreamc_runtime::{Active, Launches};
 /// Module paths of the vision tower begin so.
 const VISUAL: &str = "visual";
 
-/// Kernels that read some rows of a table, or write some numbers of many: how often their results count, and nothing else.
-const SPARSE: [(&str, u64); 3] = [("_embed_", 2), ("_take_rows_", 2), ("_eos_penalty_", 0)];
+/// Kernels that read some rows of a table, or write some numbers of many, or have nothing to do at temperature 0: how often
+/// their results count, and nothing else.
+const SPARSE: [(&str, u64); 5] = [
+    ("_embed_", 2),
+    ("_take_rows_", 2),
+    ("_eos_penalty_", 0),
+    ("_sampling_probs_bisected_behind_greedy", 0),
+    ("_behind_greedy", 1),
+];
 
-/// What a request is like.
+/// What a request is like. It is greedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
     /// Lengths, one for each symbol of the program. Open slots stay as many in every step.

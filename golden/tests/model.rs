@@ -277,6 +277,12 @@ fn table_and_bounds() {
     assert!(layer.len() <= LAYER_MOST, "a decoder layer: {layer:?}");
     let block = on("h100", "actions in 1 step").of_layer("visual.blocks.3.");
     assert!(block.len() <= BLOCK_MOST, "a vision block: {block:?}");
+    // Logits of greedy rows are looked at twice, and nothing is written over them.
+    let sampler = |name: &str| {
+        let text = on("h100", "a step of text");
+        text.launches.iter().filter(|l| text.kernels[l.module as usize].contains(name)).count()
+    };
+    assert_eq!(["greedy_statistics", "greedy_candidates", "bisected_behind_greedy"].map(sampler), [1, 1, 1]);
     // The documented default of text, 512 steps, is recorded as a whole.
     let launches = on("h100", "a step of text").count();
     assert!(512 * (launches + 2) <= GRAPH_NODE_COUNT_MAX, "{launches} launches a step");

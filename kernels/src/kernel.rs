@@ -4,6 +4,7 @@ use crate::attention::Attention;
 use crate::elementwise::Elementwise;
 use crate::emit::{Element, EmitError, Emitted, emit};
 use crate::fp8::LinearFp8;
+use crate::greedy::Greedy;
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::open::Open;
@@ -37,6 +38,8 @@ pub enum Kernel {
     Attention(Attention),
     /// Logits and probabilities.
     Sampler(Sampler),
+    /// Logits of greedy requests.
+    Greedy(Greedy),
     /// Slots of the canvas.
     Slots(Slots),
     /// Those of them that are open.
@@ -94,6 +97,7 @@ impl Kernel {
             Kernel::Linear(kernel) => kernel.name(),
             Kernel::Attention(kernel) => kernel.name(),
             Kernel::Sampler(kernel) => kernel.name(),
+            Kernel::Greedy(kernel) => kernel.name(),
             Kernel::Slots(kernel) => kernel.name(),
             Kernel::Open(kernel) => kernel.name(),
             Kernel::TimestepEmbed(kernel) => kernel.name(),
@@ -128,6 +132,7 @@ impl Kernel {
             Kernel::RopeTable(_)
             | Kernel::TimestepEmbed(_)
             | Kernel::Sampler(_)
+            | Kernel::Greedy(_)
             | Kernel::Slots(_)
             | Kernel::Open(_) => Vec::new(),
             Kernel::Rope(kernel) => vec![kernel.float],
@@ -148,6 +153,7 @@ impl Kernel {
             Kernel::Linear(kernel) => kernel.lacks(target),
             Kernel::Attention(kernel) => kernel.lacks(target),
             Kernel::RoundRows(_) | Kernel::LinearFp8(_) => LinearFp8::lacks(target),
+            Kernel::Greedy(_) => Greedy::lacks(target),
             Kernel::Elementwise(_)
             | Kernel::Norm(_)
             | Kernel::RopeTable(_)
@@ -174,6 +180,7 @@ impl Kernel {
             | Kernel::Embed(_)
             | Kernel::Rows(_)
             | Kernel::Sampler(_)
+            | Kernel::Greedy(_)
             | Kernel::Slots(_)
             | Kernel::Open(_)
             | Kernel::TimestepEmbed(_)
@@ -192,6 +199,7 @@ impl Kernel {
             Kernel::Linear(kernel) => kernel.launch(recorder),
             Kernel::Attention(kernel) => kernel.launch(recorder),
             Kernel::Sampler(kernel) => kernel.launch(recorder),
+            Kernel::Greedy(kernel) => kernel.launch(recorder),
             Kernel::Slots(kernel) => kernel.launch(recorder),
             Kernel::Open(kernel) => kernel.launch(recorder),
             Kernel::TimestepEmbed(kernel) => kernel.launch(recorder),

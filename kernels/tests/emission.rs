@@ -1,9 +1,10 @@
 //! Emission itself: determinism, the block of scalars, what a target cannot do, and the sources as snapshots.
 
 use dreamc_kernels::{
-    Activation, Attention, AttentionEngine, Confidence, Elementwise, Embed, EmitError, Emitted, Engine,
-    Extent, Float, Form, Kernel, Linear, LinearFp8, Map, MatrixTile, Norm, Open, Residual, Rope, RopeTable,
-    RoundRows, Rows, Sampler, Slots, Statistic, Table, Target, Tile, TimestepEmbed, Word,
+    Activation, Attention, AttentionEngine, Behind, Confidence, Elementwise, Embed, EmitError, Emitted,
+    Engine, Extent, Float, Form, Greedy, Groups, Kernel, Linear, LinearFp8, Map, MatrixTile, Norm, Open,
+    Residual, Rope, RopeTable, RoundRows, Rows, Sampler, Slots, Statistic, Table, Target, Tile,
+    TimestepEmbed, Word,
 };
 use dreamc_num::stream::Lane;
 use std::fmt::Write as _;
@@ -96,8 +97,13 @@ fn kernels() -> Vec<Kernel> {
         Kernel::TimestepEmbed(TimestepEmbed),
     ]);
     let confidences = [Confidence::Probability, Confidence::Margin, Confidence::NegativeEntropy];
-    all.extend(confidences.map(|kind| Kernel::Sampler(Sampler::Confidence(kind))));
-    let on_logits = [Sampler::EosPenalty, Sampler::KeepTokens, Sampler::SamplingProbs, Sampler::DrawToken];
+    all.extend(confidences.map(|kind| Kernel::Sampler(Sampler::Confidence(kind, Behind::Nothing))));
+    let on_logits = [
+        Sampler::EosPenalty,
+        Sampler::KeepTokens,
+        Sampler::SamplingProbs(Behind::Nothing),
+        Sampler::DrawToken(Behind::Nothing),
+    ];
     all.extend(on_logits.map(Kernel::Sampler));
     let on_slots = [
         Slots::IsToken,
@@ -120,6 +126,25 @@ fn kernels() -> Vec<Kernel> {
     ];
     all.extend(on_open.map(Kernel::Open));
     all
+}
+
+/// What greedy requests need, where barriers may stand behind branches.
+fn greedy() -> Vec<Kernel> {
+    let groups = Groups(8);
+    let looks = [
+        Greedy::Statistics(groups),
+        Greedy::Candidates(Confidence::Probability, groups),
+        Greedy::Candidates(Confidence::Margin, groups),
+        Greedy::Candidates(Confidence::NegativeEntropy, groups),
+    ];
+    let behind = [
+        Sampler::SamplingProbs(Behind::Greedy),
+        Sampler::DrawToken(Behind::Greedy),
+        Sampler::Confidence(Confidence::Probability, Behind::Greedy),
+        Sampler::Confidence(Confidence::Margin, Behind::Greedy),
+        Sampler::Confidence(Confidence::NegativeEntropy, Behind::Greedy),
+    ];
+    looks.map(Kernel::Greedy).into_iter().chain(behind.map(Kernel::Sampler)).collect()
 }
 
 /// Small cases on matrix units: every epilogue, both attentions.
@@ -179,6 +204,7 @@ fn half(kernel: &Kernel, half: Float) -> Kernel {
         Kernel::RopeTable(_)
         | Kernel::TimestepEmbed(_)
         | Kernel::Sampler(_)
+        | Kernel::Greedy(_)
         | Kernel::Slots(_)
         | Kernel::Open(_) => (),
         Kernel::Rope(k) => k.float = half,
@@ -232,8 +258,8 @@ fn snapshots() {
             snapshot(name, &kernel);
         }
     }
-    for kernel in on_matrix_units() {
-        snapshot("sm_80", &kernel);
+    for kernel in greedy().iter().chain(&on_matrix_units()) {
+        snapshot("sm_80", kernel);
     }
     for kernel in in_fp8() {
         snapshot("sm_89", &kernel);
@@ -257,6 +283,7 @@ fn snapshots_in_16_bits() {
                 | Kernel::Rows(_)
                 | Kernel::TimestepEmbed(_)
                 | Kernel::Sampler(_)
+                | Kernel::Greedy(_)
                 | Kernel::Slots(_)
                 | Kernel::Open(_)
                 | Kernel::RoundRows(_)
@@ -284,8 +311,9 @@ fn the_same_bytes_twice() {
     let told_apart = |target: &Target| target.form() != Form::Cuda || differ.contains(&target.name());
     for target in Target::all().into_iter().filter(told_apart) {
         let matrix = if target.capabilities().matrix.is_empty() { Vec::new() } else { on_matrix_units() };
+        let greedy = if Greedy::runs(&target) { greedy() } else { Vec::new() };
         let fp8 = if target.capabilities().fp8 { in_fp8() } else { Vec::new() };
-        for kernel in kernels().into_iter().chain(matrix).chain(fp8) {
+        for kernel in kernels().into_iter().chain(greedy).chain(matrix).chain(fp8) {
             let [a, b] = [(); 2].map(|()| kernel.emit(&target).unwrap_or_else(|e| panic!("{e}")));
             assert!(a == b, "{}\n{}\n{}", target.name(), a.source, b.source);
         }

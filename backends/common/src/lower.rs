@@ -97,23 +97,47 @@ pub struct Job<'a, 's> {
     /// Results.
     pub writes: &'a [ValueId],
     spare: &'a [bool],
-    follower: Option<Follower<'a>>,
+    users: Users<'a>,
 }
 
-/// The node that alone looks at the first result of a dispatch.
+/// Who looks at the first result of a dispatch.
+#[derive(Clone, Debug, Default)]
+pub struct Users<'a> {
+    /// The nodes, in order; one that looks twice stands there twice.
+    pub nodes: Vec<User<'a>>,
+    /// Whether it is a result of the graph as well.
+    pub result: bool,
+}
+
+/// A node that looks at the first result of a dispatch.
 #[derive(Clone, Debug)]
-pub struct Follower<'a> {
-    /// What it computes.
-    pub op: &'a Op,
-    /// Its operands, as far as they are values that were there before the dispatch.
+pub struct User<'a> {
+    /// What it computes, of what.
+    pub node: &'a NodeData,
+    /// Its operands, as far as they were there before the dispatch.
     pub reads: Vec<Option<ValueId>>,
 }
 
+impl<'a> Users<'a> {
+    /// The only one.
+    pub fn only(&self) -> Option<&User<'a>> {
+        match self.nodes.as_slice() {
+            [only] if !self.result => Some(only),
+            _ => None,
+        }
+    }
+}
+
 impl<'a> Job<'a, '_> {
-    /// The node that alone looks at the first result: what it does to it may be done at once. It is told by
-    /// [`Target::launches`] that it has nothing to do any more.
-    pub fn follower(&self) -> Option<&Follower<'a>> {
-        self.follower.as_ref()
+    /// Who looks at the first result: what they do to it may be done at once. [`Target::launches`] sees to it that they do not
+    /// do it again.
+    pub fn users(&self) -> &Users<'a> {
+        &self.users
+    }
+
+    /// The value is needed in this dispatch, though it is no operand: a dispatch before handed it over.
+    pub fn keep(&mut self, id: ValueId) {
+        self.space.keep(id, self.space.time);
     }
 
     /// Type, dimensions and, of weights, the place of a value.
@@ -132,7 +156,7 @@ impl<'a> Job<'a, '_> {
         self.spare.get(read).copied().unwrap_or(false)
     }
 
-    /// A value that lives for this dispatch.
+    /// A value that lives for this dispatch, or until it is [kept](Job::keep) for the last time.
     ///
     /// # Errors
     ///
@@ -233,7 +257,7 @@ impl Lowering<'_> {
     /// Lowers the nodes of a graph in order. `born` is the time from which values may be overwritten: inside a loop,
     /// what was computed outside must survive for the next iteration.
     fn steps(&mut self, graph: &Graph, scope: &mut Scope, born: u32) -> Result<Vec<Step>, EmitError> {
-        let (last_uses, followers) = (last_uses(graph), followers(graph));
+        let (last_uses, users) = (last_uses(graph), users(graph));
         let mut steps = Vec::new();
         for (at, node) in graph.order().iter().enumerate() {
             let data = graph.node(*node);
@@ -274,18 +298,31 @@ impl Lowering<'_> {
                 }
                 _ => {
                     let dying = |v: Value| last_uses.get(&v) == Some(&at);
-                    let follower = data.outputs.first().and_then(|value| *followers.get(value)?);
-                    let follower = follower.map(|node| {
-                        let data: &NodeData = graph.node(node);
-                        let bound = |value: &Value| scope.get(value).and_then(Binding::value);
-                        Follower { op: &data.op, reads: data.inputs.iter().map(bound).collect() }
-                    });
-                    let dispatch = self.dispatch(graph, data, scope, born, &dying, follower)?;
+                    let users = data.outputs.first().map(|value| self.users(graph, *value, &users, scope));
+                    let users = users.unwrap_or_default();
+                    let dispatch = self.dispatch(graph, data, scope, born, &dying, users)?;
                     steps.push(Step::Dispatch(dispatch));
                 }
             }
         }
         Ok(steps)
+    }
+
+    /// Who uses a value, and what they read beside it.
+    fn users<'g>(
+        &self,
+        graph: &'g Graph,
+        value: Value,
+        users: &BTreeMap<Value, Vec<Node>>,
+        scope: &Scope,
+    ) -> Users<'g> {
+        let bound = |value: &Value| scope.get(value).and_then(Binding::value);
+        let user = |node: &Node| {
+            let node: &NodeData = graph.node(*node);
+            User { node, reads: node.inputs.iter().map(bound).collect() }
+        };
+        let nodes = users.get(&value).into_iter().flatten().map(user).collect();
+        Users { nodes, result: graph.results.iter().any(|port| port.value == value) }
     }
 
     fn bind_constant(&mut self, graph: &Graph, data: &NodeData, source: Source, scope: &mut Scope) {
@@ -300,7 +337,7 @@ impl Lowering<'_> {
         scope: &mut Scope,
         born: u32,
         dying: &dyn Fn(Value) -> bool,
-        follower: Option<Follower<'_>>,
+        users: Users<'_>,
     ) -> Result<Dispatch, EmitError> {
         let unsupported = |reason: String| EmitError::Unsupported {
             target: self.target.name().to_owned(),
@@ -365,7 +402,7 @@ impl Lowering<'_> {
             scope.insert(*value, Binding::Value(id));
             writes.push(id);
         }
-        self.finish(kernel, reads, writes, &spare, (data.op.name(), &data.origin.0), follower)
+        self.finish(kernel, reads, writes, &spare, (data.op.name(), &data.origin.0), users)
     }
 
     /// Whether nobody needs an operand after this node. `born` and `dying`: see [`Lowering::steps`].
@@ -392,10 +429,10 @@ impl Lowering<'_> {
         writes: Vec<ValueId>,
         spare: &[bool],
         (op, origin): (&'static str, &[String]),
-        follower: Option<Follower<'_>>,
+        users: Users<'_>,
     ) -> Result<Dispatch, EmitError> {
         let space = &mut self.space;
-        let mut job = Job { space, kernel: &kernel, reads: &reads, writes: &writes, spare, follower };
+        let mut job = Job { space, kernel: &kernel, reads: &reads, writes: &writes, spare, users };
         let launches = self.target.launches(&mut job).map_err(|reason| EmitError::Unsupported {
             target: self.target.name().to_owned(),
             op,
@@ -501,7 +538,8 @@ impl Lowering<'_> {
         let ty = Type::new(DType::I32, vec![u64::from(COUNTERS).into()]);
         let zeros = self.space.constant(&zeros, &ty, Layout::RowMajor, "constants")?;
         let named: (_, &[String]) = ("copy", &["counters".to_owned()]);
-        self.finish(Kernel::Copy, vec![zeros], vec![counters], &[false], named, None).map(Step::Dispatch)
+        self.finish(Kernel::Copy, vec![zeros], vec![counters], &[false], named, Users::default())
+            .map(Step::Dispatch)
     }
 
     /// The program's value for a result or a state, which must not be a constant.
@@ -520,7 +558,7 @@ impl Lowering<'_> {
         self.space.keep(from, time);
         self.space.keep(to, time);
         let named = (data.op.name(), data.origin.0.as_slice());
-        self.finish(Kernel::Copy, vec![from], vec![to], &[false], named, None).map(Step::Dispatch)
+        self.finish(Kernel::Copy, vec![from], vec![to], &[false], named, Users::default()).map(Step::Dispatch)
     }
 }
 
@@ -585,18 +623,15 @@ fn source_of(weight: &Weight, ty: &Type) -> Source {
     }
 }
 
-/// The node that uses a value, where it is the only one, and uses it once.
-fn followers(graph: &Graph) -> BTreeMap<Value, Option<Node>> {
-    let mut followers = BTreeMap::new();
+/// The nodes that use each value, in order.
+fn users(graph: &Graph) -> BTreeMap<Value, Vec<Node>> {
+    let mut users: BTreeMap<Value, Vec<Node>> = BTreeMap::new();
     for node in graph.order() {
         for value in &graph.node(*node).inputs {
-            followers.entry(*value).and_modify(|only| *only = None).or_insert(Some(*node));
+            users.entry(*value).or_default().push(*node);
         }
     }
-    for port in &graph.results {
-        followers.insert(port.value, None);
-    }
-    followers
+    users
 }
 
 /// Place in the order of the last node that uses each value; results are used after all of them.

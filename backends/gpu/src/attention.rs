@@ -19,7 +19,7 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, attention: &Attention) -> R
     let inputs = if packed { 1 } else { 3 };
     let (mask, index) = (l.read(inputs), l.read(l.read_count() - 1));
     let mut operands: Vec<ValueId> = (0..inputs).map(|i| l.read(i)).collect();
-    if rope && !l.is_turned(l.read(0)) {
+    if rope && !l.handed.turned.contains(&l.read(0)) {
         let angles = [l.read(inputs + 1), l.read(inputs + 2)];
         // Queries and keys stand side by side in a packed row, and are turned together.
         let turned = if packed { vec![heads + kv_heads] } else { vec![heads, kv_heads] };

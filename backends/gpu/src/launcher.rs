@@ -1,14 +1,14 @@
 //! Launches of one dispatch in the making: buffers and scalars by the names that the kernels give them.
 
+use crate::handed::Handed;
 use crate::modules::Modules;
 use crate::{float, size};
 use dreamc_artifact::layout::{Layout, fp8_scales_at};
 use dreamc_artifact::plan::{ARENA_ALIGN, Binding, Dim, Kernel, Launch, Scalar, Value, ValueId, Variant};
-use dreamc_backend::{Follower, Job};
+use dreamc_backend::{Job, Users};
 use dreamc_ir::Literal;
 use dreamc_kernels::{self as kernels, Element, Float, Rows, Table};
 use dreamc_num::DType;
-use std::collections::BTreeSet;
 
 /// What a buffer is bound to.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ pub(crate) struct Part {
 /// See the module.
 pub(crate) struct Launcher<'l, 'a, 's> {
     modules: &'l mut Modules,
-    turned: &'l mut BTreeSet<ValueId>,
+    pub(crate) handed: &'l mut Handed,
     job: &'l mut Job<'a, 's>,
     maxima: Vec<u32>,
     launches: Vec<Launch>,
@@ -60,26 +60,21 @@ pub(crate) struct Launcher<'l, 'a, 's> {
 impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
     pub(crate) fn new(
         modules: &'l mut Modules,
-        turned: &'l mut BTreeSet<ValueId>,
+        handed: &'l mut Handed,
         job: &'l mut Job<'a, 's>,
     ) -> Launcher<'l, 'a, 's> {
         let maxima = job.maxima();
-        Launcher { modules, turned, job, maxima, launches: Vec::new(), variant: None }
+        Launcher { modules, handed, job, maxima, launches: Vec::new(), variant: None }
     }
 
-    /// The node that alone looks at the first result.
-    pub(crate) fn follower(&self) -> Option<&Follower<'a>> {
-        self.job.follower()
+    /// Who looks at the first result.
+    pub(crate) fn users(&self) -> &Users<'a> {
+        self.job.users()
     }
 
-    /// Says that the heads of a value are turned already.
-    pub(crate) fn turned(&mut self, value: ValueId) {
-        self.turned.insert(value);
-    }
-
-    /// Whether they are.
-    pub(crate) fn is_turned(&self, value: ValueId) -> bool {
-        self.turned.contains(&value)
+    /// A value that a dispatch before has handed over is needed.
+    pub(crate) fn keep(&mut self, value: ValueId) {
+        self.job.keep(value);
     }
 
     pub(crate) fn finish(self) -> Vec<Launch> {

@@ -11,6 +11,7 @@
 
 mod attention;
 mod fp8;
+mod handed;
 mod launcher;
 mod linear;
 mod modules;
@@ -22,13 +23,13 @@ mod size;
 pub use modules::Modules;
 
 use dreamc_artifact::layout::Layout;
-use dreamc_artifact::plan::{Activation, Kernel, Launch, Program, Scalar, ValueId};
+use dreamc_artifact::plan::{Activation, Kernel, Launch, Program, Scalar};
 use dreamc_backend::{Constants, EmitError, Job, Target, in_place, is_matrix, kernel, lower};
 use dreamc_ir::{Graph, Literal, NodeData, Op, Type, Verified};
 use dreamc_kernels::{self as kernels, Elementwise, Float, Map, Norm, RopeTable, Statistic, TimestepEmbed};
 use dreamc_num::{DType, Quant, frequency};
+use handed::Handed;
 use launcher::Launcher;
-use std::collections::BTreeSet;
 
 /// The program of graph `entry`, named `name`. What it stores is added to `constants`, what it launches to `modules`.
 ///
@@ -42,13 +43,12 @@ pub fn emit(
     constants: &mut Constants,
     modules: &mut Modules,
 ) -> Result<Program, EmitError> {
-    lower(verified, entry, name, &mut Gpu { modules, turned: BTreeSet::new() }, constants)
+    lower(verified, entry, name, &mut Gpu { modules, handed: Handed::default() }, constants)
 }
 
 struct Gpu<'a> {
     modules: &'a mut Modules,
-    /// Queries and keys that were turned where they were computed.
-    turned: BTreeSet<ValueId>,
+    handed: Handed,
 }
 
 impl Gpu<'_> {
@@ -113,7 +113,7 @@ impl Target for Gpu<'_> {
     }
 
     fn launches(&mut self, job: &mut Job<'_, '_>) -> Result<Vec<Launch>, String> {
-        let mut launcher = Launcher::new(self.modules, &mut self.turned, job);
+        let mut launcher = Launcher::new(self.modules, &mut self.handed, job);
         launches(&mut launcher)?;
         Ok(launcher.finish())
     }

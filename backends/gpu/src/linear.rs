@@ -3,7 +3,6 @@
 use crate::fp8;
 use crate::launcher::{Bound, Launcher, Part, count};
 use dreamc_artifact::plan::{Activation, Dim, Linear, Scalar, ValueId};
-use dreamc_backend::Follower;
 use dreamc_ir::Op;
 use dreamc_kernels::{self as kernels, Engine, Norm, Residual, Statistic, Table, Tile, Turned};
 use dreamc_num::DType;
@@ -68,7 +67,7 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
             let turns = table.iter().any(|(_, kernel)| kernel.rope.is_some());
             if let Some((_, [cos, sin])) = rope.filter(|_| turns) {
                 by_row.extend([("cos", cos), ("sin", sin)]);
-                l.turned(y);
+                l.handed.turned.insert(y);
             }
             let buffers: Vec<(&str, Bound)> =
                 of.iter().copied().chain(bias.map(|bias| ("bias", bias.into()))).collect();
@@ -137,11 +136,13 @@ fn parts(
 
 /// The heads that an attention behind the matmul wants turned, and the values of their angles.
 fn rope(l: &Launcher<'_, '_, '_>) -> Option<(Turned, [ValueId; 2])> {
-    let Follower { op: Op::Attention(attention), reads } = l.follower()? else { return None };
-    let [_, _, cos, sin] = reads[..] else { return None };
+    let only = l.users().only()?;
+    let (Op::Attention(attention), [_, _, cos, sin]) = (&only.node.op, only.reads.as_slice()) else {
+        return None;
+    };
     let heads = u32::try_from(attention.heads + attention.kv_heads).ok()?;
     let turned = Turned { heads, head_dim: u32::try_from(attention.head_dim).ok()? };
-    (attention.packed && attention.rope).then_some((turned, [cos?, sin?]))
+    (attention.packed && attention.rope).then_some((turned, [(*cos)?, (*sin)?]))
 }
 
 pub(crate) const fn activation(kind: Activation) -> kernels::Activation {

@@ -1,10 +1,13 @@
 //! The sampler, all of it on the device. What depends on the schedule alone is a list of constants, one for each step.
 
+use crate::handed::GreedyRows;
 use crate::launcher::{Bound, Launcher, count};
-use dreamc_artifact::plan::{self, Kernel, Scalar, ValueId};
-use dreamc_ir::Literal;
-use dreamc_kernels::{self as kernels, Confidence, Sampler, Slots};
-use dreamc_num::schedule;
+use dreamc_artifact::plan::{self, Dim, Kernel, Scalar, ValueId};
+use dreamc_backend::User;
+use dreamc_ir::{Literal, Op};
+use dreamc_kernels::{self as kernels, Behind, Confidence, Greedy, Groups, Sampler, Slots};
+use dreamc_num::{DType, schedule};
+use std::slice;
 
 pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
     let y = l.write(0);
@@ -26,7 +29,22 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
         Kernel::SamplingProbs => {
             let names = ["temperature", "top_p", "top_k"];
             let buffers: Vec<_> = (2..).zip(names).map(|(i, name)| (name, l.read(i).into())).collect();
-            logits(l, Sampler::SamplingProbs, &[("active", l.read(1))], &buffers, &[])
+            let active = ("active", l.read(1));
+            let Some(kind) = greedy(l)? else {
+                return logits(l, Sampler::SamplingProbs(Behind::Nothing), &[active], &buffers, &[]);
+            };
+            if !l.in_place(0) {
+                l.copy_all(l.read(0), y)?;
+            }
+            let statistics = parts(l, y)?;
+            let kernel = kernels::Kernel::Greedy(Greedy::Statistics(Groups::of(l.target())));
+            let by_row = [("logits", y), active, ("statistics", statistics)];
+            let (rows, columns) = (l.row_count(y)?, [("columns", l.columns(y)?)]);
+            l.launch_rows(&kernel, &rows, &by_row, &buffers, &columns)?;
+            l.handed.greedy.insert(y, GreedyRows { statistics, candidates: None, kind });
+            let kernel = kernels::Kernel::Sampler(Sampler::SamplingProbs(Behind::Greedy));
+            let by_row = [("y", y), active, ("statistics", statistics)];
+            l.launch_rows(&kernel, &rows, &by_row, &buffers, &columns)
         }
         Kernel::RandomBits { lane } => {
             let positions = l.value(y).dims[1].clone();
@@ -35,12 +53,26 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
             l.launch(kernels::Kernel::Slots(Slots::RandomBits(*lane)), &buffers, &scalars)
         }
         Kernel::DrawToken { first } => {
-            let by_row = [("probs", l.read(0)), ("active", l.read(1)), ("bits", l.read(3)), ("y", y)];
-            let rows = l.row_count(l.read(0))?;
+            let (probs, active) = (l.read(0), ("active", l.read(1)));
+            let rows = l.row_count(probs)?;
+            let columns = ("columns", l.columns(probs)?);
+            let mut by_row = vec![("probs", probs), active, ("bits", l.read(3)), ("y", y)];
+            let mut behind = Behind::Nothing;
+            if let Some(GreedyRows { statistics, kind, .. }) = l.handed.greedy.get(&probs).copied() {
+                l.keep(statistics);
+                let candidates = parts(l, probs)?;
+                let kernel = kernels::Kernel::Greedy(Greedy::Candidates(kind, Groups::of(l.target())));
+                let found = [("statistics", statistics), ("candidates", candidates)];
+                let looked_at = [("logits", probs), active, found[0], found[1]];
+                l.launch_rows(&kernel, &rows, &looked_at, &[], slice::from_ref(&columns))?;
+                let rows = GreedyRows { statistics, candidates: Some(candidates), kind };
+                l.handed.greedy.insert(probs, rows);
+                by_row.extend(found);
+                behind = Behind::Greedy;
+            }
             let buffers = [("temperature", l.read(2).into())];
-            let kernel = kernels::Kernel::Sampler(Sampler::DrawToken);
-            let scalars = [("columns", l.columns(l.read(0))?), ("first", count(*first))];
-            l.launch_rows(&kernel, &rows, &by_row, &buffers, &scalars)
+            let kernel = kernels::Kernel::Sampler(Sampler::DrawToken(behind));
+            l.launch_rows(&kernel, &rows, &by_row, &buffers, &[columns, ("first", count(*first))])
         }
         Kernel::Confidence(kind) => {
             let kind = match kind {
@@ -48,9 +80,19 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
                 plan::Confidence::Margin => Confidence::Margin,
                 plan::Confidence::NegativeEntropy => Confidence::NegativeEntropy,
             };
-            let by_row = [("probs", l.read(0)), ("active", l.read(1)), ("token", l.read(2)), ("y", y)];
+            let mut by_row =
+                vec![("probs", l.read(0)), ("active", l.read(1)), ("token", l.read(2)), ("y", y)];
             let rows = l.row_count(l.read(0))?;
-            let kernel = kernels::Kernel::Sampler(Sampler::Confidence(kind));
+            let mut behind = Behind::Nothing;
+            if let Some(GreedyRows { statistics, candidates, .. }) = l.handed.greedy.get(&l.read(0)).copied()
+            {
+                let candidates = candidates.ok_or("bug: its token comes later; please report it")?;
+                l.keep(statistics);
+                l.keep(candidates);
+                by_row.extend([("statistics", statistics), ("candidates", candidates)]);
+                behind = Behind::Greedy;
+            }
+            let kernel = kernels::Kernel::Sampler(Sampler::Confidence(kind, behind));
             l.launch_rows(&kernel, &rows, &by_row, &[], &[("columns", l.columns(l.read(0))?)])
         }
         Kernel::TransferCount { steps, eps } => {
@@ -90,6 +132,43 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
         }
         other => Err(format!("bug: {other:?} is not of the sampler; please report it")),
     }
+}
+
+/// Whether rows of greedy requests may stay logits, and what confidence wants to know of them then: all that look at the
+/// distribution are one draw, at the same temperature, and one confidence in its token.
+fn greedy(l: &Launcher<'_, '_, '_>) -> Result<Option<Confidence>, String> {
+    let users = l.users();
+    let (draw, confidence) = match users.nodes.as_slice() {
+        [draw] => (draw, None),
+        [draw, confidence] => (draw, Some(confidence)),
+        _ => return Ok(None),
+    };
+    let [active, temperature] = [Some(l.read(1)), Some(l.read(2))];
+    let Op::DrawToken { first } = draw.node.op else { return Ok(None) };
+    let mut alike = draw.reads.get(1) == Some(&active) && draw.reads.get(2) == Some(&temperature);
+    let mut kind = Confidence::Probability;
+    if let Some(User { node, reads }) = confidence {
+        let Op::Confidence(of) = node.op else { return Ok(None) };
+        kind = match of {
+            dreamc_ir::Confidence::Probability => Confidence::Probability,
+            dreamc_ir::Confidence::Margin => Confidence::Margin,
+            dreamc_ir::Confidence::NegativeEntropy => Confidence::NegativeEntropy,
+        };
+        alike &= reads.get(1) == Some(&active) && node.inputs.get(2) == draw.node.outputs.first();
+        // The probability is that of the column of the token's number.
+        alike &= kind != Confidence::Probability || first == 0;
+    }
+    let whole = l.constant_columns(l.write(0))?.is_multiple_of(Greedy::VECTOR);
+    Ok((alike && whole && !users.result && Greedy::runs(l.target())).then_some(kind))
+}
+
+/// Room for what is found in parts of the rows of `logits`.
+fn parts(l: &mut Launcher<'_, '_, '_>, logits: ValueId) -> Result<ValueId, String> {
+    let mut dims = l.value(logits).dims.clone();
+    if let Some(columns) = dims.last_mut() {
+        *columns = Dim::constant(Greedy::ROW);
+    }
+    l.scratch(DType::F32, &dims)
 }
 
 /// A kernel that works on the logits where they lie.

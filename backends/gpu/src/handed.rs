@@ -1,0 +1,23 @@
+//! What a dispatch has done or found ahead of those that look at its result.
+
+use dreamc_artifact::plan::ValueId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// See the module. By the value that was looked at or changed.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    /// Queries and keys that were turned where they were computed.
+    pub(crate) turned: BTreeSet<ValueId>,
+    /// Logits of which greedy rows were left as they are.
+    pub(crate) greedy: BTreeMap<ValueId, GreedyRows>,
+}
+
+/// What was found in rows of logits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GreedyRows {
+    pub(crate) statistics: ValueId,
+    /// Once there is a token.
+    pub(crate) candidates: Option<ValueId>,
+    /// What confidence wants to know of the candidates.
+    pub(crate) kind: dreamc_kernels::Confidence,
+}
