@@ -115,21 +115,7 @@ fn each(kernels: &[Kernel], arch: &str, check: &(dyn Fn(&Kernel, &Listing) + Syn
 }
 
 fn linear(tile: MatrixTile, n: u32, k: u32) -> Linear {
-    let (x, weights, engine) = (Float::BF16, Table::Floats(Float::BF16), Engine::Matrix(tile));
-    Linear {
-        x,
-        weights,
-        y: Float::BF16,
-        n,
-        more: [0; 2],
-        k,
-        bias: false,
-        swiglu: false,
-        activation: None,
-        residual: Residual::None,
-        rope: None,
-        engine,
-    }
+    Linear::plain(Float::BF16, n, k, Engine::Matrix(tile))
 }
 
 /// Every tile with every epilogue of the models.
@@ -138,13 +124,15 @@ fn linears() -> Vec<Kernel> {
         let (in_place, apart) = (Residual::InPlace, Residual::Apart);
         [
             Linear {
+                scaled: true,
                 bias: true,
                 more: [512, 512],
                 rope: Some(Turned { heads: 32, head_dim: 128 }),
                 ..linear(tile, 3584, 3584)
             },
             Linear { residual: in_place, y: Float::F32, ..linear(tile, 3584, 18944) },
-            Linear { swiglu: true, ..linear(tile, 18944, 3584) },
+            Linear { residual: in_place, y: Float::F32, weighted: true, ..linear(tile, 3584, 3584) },
+            Linear { scaled: true, swiglu: true, ..linear(tile, 18944, 3584) },
             Linear { bias: true, residual: apart, y: Float::F32, ..linear(tile, 1280, 5120) },
             Linear { bias: true, activation: Some(Activation::QuickGelu), ..linear(tile, 5120, 1280) },
         ]
@@ -154,6 +142,7 @@ fn linears() -> Vec<Kernel> {
         [(MatrixTile::WIDE, 3), (MatrixTile::WIDE, 2), (MatrixTile::HALF, 2)].map(|(tile, splits)| Linear {
             residual: Residual::InPlace,
             y: Float::F32,
+            weighted: true,
             ..linear(MatrixTile { splits, ..tile }, 3584, 18944)
         });
     let rope = Some(Turned { heads: 32, head_dim: 80 });
@@ -214,7 +203,8 @@ fn attention() {
 /// The model of `kernels` goes by what is in the machine code.
 #[test]
 fn counts() {
-    let form = |tile| Linear { residual: Residual::InPlace, y: Float::F32, ..linear(tile, 3584, 18944) };
+    let plain = |tile| Linear { residual: Residual::InPlace, y: Float::F32, ..linear(tile, 3584, 18944) };
+    let form = |tile| Linear { weighted: true, ..plain(tile) };
     let linears: Vec<Kernel> = MatrixTile::ALL.into_iter().map(form).map(Kernel::Linear).collect();
     let attentions = [(80, 16, 16), (128, 28, 4)].map(|(head_dim, heads, kv_heads)| {
         let (float, packed, rows, engine) = (Float::BF16, true, false, AttentionEngine::Matrix);

@@ -95,13 +95,25 @@ impl LinearFp8 {
         }
         // Rows are filled up.
         let k = self.k.next_multiple_of(Multiplied::E4M3.in_chunk());
-        self.tile.check(self.weights(), (k, Multiplied::E4M3), capabilities)
+        self.tile.check(self.weights(), (k, Multiplied::E4M3), 0, capabilities)
     }
 
     pub(crate) fn launch(&self, r: &Recorder) {
         let LinearFp8 { y, n, k, bias, swiglu, activation, residual, tile } = *self;
-        let multiplied = Multiplied::E4M3;
-        let more = [0; 2];
-        tile.launch(&Matmul { multiplied, y, n, more, k, bias, swiglu, activation, residual, rope: None }, r);
+        let matmul = Matmul {
+            multiplied: Multiplied::E4M3,
+            y,
+            n,
+            more: [0; 2],
+            k,
+            bias,
+            swiglu,
+            activation,
+            residual,
+            rope: None,
+            scaled: false,
+            weighted: false,
+        };
+        tile.launch(&matmul, r);
     }
 }

@@ -28,6 +28,7 @@ mod attention_matrix;
 mod distribution;
 mod elementwise;
 mod emit;
+mod epilogue;
 mod fp8;
 mod greedy;
 mod kernel;

@@ -50,6 +50,15 @@ pub struct Linear {
     /// Heads that are turned by the positions of their rows, as [`crate::Rope`] does, once they are rounded to the type of the
     /// result. On matrix units, not with SwiGLU, an activation or a residual.
     pub rope: Option<Turned>,
+    /// Whether rows of `x` come as a matmul that weights its result leaves them: times the gain of an RMS norm, and to be
+    /// divided by the root of their mean square here. A buffer `squares` f32 `[rows, pitch]`, a scalar `eps`. In bf16, on
+    /// matrix units.
+    pub scaled: bool,
+    /// Whether the result is left for an RMS norm as well: buffers `gain` f32 `[n]`, `weighted` bf16 `[rows, n]`, which is the
+    /// result times the gain, `squares` f32 `[rows, pitch]`, which are sums of the squares of [`Linear::SQUARES`]
+    /// neighbouring results. A pitch is the number of these sums, rounded up to whole 16 bytes. In bf16, on matrix units; not
+    /// with more weights, SwiGLU or turned heads.
+    pub weighted: bool,
     /// What computes it.
     pub engine: Engine,
 }
@@ -130,6 +139,34 @@ struct Shape {
 }
 
 impl Linear {
+    /// Results whose squares are added up for a norm.
+    pub const SQUARES: u32 = 32;
+
+    /// A plain matmul, all of it in one type.
+    pub const fn plain(float: Dtype, n: u32, k: u32, engine: Engine) -> Linear {
+        Linear {
+            x: float,
+            weights: Table::Floats(float),
+            y: float,
+            n,
+            more: [0; 2],
+            k,
+            bias: false,
+            swiglu: false,
+            activation: None,
+            residual: Residual::None,
+            rope: None,
+            scaled: false,
+            weighted: false,
+            engine,
+        }
+    }
+
+    /// Floats between the sums of squares of two rows of so many results.
+    pub const fn squares(columns: u32) -> u32 {
+        columns.div_ceil(Linear::SQUARES).next_multiple_of(4)
+    }
+
     /// The same for up to `most` rows on `target`: on matrix units where they will do, then as a table of variants by the
     /// number of rows, each up to so many.
     pub fn fitted(self, most: u32, target: &Target) -> Vec<(u32, Linear)> {
@@ -168,7 +205,12 @@ impl Linear {
 
     /// Whether all its weights are one launch, and their heads turned in it.
     pub fn takes_all(&self) -> bool {
-        (self.more == [0; 2] && self.rope.is_none()) || matches!(self.engine, Engine::Matrix(_))
+        (self.more == [0; 2] && self.rope.is_none()) || self.is_matrix()
+    }
+
+    /// Whether matrix units compute it.
+    pub const fn is_matrix(&self) -> bool {
+        matches!(self.engine, Engine::Matrix(_))
     }
 
     /// Of all weights.
@@ -195,12 +237,14 @@ impl Linear {
         let rope = self.rope.map(|Turned { heads, head_dim }| format!("_rope{heads}x{head_dim}"));
         let rope = rope.unwrap_or_default();
         for (has, part) in [
+            (self.scaled, "_scaled"),
             (self.swiglu, "_swiglu"),
             (self.bias, "_bias"),
             (self.activation.is_some(), activation.as_str()),
             (self.rope.is_some(), rope.as_str()),
             (self.residual == Residual::Apart, "_residual"),
             (self.residual == Residual::InPlace, "_residual_inplace"),
+            (self.weighted, "_weighted"),
         ] {
             name += if has { part } else { "" };
         }
@@ -228,6 +272,9 @@ impl Linear {
             && (self.swiglu || self.activation.is_some() || self.residual != Residual::None)
         {
             return Err("heads are turned behind a bias, and nothing else is done to them".into());
+        }
+        if self.scaled || self.weighted {
+            self.check_norms()?;
         }
         let tile = match self.engine {
             Engine::Units(_) if self.rope.is_some() => return Err("units turn no heads".into()),
@@ -261,7 +308,12 @@ impl Linear {
                     return Err("K is shared where one sum is a result".into());
                 }
                 let weights = 1 + u32::from(self.swiglu);
-                return tile.check(weights, (self.k, self.multiplied()), capabilities);
+                let more_bytes = match (self.scaled, self.weighted) {
+                    (true, _) => 4 * tile.rows,
+                    (_, true) => 4 * tile.columns,
+                    (false, false) => 0,
+                };
+                return tile.check(weights, (self.k, self.multiplied()), more_bytes, capabilities);
             }
         };
         let Tile { rows, columns, depth, side } = tile;
@@ -279,13 +331,42 @@ impl Linear {
         Ok(())
     }
 
+    /// Whether rows can come weighted, or be left so.
+    fn check_norms(&self) -> Result<(), String> {
+        if self.x != Dtype::BF16 || !self.is_matrix() {
+            return Err("rows are weighted for matrix units and in bf16".into());
+        }
+        if self.scaled && (self.weighted || !self.k.is_multiple_of(Linear::SQUARES)) {
+            return Err(format!("squares of {} rows are added up before or behind", self.k));
+        }
+        let alone = self.more == [0; 2] && !self.swiglu && self.rope.is_none();
+        if self.weighted && !(alone && self.n.is_multiple_of(Linear::SQUARES)) {
+            return Err(format!("a result of {} features is not weighted", self.n));
+        }
+        Ok(())
+    }
+
     pub(crate) fn launch(&self, r: &Recorder) {
-        let Linear { x, weights, y, n, more, k, bias, swiglu, activation, residual, rope, engine } = *self;
+        let Linear { x, weights, y, n, more, k, bias, swiglu, activation, residual, rope, .. } = *self;
+        let (scaled, weighted, engine) = (self.scaled, self.weighted, self.engine);
         let tile = match engine {
             Engine::Units(tile) => tile,
             Engine::Matrix(tile) => {
                 let multiplied = self.multiplied();
-                let matmul = Matmul { multiplied, y, n, more, k, bias, swiglu, activation, residual, rope };
+                let matmul = Matmul {
+                    multiplied,
+                    y,
+                    n,
+                    more,
+                    k,
+                    bias,
+                    swiglu,
+                    activation,
+                    residual,
+                    rope,
+                    scaled,
+                    weighted,
+                };
                 return tile.launch(&matmul, r);
             }
         };

@@ -17,17 +17,16 @@
 //! Not there: fragments of Metal (8 x 8), and AMD's. Both keep the kernel of `linear.rs`.
 
 use crate::emit::{Access, Element, Extent};
+use crate::epilogue::{column_gains, epilogue, row_factors};
 use crate::kernel::{Float as Dtype, floats};
 use crate::linear::{Residual, Turned};
-use crate::math::{Activation, activate, silu};
-use crate::ptx::{
-    CHUNK, FEATURES, Multiplied, ROWS, STEP, WARP, address, commit, copy, count, fence, load, multiply,
-    reset, store, wait,
-};
+use crate::math::Activation;
+use crate::ptx::{CHUNK, FEATURES, Multiplied, ROWS, STEP, WARP, address, commit, copy, multiply, wait};
 use crate::record::Recorder;
 use crate::stage::{fill, operand, place};
-use crate::tile::{BATCH, MatrixTile};
+use crate::tile::MatrixTile;
 use cubecl::prelude::*;
+use half::bf16;
 
 /// What the kernel is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,16 +45,48 @@ pub(crate) struct Shape {
     /// Features of half a head that is turned, and of all of them.
     pub(crate) half: u32,
     pub(crate) turned: u32,
+    /// Whether rows are still to be divided by the root of their mean square.
+    pub(crate) scaled: bool,
+    /// Whether the result is left for a norm.
+    pub(crate) weighted: bool,
+}
+
+impl Shape {
+    /// Numbers by which rows or columns of a tile are multiplied.
+    const fn factors(self) -> u32 {
+        if self.scaled {
+            self.tile.rows
+        } else if self.weighted {
+            self.tile.columns
+        } else {
+            0
+        }
+    }
 }
 
 impl MatrixTile {
     pub(crate) fn launch(self, matmul: &Matmul, r: &Recorder) {
-        let Matmul { multiplied, y, n, more, k, bias, swiglu, activation, residual, rope } = *matmul;
+        let Matmul { multiplied, y, n, more, k, bias, swiglu, activation, residual, rope, scaled, weighted } =
+            *matmul;
         let weights = if swiglu { 2 } else { 1 };
         let in_place = residual == Residual::InPlace;
         let k = k.div_ceil(multiplied.in_chunk());
         let (half, turned) = rope.map_or((0, 0), |rope| (rope.head_dim / 2, rope.features()));
-        let shape = Shape { n, more, k, tile: self, weights, multiplied, activation, in_place, half, turned };
+        let tile = self;
+        let shape = Shape {
+            n,
+            more,
+            k,
+            tile,
+            weights,
+            multiplied,
+            activation,
+            in_place,
+            half,
+            turned,
+            scaled,
+            weighted,
+        };
         let grid = [
             Extent::Ceil { of: "rows", per: self.rows, any: false },
             Extent::Constant((n + more[0] + more[1]).div_ceil(self.columns / weights)),
@@ -67,8 +98,8 @@ impl MatrixTile {
             Multiplied::E4M3 => Element::U32,
         };
         let read = |name, element| r.declared(name, element, Access::Read);
-        let scaled = multiplied == Multiplied::E4M3;
-        let scales = |name| scaled.then(|| read(name, Element::F32)).into();
+        let codes = multiplied == Multiplied::E4M3;
+        let scales = |name| codes.then(|| read(name, Element::F32)).into();
         floats!((y => Y) => linear_matrix::launch_unchecked::<Y>(
             r.client(),
             r.grid(grid),
@@ -80,17 +111,22 @@ impl MatrixTile {
             (more[0] > 0).then(|| read("second", words)).into(),
             (more[1] > 0).then(|| read("third", words)).into(),
             swiglu.then(|| read("up", words)).into(),
-            (swiglu && scaled).then(|| read("up_scales", Element::F32)).into(),
+            (swiglu && codes).then(|| read("up_scales", Element::F32)).into(),
             bias.then(|| read("bias", Element::F32)).into(),
             (self.splits > 1).then(|| r.declared("parts", Element::F32, Access::ReadWrite)).into(),
             (self.splits > 1).then(|| r.declared("counters", Element::I32, Access::ReadWrite)).into(),
             rope.map(|_| read("cos", Element::F32)).into(),
             rope.map(|_| read("sin", Element::F32)).into(),
+            scaled.then(|| read("squares", Element::F32)).into(),
+            weighted.then(|| read("gain", Element::F32)).into(),
+            weighted.then(|| r.declared("weighted", Element::BF16, Access::Write)).into(),
+            weighted.then(|| r.declared("squares", Element::F32, Access::Write)).into(),
             (residual == Residual::Apart).then(|| read("residual", y.element())).into(),
             r.declared("y", y.element(), if in_place { Access::ReadWrite } else { Access::Write }),
             r.int("rows"),
             r.int("stride"),
             r.int("first"),
+            scaled.then(|| r.float("eps")).into(),
             shape,
         ));
     }
@@ -110,6 +146,8 @@ pub(crate) struct Matmul {
     pub(crate) activation: Option<Activation>,
     pub(crate) residual: Residual,
     pub(crate) rope: Option<Turned>,
+    pub(crate) scaled: bool,
+    pub(crate) weighted: bool,
 }
 
 #[cube(launch_unchecked)]
@@ -127,20 +165,26 @@ fn linear_matrix<Y: Float>(
     counters: ComptimeOption<Box<[i32]>>,
     cos: ComptimeOption<Box<[f32]>>,
     sin: ComptimeOption<Box<[f32]>>,
+    squares: ComptimeOption<Box<[Vector<f32, Const<1>>]>>,
+    gain: ComptimeOption<Box<[f32]>>,
+    mut weighted: ComptimeOption<Box<[bf16]>>,
+    mut own_squares: ComptimeOption<Box<[f32]>>,
     residual: ComptimeOption<Box<[Y]>>,
     y: &mut [Y],
     rows: u32,
     stride: u32,
     first: u32,
+    eps: ComptimeOption<f32>,
     #[comptime] shape: Shape,
 ) {
     let tile = comptime!(shape.tile);
     let features = comptime!(tile.columns / shape.weights);
     let warp_features = comptime!(tile.warp_columns / shape.weights);
-    let units = comptime!(tile.warps() * WARP);
-    // Rows of `x` and then of the weights, as many times as there are stages. The sums come to the same place.
-    let mut shared =
-        Shared::<[u32]>::new_aligned_slice(comptime!((tile.shared_bytes() / 4) as usize), 128usize);
+    // Rows of `x` and then of the weights, as many times as there are stages. The sums come to the same place. Behind it, by
+    // what rows or columns are multiplied.
+    let factors = comptime!(tile.shared_bytes() / 4);
+    let words = comptime!((factors + shape.factors()) as usize);
+    let mut shared = Shared::<[u32]>::new_aligned_slice(words, 128usize);
     let base = address(&shared);
     let down = comptime!((tile.warp_rows / ROWS) as usize);
     // Of eight features each: an even number of each weight.
@@ -214,6 +258,16 @@ fn linear_matrix<Y: Float>(
             );
         }
         commit();
+    }
+    if comptime!(shape.scaled) {
+        // While the first stages come.
+        let squares = squares.as_ref().unwrap().with_vector_size::<Const<4>>();
+        let eps = *eps.as_ref().unwrap();
+        row_factors(squares, &mut shared, factors, first_row, rows, eps, shape);
+    }
+    if comptime!(gain.is_some()) {
+        let gain = gain.as_ref().unwrap();
+        column_gains(gain, &mut shared, factors, first_feature, shape);
     }
     let by_rows = place(true, shape);
     let by_features = place(false, shape);
@@ -348,170 +402,29 @@ fn linear_matrix<Y: Float>(
         }
     }
     sync_cube();
-    let each = comptime!(tile.each(shape.weights));
-    let batch = comptime!(if each < BATCH { each as usize } else { BATCH as usize });
-    // Columns of `y` that a workgroup has are side by side, or are those of halves of heads.
-    let turns = comptime!(shape.half > 0) && first_feature < comptime!(shape.turned);
-    let part_feature = first_feature - own_feature;
-    let mut own_sums = Array::<f32>::new(batch);
-    let mut before = Array::<f32>::new(batch);
-    let mut offsets = Array::<f32>::new(batch);
-    let mut scales = Array::<f32>::new(batch);
-    let mut up_factors = Array::<f32>::new(batch);
-    let mut cosines = Array::<f32>::new(batch);
-    let mut sines = Array::<f32>::new(batch);
-    let mut other_offsets = Array::<f32>::new(batch);
-    let mut batches = comptime!(each / batch as u32).runtime();
-    let size = comptime!(tile.rows * tile.columns);
-    let number = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
-    let first_part = number * comptime!(size * tile.splits);
-    if comptime!(parts.is_some()) {
-        let parts = parts.as_ref().unwrap();
-        let counters = counters.as_ref().unwrap();
-        let own_part = first_part + CUBE_POS_Z * size;
-        for i in 0..comptime!(size / units).runtime() {
-            let at = i * units + UNIT_POS_X;
-            store(parts, own_part + at, sum_of(&shared, at / features * pitch + at % features, shape));
-        }
-        fence();
-        sync_cube();
-        // By a unit with others on either side: so the host's runner misses either barrier.
-        if UNIT_POS_X == comptime!(units / 2) {
-            shared[0] = count(counters, number);
-        }
-        sync_cube();
-        if shared[0] == comptime!(tile.splits - 1) {
-            // All have come, and the next launch begins anew.
-            if UNIT_POS_X == comptime!(units / 2) {
-                reset(counters, number);
-            }
-            fence();
-        } else {
-            batches = 0u32.runtime();
-        }
-    }
-    for b in 0..batches {
-        let at = b * comptime!(batch as u32 * units) + UNIT_POS_X;
-        // What is read is read before anything is written, lest every write be waited for.
-        #[unroll]
-        for e in 0..batch {
-            let at = at + comptime!(e as u32 * units);
-            let m = first_row + at / features;
-            let mut n = first_feature + at % features;
-            if comptime!(parts.is_some()) {
-                let parts = parts.as_ref().unwrap();
-                let mut sum = 0.0f32;
-                #[unroll]
-                for s in 0..comptime!(tile.splits) {
-                    sum += load(parts, first_part + comptime!(s * size) + at);
-                }
-                own_sums[e] = sum;
-            }
-            before[e] = 0.0f32;
-            offsets[e] = 0.0f32;
-            scales[e] = 0.0f32;
-            up_factors[e] = 0.0f32;
-            if comptime!(cos.is_some()) {
-                cosines[e] = 1.0f32;
-                sines[e] = 0.0f32;
-                if turns && m < rows {
-                    let (feature, angle) = turned_feature(own_feature, at % features, features, shape);
-                    n = part_feature + feature;
-                    let angle = (m * comptime!(shape.half) + angle) as usize;
-                    let cos = cos.as_ref().unwrap();
-                    let sin = sin.as_ref().unwrap();
-                    cosines[e] = cos[angle];
-                    sines[e] = sin[angle];
-                    if comptime!(bias.is_some()) {
-                        let bias = bias.as_ref().unwrap();
-                        // The feature that it is turned with.
-                        let other = select(
-                            at % features < comptime!(features / 2),
-                            n + comptime!(shape.half),
-                            n - comptime!(shape.half),
-                        );
-                        other_offsets[e] = bias[(first + other) as usize];
-                    }
-                }
-            }
-            if m < rows && n < all_features {
-                let from = (m * stride + first + n) as usize;
-                if comptime!(shape.in_place) {
-                    before[e] = f32::cast_from(y[from]);
-                }
-                if comptime!(residual.is_some()) {
-                    let residual = residual.as_ref().unwrap();
-                    before[e] = f32::cast_from(residual[from]);
-                }
-                if comptime!(bias.is_some()) {
-                    let bias = bias.as_ref().unwrap();
-                    offsets[e] = bias[(first + n) as usize];
-                }
-                if comptime!(x_scales.is_some()) {
-                    let x_scales = x_scales.as_ref().unwrap();
-                    let weight_scales = weight_scales.as_ref().unwrap();
-                    scales[e] = x_scales[m as usize] * weight_scales[n as usize];
-                }
-                if comptime!(up_scales.is_some()) {
-                    let x_scales = x_scales.as_ref().unwrap();
-                    let up_scales = up_scales.as_ref().unwrap();
-                    up_factors[e] = x_scales[m as usize] * up_scales[n as usize];
-                }
-            }
-        }
-        #[unroll]
-        for e in 0..batch {
-            let at = at + comptime!(e as u32 * units);
-            let m = first_row + at / features;
-            let mut n = first_feature + at % features;
-            if comptime!(cos.is_some()) {
-                if turns {
-                    let (feature, _angle) = turned_feature(own_feature, at % features, features, shape);
-                    n = part_feature + feature;
-                }
-            }
-            if m < rows && n < all_features {
-                let from = at / features * pitch + at % features;
-                let mut value =
-                    if comptime!(parts.is_some()) { own_sums[e] } else { sum_of(&shared, from, shape) };
-                if comptime!(x_scales.is_some()) {
-                    value *= scales[e];
-                }
-                if comptime!(up.is_some()) {
-                    let mut up = sum_of(&shared, from + features, shape);
-                    if comptime!(up_scales.is_some()) {
-                        up *= up_factors[e];
-                    }
-                    value = silu(value) * up;
-                }
-                if comptime!(bias.is_some()) {
-                    value += offsets[e];
-                }
-                if comptime!(cos.is_some()) {
-                    if turns {
-                        let near = at % features < comptime!(features / 2);
-                        let other =
-                            select(near, from + comptime!(features / 2), from - comptime!(features / 2));
-                        let mut other = sum_of(&shared, other, shape);
-                        if comptime!(bias.is_some()) {
-                            other += other_offsets[e];
-                        }
-                        // Both as they would lie in memory.
-                        let own = f32::cast_from(Y::cast_from(value));
-                        let other = f32::cast_from(Y::cast_from(other));
-                        value = own * cosines[e] + select(near, 0.0f32 - other, other) * sines[e];
-                    }
-                }
-                if comptime!(shape.activation.is_some()) {
-                    value = activate(value, shape.activation);
-                }
-                if comptime!(residual.is_some() || shape.in_place) {
-                    value += before[e];
-                }
-                y[(m * stride + first + n) as usize] = Y::cast_from(value);
-            }
-        }
-    }
+    epilogue(
+        &mut shared,
+        factors,
+        &x_scales,
+        &weight_scales,
+        &up_scales,
+        &bias,
+        &parts,
+        &counters,
+        &cos,
+        &sin,
+        &mut weighted,
+        &mut own_squares,
+        &residual,
+        y,
+        first_row,
+        rows,
+        first_feature,
+        own_feature,
+        stride,
+        first,
+        shape,
+    );
 }
 
 /// Begins to copy a stage: rows of `x`, then of the weight that the workgroup has features of, and of the one beside it.
@@ -621,7 +534,7 @@ fn fill_turned(
 /// Which feature of its weight stands in column `column` of a tile of `features`, the first of which would be `own_feature` if
 /// they stood side by side, and which angle turns it.
 #[cube]
-fn turned_feature(
+pub(crate) fn turned_feature(
     own_feature: u32,
     column: u32,
     #[comptime] features: u32,
@@ -634,16 +547,4 @@ fn turned_feature(
     let head = in_side / half;
     let angle = in_side % half;
     (head * comptime!(2 * half) + side * half + angle, angle)
-}
-
-/// A sum, of all slices in order.
-#[cube]
-fn sum_of(shared: &[u32], at: u32, #[comptime] shape: Shape) -> f32 {
-    let mut sum = f32::reinterpret(shared[at as usize]);
-    #[unroll]
-    for s in 1..comptime!(shape.tile.slices) {
-        let apart = comptime!(s * shape.tile.rows * shape.tile.pitch());
-        sum += f32::reinterpret(shared[(at + apart) as usize]);
-    }
-    sum
 }

@@ -11,6 +11,7 @@
 //! they are others. Rates of devices are those of their makers' papers, except where said.
 
 use crate::fp8::LinearFp8;
+use crate::linear::Linear;
 use crate::ptx::WARP;
 use crate::tile::{self, MatrixTile};
 
@@ -118,6 +119,9 @@ const OVERHEAD: f64 = 1200.0;
 const LOADS: f64 = 4.0;
 /// Products of f32 of a multiprocessor in a clock, by units, and what part of them a tile of registers reaches.
 const UNITS: f64 = 128.0 * 0.5;
+
+/// Instructions for a result that is left for a norm: its product, its square, and its part of ten for a sum of squares.
+const WEIGHTED: u32 = 14;
 
 /// Registers of a kernel in which they were not counted.
 const PLAIN_REGISTERS: u32 = 64;
@@ -322,7 +326,7 @@ impl Gpu {
     }
 
     fn linear(&self, launched: &Launched<'_>, linear: &LinearName) -> Work {
-        let LinearName { tile, columns, k, bytes } = *linear;
+        let LinearName { tile, columns, k, bytes, scaled, weighted } = *linear;
         let flop =
             2.0 * f64::from(launched.rows) * f64::from(columns) * f64::from(k) * f64::from(bytes) / 2.0;
         let tile = match tile {
@@ -345,7 +349,9 @@ impl Gpu {
                 f64::from(tile.stage_bytes()) / L2_BYTES,
             ],
             waits: f64::from(tile.waits()),
-            behind: f64::from(tile.adding()),
+            behind: f64::from(tile.adding())
+                + if scaled { f64::from(4 * tile.rows * Linear::squares(k)) / L2_BYTES } else { 0.0 }
+                + if weighted { f64::from(tile.rows * tile.columns * WEIGHTED) / 128.0 } else { 0.0 },
             registers: counts.registers,
         };
         Work { steps: Some(steps), clocks: 0.0, limiter: Limiter::MatrixUnits, flop }
@@ -398,6 +404,8 @@ struct LinearName {
     k: u32,
     /// Of an element.
     bytes: u32,
+    scaled: bool,
+    weighted: bool,
 }
 
 impl LinearName {
@@ -421,6 +429,8 @@ impl LinearName {
             columns,
             k: k.parse().ok()?,
             bytes: if types.starts_with("e4m3") { 1 } else { 2 },
+            scaled: epilogue.contains("scaled"),
+            weighted: epilogue.contains("weighted"),
         })
     }
 }
@@ -460,11 +470,28 @@ mod tests {
         let linear =
             LinearName::parse("bf16w_bf16_linear_bias_to_bf16_n3584_512_512k3584_matrix80x128x128by80x32in3");
         let tile = Named::Matrix(MatrixTile::FIVE_EIGHTHS);
-        assert_eq!(linear, Some(LinearName { tile, columns: 4608, k: 3584, bytes: 2 }));
-        let linear = LinearName::parse("e4m3w_e4m3_linear_swiglu_to_bf16_n8k64_matrix16x32x256by16x32x4in4");
         assert_eq!(
             linear,
-            Some(LinearName { tile: Named::Matrix(MatrixTile::FLAT), columns: 16, k: 64, bytes: 1 })
+            Some(LinearName { tile, columns: 4608, k: 3584, bytes: 2, scaled: false, weighted: false })
+        );
+        let name = "bf16w_bf16_linear_residual_inplace_weighted_to_f32_n8k64_matrix80x128x128by80x32in3";
+        let linear = LinearName::parse(name);
+        assert_eq!(
+            linear,
+            Some(LinearName { tile, columns: 8, k: 64, bytes: 2, scaled: false, weighted: true })
+        );
+        let linear =
+            LinearName::parse("e4m3w_e4m3_linear_scaled_swiglu_to_bf16_n8k64_matrix16x32x256by16x32x4in4");
+        assert_eq!(
+            linear,
+            Some(LinearName {
+                tile: Named::Matrix(MatrixTile::FLAT),
+                columns: 16,
+                k: 64,
+                bytes: 1,
+                scaled: true,
+                weighted: false
+            })
         );
         let linear = LinearName::parse("bf16w_f32_linear_to_f32_n8k64_tile64x32x16by4").unwrap();
         assert_eq!(linear.tile, Named::Units(64, 32));

@@ -176,7 +176,7 @@ pub(crate) fn reset(counters: &[i32], index: u32) {
     gpu_asm!("st.global.u32 [{at}], 0;", at = in(_) at);
 }
 
-/// The same number of the unit whose own differs in bit `mask`, 1 or 2.
+/// The same number of the unit whose own differs in bit `mask`, a power of 2 below 32.
 #[cube]
 pub(crate) fn shuffle(x: f32, #[comptime] mask: u32) -> f32 {
     let other: f32;
@@ -185,12 +185,34 @@ pub(crate) fn shuffle(x: f32, #[comptime] mask: u32) -> f32 {
             "shfl.sync.bfly.b32 {other}, {x}, 1, 0x1f, 0xffffffff;",
             x = in(_) x, other = out(_) other,
         ),
-        _ => gpu_asm!(
+        2 => gpu_asm!(
             "shfl.sync.bfly.b32 {other}, {x}, 2, 0x1f, 0xffffffff;",
+            x = in(_) x, other = out(_) other,
+        ),
+        4 => gpu_asm!(
+            "shfl.sync.bfly.b32 {other}, {x}, 4, 0x1f, 0xffffffff;",
+            x = in(_) x, other = out(_) other,
+        ),
+        8 => gpu_asm!(
+            "shfl.sync.bfly.b32 {other}, {x}, 8, 0x1f, 0xffffffff;",
+            x = in(_) x, other = out(_) other,
+        ),
+        _ => gpu_asm!(
+            "shfl.sync.bfly.b32 {other}, {x}, 16, 0x1f, 0xffffffff;",
             x = in(_) x, other = out(_) other,
         ),
     }
     other
+}
+
+/// The sum of a warp's numbers, in a tree.
+#[cube]
+pub(crate) fn warp_sum(x: f32) -> f32 {
+    let two = x + shuffle(x, 1u32);
+    let four = two + shuffle(two, 2u32);
+    let eight = four + shuffle(four, 4u32);
+    let half = eight + shuffle(eight, 8u32);
+    half + shuffle(half, 16u32)
 }
 
 /// The lowest number of a warp.

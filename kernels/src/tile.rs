@@ -280,11 +280,12 @@ impl MatrixTile {
         target.form() == Form::Cuda && target.capabilities().plane_units == [WARP; 2]
     }
 
-    /// `k`: elements, of `multiplied`.
+    /// `k`: elements, of `multiplied`. `more_bytes`: of shared memory, beside the tile's own.
     pub(crate) fn check(
         self,
         weights: u32,
         (k, multiplied): (u32, Multiplied),
+        more_bytes: u32,
         capabilities: &Capabilities,
     ) -> Result<(), String> {
         let MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages, splits } = self;
@@ -316,7 +317,7 @@ impl MatrixTile {
         if splits > 1 && (k / multiplied.in_chunk() * CHUNK / depth) / splits < stages {
             return Err(format!("{k} columns are too few for {splits} workgroups"));
         }
-        let bytes = self.shared_bytes();
+        let bytes = self.shared_bytes() + more_bytes;
         if bytes > capabilities.shared_bytes {
             return Err(format!(
                 "{bytes} bytes of shared memory, the target has {}",

@@ -14,22 +14,8 @@ fn kernels() -> Vec<Kernel> {
     let float = Float::F32;
     let linear = |weights, swiglu, residual, bias| {
         let engine = Engine::Units(Tile { rows: 4, columns: 8, depth: 4, side: 1 });
-        let activation = None;
-        let (x, y, n, k) = (float, float, 8, 16);
-        Kernel::Linear(Linear {
-            x,
-            weights,
-            y,
-            n,
-            more: [0; 2],
-            k,
-            bias,
-            swiglu,
-            activation,
-            residual,
-            rope: None,
-            engine,
-        })
+        let plain = Linear::plain(float, 8, 16, engine);
+        Kernel::Linear(Linear { weights, bias, swiglu, residual, ..plain })
     };
     let attention = |packed, rows| {
         Kernel::Attention(Attention {
@@ -44,22 +30,8 @@ fn kernels() -> Vec<Kernel> {
     };
     let activated = |activation, residual| {
         let engine = Engine::Units(Tile { rows: 4, columns: 8, depth: 4, side: 1 });
-        let (x, y, weights) = (float, float, Table::Floats(float));
-        let (bias, swiglu, activation) = (true, false, Some(activation));
-        Kernel::Linear(Linear {
-            x,
-            weights,
-            y,
-            n: 8,
-            more: [0; 2],
-            k: 16,
-            bias,
-            swiglu,
-            activation,
-            residual,
-            rope: None,
-            engine,
-        })
+        let plain = Linear::plain(float, 8, 16, engine);
+        Kernel::Linear(Linear { bias: true, activation: Some(activation), residual, ..plain })
     };
     let maps = [
         (Map::Add, true),
@@ -151,34 +123,23 @@ fn greedy() -> Vec<Kernel> {
 fn on_matrix_units() -> Vec<Kernel> {
     let case = |float, k, swiglu, residual, bias| {
         let tile = MatrixTile { columns: 32, ..MatrixTile::LOW };
-        let (x, y, weights, engine) = (float, float, Table::Floats(float), Engine::Matrix(tile));
-        let activation = None;
-        Kernel::Linear(Linear {
-            x,
-            weights,
-            y,
-            n: 8,
-            more: [0; 2],
-            k,
-            bias,
-            swiglu,
-            activation,
-            residual,
-            rope: None,
-            engine,
-        })
+        let plain = Linear::plain(float, 8, k, Engine::Matrix(tile));
+        Linear { bias, swiglu, residual, ..plain }
     };
     let attention = |float, packed, rows| {
         let (heads, kv_heads, head_dim, engine) = (4, 2, 16, AttentionEngine::Matrix);
         Kernel::Attention(Attention { float, heads, kv_heads, head_dim, packed, rows, engine })
     };
-    vec![
+    let weighted = case(Float::BF16, 32, false, Residual::InPlace, false);
+    let linears = [
         case(Float::BF16, 32, false, Residual::InPlace, true),
         case(Float::BF16, 24, true, Residual::None, false),
         case(Float::F16, 8, false, Residual::Apart, false),
-        attention(Float::BF16, true, false),
-        attention(Float::F16, false, true),
-    ]
+        Linear { n: 32, y: Float::F32, weighted: true, ..weighted },
+        Linear { scaled: true, ..case(Float::BF16, 32, true, Residual::None, false) },
+    ];
+    let attentions = [attention(Float::BF16, true, false), attention(Float::F16, false, true)];
+    linears.map(Kernel::Linear).into_iter().chain(attentions).collect()
 }
 
 /// Small cases of fp8.
@@ -422,21 +383,7 @@ fn linears_fit_their_target() {
     let (f32, bf16) = (Float::F32, Float::BF16);
     let linear = |x, stored, n, k, swiglu| {
         let (weights, engine) = (Table::Floats(stored), Engine::Units(Tile::WIDE));
-        let (y, residual) = (bf16, Residual::None);
-        Linear {
-            x,
-            weights,
-            y,
-            n,
-            more: [0; 2],
-            k,
-            bias: false,
-            swiglu,
-            activation: None,
-            residual,
-            rope: None,
-            engine,
-        }
+        Linear { weights, y: bf16, swiglu, ..Linear::plain(x, n, k, engine) }
     };
     let engines = |linear: Linear, rows, name| -> Vec<(u32, Engine)> {
         linear.fitted(rows, &target(name)).into_iter().map(|(up_to, kernel)| (up_to, kernel.engine)).collect()

@@ -24,7 +24,7 @@ pub use compiled::Compiled;
 pub use constants::{Constant, Constants, Source};
 pub use kernel::{in_place, is_matrix, kernel};
 pub use liveness::{Live, Liveness};
-pub use lower::{EmitError, Job, Target, User, Users, lower};
+pub use lower::{EmitError, Job, Operand, Target, User, Users, lower};
 pub use memory::{Block, arrange};
 pub use pack::{PackError, WeightReader};
 pub use quantize::Fidelity;

@@ -114,8 +114,10 @@ pub struct Users<'a> {
 pub struct User<'a> {
     /// What it computes, of what.
     pub node: &'a NodeData,
+    /// Which of its operands the result is.
+    pub operand: usize,
     /// Its operands, as far as they were there before the dispatch.
-    pub reads: Vec<Option<ValueId>>,
+    pub reads: Vec<Option<Operand>>,
 }
 
 impl<'a> Users<'a> {
@@ -186,6 +188,21 @@ impl<'a> Job<'a, '_> {
         self.space.constant(&source, &ty, Layout::RowMajor, "constants").map_err(|e| e.to_string())
     }
 
+    /// An operand of one of the [users](Job::users) as a value of the program; a constant row by row, in its own type.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be stored.
+    pub fn operand(&mut self, operand: &Operand) -> Result<ValueId, String> {
+        match operand {
+            Operand::Value(id) => Ok(*id),
+            Operand::Constant(source, ty) => {
+                let stored = self.space.constant(source, ty, Layout::RowMajor, "constants");
+                stored.map_err(|e| e.to_string())
+            }
+        }
+    }
+
     /// Largest values of the program's symbols.
     pub fn maxima(&self) -> Vec<u32> {
         self.space.maxima()
@@ -211,16 +228,16 @@ pub fn lower(
     lowering.run(graph, name)
 }
 
-/// What a graph value is bound to.
+/// What a node of the graph looks at.
 #[derive(Clone, Debug)]
-enum Binding {
+pub enum Operand {
     /// A value of the program.
     Value(ValueId),
     /// A constant, and the type it has in the graph.
     Constant(Source, Type),
 }
 
-type Scope = BTreeMap<Value, Binding>;
+type Scope = BTreeMap<Value, Operand>;
 
 struct Lowering<'a> {
     module: &'a Module,
@@ -236,7 +253,7 @@ impl Lowering<'_> {
         let mut scope = Scope::new();
         for port in &graph.params {
             let value = self.space.new_value(&self.stored(graph.ty(port.value)), &port.name)?;
-            scope.insert(port.value, Binding::Value(value));
+            scope.insert(port.value, Operand::Value(value));
             self.inputs.push(Port { name: port.name.clone(), value });
         }
         self.space.time = 1;
@@ -258,17 +275,24 @@ impl Lowering<'_> {
     /// what was computed outside must survive for the next iteration.
     fn steps(&mut self, graph: &Graph, scope: &mut Scope, born: u32) -> Result<Vec<Step>, EmitError> {
         let (last_uses, users) = (last_uses(graph), users(graph));
-        let mut steps = Vec::new();
-        for (at, node) in graph.order().iter().enumerate() {
-            let data = graph.node(*node);
+        // Constants are there from the beginning, for those too who look at what others will do.
+        for data in graph.order().iter().map(|node| graph.node(*node)) {
             match &data.op {
                 Op::Weight(weight) => {
                     let source = source_of(weight, graph.ty(data.outputs[0]));
                     self.bind_constant(graph, data, source, scope);
                 }
                 Op::Const(literal) => {
-                    self.bind_constant(graph, data, Source::Literal(literal.clone()), scope)
+                    self.bind_constant(graph, data, Source::Literal(literal.clone()), scope);
                 }
+                _ => {}
+            }
+        }
+        let mut steps = Vec::new();
+        for (at, node) in graph.order().iter().enumerate() {
+            let data = graph.node(*node);
+            match &data.op {
+                Op::Weight(_) | Op::Const(_) => {}
                 Op::Concat { axis: 0 }
                     if data.inputs.iter().all(|v| checkpoint_names(scope, *v).is_some()) =>
                 {
@@ -278,7 +302,7 @@ impl Lowering<'_> {
                 }
                 Op::MergeRows { .. } | Op::SplitRows { .. } | Op::Stack
                     if last_uses.get(&data.inputs[0]) == Some(&at)
-                        && let Binding::Value(id) = scope[&data.inputs[0]] =>
+                        && let Operand::Value(id) = scope[&data.inputs[0]] =>
                 {
                     // The same bytes in other dimensions; nobody looks at them in the old ones any more.
                     let (value, slot) = (data.outputs[0], self.space.slot_of(id));
@@ -287,13 +311,13 @@ impl Lowering<'_> {
                         slot,
                         &data.origin.0.join(", "),
                     )?;
-                    scope.insert(value, Binding::Value(alias));
+                    scope.insert(value, Operand::Value(alias));
                 }
                 Op::Denoise { steps: count, state, body, .. } => {
                     let count = (*count as u32, *state as usize);
                     let results = self.denoise(count, body, data, graph, scope, &mut steps)?;
                     for (value, result) in data.outputs.iter().zip(results) {
-                        scope.insert(*value, Binding::Value(result));
+                        scope.insert(*value, Operand::Value(result));
                     }
                 }
                 _ => {
@@ -313,13 +337,12 @@ impl Lowering<'_> {
         &self,
         graph: &'g Graph,
         value: Value,
-        users: &BTreeMap<Value, Vec<Node>>,
+        users: &BTreeMap<Value, Vec<(Node, usize)>>,
         scope: &Scope,
     ) -> Users<'g> {
-        let bound = |value: &Value| scope.get(value).and_then(Binding::value);
-        let user = |node: &Node| {
-            let node: &NodeData = graph.node(*node);
-            User { node, reads: node.inputs.iter().map(bound).collect() }
+        let user = |(node, operand): &(Node, usize)| {
+            let (node, operand): (&NodeData, _) = (graph.node(*node), *operand);
+            User { node, operand, reads: node.inputs.iter().map(|value| scope.get(value).cloned()).collect() }
         };
         let nodes = users.get(&value).into_iter().flatten().map(user).collect();
         Users { nodes, result: graph.results.iter().any(|port| port.value == value) }
@@ -327,7 +350,7 @@ impl Lowering<'_> {
 
     fn bind_constant(&mut self, graph: &Graph, data: &NodeData, source: Source, scope: &mut Scope) {
         let value = data.outputs[0];
-        scope.insert(value, Binding::Constant(source, graph.ty(value).clone()));
+        scope.insert(value, Operand::Constant(source, graph.ty(value).clone()));
     }
 
     fn dispatch(
@@ -351,23 +374,23 @@ impl Lowering<'_> {
         for (operand, value) in data.inputs.iter().enumerate() {
             let ty = graph.ty(*value);
             let layout = match &scope[value] {
-                Binding::Constant(Source::Quantized { quant, .. }, _) => {
+                Operand::Constant(Source::Quantized { quant, .. }, _) => {
                     let matrix = is_matrix(&data.op, operand);
                     self.target.quantized(*quant, matrix).map_err(&unsupported)?;
                     Layout::Quantized(*quant)
                 }
-                Binding::Constant(..) | Binding::Value(_) => {
+                Operand::Constant(..) | Operand::Value(_) => {
                     let layout = self.target.layout(data, operand, ty);
                     layout.ok_or_else(|| unsupported(format!("it has no layout for weights {ty}")))?
                 }
             };
             reads.push(match &scope[value] {
-                Binding::Value(id) if !is_matrix(&data.op, operand) => *id,
-                Binding::Value(_) => {
+                Operand::Value(id) if !is_matrix(&data.op, operand) => *id,
+                Operand::Value(_) => {
                     let reason = "its weights must come from the checkpoint, none may be computed";
                     return Err(unsupported(reason.to_owned()));
                 }
-                Binding::Constant(source, ty) => {
+                Operand::Constant(source, ty) => {
                     let dtype = self.target.stored_constant(data, operand, ty);
                     let (source, dims) = match &data.op {
                         Op::Linear(linear) if is_matrix(&data.op, operand) => {
@@ -399,7 +422,7 @@ impl Lowering<'_> {
                 _ => self.space.new_value(&ty, &origin)?,
             };
             self.space.keep(id, time);
-            scope.insert(*value, Binding::Value(id));
+            scope.insert(*value, Operand::Value(id));
             writes.push(id);
         }
         self.finish(kernel, reads, writes, &spare, (data.op.name(), &data.origin.0), users)
@@ -473,7 +496,7 @@ impl Lowering<'_> {
         self.space.time += 1;
 
         let born = self.space.time;
-        let mut bound: Vec<Binding> = [index].iter().chain(&state).map(|id| Binding::Value(*id)).collect();
+        let mut bound: Vec<Operand> = [index].iter().chain(&state).map(|id| Operand::Value(*id)).collect();
         bound.extend(data.inputs[states..].iter().map(|v| scope[v].clone()));
         let mut inner_scope: Scope = inner.params.iter().map(|p| p.value).zip(bound).collect();
         let mut body = self.steps(inner, &mut inner_scope, born)?;
@@ -497,7 +520,7 @@ impl Lowering<'_> {
             self.space.keep(new, self.space.time);
             body.push(self.copy(new, kept, data)?);
         }
-        for id in inner_scope.values().chain(scope.values()).filter_map(Binding::value) {
+        for id in inner_scope.values().chain(scope.values()).filter_map(Operand::value) {
             // What comes from outside of the body, state included, lives through every iteration.
             let slot = self.space.slot_of(id).map(|slot| self.space.slot(slot));
             if slot.is_some_and(|slot| slot.first < born && slot.last >= born) {
@@ -562,11 +585,12 @@ impl Lowering<'_> {
     }
 }
 
-impl Binding {
-    fn value(&self) -> Option<ValueId> {
+impl Operand {
+    /// The value, if it is none that the artifact holds.
+    pub fn value(&self) -> Option<ValueId> {
         match self {
-            Binding::Value(id) => Some(*id),
-            Binding::Constant(..) => None,
+            Operand::Value(id) => Some(*id),
+            Operand::Constant(..) => None,
         }
     }
 }
@@ -574,10 +598,10 @@ impl Binding {
 /// Checkpoint tensors that a value consists of.
 fn checkpoint_names(scope: &Scope, value: Value) -> Option<&Vec<String>> {
     match scope.get(&value) {
-        Some(Binding::Constant(Source::Checkpoint(names), _)) => Some(names),
+        Some(Operand::Constant(Source::Checkpoint(names), _)) => Some(names),
         Some(
-            Binding::Constant(Source::Rows { .. } | Source::Quantized { .. } | Source::Literal(_), _)
-            | Binding::Value(_),
+            Operand::Constant(Source::Rows { .. } | Source::Quantized { .. } | Source::Literal(_), _)
+            | Operand::Value(_),
         )
         | None => None,
     }
@@ -623,12 +647,12 @@ fn source_of(weight: &Weight, ty: &Type) -> Source {
     }
 }
 
-/// The nodes that use each value, in order.
-fn users(graph: &Graph) -> BTreeMap<Value, Vec<Node>> {
-    let mut users: BTreeMap<Value, Vec<Node>> = BTreeMap::new();
+/// The nodes that use each value, in order, and as which operand.
+fn users(graph: &Graph) -> BTreeMap<Value, Vec<(Node, usize)>> {
+    let mut users: BTreeMap<Value, Vec<_>> = BTreeMap::new();
     for node in graph.order() {
-        for value in &graph.node(*node).inputs {
-            users.entry(*value).or_default().push(*node);
+        for (operand, value) in graph.node(*node).inputs.iter().enumerate() {
+            users.entry(*value).or_default().push((*node, operand));
         }
     }
     users

@@ -8,8 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Handed {
     /// Queries and keys that were turned where they were computed.
     pub(crate) turned: BTreeSet<ValueId>,
+    /// Results that were left for a norm, by it and its gain.
+    pub(crate) weighted: BTreeMap<(ValueId, ValueId), Weighted>,
     /// Logits of which greedy rows were left as they are.
     pub(crate) greedy: BTreeMap<ValueId, GreedyRows>,
+}
+
+/// Rows times the gain of a norm, and sums of their squares.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weighted {
+    pub(crate) rows: ValueId,
+    pub(crate) squares: ValueId,
 }
 
 /// What was found in rows of logits.

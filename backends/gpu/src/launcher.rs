@@ -5,7 +5,7 @@ use crate::modules::Modules;
 use crate::{float, size};
 use dreamc_artifact::layout::{Layout, fp8_scales_at};
 use dreamc_artifact::plan::{ARENA_ALIGN, Binding, Dim, Kernel, Launch, Scalar, Value, ValueId, Variant};
-use dreamc_backend::{Job, Users};
+use dreamc_backend::{Job, Operand, Users};
 use dreamc_ir::Literal;
 use dreamc_kernels::{self as kernels, Element, Float, Rows, Table};
 use dreamc_num::DType;
@@ -70,6 +70,11 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
     /// Who looks at the first result.
     pub(crate) fn users(&self) -> &Users<'a> {
         self.job.users()
+    }
+
+    /// A constant that one of the users looks at too.
+    pub(crate) fn operand(&mut self, operand: &Operand) -> Result<ValueId, String> {
+        self.job.operand(operand)
     }
 
     /// A value that a dispatch before has handed over is needed.

@@ -19,6 +19,7 @@ mod open;
 mod rows;
 mod sampler;
 mod size;
+mod weighted;
 
 pub use modules::Modules;
 

@@ -1,7 +1,9 @@
 //! Matmuls: the norm before them is a launch of its own, and so is each weight, and each part of a weight.
 
 use crate::fp8;
+use crate::handed::Weighted;
 use crate::launcher::{Bound, Launcher, Part, count};
+use crate::weighted;
 use dreamc_artifact::plan::{Activation, Dim, Linear, Scalar, ValueId};
 use dreamc_ir::Op;
 use dreamc_kernels::{self as kernels, Engine, Norm, Residual, Statistic, Table, Tile, Turned};
@@ -26,13 +28,17 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
     let weights: Vec<ValueId> = operands.map(|i| l.read(i)).collect();
     let bias = linear.bias.then(|| l.read(behind));
     let residual = linear.residual.then(|| l.read_count() - 1);
-    let x = match linear.norm_eps {
-        Some(eps) => normed(l, eps, weights[0])?,
-        None => l.read(0),
-    };
     let y = l.write(0);
     let (rows, stride) = (l.row_count(y)?, l.columns(y)?);
     let most = l.most(&rows);
+    let (x, scaled) = match linear.norm_eps {
+        Some(eps) => match weighted::rows(l, linear.swiglu, &weights, most)? {
+            Some(Weighted { rows, squares }) => (rows, Some((squares, eps))),
+            None => (normed(l, eps, weights[0])?, None),
+        },
+        None => (l.read(0), None),
+    };
+    let weighted = if linear.swiglu { None } else { weighted::behind(l, x, &weights, most)? };
     let k = l.constant_columns(x)?;
     let rope = rope(l);
     let kernel = |table: Table,
@@ -56,6 +62,8 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
                 Some(_) => Residual::Apart,
             },
             rope,
+            scaled: scaled.is_some(),
+            weighted: weighted.is_some(),
             engine: Engine::Units(Tile::WIDE),
         };
         Ok(linear.fitted(most, l.target()))
@@ -69,10 +77,19 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
                 by_row.extend([("cos", cos), ("sin", sin)]);
                 l.handed.turned.insert(y);
             }
-            let buffers: Vec<(&str, Bound)> =
+            let mut buffers: Vec<(&str, Bound)> =
                 of.iter().copied().chain(bias.map(|bias| ("bias", bias.into()))).collect();
+            let mut scalars = vec![("stride", stride.clone()), ("first", count(first))];
+            if let Some((squares, eps)) = scaled {
+                by_row.push(("squares", squares));
+                scalars.push(("eps", Scalar::Float(eps)));
+            }
+            if let Some((gain, Weighted { rows, squares })) = weighted {
+                by_row.extend([("weighted", rows), ("squares", squares)]);
+                buffers.push(("gain", gain.into()));
+                l.handed.weighted.insert((y, gain), Weighted { rows, squares });
+            }
             let parts = parts(l, table, most)?;
-            let scalars = [("stride", stride.clone()), ("first", count(first))];
             l.variants(&rows, table, |l, kernel| {
                 let shared = parts.filter(|_| kernel.splits() > 1);
                 let shared = shared
@@ -140,9 +157,10 @@ fn rope(l: &Launcher<'_, '_, '_>) -> Option<(Turned, [ValueId; 2])> {
     let (Op::Attention(attention), [_, _, cos, sin]) = (&only.node.op, only.reads.as_slice()) else {
         return None;
     };
+    let [cos, sin] = [cos, sin].map(|angles| angles.as_ref()?.value());
     let heads = u32::try_from(attention.heads + attention.kv_heads).ok()?;
     let turned = Turned { heads, head_dim: u32::try_from(attention.head_dim).ok()? };
-    (attention.packed && attention.rope).then_some((turned, [(*cos)?, (*sin)?]))
+    (attention.packed && attention.rope).then_some((turned, [cos?, sin?]))
 }
 
 pub(crate) const fn activation(kind: Activation) -> kernels::Activation {

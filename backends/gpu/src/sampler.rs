@@ -143,18 +143,22 @@ fn greedy(l: &Launcher<'_, '_, '_>) -> Result<Option<Confidence>, String> {
         [draw, confidence] => (draw, Some(confidence)),
         _ => return Ok(None),
     };
-    let [active, temperature] = [Some(l.read(1)), Some(l.read(2))];
+    let (active, temperature) = (l.read(1), l.read(2));
     let Op::DrawToken { first } = draw.node.op else { return Ok(None) };
-    let mut alike = draw.reads.get(1) == Some(&active) && draw.reads.get(2) == Some(&temperature);
+    let reads = |user: &User<'_>, i: usize, id: ValueId| {
+        user.reads.get(i).and_then(|operand| operand.as_ref()?.value()) == Some(id)
+    };
+    let mut alike = draw.operand == 0 && reads(draw, 1, active) && reads(draw, 2, temperature);
     let mut kind = Confidence::Probability;
-    if let Some(User { node, reads }) = confidence {
-        let Op::Confidence(of) = node.op else { return Ok(None) };
+    if let Some(confidence) = confidence {
+        let Op::Confidence(of) = confidence.node.op else { return Ok(None) };
         kind = match of {
             dreamc_ir::Confidence::Probability => Confidence::Probability,
             dreamc_ir::Confidence::Margin => Confidence::Margin,
             dreamc_ir::Confidence::NegativeEntropy => Confidence::NegativeEntropy,
         };
-        alike &= reads.get(1) == Some(&active) && node.inputs.get(2) == draw.node.outputs.first();
+        alike &= confidence.operand == 0 && reads(confidence, 1, active);
+        alike &= confidence.node.inputs.get(2) == draw.node.outputs.first();
         // The probability is that of the column of the token's number.
         alike &= kind != Confidence::Probability || first == 0;
     }

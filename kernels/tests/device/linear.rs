@@ -38,21 +38,8 @@ fn float_of(weights: Weights) -> Float {
 }
 
 fn plain((x, weights, y): (Float, Weights, Float), [_, n, k]: [usize; 3], tile: Tile) -> Linear {
-    let (n, k) = (n as u32, k as u32);
-    Linear {
-        x,
-        weights,
-        y,
-        n,
-        more: [0; 2],
-        k,
-        bias: false,
-        swiglu: false,
-        activation: None,
-        residual: Residual::None,
-        rope: None,
-        engine: Engine::Units(tile),
-    }
+    let engine = Engine::Units(tile);
+    Linear { weights, y, ..Linear::plain(x, n as u32, k as u32, engine) }
 }
 
 /// The tile that fits the rows; in f32, and where it is cheap, both.

@@ -3,7 +3,8 @@
 use crate::common::{Launch, Runner, runners};
 use crate::judge::{interpret, near, tensor, tensor_of};
 use dreamc_interp::Tensor;
-use dreamc_kernels::{Activation, Engine, Float, Kernel, Linear, MatrixTile, Residual, Table, Turned};
+use dreamc_kernels::{Activation, Engine, Float, Kernel, Linear, MatrixTile, Residual, Turned};
+use half::bf16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Single ones and odd ones, a tile exactly, tiles and a rest; K shorter than a step, several steps and a rest, whole steps,
@@ -31,22 +32,7 @@ fn tiles([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
 }
 
 fn plain((x, y): (Float, Float), [_, n, k]: [usize; 3], tile: MatrixTile) -> Linear {
-    let (n, k, engine) = (n as u32, k as u32, Engine::Matrix(tile));
-    let (weights, residual) = (Table::Floats(x), Residual::None);
-    Linear {
-        x,
-        weights,
-        y,
-        n,
-        more: [0; 2],
-        k,
-        bias: false,
-        swiglu: false,
-        activation: None,
-        residual,
-        rope: None,
-        engine,
-    }
+    Linear { y, ..Linear::plain(x, n as u32, k as u32, Engine::Matrix(tile)) }
 }
 
 /// At least one.
@@ -331,6 +317,133 @@ fn heads_are_turned() {
                     let launch =
                         launch.result("y", m * all).int("rows", m).int("stride", all).int("first", 0);
                     launch.run().near("y", &wanted, near);
+                }
+            }
+        }
+    }
+}
+
+/// A result is left for a norm, in tiles of all widths and where workgroups share K: the result as ever, times the gain in
+/// bf16, and the squares of 32 each.
+#[test]
+fn results_are_weighted() {
+    for (m, n, k, tile, splits) in [
+        (5, 32, 136, MatrixTile::FLAT, 1),
+        (40, 160, 136, MatrixTile::NARROW, 1),
+        (70, 160, 136, MatrixTile::SMALL, 1),
+        (100, 288, 136, MatrixTile::BROAD, 1),
+        (130, 160, 2048, MatrixTile::WIDE, 3),
+    ] {
+        let (x, w) = (tensor_of(Float::BF16, &[m, k], 1), tensor_of(Float::BF16, &[n, k], 2));
+        let (r, gain) = (tensor(&[m, n], 4), tensor(&[n], 5));
+        let text = format!(
+            "graph @f(%0: f32[{m}, {k}], %1: f32[{n}, {k}], %2: f32[{m}, {n}]) {{
+              %3 = linear %0, %1, %2 {{residual=1}} : f32[{m}, {n}]
+              return %3
+            }}"
+        );
+        let wanted = interpret(&text, &[&x, &w, &r]).remove(0);
+        let plain = plain((Float::BF16, Float::F32), [m, n, k], MatrixTile { splits, ..tile });
+        let linear = Linear { residual: Residual::InPlace, weighted: true, ..plain };
+        let kernel = Kernel::Linear(linear);
+        let pitch = Linear::squares(n as u32) as usize;
+        for on in runners_of(&kernel) {
+            let launch = Launch::of(on, &kernel).tensor("x", &x).tensor("weight", &w).tensor("y", &r);
+            let launch = launch.tensor("gain", &gain).result("weighted", m * n).result("squares", m * pitch);
+            let launch = match linear.parts(m as u32) {
+                Some((tiles, parts)) => {
+                    launch.result("parts", parts as usize).ints("counters", &vec![0; tiles as usize])
+                }
+                None => launch,
+            };
+            let results = launch.int("rows", m).int("stride", n).int("first", 0).run();
+            results.near("y", wanted.floats(), 4e-6);
+            let y = results.floats("y");
+            let products = y.iter().zip(gain.floats().iter().cycle()).map(|(y, gain)| y * gain);
+            assert!(products.map(|p| bf16::from_f32(p).to_f32()).eq(results.floats("weighted")));
+            let squares = results.floats("squares");
+            for (row, of_row) in y.chunks(n).zip(squares.chunks(pitch)) {
+                let sums: Vec<f32> = row.chunks(32).map(|of| of.iter().map(|y| y * y).sum()).collect();
+                near(&of_row[..n / 32], &sums, 1e-6);
+                assert!(of_row[n / 32..].iter().all(|x| x.is_nan()), "written behind the last");
+            }
+        }
+    }
+}
+
+/// Rows that come weighted are divided by the root of their mean square, in every epilogue that stands behind a norm.
+#[test]
+fn weighted_rows_are_scaled() {
+    let eps = 1e-3_f32;
+    for (m, k) in [(3, 128), (70, 160), (130, 32)] {
+        let (x, bias) = (tensor_of(Float::BF16, &[m, k], 1), tensor(&[192], 9));
+        let pitch = Linear::squares(k as u32) as usize;
+        // Sums of squares have nothing to do with the rows here; behind the last there may be anything.
+        let mut squares: Vec<f32> = tensor(&[m, pitch], 6).floats().iter().map(|x| x * x * 9.0).collect();
+        squares.chunks_mut(pitch).for_each(|row| row[k / 32..].fill(f32::NAN));
+        let factor = |row: &[f32]| 1.0 / (row[..k / 32].iter().sum::<f32>() / k as f32 + eps).sqrt();
+        let factors: Vec<f32> = squares.chunks(pitch).map(factor).collect();
+        let weights = [2, 3].map(|seed| tensor_of(Float::BF16, &[192, k], seed));
+        let (cos, sin) = (tensor(&[m, 16], 10), tensor(&[m, 16], 11));
+        for tile in tiles([m, 0, 0]) {
+            let plain = Linear { scaled: true, ..plain((Float::BF16, Float::F32), [m, 192, k], tile) };
+            let rope = Some(Turned { heads: 4, head_dim: 32 });
+            let mut forms = vec![
+                Linear { bias: true, ..plain },
+                Linear { swiglu: true, ..plain },
+                Linear { bias: true, rope, ..plain },
+            ];
+            forms.retain(|form| form.rope.is_none() || 128_u32.is_multiple_of(tile.columns));
+            for form in forms {
+                let sums = |weight: &Tensor| {
+                    let text = format!(
+                        "graph @f(%0: f32[{m}, {k}], %1: f32[192, {k}]) {{
+                          %2 = linear %0, %1 : f32[{m}, 192]
+                          return %2
+                        }}"
+                    );
+                    let sums = interpret(&text, &[&x, weight]).remove(0);
+                    let rows = sums.floats().chunks(192).zip(&factors);
+                    rows.map(|(row, factor)| row.iter().map(|s| s * factor).collect()).collect()
+                };
+                let mut wanted: Vec<Vec<f32>> = sums(&weights[0]);
+                if form.bias {
+                    wanted
+                        .iter_mut()
+                        .for_each(|row| row.iter_mut().zip(bias.floats()).for_each(|(y, b)| *y += b));
+                }
+                if form.swiglu {
+                    let up: Vec<Vec<f32>> = sums(&weights[1]);
+                    let all = wanted.iter_mut().flatten().zip(up.iter().flatten());
+                    all.for_each(|(gate, up)| *gate = *gate / (1.0 + (-*gate).exp()) * up);
+                }
+                if form.rope.is_some() {
+                    for (row, of_row) in wanted.iter_mut().enumerate() {
+                        for head in of_row[..128].chunks_mut(32) {
+                            for i in 0..16 {
+                                let (cos, sin) = (cos.floats()[row * 16 + i], sin.floats()[row * 16 + i]);
+                                let (a, b) = (head[i], head[16 + i]);
+                                (head[i], head[16 + i]) = (a * cos - b * sin, b * cos + a * sin);
+                            }
+                        }
+                    }
+                }
+                let kernel = Kernel::Linear(form);
+                for on in runners_of(&kernel) {
+                    let mut launch = Launch::of(on, &kernel).tensor("x", &x).tensor("weight", &weights[0]);
+                    launch = launch.floats("squares", &squares).float("eps", eps);
+                    if form.bias {
+                        launch = launch.tensor("bias", &bias);
+                    }
+                    if form.swiglu {
+                        launch = launch.tensor("up", &weights[1]);
+                    }
+                    if form.rope.is_some() {
+                        launch = launch.tensor("cos", &cos).tensor("sin", &sin);
+                    }
+                    let launch =
+                        launch.result("y", m * 192).int("rows", m).int("stride", 192).int("first", 0);
+                    launch.run().near("y", &wanted.concat(), 4e-6);
                 }
             }
         }

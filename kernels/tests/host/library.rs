@@ -173,7 +173,7 @@ fn shared_name(text: &str) -> Option<&str> {
 }
 
 /// The instructions of PTX that kernels use, and the functions of `ptx.h` that do the same.
-const PTX: [(&str, &str); 24] = [
+const PTX: [(&str, &str); 27] = [
     ("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }", "address"),
     ("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;", "copy"),
     ("cp.async.commit_group;", "commit"),
@@ -202,6 +202,9 @@ const PTX: [(&str, &str); 24] = [
     ("st.global.u32 [%0], 0;", "reset"),
     ("shfl.sync.bfly.b32 %0, %1, 1, 0x1f, 0xffffffff;", "shuffle<1>"),
     ("shfl.sync.bfly.b32 %0, %1, 2, 0x1f, 0xffffffff;", "shuffle<2>"),
+    ("shfl.sync.bfly.b32 %0, %1, 4, 0x1f, 0xffffffff;", "shuffle<4>"),
+    ("shfl.sync.bfly.b32 %0, %1, 8, 0x1f, 0xffffffff;", "shuffle<8>"),
+    ("shfl.sync.bfly.b32 %0, %1, 16, 0x1f, 0xffffffff;", "shuffle<16>"),
     ("redux.sync.min.s32 %0, %1, 0xffffffff;", "extreme<false>"),
     ("redux.sync.max.s32 %0, %1, 0xffffffff;", "extreme<true>"),
     ("cvt.rn.bf16x2.f32 %0, %1, %2;", "pack<BF16>"),
