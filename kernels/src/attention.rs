@@ -4,7 +4,7 @@
 //! `softmax(q k^T / sqrt(head_dim)) v`, query head `h` with key head `h / (heads / kv_heads)`. Buffers `q` `[B, S, heads *
 //! head_dim]`, `k` and `v` `[B, S, kv_heads * head_dim]`, or one `qkv` `[B, S, (heads + 2 kv_heads) * head_dim]`; `mask` i32
 //! `[B, S]`, `y` like `q`; scalars `rows` (B), `positions` (S). A query sees the keys whose mask is its own; rows of mask
-//! 0 come out as 0. Scores, maxima, sums and results in f32.
+//! 0 come out as 0. On matrix units also `segments`, what [`Segments`](crate::Segments) finds in the mask. Scores, maxima, sums and results in f32.
 //!
 //! Queries at some rows: `q` and `y` are `[B, taken, heads * head_dim]`, and a buffer `index` i32 `[B, taken]` says at which
 //! position each stands; a further scalar is `taken`. Those that stand nowhere come out as 0.

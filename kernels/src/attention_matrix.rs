@@ -7,8 +7,8 @@
 //! maximum in two exchanges. Weights go from the sums of the one product to the rows of the other without leaving the unit
 //! (FlashAttention-2, Dao 2023): a unit has the same columns of both.
 //!
-//! Tiles of which no query sees any key are passed over, which the lowest and the highest segment of either say. Where
-//! all queries and all keys of a tile have one segment, no mask is looked at. Keys and values of mask 0 are read as zeros,
+//! Tiles of which no query sees any key are passed over, which the lowest and the highest segment of either say
+//! (`segments.rs`). Where all queries and all keys of a tile have one segment, no mask is looked at. Keys and values of mask 0 are read as zeros,
 //! whatever stands there.
 //!
 //! Rows in shared memory are an odd number of 16 bytes long, so that eight of them lie in different banks.
@@ -17,10 +17,11 @@ use crate::attention::{Attention, segment_of};
 use crate::emit::{Access, Element, Extent};
 use crate::kernel::Float as Dtype;
 use crate::ptx::{
-    CHUNK, Multiplied, WARP, address, commit, copy, fragments, highest, lowest, multiply, pack, power_of_2,
-    shuffle, turned_fragments, wait,
+    CHUNK, Multiplied, WARP, address, commit, copy, fragments, multiply, pack, power_of_2, shuffle,
+    turned_fragments, wait,
 };
 use crate::record::Recorder;
+use crate::segments::among;
 use cubecl::prelude::*;
 
 /// Queries of a workgroup.
@@ -91,6 +92,7 @@ pub(crate) fn launch(attention: &Attention, r: &Recorder) {
                 units,
                 read("qkv", words),
                 read("mask", Element::I32),
+                read("segments", Element::I32),
                 r.declared("y", words, Access::Write),
                 r.int("rows"),
                 r.int("positions"),
@@ -105,6 +107,7 @@ pub(crate) fn launch(attention: &Attention, r: &Recorder) {
                 read("k", words),
                 read("v", words),
                 read("mask", Element::I32),
+                read("segments", Element::I32),
                 read("index", Element::I32),
                 r.declared("y", words, Access::Write),
                 r.int("rows"),
@@ -121,6 +124,7 @@ pub(crate) fn launch(attention: &Attention, r: &Recorder) {
                 read("k", words),
                 read("v", words),
                 read("mask", Element::I32),
+                read("segments", Element::I32),
                 r.declared("y", words, Access::Write),
                 r.int("rows"),
                 r.int("positions"),
@@ -136,13 +140,14 @@ fn attend_apart(
     k: &[Vector<u32, Const<1>>],
     v: &[Vector<u32, Const<1>>],
     mask: &[i32],
+    segments: &[Vector<i32, Const<1>>],
     y: &mut [u32],
     _rows: u32,
     positions: u32,
     #[comptime] shape: Shape,
 ) {
     // Every position has a query: there is no index to read, and any buffer may stand for it.
-    attend(q, k, v, mask, mask, y, positions, positions, shape);
+    attend(q, k, v, mask, segments, mask, y, positions, positions, shape);
 }
 
 #[cube(launch_unchecked)]
@@ -151,6 +156,7 @@ fn attend_rows(
     k: &[Vector<u32, Const<1>>],
     v: &[Vector<u32, Const<1>>],
     mask: &[i32],
+    segments: &[Vector<i32, Const<1>>],
     index: &[i32],
     y: &mut [u32],
     _rows: u32,
@@ -158,19 +164,20 @@ fn attend_rows(
     taken: u32,
     #[comptime] shape: Shape,
 ) {
-    attend(q, k, v, mask, index, y, positions, taken, shape);
+    attend(q, k, v, mask, segments, index, y, positions, taken, shape);
 }
 
 #[cube(launch_unchecked)]
 fn attend_packed(
     qkv: &[Vector<u32, Const<1>>],
     mask: &[i32],
+    segments: &[Vector<i32, Const<1>>],
     y: &mut [u32],
     _rows: u32,
     positions: u32,
     #[comptime] shape: Shape,
 ) {
-    attend(qkv, qkv, qkv, mask, mask, y, positions, positions, shape);
+    attend(qkv, qkv, qkv, mask, segments, mask, y, positions, positions, shape);
 }
 
 #[cube]
@@ -179,6 +186,7 @@ fn attend(
     k: &[Vector<u32, Const<1>>],
     v: &[Vector<u32, Const<1>>],
     mask: &[i32],
+    segments: &[Vector<i32, Const<1>>],
     index: &[i32],
     y: &mut [u32],
     positions: u32,
@@ -188,6 +196,9 @@ fn attend(
     let q = q.with_vector_size::<Const<4>>();
     let k = k.with_vector_size::<Const<4>>();
     let v = v.with_vector_size::<Const<4>>();
+    let segments = segments.with_vector_size::<Const<4>>();
+    // The batch row's first tile.
+    let tiles = CUBE_POS_Z * ((positions + comptime!(KEYS - 1)) / KEYS);
     let dim = comptime!(shape.dim);
     let chunks = comptime!(dim * 2 / CHUNK);
     let pitch = comptime!(pitch(shape.dim));
@@ -215,10 +226,13 @@ fn attend(
         let to = values_at + row * pitch + at % chunks * CHUNK;
         copy(q, from, to, select(first_query + row < taken, CHUNK, 0u32));
     }
-    // Those of the tile's queries.
-    let queries = segments(mask, index, base, own_base, first_query, taken, positions, comptime!(shape.rows));
+    let queries = if comptime!(shape.rows) {
+        segments_taken(mask, index, base, own_base, first_query, taken, positions)
+    } else {
+        segments_of(segments, tiles + CUBE_POS_X)
+    };
     let key_head = head / shape.group * chunks;
-    let mut first_key = next(mask, queries, base, 0u32, positions);
+    let mut first_key = next(segments, queries, tiles, 0u32, positions);
     if first_key < positions {
         let column = key_head + comptime!(shape.firsts[0]);
         fetch(k, mask, keys_at, base, first_key, positions, column, comptime!(shape.strides[1]), shape);
@@ -285,7 +299,7 @@ fn attend(
                 }
             }
         }
-        let keys = segments(mask, mask, base, base, first_key, positions, positions, false);
+        let keys = segments_of(segments, tiles + first_key / KEYS);
         let one = queries.0 == keys.0 && queries.1 == keys.1 && keys.0 == keys.1 && queries.2 && keys.2;
         let mut weights = Array::<u32>::new(comptime!(2 * scores_across));
         let mut now = Array::<f32>::new(2usize);
@@ -352,7 +366,7 @@ fn attend(
                 weights[comptime!(2 * j + r)] = pack(powers[1], powers[0], comptime!(shape.multiplied));
             }
         }
-        let after = next(mask, queries, base, first_key + KEYS, positions);
+        let after = next(segments, queries, tiles, first_key + KEYS, positions);
         // The values are here, and all have read the keys.
         wait(0u32);
         sync_cube();
@@ -406,44 +420,51 @@ fn attend(
     }
 }
 
-/// The lowest and the highest segment among 64 rows from `first` on, and whether every row has one; a warp finds them
-/// together.
+/// The lowest and the highest segment of a tile of positions, and whether every one has one.
 #[cube]
-fn segments(
+fn segments_of(segments: &[Vector<i32, Const<4>>], tile: u32) -> (i32, i32, bool) {
+    let found = segments[tile as usize];
+    (found.extract(0usize), found.extract(1usize), found.extract(2usize) == 1i32)
+}
+
+/// The same of 64 queries that stand where an index says; a warp finds them together.
+#[cube]
+fn segments_taken(
     mask: &[i32],
     index: &[i32],
     base: u32,
     own_base: u32,
     first: u32,
-    rows: u32,
+    taken: u32,
     positions: u32,
-    #[comptime] by_index: bool,
 ) -> (i32, i32, bool) {
     let mut own = Array::<i32>::new(2usize);
     #[unroll]
     for i in 0..2u32 {
         let row = first + UNIT_POS_X % WARP + comptime!(i * WARP);
         own[i as usize] = 0i32;
-        if row < rows {
-            own[i as usize] = segment_of(mask, index, base, own_base, row, positions, by_index);
+        if row < taken {
+            own[i as usize] = segment_of(mask, index, base, own_base, row, positions, true);
         }
     }
-    let (near, far) = (own[0], own[1]);
-    let (highest_of_all, lowest_of_all) = (i32::new(0x7fff_ffff), i32::new(-0x8000_0000));
-    let least = min(select(near != 0, near, highest_of_all), select(far != 0, far, highest_of_all));
-    let most = max(select(near != 0, near, lowest_of_all), select(far != 0, far, lowest_of_all));
-    let every = select(near != 0 && far != 0, 1i32, 0i32);
-    (lowest(least), highest(most), lowest(every) == 1i32)
+    let (least, most, every) = among(own[0], own[1]);
+    (least, most, every == 1i32)
 }
 
 /// The first key from `first` on, a tile's first, that begins a tile of which some query may see some key; behind the
 /// last there is none.
 #[cube]
-fn next(mask: &[i32], queries: (i32, i32, bool), base: u32, first: u32, positions: u32) -> u32 {
+fn next(
+    segments: &[Vector<i32, Const<4>>],
+    queries: (i32, i32, bool),
+    tiles: u32,
+    first: u32,
+    positions: u32,
+) -> u32 {
     let mut at = first;
     let mut met = false;
     while !met && at < positions {
-        let keys = segments(mask, mask, base, base, at, positions, positions, false);
+        let keys = segments_of(segments, tiles + at / KEYS);
         met = keys.0 <= queries.1 && keys.1 >= queries.0;
         if !met {
             at += KEYS;

@@ -13,6 +13,7 @@ use crate::rope::{Rope, RopeTable, TimestepEmbed};
 use crate::round::RoundRows;
 use crate::rows::{Embed, Rows};
 use crate::sampler::Sampler;
+use crate::segments::Segments;
 use crate::slots::Slots;
 use crate::target::Target;
 use serde::Deserialize;
@@ -36,6 +37,8 @@ pub enum Kernel {
     Linear(Linear),
     /// Attention.
     Attention(Attention),
+    /// Segments of tiles, for attention.
+    Segments(Segments),
     /// Logits and probabilities.
     Sampler(Sampler),
     /// Logits of greedy requests.
@@ -96,6 +99,7 @@ impl Kernel {
             Kernel::Rows(kernel) => kernel.name(),
             Kernel::Linear(kernel) => kernel.name(),
             Kernel::Attention(kernel) => kernel.name(),
+            Kernel::Segments(kernel) => kernel.name(),
             Kernel::Sampler(kernel) => kernel.name(),
             Kernel::Greedy(kernel) => kernel.name(),
             Kernel::Slots(kernel) => kernel.name(),
@@ -133,6 +137,7 @@ impl Kernel {
             | Kernel::TimestepEmbed(_)
             | Kernel::Sampler(_)
             | Kernel::Greedy(_)
+            | Kernel::Segments(_)
             | Kernel::Slots(_)
             | Kernel::Open(_) => Vec::new(),
             Kernel::Rope(kernel) => vec![kernel.float],
@@ -154,6 +159,7 @@ impl Kernel {
             Kernel::Attention(kernel) => kernel.lacks(target),
             Kernel::RoundRows(_) | Kernel::LinearFp8(_) => LinearFp8::lacks(target),
             Kernel::Greedy(_) => Greedy::lacks(target),
+            Kernel::Segments(_) => Segments::lacks(target),
             Kernel::Elementwise(_)
             | Kernel::Norm(_)
             | Kernel::RopeTable(_)
@@ -181,6 +187,7 @@ impl Kernel {
             | Kernel::Rows(_)
             | Kernel::Sampler(_)
             | Kernel::Greedy(_)
+            | Kernel::Segments(_)
             | Kernel::Slots(_)
             | Kernel::Open(_)
             | Kernel::TimestepEmbed(_)
@@ -198,6 +205,7 @@ impl Kernel {
             Kernel::Rows(kernel) => kernel.launch(recorder),
             Kernel::Linear(kernel) => kernel.launch(recorder),
             Kernel::Attention(kernel) => kernel.launch(recorder),
+            Kernel::Segments(kernel) => kernel.launch(recorder),
             Kernel::Sampler(kernel) => kernel.launch(recorder),
             Kernel::Greedy(kernel) => kernel.launch(recorder),
             Kernel::Slots(kernel) => kernel.launch(recorder),

@@ -153,7 +153,7 @@ pub const LINEAR: [(MatrixTile, Counts); 9] = [
 
 /// Of attention by the width of heads, queries and keys packed.
 pub const ATTENTION: [(u32, Counts); 2] =
-    [(80, Counts { registers: 158, instructions: 744 }), (128, Counts { registers: 204, instructions: 927 })];
+    [(80, Counts { registers: 158, instructions: 701 }), (128, Counts { registers: 202, instructions: 887 })];
 
 /// A launch at some lengths.
 #[derive(Clone, Copy, Debug, PartialEq)]

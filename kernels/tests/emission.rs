@@ -3,7 +3,7 @@
 use dreamc_kernels::{
     Activation, Attention, AttentionEngine, Behind, Confidence, Elementwise, Embed, EmitError, Emitted,
     Engine, Extent, Float, Form, Greedy, Groups, Kernel, Linear, LinearFp8, Map, MatrixTile, Norm, Open,
-    Residual, Rope, RopeTable, RoundRows, Rows, Sampler, Slots, Statistic, Table, Target, Tile,
+    Residual, Rope, RopeTable, RoundRows, Rows, Sampler, Segments, Slots, Statistic, Table, Target, Tile,
     TimestepEmbed, Word,
 };
 use dreamc_num::stream::Lane;
@@ -166,6 +166,7 @@ fn half(kernel: &Kernel, half: Float) -> Kernel {
         | Kernel::TimestepEmbed(_)
         | Kernel::Sampler(_)
         | Kernel::Greedy(_)
+        | Kernel::Segments(_)
         | Kernel::Slots(_)
         | Kernel::Open(_) => (),
         Kernel::Rope(k) => k.float = half,
@@ -245,6 +246,7 @@ fn snapshots_in_16_bits() {
                 | Kernel::TimestepEmbed(_)
                 | Kernel::Sampler(_)
                 | Kernel::Greedy(_)
+                | Kernel::Segments(_)
                 | Kernel::Slots(_)
                 | Kernel::Open(_)
                 | Kernel::RoundRows(_)

@@ -98,6 +98,8 @@ pub struct Job<'a, 's> {
     pub writes: &'a [ValueId],
     spare: &'a [bool],
     users: Users<'a>,
+    /// When what is computed again and again with this dispatch began to be.
+    born: u32,
 }
 
 /// Who looks at the first result of a dispatch.
@@ -137,9 +139,15 @@ impl<'a> Job<'a, '_> {
         &self.users
     }
 
-    /// The value is needed in this dispatch, though it is no operand: a dispatch before handed it over.
-    pub fn keep(&mut self, id: ValueId) {
-        self.space.keep(id, self.space.time);
+    /// A value that a dispatch before handed over is needed in this one, though it is no operand. Whether it can be had: what
+    /// was made before a loop is gone after its first step.
+    pub fn keep(&mut self, id: ValueId) -> bool {
+        let made = self.space.slot_of(id).map(|slot| self.space.slot(slot).first);
+        let there = made.is_some_and(|made| made >= self.born);
+        if there {
+            self.space.keep(id, self.space.time);
+        }
+        there
     }
 
     /// Type, dimensions and, of weights, the place of a value.
@@ -425,7 +433,7 @@ impl Lowering<'_> {
             scope.insert(*value, Operand::Value(id));
             writes.push(id);
         }
-        self.finish(kernel, reads, writes, &spare, (data.op.name(), &data.origin.0), users)
+        self.finish(kernel, reads, writes, (&spare, born), (data.op.name(), &data.origin.0), users)
     }
 
     /// Whether nobody needs an operand after this node. `born` and `dying`: see [`Lowering::steps`].
@@ -450,12 +458,12 @@ impl Lowering<'_> {
         kernel: Kernel,
         reads: Vec<ValueId>,
         writes: Vec<ValueId>,
-        spare: &[bool],
+        (spare, born): (&[bool], u32),
         (op, origin): (&'static str, &[String]),
         users: Users<'_>,
     ) -> Result<Dispatch, EmitError> {
         let space = &mut self.space;
-        let mut job = Job { space, kernel: &kernel, reads: &reads, writes: &writes, spare, users };
+        let mut job = Job { space, kernel: &kernel, reads: &reads, writes: &writes, spare, users, born };
         let launches = self.target.launches(&mut job).map_err(|reason| EmitError::Unsupported {
             target: self.target.name().to_owned(),
             op,
@@ -561,7 +569,7 @@ impl Lowering<'_> {
         let ty = Type::new(DType::I32, vec![u64::from(COUNTERS).into()]);
         let zeros = self.space.constant(&zeros, &ty, Layout::RowMajor, "constants")?;
         let named: (_, &[String]) = ("copy", &["counters".to_owned()]);
-        self.finish(Kernel::Copy, vec![zeros], vec![counters], &[false], named, Users::default())
+        self.finish(Kernel::Copy, vec![zeros], vec![counters], (&[false], 0), named, Users::default())
             .map(Step::Dispatch)
     }
 
@@ -581,7 +589,8 @@ impl Lowering<'_> {
         self.space.keep(from, time);
         self.space.keep(to, time);
         let named = (data.op.name(), data.origin.0.as_slice());
-        self.finish(Kernel::Copy, vec![from], vec![to], &[false], named, Users::default()).map(Step::Dispatch)
+        self.finish(Kernel::Copy, vec![from], vec![to], (&[false], 0), named, Users::default())
+            .map(Step::Dispatch)
     }
 }
 

@@ -2,8 +2,9 @@
 
 use crate::launcher::{Launcher, count};
 use crate::rows;
-use dreamc_artifact::plan::{Attention, Scalar, ValueId};
-use dreamc_kernels::{self as kernels, Rope};
+use dreamc_artifact::plan::{Attention, Dim, Scalar, ValueId};
+use dreamc_kernels::{self as kernels, AttentionEngine, Rope, Segments};
+use dreamc_num::DType;
 
 /// Rotates all heads of the operand.
 pub(crate) fn rope(l: &mut Launcher<'_, '_, '_>, head_dim: u32) -> Result<(), String> {
@@ -36,14 +37,40 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, attention: &Attention) -> R
     let names = if packed { &["qkv"][..] } else { &["q", "k", "v"] };
     let mut buffers: Vec<_> = names.iter().zip(&operands).map(|(name, v)| (*name, (*v).into())).collect();
     buffers.extend([("mask", mask.into()), ("y", y.into())]);
-    let mask = &l.value(mask).dims;
-    let mut scalars = vec![("rows", l.length(&mask[..1])?), ("positions", l.length(&mask[1..])?)];
+    if kernel.engine == AttentionEngine::Matrix {
+        buffers.push(("segments", segments(l, mask)?.into()));
+    }
+    let mut scalars = of_mask(l, mask)?;
     if rows {
         buffers.push(("index", index.into()));
-        scalars.push(("taken", l.length(&l.value(index).dims[1..])?));
+        scalars.push(("taken", Scalar::Count(l.length(&l.value(index).dims[1..])?)));
     }
-    let scalars: Vec<_> = scalars.into_iter().map(|(name, dim)| (name, Scalar::Count(dim))).collect();
     l.launch(kernels::Kernel::Attention(kernel), &buffers, &scalars)
+}
+
+/// Rows and positions of a mask.
+fn of_mask(l: &Launcher<'_, '_, '_>, mask: ValueId) -> Result<Vec<(&'static str, Scalar)>, String> {
+    let dims = &l.value(mask).dims;
+    let [rows, positions] = [l.length(&dims[..1])?, l.length(&dims[1..])?];
+    Ok(vec![("rows", Scalar::Count(rows)), ("positions", Scalar::Count(positions))])
+}
+
+/// What is found in a mask, if it was not found before.
+fn segments(l: &mut Launcher<'_, '_, '_>, mask: ValueId) -> Result<ValueId, String> {
+    if let Some(found) = l.handed.segments.get(&mask).copied()
+        && l.keep(found)
+    {
+        return Ok(found);
+    }
+    // Room for a tile of each position, which is more than there are.
+    let mut dims = l.value(mask).dims.clone();
+    dims.push(Dim::constant(Segments::WORDS));
+    let found = l.scratch(DType::I32, &dims)?;
+    l.handed.segments.insert(mask, found);
+    let scalars = of_mask(l, mask)?;
+    let buffers = [("mask", mask.into()), ("segments", found.into())];
+    l.launch(kernels::Kernel::Segments(Segments), &buffers, &scalars)?;
+    Ok(found)
 }
 
 /// The rows of both tables at which the queries stand.

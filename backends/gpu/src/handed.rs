@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Handed {
     /// Queries and keys that were turned where they were computed.
     pub(crate) turned: BTreeSet<ValueId>,
+    /// What was found in masks.
+    pub(crate) segments: BTreeMap<ValueId, ValueId>,
     /// Results that were left for a norm, by it and its gain.
     pub(crate) weighted: BTreeMap<(ValueId, ValueId), Weighted>,
     /// Logits of which greedy rows were left as they are.

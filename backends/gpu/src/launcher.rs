@@ -77,9 +77,9 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
         self.job.operand(operand)
     }
 
-    /// A value that a dispatch before has handed over is needed.
-    pub(crate) fn keep(&mut self, value: ValueId) {
-        self.job.keep(value);
+    /// A value that a dispatch before has handed over is needed; whether it can be had.
+    pub(crate) fn keep(&mut self, value: ValueId) -> bool {
+        self.job.keep(value)
     }
 
     pub(crate) fn finish(self) -> Vec<Launch> {

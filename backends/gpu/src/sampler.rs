@@ -59,7 +59,9 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
             let mut by_row = vec![("probs", probs), active, ("bits", l.read(3)), ("y", y)];
             let mut behind = Behind::Nothing;
             if let Some(GreedyRows { statistics, kind, .. }) = l.handed.greedy.get(&probs).copied() {
-                l.keep(statistics);
+                if !l.keep(statistics) {
+                    return Err(gone());
+                }
                 let candidates = parts(l, probs)?;
                 let kernel = kernels::Kernel::Greedy(Greedy::Candidates(kind, Groups::of(l.target())));
                 let found = [("statistics", statistics), ("candidates", candidates)];
@@ -86,9 +88,8 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>) -> Result<(), String> {
             let mut behind = Behind::Nothing;
             if let Some(GreedyRows { statistics, candidates, .. }) = l.handed.greedy.get(&l.read(0)).copied()
             {
-                let candidates = candidates.ok_or("bug: its token comes later; please report it")?;
-                l.keep(statistics);
-                l.keep(candidates);
+                let candidates = candidates.filter(|id| l.keep(statistics) && l.keep(*id));
+                let candidates = candidates.ok_or_else(gone)?;
                 by_row.extend([("statistics", statistics), ("candidates", candidates)]);
                 behind = Behind::Greedy;
             }
@@ -164,6 +165,11 @@ fn greedy(l: &Launcher<'_, '_, '_>) -> Result<Option<Confidence>, String> {
     }
     let whole = l.constant_columns(l.write(0))?.is_multiple_of(Greedy::VECTOR);
     Ok((alike && whole && !users.result && Greedy::runs(l.target())).then_some(kind))
+}
+
+/// Of rows that stayed logits, what was found in them is the only thing to go by.
+fn gone() -> String {
+    "bug: what was found in its logits is gone; please report it".to_owned()
 }
 
 /// Room for what is found in parts of the rows of `logits`.

@@ -26,9 +26,7 @@ pub(crate) fn rows(
             return Ok(None);
         }
     }
-    l.keep(rows);
-    l.keep(squares);
-    Ok(handed)
+    Ok(handed.filter(|_| l.keep(rows) && l.keep(squares)))
 }
 
 /// Where the first to look at the result is a matmul behind a norm, and both are of matrix units: the gain of the norm, and

@@ -1,9 +1,9 @@
 //! Attention against the interpreter, whose sums are f64.
 
-use crate::common::{FLOATS, Launch, runners};
+use crate::common::{FLOATS, Launch, Runner, runners};
 use crate::judge::{floats, interpret, rounded, tensor};
 use dreamc_interp::Tensor;
-use dreamc_kernels::{Attention, AttentionEngine, Float, Kernel};
+use dreamc_kernels::{Attention, AttentionEngine, Float, Kernel, Segments};
 
 #[derive(Clone, Copy)]
 struct Case {
@@ -47,6 +47,26 @@ fn limit(float: Float, engine: AttentionEngine) -> f32 {
     }
 }
 
+/// Attention with its mask, and on matrix units with what is found in it before.
+fn of(on: &'static Runner, attention: Attention, b: usize, s: usize, mask: &Tensor) -> Launch {
+    let launch = Launch::of(on, &Kernel::Attention(attention)).tensor("mask", mask);
+    let launch = launch.int("rows", b).int("positions", s);
+    if attention.engine != AttentionEngine::Matrix {
+        return launch;
+    }
+    let room = b * s.div_ceil(64) * Segments::WORDS as usize;
+    let found = Launch::of(on, &Kernel::Segments(Segments)).tensor("mask", mask).result("segments", room);
+    let found = found.int("rows", b).int("positions", s).run().ints("segments");
+    let tiles = mask.ints().chunks(s).flat_map(|row| row.chunks(64));
+    for (tile, found) in tiles.zip(found.chunks(4)) {
+        let there = || tile.iter().copied().filter(|segment| *segment != 0);
+        let every = i32::from(tile.len() == 64 && there().count() == 64);
+        let wanted = [there().min().unwrap_or(i32::MAX), there().max().unwrap_or(i32::MIN), every, 0];
+        assert_eq!(found, wanted);
+    }
+    launch.ints("segments", &found)
+}
+
 #[test]
 fn attention() {
     let all = cases().into_iter().flat_map(|case| FLOATS.map(|float| (case, float)));
@@ -75,7 +95,7 @@ fn attention() {
                 if if matrix { float == Float::F32 } else { long || float != Float::F32 && few } {
                     continue;
                 }
-                let kernel = Kernel::Attention(Attention {
+                let kernel = Attention {
                     float,
                     heads: heads as u32,
                     kv_heads: kv_heads as u32,
@@ -83,12 +103,11 @@ fn attention() {
                     packed,
                     rows: false,
                     engine,
-                });
-                let all = runners(&kernel);
-                assert!(!all.is_empty(), "nothing runs {}", kernel.name());
+                };
+                let all = runners(&Kernel::Attention(kernel));
+                assert!(!all.is_empty(), "nothing runs {kernel:?}");
                 for on in all {
-                    let launch = Launch::of(on, &kernel).tensor("mask", &mask).result("y", b * s * n);
-                    let launch = launch.int("rows", b).int("positions", s);
+                    let launch = of(on, kernel, b, s, &mask).result("y", b * s * n);
                     let launch = if packed {
                         let row = |r: usize| {
                             let parts = [(&q, n), (&k, m), (&v, m)];
@@ -115,7 +134,7 @@ fn padding_is_not_looked_at() {
     let units = AttentionEngine::Units { queries: 8, keys: 8 };
     for (float, engine) in [(Float::F32, units), (Float::BF16, AttentionEngine::Matrix)] {
         let (x, v) = (rounded(&tensor(&[s, n], 6), float), rounded(&Tensor::f32(&[s, n], v.clone()), float));
-        let kernel = Kernel::Attention(Attention {
+        let kernel = Attention {
             float,
             heads: 1,
             kv_heads: 1,
@@ -123,10 +142,10 @@ fn padding_is_not_looked_at() {
             packed: false,
             rows: false,
             engine,
-        });
-        for on in runners(&kernel) {
-            let launch = Launch::of(on, &kernel).tensor("q", &x).tensor("k", &x).tensor("v", &v);
-            let launch = launch.ints("mask", &mask).result("y", s * n).int("rows", 1).int("positions", s);
+        };
+        for on in runners(&Kernel::Attention(kernel)) {
+            let launch = of(on, kernel, 1, s, &Tensor::i32(&[1, s], mask.clone()));
+            let launch = launch.tensor("q", &x).tensor("k", &x).tensor("v", &v).result("y", s * n);
             let y = launch.run().floats("y");
             assert!(y.iter().all(|y| y.is_finite()));
             assert!(y.chunks(n).zip(&mask).all(|(row, m)| *m != 0 || row.iter().all(|y| *y == 0.0)));
@@ -159,7 +178,7 @@ fn at_some_rows() {
                 rows[i] = outside;
                 wanted[i * n..(i + 1) * n].fill(0.0);
             }
-            let kernel = Kernel::Attention(Attention {
+            let kernel = Attention {
                 float,
                 heads: heads as u32,
                 kv_heads: kv_heads as u32,
@@ -167,11 +186,10 @@ fn at_some_rows() {
                 packed: false,
                 rows: true,
                 engine,
-            });
-            for on in runners(&kernel) {
-                let launch = Launch::of(on, &kernel).tensor("q", &q).tensor("k", &k).tensor("v", &v);
-                let launch = launch.tensor("mask", &mask).ints("index", &rows).result("y", b * r * n);
-                let launch = launch.int("rows", b).int("positions", s).int("taken", r);
+            };
+            for on in runners(&Kernel::Attention(kernel)) {
+                let launch = of(on, kernel, b, s, &mask).tensor("q", &q).tensor("k", &k).tensor("v", &v);
+                let launch = launch.ints("index", &rows).result("y", b * r * n).int("taken", r);
                 launch.run().near("y", &wanted, limit(float, engine));
             }
         }
