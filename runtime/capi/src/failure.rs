@@ -38,46 +38,16 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        let mut text = error.to_string();
-        let mut next = std::error::Error::source(&error);
-        while let Some(cause) = next {
-            text.push_str(&format!(": {cause}"));
-            next = cause.source();
-        }
-        if let Some(remedy) = remedy(&error) {
-            text.push_str(&format!("; {remedy}"));
-        }
-        Failure { status: status(&error), text }
-    }
-}
-
-/// What to do, where an error of the front has it apart from what is wrong.
-fn remedy(error: &Error) -> Option<String> {
-    let diagnostic: &dyn miette::Diagnostic = match error {
-        Error::Tokenizer(error) => error,
-        Error::Prompt(error) => error,
-        Error::Image(error) => error,
-        Error::Action(error) => error,
-        _ => return None,
-    };
-    diagnostic.help().map(|help| help.to_string())
-}
-
-fn status(error: &Error) -> Status {
-    match error {
-        Error::Read { .. } => Status::File,
-        Error::Open { .. } | Error::Damaged { .. } | Error::Manifest { .. } => Status::Artifact,
-        Error::NoTarget { .. }
-        | Error::NoEntry { .. }
-        | Error::NoTokenizer
-        | Error::NoActions { .. }
-        | Error::NoImages => Status::Unsupported,
-        Error::Copy { .. } | Error::Lock { .. } | Error::Device(_) | Error::Cpu(_) => Status::System,
-        Error::NotFinite { .. } => Status::NotFinite,
-        // The requests that a plan does not take were refused before.
-        Error::Step(_) => Status::Bug,
-        // The request itself, which is most of them.
-        _ => Status::Argument,
+        let status = match error.status() {
+            dream_rt::Status::Argument => Status::Argument,
+            dream_rt::Status::File => Status::File,
+            dream_rt::Status::Artifact => Status::Artifact,
+            dream_rt::Status::Unsupported => Status::Unsupported,
+            dream_rt::Status::System => Status::System,
+            dream_rt::Status::Bug => Status::Bug,
+            dream_rt::Status::NotFinite => Status::NotFinite,
+        };
+        Failure { status, text: error.explained() }
     }
 }
 

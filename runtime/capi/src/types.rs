@@ -20,7 +20,7 @@ pub enum Status {
     Unsupported = 4,
     /// A buffer of the caller is too small. Nothing was run.
     Buffer = 5,
-    /// The system gave no memory, or may not lock that much of it.
+    /// The system gave no memory, may not lock that much of it, or has no device that runs the artifact.
     System = 6,
     /// The model is in the middle of another call. One call at a time.
     Busy = 7,

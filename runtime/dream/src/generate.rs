@@ -3,8 +3,9 @@
 use crate::engine::{Inputs, SLOTS, bytes_of, bytes_of_floats, ints_of, open_slots};
 use crate::visual::Images;
 use crate::{Error, Model, Visual};
+use dreamc_artifact::plan::{Dispatch, Kernel};
 use dreamc_num::stream::StreamState;
-use dreamc_runtime::{Canvas, Observer};
+use dreamc_runtime::{Canvas, Observer, Shown};
 
 /// Name of the entry.
 pub(crate) const ENTRY: &str = "generate";
@@ -157,6 +158,19 @@ impl Model {
         Ok(generated)
     }
 
+    /// As [`Model::generate`], told the canvas after every step as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::generate`].
+    pub fn generate_steps(
+        &mut self,
+        request: &Generate,
+        watch: &mut dyn FnMut(Step<'_>) -> bool,
+    ) -> Result<Generated, Error> {
+        self.generate_with(request, &mut WatchCanvas { watch, canvas: Vec::new() })
+    }
+
     /// The answers as text: the new tokens of every row without special tokens, up to the first end of text.
     ///
     /// # Errors
@@ -224,6 +238,38 @@ pub(crate) fn check_tokens(canvas: &Canvas, vocabulary: u32) -> Result<(), Error
             position: at % canvas.length,
             vocabulary,
         }),
+    }
+}
+
+/// What a denoising step has left.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Steps done, from 1.
+    pub done: u32,
+    /// Steps of the schedule.
+    pub steps: u32,
+    /// The rows that are computed together, one after the other: prompt and new tokens, of which those that are still open
+    /// are the mask token. Empty as long as no step has filled a slot.
+    pub canvas: &'a [i32],
+}
+
+/// Keeps what was committed last.
+struct WatchCanvas<'a> {
+    watch: &'a mut dyn FnMut(Step<'_>) -> bool,
+    canvas: Vec<i32>,
+}
+
+impl Observer for WatchCanvas<'_> {
+    fn wants(&self, dispatch: &Dispatch) -> bool {
+        matches!(dispatch.kernel, Kernel::Commit | Kernel::CommitSlots)
+    }
+
+    fn after(&mut self, shown: Shown<'_>) {
+        self.canvas = ints_of(shown.bytes);
+    }
+
+    fn step(&mut self, done: u32, steps: u32) -> bool {
+        (self.watch)(Step { done, steps, canvas: &self.canvas })
     }
 }
 

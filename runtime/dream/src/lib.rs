@@ -21,6 +21,7 @@ mod generate;
 mod map;
 mod model;
 mod policy;
+mod status;
 mod visual;
 
 pub use device::{DeviceChoice, DeviceKind};
@@ -33,7 +34,8 @@ pub use dreamc_runtime::{Done, Observer, Operand, Read, Shape, Shown};
 pub use error::Error;
 pub use finite::NotFinite;
 pub use forward::{Forward, Output};
-pub use generate::{Generate, Generated, Sampling};
+pub use generate::{Generate, Generated, Sampling, Step};
 pub use model::{Model, OpenOptions, verify};
 pub use policy::{ActOptions, Actions, Observation, Policy};
+pub use status::Status;
 pub use visual::Visual;

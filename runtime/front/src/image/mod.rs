@@ -20,18 +20,22 @@ pub use processor::MERGE;
 pub use processor::{ImageProcessor, PATCH_ROWS_MAX, PROCESSOR_PIXELS_MAX};
 pub use resize::resize_bicubic;
 
+use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// An RGB image of 8 bit. At least one pixel; at most [`IMAGE_SIDE_MAX`] a side and [`IMAGE_PIXELS_MAX`] in all where
 /// it came from outside.
 ///
 /// It stays what it is: the reference takes an image that is 1 or 3 pixels high for one whose first axis is the
 /// colour; here rows are rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// A clone shares its pixels.
+#[derive(Clone)]
 pub struct Image {
     width: u32,
     height: u32,
-    pixels: Vec<u8>,
+    pixels: Arc<dyn AsRef<[u8]> + Send + Sync>,
 }
 
 impl Image {
@@ -41,10 +45,23 @@ impl Image {
     ///
     /// Where a side is zero, the image is larger than the limits, or there are not as many bytes as pixels need.
     pub fn from_rgb8(width: u32, height: u32, pixels: Vec<u8>) -> Result<Image, ImageError> {
+        Image::shared(width, height, Arc::new(pixels))
+    }
+
+    /// As [`Image::from_rgb8`], of pixels that are shared with who else has them: nothing is copied. They stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Image::from_rgb8`].
+    pub fn shared(
+        width: u32,
+        height: u32,
+        pixels: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    ) -> Result<Image, ImageError> {
         decode::check_size("the image", width, height)?;
-        let expected_bytes = 3 * width as usize * height as usize;
-        if pixels.len() != expected_bytes {
-            return Err(ImageError::Buffer { width, height, found_bytes: pixels.len(), expected_bytes });
+        let (found_bytes, expected_bytes) = ((*pixels).as_ref().len(), 3 * width as usize * height as usize);
+        if found_bytes != expected_bytes {
+            return Err(ImageError::Buffer { width, height, found_bytes, expected_bytes });
         }
         Ok(Image { width, height, pixels })
     }
@@ -84,12 +101,26 @@ impl Image {
 
     /// The pixels: `[height, width, 3]`, rows from the top, red first.
     pub fn pixels(&self) -> &[u8] {
-        &self.pixels
+        (*self.pixels).as_ref()
     }
 
     /// An image made here, of which the caller knows that it fits.
     pub(crate) fn made(width: u32, height: u32, pixels: Vec<u8>) -> Image {
         debug_assert_eq!(pixels.len(), 3 * width as usize * height as usize);
-        Image { width, height, pixels }
+        Image { width, height, pixels: Arc::new(pixels) }
     }
 }
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Image {{ {} x {} }}", self.width, self.height)
+    }
+}
+
+impl PartialEq for Image {
+    fn eq(&self, other: &Image) -> bool {
+        (self.width, self.height) == (other.width, other.height) && self.pixels() == other.pixels()
+    }
+}
+
+impl Eq for Image {}

@@ -68,7 +68,7 @@ fn patch(values: &mut Vec<f32>, image: &Image, row: usize, column: usize, color:
     let line = 3 * image.width as usize;
     for y in row..row + PATCH as usize {
         let start = y * line + 3 * column;
-        let pixels = &image.pixels[start..start + 3 * PATCH as usize];
+        let pixels = &image.pixels()[start..start + 3 * PATCH as usize];
         values.extend(pixels.iter().skip(color).step_by(3).map(|p| levels[usize::from(*p)]));
     }
 }

@@ -74,7 +74,7 @@ fn rounded(sum: i32) -> u8 {
 fn horizontal(image: &Image, width: usize) -> Vec<u8> {
     let taps = taps(image.width as usize, width);
     let mut pixels = Vec::with_capacity(3 * width * image.height as usize);
-    for row in image.pixels.chunks_exact(3 * image.width as usize) {
+    for row in image.pixels().chunks_exact(3 * image.width as usize) {
         for Taps { first, weights } in &taps {
             let mut sums = [HALF; 3];
             for (pixel, weight) in row[3 * first..].chunks_exact(3).zip(weights) {
@@ -94,7 +94,7 @@ fn vertical(image: &Image, height: usize) -> Vec<u8> {
     let mut sums = vec![0; row_len];
     for Taps { first, weights } in taps(image.height as usize, height) {
         sums.fill(HALF);
-        for (row, weight) in image.pixels[row_len * first..].chunks_exact(row_len).zip(weights) {
+        for (row, weight) in image.pixels()[row_len * first..].chunks_exact(row_len).zip(weights) {
             for (sum, value) in sums.iter_mut().zip(row) {
                 *sum += i32::from(*value) * weight;
             }
