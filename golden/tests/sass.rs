@@ -7,7 +7,7 @@ use dreamc_backend_cuda::Nvrtc;
 use dreamc_kernels::model::{self, Counts};
 use dreamc_kernels::{
     Activation, Attention, AttentionEngine, Engine, Float, Kernel, Linear, LinearFp8, MatrixTile, Residual,
-    Table, Target, Turned,
+    Target, Turned,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -151,7 +151,7 @@ fn statistics(
     let mut scratch = Shared::<[u32]>::new_slice(UNITS as usize);
     let logits = logits.with_vector_size::<Const<4>>();
     let vectors = columns / Greedy::VECTOR;
-    let greedy = !(temperature[0] > 0.0f32) && !is_filter(top_p[0], top_k[0], columns);
+    let greedy = temperature[0] <= 0.0f32 && !is_filter(top_p[0], top_k[0], columns);
     let parts = parts_of(rows);
     let mut task = CUBE_POS_X;
     while task < rows * parts {

@@ -138,7 +138,8 @@ fn on_matrix_units() -> Vec<Kernel> {
         Linear { n: 32, y: Float::F32, weighted: true, ..weighted },
         Linear { scaled: true, ..case(Float::BF16, 32, true, Residual::None, false) },
     ];
-    let attentions = [attention(Float::BF16, true, false), attention(Float::F16, false, true)];
+    let attentions =
+        [attention(Float::BF16, true, false), attention(Float::F16, false, true), Kernel::Segments(Segments)];
     linears.map(Kernel::Linear).into_iter().chain(attentions).collect()
 }
 

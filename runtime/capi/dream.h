@@ -82,7 +82,7 @@ typedef enum dream_status {
     DREAM_STATUS_UNSUPPORTED = 4,
     // A buffer of the caller is too small. Nothing was run.
     DREAM_STATUS_BUFFER = 5,
-    // The system gave no memory, or may not lock that much of it.
+    // The system gave no memory, may not lock that much of it, or has no device that runs the artifact.
     DREAM_STATUS_SYSTEM = 6,
     // The model is in the middle of another call. One call at a time.
     DREAM_STATUS_BUSY = 7,

@@ -73,6 +73,7 @@ const ALLOWED: &[(&str, Uses)] = &[
         ]),
     ),
     ("dream-capi", Uses::Only(&["dream", "dreamc-front"])),
+    ("dream-python", Uses::Only(&["dream"])),
     ("tabletop", Uses::Only(&["dream"])),
     ("dreamc", Uses::Everything),
     ("dreamc-golden", Uses::Everything),

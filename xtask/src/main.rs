@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod gpu_check;
 mod layering;
+mod python;
 mod step;
 mod test;
 mod toolchain;

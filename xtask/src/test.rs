@@ -1,14 +1,15 @@
 //! `cargo xtask test`: all tests, on this machine and for the other instruction set of the CPU device.
 //!
 //! The kernels for Arm are tested wherever the work is done: cross-built, and run by qemu's user-mode
-//! emulation. What that needs is installed if it is missing, and so are the compilers for GPUs and
-//! a Vulkan device of software, on which WebGPU is tested.
+//! emulation. What that needs is installed if it is missing, and so are the compilers for GPUs, a Vulkan device of
+//! software, on which WebGPU is tested, and an environment of Python for the wheel.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use crate::apt::apt_install;
+use crate::python;
 use crate::step::{CommandLine, on_path, set_up_target, step_command};
 use crate::toolchain;
 
@@ -30,6 +31,7 @@ pub(crate) fn run() -> Result<()> {
     toolchain::run()?;
     apt_install("a Vulkan device of software", VULKAN_PACKAGES, vulkan_missing)?;
     step_command("test", &CommandLine::new("cargo test --workspace --locked"))?;
+    python::test()?;
     if cfg!(target_arch = "aarch64") {
         eprintln!("xtask: test for Arm: skipped: this machine is one, the step before ran the same tests");
         return Ok(());

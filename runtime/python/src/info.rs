@@ -88,7 +88,8 @@ impl ModelInfo {
 #[pymethods]
 impl PolicyInfo {
     fn __repr__(&self) -> String {
-        let state = self.proprio_dim.map_or_else(|| "no state".to_owned(), |n| format!("{n} numbers of state"));
+        let state =
+            self.proprio_dim.map_or_else(|| "no state".to_owned(), |n| format!("{n} numbers of state"));
         format!(
             "PolicyInfo({} actions of {}, {} views, {state}, {}, on {})",
             self.chunk, self.action_dim, self.views, self.mode, self.device
@@ -109,4 +110,3 @@ impl ModelInfo {
         )
     }
 }
-

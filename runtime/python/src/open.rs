@@ -65,7 +65,8 @@ impl<T: Send> Shared<T> {
         }
         without_gil(py, || {
             let mut opened = self.opened.lock().map_err(|_| {
-                let text = "a call before this one ended in a bug, and it is of no use any more; open another";
+                let text =
+                    "a call before this one ended in a bug, and it is of no use any more; open another";
                 Failure::Said("BugError", text.to_owned())
             })?;
             *caller() = Some(this);

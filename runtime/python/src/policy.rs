@@ -89,7 +89,8 @@ impl Policy {
         };
         let actions = match out {
             Some(out) => {
-                let mut room = out.try_readwrite().map_err(|error| Failure::argument(format!("out: {error}")))?;
+                let mut room =
+                    out.try_readwrite().map_err(|error| Failure::argument(format!("out: {error}")))?;
                 let to = room.as_slice_mut().map_err(|error| Failure::argument(format!("out: {error}")))?;
                 to.iter_mut().zip(made.actions.iter().flatten()).for_each(|(to, action)| *to = *action);
                 out

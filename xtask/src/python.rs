@@ -1,0 +1,120 @@
+//! The wheel `dream-runtime`: built, installed into an environment of its own, and tested there.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::apt::apt_install;
+use crate::layering;
+use crate::step::{CommandLine, step_command, workspace_root};
+
+const CRATE: &str = "runtime/python/Cargo.toml";
+const TESTS: &str = "runtime/python/tests";
+
+/// Artifacts that the tests open: a name, a checkpoint and the options.
+const ARTIFACTS: [(&str, &str, &str); 2] = [
+    (
+        "policy.dream",
+        "golden/fixtures/tabletop-vla-flow/checkpoint",
+        "--steps 4 --views 1 --chunk 5 --image 112x112",
+    ),
+    (
+        "text.dream",
+        "golden/fixtures/sudoku-text/checkpoint",
+        "--alg entropy --steps 16 --new-tokens 16 --max-prompt 32",
+    ),
+];
+
+/// Folders of the tests, below Cargo's target folder.
+struct Folders {
+    environment: PathBuf,
+    wheels: PathBuf,
+    artifacts: PathBuf,
+    dreamc: PathBuf,
+}
+
+/// Builds the wheel and runs its tests. The command was built before.
+pub(crate) fn test() -> Result<()> {
+    let target = layering::metadata(&workspace_root()?)?.target_directory.into_std_path_buf();
+    let python = target.join("python");
+    let folders = Folders {
+        environment: python.join("env"),
+        wheels: python.join("wheels"),
+        artifacts: python.join("artifacts"),
+        dreamc: target.join("debug/dreamc"),
+    };
+    let interpreter = program(&folders.environment, "python");
+    let venv_missing = || if venv_is_there() { Vec::new() } else { vec!["venv for python3".to_owned()] };
+    apt_install("environments of Python", "python3-venv", venv_missing)?;
+    if !Path::new(&interpreter).exists() {
+        step_command("make an environment of Python", &make_environment(&folders.environment))?;
+    }
+    step_command("install what tests of Python need", &install(&interpreter))?;
+    if folders.wheels.exists() {
+        // Of other versions, too.
+        std::fs::remove_dir_all(&folders.wheels)?;
+    }
+    step_command("build the wheel", &build(&folders))?;
+    step_command("install the wheel", &install_wheel(&interpreter, &folders.wheels))?;
+    for (name, checkpoint, options) in ARTIFACTS {
+        let to = folders.artifacts.join(name);
+        let command =
+            CommandLine::program(folders.dreamc.display().to_string()).args("build").arg(checkpoint);
+        step_command(
+            &format!("build {name}"),
+            &command.arg("-o").arg(to.display().to_string()).args(options),
+        )?;
+    }
+    step_command("test of Python", &unittest(&interpreter, &folders))?;
+    step_command("types of Python", &mypy(&interpreter))
+}
+
+fn program(environment: &Path, name: &str) -> String {
+    environment.join("bin").join(name).display().to_string()
+}
+
+fn venv_is_there() -> bool {
+    CommandLine::new("python3 -c").arg("import ensurepip, venv").output().is_some()
+}
+
+fn make_environment(folder: &Path) -> CommandLine {
+    CommandLine::new("python3 -m venv").arg(folder.display().to_string())
+}
+
+fn install(interpreter: &str) -> CommandLine {
+    CommandLine::program(interpreter)
+        .args("-m pip install --quiet --disable-pip-version-check --only-binary=:all: --requirement")
+        .arg(format!("{TESTS}/requirements.txt"))
+}
+
+/// Unoptimised as the other tests are: most crates are there already.
+fn build(folders: &Folders) -> CommandLine {
+    CommandLine::program(program(&folders.environment, "maturin"))
+        .args("build --quiet --locked --profile dev --interpreter python3 --manifest-path")
+        .arg(CRATE)
+        .arg("--out")
+        .arg(folders.wheels.display().to_string())
+}
+
+fn install_wheel(interpreter: &str, wheels: &Path) -> CommandLine {
+    CommandLine::program(interpreter)
+        .args("-m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps --no-index")
+        .arg("--find-links")
+        .arg(wheels.display().to_string())
+        .arg("dream-runtime")
+}
+
+fn unittest(interpreter: &str, folders: &Folders) -> CommandLine {
+    CommandLine::program(interpreter)
+        .args("-m unittest discover --start-directory")
+        .arg(TESTS)
+        .env("DREAM_ARTIFACTS", folders.artifacts.display().to_string())
+        .env("DREAMC", folders.dreamc.display().to_string())
+}
+
+fn mypy(interpreter: &str) -> CommandLine {
+    CommandLine::program(interpreter)
+        .args("-m mypy --strict --cache-dir /dev/null --package dream")
+        .args("--package")
+        .arg("dream.errors")
+}
