@@ -211,8 +211,8 @@ pub enum Error {
     #[error(
         "{}",
         match expected {
-            Some(n) => format!("the policy takes the robot's state, {n} numbers; give it (`proprio`)"),
-            None => "the policy takes no robot state; leave it out (`proprio`)".to_owned(),
+            Some(n) => format!("the policy takes the robot's state, {n} numbers; give it as `proprio` (--proprio)"),
+            None => "the policy takes no robot state; leave out `proprio` (--proprio)".to_owned(),
         }
     )]
     Proprio {

@@ -15,8 +15,8 @@ pub(crate) struct PolicyInfo {
     proprio_dim: Option<u32>,
     /// How a chunk comes about: `discrete`, `one-step`, `l1`, `flow`, `ddim`.
     mode: &'static str,
-    /// Whose statistics scale the actions, if the build was told.
-    unnorm_key: Option<String>,
+    /// Whose statistics scale the actions.
+    unnorm_key: String,
     /// Width and height of all images, if the artifact was built for one size.
     image_size: Option<(u32, u32)>,
     /// What runs it, in words.
@@ -56,7 +56,7 @@ impl PolicyInfo {
             views: settings.views,
             proprio_dim: settings.proprio_dim,
             mode: settings.mode.name(),
-            unnorm_key: policy.manifest().options.get("unnorm-key").cloned(),
+            unnorm_key: settings.statistics.key().to_owned(),
             image_size: size.map(|[width, height]| (width, height)),
             device: model.device().unwrap_or_default().to_owned(),
             target: model.target().unwrap_or_default().to_owned(),

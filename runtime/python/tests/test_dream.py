@@ -51,7 +51,7 @@ class Acting(unittest.TestCase):
     def test_info(self) -> None:
         info = self.policy.info
         self.assertEqual((info.chunk, info.views, info.mode, info.image_size), (5, 1, "flow", (112, 112)))
-        self.assertEqual(info.target, "cpu")
+        self.assertEqual((info.target, info.unnorm_key), ("cpu", "tabletop"))
         self.assertIn("threads", info.device)
         self.assertIsInstance(dream.load(FLOW), dream.Policy)
 

@@ -49,8 +49,8 @@ class PolicyInfo:
     def mode(self) -> Literal["discrete", "one-step", "l1", "flow", "ddim"]:
         """How a chunk comes about."""
     @property
-    def unnorm_key(self) -> str | None:
-        """Whose statistics scale the actions, if the build was told."""
+    def unnorm_key(self) -> str:
+        """Whose statistics scale the actions."""
     @property
     def image_size(self) -> tuple[int, int] | None:
         """Width and height of all images, if the artifact was built for one size."""
