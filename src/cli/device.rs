@@ -47,8 +47,12 @@ impl ThreadArgs {
 impl DeviceArgs {
     /// Opens an artifact to run it.
     pub(crate) fn open(&self, file: &Path) -> Result<Model, Failure> {
-        let options = self.threads.options();
-        open(file, &OpenOptions { device: self.device, lock_weights: self.lock_weights, ..options })
+        open(file, &self.options())
+    }
+
+    /// How an artifact is to be run.
+    pub(crate) fn options(&self) -> OpenOptions {
+        OpenOptions { device: self.device, lock_weights: self.lock_weights, ..self.threads.options() }
     }
 
     /// Whether one device is asked for, rather than the best that there is.

@@ -26,6 +26,7 @@ mod progress;
 mod quant;
 mod requests;
 mod run;
+mod serve;
 mod synth;
 mod table;
 mod targets;
@@ -53,6 +54,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Ask a policy for actions
     Act(Box<act::Args>),
+    /// Serve a policy behind the protocols of robots
+    Serve(Box<serve::Args>),
     /// Time a request of an artifact's own shape
     Bench(bench::Args),
     /// Record what an artifact answers, or compare answers
@@ -112,6 +115,7 @@ fn perform(command: Command) -> Result<(), Failure> {
         Command::Build(args) => build::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Act(args) => act::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Golden(args) => golden::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -86,6 +86,12 @@ impl<'a> Artifact<'a> {
         self.version
     }
 
+    /// Hash of the hashes of all sections, in their order: two files with the same one hold the same.
+    pub fn root_hash(&self) -> [u8; 32] {
+        let hashes: Vec<u8> = self.sections().iter().flat_map(|section| section.hash).collect();
+        hash(&hashes)
+    }
+
     /// The section table.
     pub fn sections(&self) -> &[Section] {
         &self.sections

@@ -9,6 +9,7 @@ mod info;
 mod model;
 mod open;
 mod policy;
+mod serve;
 
 use pyo3::prelude::*;
 
@@ -22,6 +23,8 @@ mod _dream {
     use crate::open::load;
     #[pymodule_export]
     use crate::policy::{Actions, Policy};
+    #[pymodule_export]
+    use crate::serve::serve;
     use pyo3::prelude::*;
 
     #[pymodule_init]

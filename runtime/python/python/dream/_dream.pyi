@@ -1,0 +1,25 @@
+from collections.abc import Callable
+
+from . import Actions as Actions
+from . import Generated as Generated
+from . import Model as Model
+from . import ModelInfo as ModelInfo
+from . import Policy as Policy
+from . import PolicyInfo as PolicyInfo
+from . import __version__ as __version__
+from . import load as load
+
+def serve(
+    path: str,
+    started: Callable[[str], None],
+    *,
+    listen: str,
+    token: str | None,
+    queue: int,
+    timeout: float,
+    camera: str,
+    gripper: str,
+    keys: str | None,
+    device: str,
+    threads: int,
+) -> None: ...

@@ -1,0 +1,52 @@
+"""``python -m dream.serve FILE``: serves a policy behind the protocols of robots, as ``dreamc serve`` does."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+import dream
+
+from ._dream import serve as _serve
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m dream.serve", description=__doc__)
+    parser.add_argument("file", metavar="FILE", help="an artifact that `dreamc build` wrote from a Dream-VLA checkpoint")
+    parser.add_argument("--listen", default="127.0.0.1:8000", help="address and port; port 0 takes any that is free")
+    parser.add_argument("--token-file", type=Path, help="file with the token that requests must bring")
+    parser.add_argument("--queue", type=int, default=8, help="requests that may wait")
+    parser.add_argument("--timeout", type=float, default=120.0, help="longest time to an answer, in seconds")
+    parser.add_argument("--camera", choices=["none", "libero"], default="none")
+    parser.add_argument("--gripper", choices=["none", "libero"], default="none")
+    parser.add_argument("--keys", help="view0=KEY,view1=KEY,state=KEY,task=KEY,ignore=KEY")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, rocm, metal or wgpu")
+    parser.add_argument("--threads", type=int, default=0)
+    args = parser.parse_args()
+    # As an interrupt: what runs is finished.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        token = args.token_file.read_text().strip() if args.token_file else None
+        _serve(
+            args.file,
+            lambda address: print(f"serving {args.file} on http://{address}", file=sys.stderr, flush=True),
+            listen=args.listen,
+            token=token,
+            queue=args.queue,
+            timeout=args.timeout,
+            camera=args.camera,
+            gripper=args.gripper,
+            keys=args.keys,
+            device=args.device,
+            threads=args.threads,
+        )
+    except (dream.DreamError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+//! Serves an artifact: the protocols that robots already speak, on one port. It holds no compiler.
+//!
+//! ```text
+//! listener ── path ──► openvla.rs, openpi.rs, vla_eval.rs ──► acting.rs ──► worker.rs: the model's own thread
+//! ```
+//!
+//! Requests become trees (`value.rs`, `array.rs`), bounded before they are there; errors are one type (`refusal.rs`) that every
+//! protocol says in its own words. Inference runs off the threads that read and write, one request at a time, behind a
+//! queue that is bounded. A request whose client is gone is not begun, or stops between two steps.
+
+mod acting;
+mod answer;
+mod array;
+mod card;
+mod json_numpy;
+mod metrics;
+mod openpi;
+mod openvla;
+mod refusal;
+mod server;
+mod socket;
+mod value;
+mod vla_eval;
+mod worker;
+
+pub use acting::Camera;
+pub use dream::action::Gripper;
+pub use openpi::Keys;
+
+use crate::card::Card;
+use crate::metrics::Metrics;
+use crate::server::Served;
+use crate::worker::Queue;
+use dream::{ActOptions, Image, Model, Observation, OpenOptions, Policy};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// How an artifact is served.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// What requests must bring; without it only this machine may ask.
+    pub token: Option<String>,
+    /// Most requests that wait.
+    pub queue: usize,
+    /// Longest time from a request to its answer.
+    pub timeout: Duration,
+    /// What is done to images first.
+    pub camera: Camera,
+    /// What the last number of an action means.
+    pub gripper: Gripper,
+    /// Which fields of openpi's requests are what.
+    pub keys: Keys,
+    /// How the artifact is run.
+    pub open: OpenOptions,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            token: None,
+            queue: 8,
+            timeout: Duration::from_secs(120),
+            camera: Camera::None,
+            gripper: Gripper::None,
+            keys: Keys::default(),
+            open: OpenOptions::default(),
+        }
+    }
+}
+
+/// Why nothing is served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// An address that others reach, and no token.
+    #[error("{0} can be reached from other machines; give a token (--token-file), or listen on 127.0.0.1")]
+    Unprotected(SocketAddr),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The system gives no threads.
+    #[error("cannot start the server's threads")]
+    Threads(#[from] std::io::Error),
+    /// The artifact cannot be opened.
+    #[error(transparent)]
+    Open(#[from] dream::Error),
+    /// The artifact does nothing that is served.
+    #[error("{path} has no entry `act`, only {entries}; serve an artifact of Dream-VLA")]
+    Nothing {
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        entries: String,
+    },
+}
+
+/// A server that is about to run.
+pub struct Server {
+    runtime: tokio::runtime::Runtime,
+    listener: TcpListener,
+    address: SocketAddr,
+    served: Arc<Served>,
+    model: std::thread::JoinHandle<()>,
+    stop: Stop,
+}
+
+/// Stops a server: it takes no more requests and finishes what runs.
+#[derive(Clone, Debug)]
+pub struct Stop(Arc<watch::Sender<bool>>);
+
+impl Stop {
+    /// Stops it. Again does nothing.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Server {
+    /// Opens the artifact, listens, and asks the model once, so that it is ready.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with the file, the options or the machine.
+    pub fn open(path: &Path, options: Options) -> Result<Server, ServeError> {
+        if options.token.is_none() && !options.listen.ip().is_loopback() {
+            return Err(ServeError::Unprotected(options.listen));
+        }
+        // Waiting for sockets is not much work; the model has the other cores.
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(2).thread_name("dream-serve").enable_all().build()?;
+        let listener = runtime.block_on(TcpListener::bind(options.listen));
+        let listener = listener.map_err(|source| ServeError::Listen { address: options.listen, source })?;
+        let address = listener.local_addr()?;
+        let model = Model::open(path, &options.open)?;
+        let entries = model.manifest().entries.clone();
+        if !entries.iter().any(|entry| entry == "act") {
+            return Err(ServeError::Nothing { path: path.to_owned(), entries: entries.join(", ") });
+        }
+        let mut policy = Policy::of(model)?;
+        let name =
+            path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
+        let card = Card::of(&name, &policy);
+        warm_up(&mut policy)?;
+        let metrics = Arc::new(Metrics::default());
+        metrics.serves(&card.name, &card.device);
+        let (queue, model) = Queue::new(policy, options.queue, options.timeout, Arc::clone(&metrics))?;
+        let (send, stop) = watch::channel(false);
+        let served = Arc::new(Served {
+            queue,
+            card,
+            metrics,
+            camera: options.camera,
+            gripper: options.gripper,
+            keys: options.keys,
+            token: options.token.map(|token| blake3::hash(token.as_bytes())),
+            ready: AtomicBool::new(false),
+            talks: AtomicUsize::new(0),
+            stop,
+        });
+        Ok(Server { runtime, listener, address, served, model, stop: Stop(Arc::new(send)) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What runs the model, in words.
+    pub fn device(&self) -> &str {
+        &self.served.card.device
+    }
+
+    /// What stops it.
+    pub fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Serves until it is stopped.
+    pub fn run(self) {
+        let Server { runtime, listener, served, model, stop: _stop, .. } = self;
+        served.ready.store(true, Ordering::Relaxed);
+        runtime.block_on(server::serve(listener, served));
+        // Whoever still holds a request is let go; the model's thread ends with its queue.
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        let _ = model.join();
+    }
+}
+
+/// One request, so that the first that comes is not slower than others.
+fn warm_up(policy: &mut Policy) -> Result<(), dream::Error> {
+    const SIDE: u32 = 224;
+    let settings = policy.settings().clone();
+    let size = policy.model().settings().and_then(|settings| settings.images.size);
+    let [width, height] = size.unwrap_or([SIDE, SIDE]);
+    let image = Image::from_rgb8(width, height, vec![0; 3 * width as usize * height as usize])?;
+    let images = vec![image; settings.views as usize];
+    let state = settings.proprio_dim.map(|n| vec![0.0; n as usize]);
+    let observation = Observation { images: &images, task: "be ready", proprio: state.as_deref() };
+    policy.act(&observation, &ActOptions::default()).map(|_| ())
+}

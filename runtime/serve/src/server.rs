@@ -1,0 +1,253 @@
+//! One listener for all protocols, told apart by path.
+
+use crate::acting::Camera;
+use crate::card::Card;
+use crate::metrics::Metrics;
+use crate::openpi::{self, Dialect, Keys, OMNI_PATH};
+use crate::openvla;
+use crate::refusal::Refusal;
+use crate::socket::{Session, talk};
+use crate::vla_eval;
+use crate::worker::Queue;
+use axum::Router;
+use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use dream::action::Gripper;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Largest body and frame of a request.
+const BODY_BYTES_MAX: usize = 32 << 20;
+/// Largest frame of vLLM-Omni's clients.
+const OMNI_BYTES_MAX: usize = 64 << 20;
+/// Until the head of a request is there.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Until its body is there, once the head is.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Connections at once.
+const CONNECTIONS_MAX: usize = 1024;
+/// Until what runs is finished, once the server is to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Paths that need no token.
+const OPEN_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/health"];
+
+/// All that a request needs.
+pub(crate) struct Served {
+    pub(crate) queue: Queue,
+    pub(crate) card: Card,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) camera: Camera,
+    pub(crate) gripper: Gripper,
+    pub(crate) keys: Keys,
+    /// Hash of the token that requests must bring.
+    pub(crate) token: Option<blake3::Hash>,
+    pub(crate) ready: AtomicBool,
+    /// Sockets that are open.
+    pub(crate) talks: AtomicUsize,
+    /// Becomes true when the server is to stop.
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// Waits until the server is to stop.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Whoever could say so is gone: then it is to stop as well.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Serves until it is told to stop, and finishes what runs then.
+pub(crate) async fn serve(listener: TcpListener, served: Arc<Served>) {
+    let app = router(Arc::clone(&served));
+    let mut connections = JoinSet::new();
+    let mut stop = served.stop.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stop) => break,
+        };
+        while connections.try_join_next().is_some() {}
+        let Ok((stream, _)) = accepted else {
+            // Too many files are open, or the like: it may pass.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        if connections.len() + served.talks.load(Ordering::Relaxed) >= CONNECTIONS_MAX {
+            continue;
+        }
+        // Answers are small, and asked for one at a time.
+        let _ = stream.set_nodelay(true);
+        connections.spawn(connection(stream, app.clone(), served.stop.clone()));
+    }
+    let finished = async {
+        while connections.join_next().await.is_some() {}
+        while served.talks.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let _ = tokio::time::timeout(STOP_TIMEOUT, finished).await;
+}
+
+/// A connection, until either side ends it. One that is upgraded goes on elsewhere.
+async fn connection(stream: TcpStream, app: Router, mut stop: watch::Receiver<bool>) {
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(64);
+    let connection =
+        http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).with_upgrades();
+    let mut connection = pin!(connection);
+    // Broken connections are the client's affair.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+/// One of the sockets that are open.
+struct Talking(Arc<Served>);
+
+impl Talking {
+    fn new(served: &Arc<Served>) -> Talking {
+        served.talks.fetch_add(1, Ordering::Relaxed);
+        Talking(Arc::clone(served))
+    }
+}
+
+impl Drop for Talking {
+    fn drop(&mut self) {
+        self.0.talks.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn router(served: Arc<Served>) -> Router {
+    Router::new()
+        .route("/act", post(openvla::answer))
+        .route("/healthz", get(|| async { "OK\n" }))
+        .route("/livez", get(lives))
+        .route("/readyz", get(is_ready))
+        .route("/health", get(|| async { ([(CONTENT_TYPE, "application/json")], r#"{"status": "ok"}"#) }))
+        .route("/metrics", get(metrics))
+        .route(vla_eval::PATH, any(vla_eval_socket))
+        .route(OMNI_PATH, any(omni_socket))
+        .fallback(openpi_socket)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(Arc::clone(&served), around))
+        .with_state(served)
+}
+
+/// Tokens before a request, what is counted behind it.
+async fn around(State(served): State<Arc<Served>>, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let path = request.uri().path().to_owned();
+    let allowed = OPEN_PATHS.contains(&path.as_str()) || is_allowed(request.headers(), served.token);
+    let response = if allowed {
+        // The answer itself has a limit of its own: this is for bodies that do not come.
+        match tokio::time::timeout(BODY_TIMEOUT + served.queue.timeout(), next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => {
+                Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time").into_response()
+            }
+        }
+    } else {
+        let text = "a token is needed (Authorization: Bearer TOKEN, or Api-Key TOKEN)";
+        Refusal::new(StatusCode::UNAUTHORIZED, text).into_response()
+    };
+    if let Some(known) = label(&path) {
+        served.metrics.answered(known, response.status().as_u16(), start.elapsed());
+    }
+    response
+}
+
+/// Paths that are counted. Frames of sockets are counted by their sessions.
+fn label(path: &str) -> Option<&'static str> {
+    ["/act", "/metrics"].into_iter().find(|known| *known == path)
+}
+
+/// Whether a request may be served. Hashes are compared in a time that does not depend on them.
+fn is_allowed(headers: &HeaderMap, token: Option<blake3::Hash>) -> bool {
+    let Some(token) = token else { return true };
+    let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let given = ["Bearer ", "Api-Key "].into_iter().find_map(|kind| given.strip_prefix(kind));
+    given.is_some_and(|given| blake3::hash(given.as_bytes()) == token)
+}
+
+async fn lives(State(served): State<Arc<Served>>) -> (StatusCode, &'static str) {
+    match served.queue.is_sound() {
+        true => (StatusCode::OK, "OK\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the model has failed\n"),
+    }
+}
+
+async fn is_ready(State(served): State<Arc<Served>>) -> (StatusCode, &'static str) {
+    match served.ready.load(Ordering::Relaxed) && served.queue.is_sound() && !*served.stop.borrow() {
+        true => (StatusCode::OK, "OK\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+    }
+}
+
+async fn metrics(State(served): State<Arc<Served>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], served.metrics.page())
+}
+
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+
+async fn openpi_socket(
+    State(served): State<Arc<Served>>,
+    method: Method,
+    uri: Uri,
+    upgrade: Upgrade,
+) -> Response {
+    match upgrade {
+        Ok(upgrade) => {
+            socket(served, upgrade, Session::Openpi(openpi::Session::new(Dialect::Openpi)), BODY_BYTES_MAX)
+        }
+        Err(_) => {
+            let text = format!(
+                "there is no {method} {}; known are POST /act, a WebSocket at /, {OMNI_PATH} or {}, and GET /healthz, /livez, /readyz, /metrics",
+                uri.path(),
+                vla_eval::PATH
+            );
+            Refusal::new(StatusCode::NOT_FOUND, text).into_response()
+        }
+    }
+}
+
+async fn omni_socket(State(served): State<Arc<Served>>, upgrade: Upgrade) -> Response {
+    match upgrade {
+        Ok(upgrade) => {
+            socket(served, upgrade, Session::Openpi(openpi::Session::new(Dialect::Omni)), OMNI_BYTES_MAX)
+        }
+        Err(rejection) => Refusal::request(rejection.to_string()).into_response(),
+    }
+}
+
+async fn vla_eval_socket(State(served): State<Arc<Served>>, upgrade: Upgrade) -> Response {
+    match upgrade {
+        Ok(upgrade) => {
+            socket(served, upgrade, Session::VlaEval(vla_eval::Session::default()), BODY_BYTES_MAX)
+        }
+        Err(rejection) => Refusal::request(rejection.to_string()).into_response(),
+    }
+}
+
+fn socket(served: Arc<Served>, upgrade: WebSocketUpgrade, session: Session, bytes_max: usize) -> Response {
+    let upgrade = upgrade.max_message_size(bytes_max).max_frame_size(bytes_max);
+    let talking = Talking::new(&served);
+    upgrade.on_upgrade(move |socket| async move {
+        let _talking = talking;
+        talk(socket, served, session).await;
+    })
+}

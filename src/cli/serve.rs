@@ -1,0 +1,108 @@
+//! `dreamc serve`: an artifact behind the protocols that robots already speak.
+
+use super::device::{DeviceArgs, failure};
+use super::error::Failure;
+use super::output::note;
+use clap::ValueEnum;
+use dream_serve::{Camera, Gripper, Keys, Options, ServeError, Server};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Artifact that `dreamc build` wrote from a checkpoint of Dream-VLA
+    file: PathBuf,
+    /// Address and port to listen on; port 0 takes any that is free
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    listen: SocketAddr,
+    /// File with the token that requests must bring; needed where other machines can ask
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Requests that may wait; beyond, they are refused with 429
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    queue: u16,
+    /// Longest time from a request to its answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    timeout: u32,
+    /// What is done to the images first: libero does what OpenVLA-OFT's server does, JPEG and a resize where they are not
+    /// 224x224, and a crop
+    #[arg(long, value_enum, default_value_t)]
+    camera: CameraArg,
+    /// What the last number of an action means: libero makes it -1 (open) or 1 (close)
+    #[arg(long, value_enum, default_value_t)]
+    gripper: GripperArg,
+    /// Fields of openpi's requests: `view0=KEY,view1=KEY,state=KEY,task=KEY,ignore=KEY`
+    #[arg(long, value_name = "NAME=KEY,..", value_parser = Keys::parse)]
+    keys: Option<Keys>,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum CameraArg {
+    #[default]
+    None,
+    Libero,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum GripperArg {
+    #[default]
+    None,
+    Libero,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let options = Options {
+        listen: args.listen,
+        token: args.token_file.as_deref().map(token).transpose()?,
+        queue: args.queue.into(),
+        timeout: Duration::from_secs(args.timeout.into()),
+        camera: match args.camera {
+            CameraArg::None => Camera::None,
+            CameraArg::Libero => Camera::Libero,
+        },
+        gripper: match args.gripper {
+            GripperArg::None => Gripper::None,
+            GripperArg::Libero => Gripper::Libero,
+        },
+        keys: args.keys.clone().unwrap_or_default(),
+        open: args.device.options(),
+    };
+    let server = Server::open(&args.file, options).map_err(|error| match error {
+        ServeError::Open(error) => failure(error),
+        error @ ServeError::Unprotected(_) => Failure::of(&error).into_usage(),
+        error => Failure::of(&error),
+    })?;
+    let stop = server.stop();
+    if let Err(error) = ctrlc::set_handler(move || stop.stop()) {
+        note(&format!("warning: an interrupt will end the server at once: {error}"));
+    }
+    note(&format!("serving {} on http://{} ({})", args.file.display(), server.address(), server.device()));
+    server.run();
+    note("stopped");
+    Ok(())
+}
+
+/// A token: what a file holds, without the white space around it.
+fn token(path: &Path) -> Result<String, Failure> {
+    /// Longer ones are no tokens.
+    const BYTES_MAX: u64 = 4096;
+    let wrong = |text: &str| {
+        Failure::failed(
+            format!("`{}` {text}", path.display()),
+            "write one line of at least 16 characters into it",
+        )
+    };
+    let metadata = std::fs::metadata(path).map_err(|error| Failure::io("read", path, &error))?;
+    if !metadata.is_file() || metadata.len() > BYTES_MAX {
+        return Err(wrong("is no file with a token"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?;
+    let token = text.trim();
+    if token.len() < 16 || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(wrong("holds no token"));
+    }
+    Ok(token.to_owned())
+}
