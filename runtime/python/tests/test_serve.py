@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import re
@@ -25,6 +26,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 import dream
+
+# As its users do: `json` then writes and reads arrays.
+json_numpy.patch()
 
 ARTIFACTS = Path(os.environ["DREAM_ARTIFACTS"]).absolute()
 DREAMC = os.path.abspath(os.environ["DREAMC"])
@@ -53,7 +57,9 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def stop(self) -> str:
-        """Ends it as a service manager does; what it said."""
+        """Ends it as a service manager does; what it said. Again does nothing."""
+        if self.process.poll() is not None:
+            return ""
         self.process.send_signal(signal.SIGTERM)
         said = self.process.communicate(timeout=30)[1]
         assert self.process.returncode == 0, (self.process.returncode, said)
@@ -73,7 +79,6 @@ class Server:
 class Serving(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
-        json_numpy.patch()
         cls.server = Server()
         cls.wanted = dream.Policy(FLOW).act([frame()], TASK, STATE, seed=7).actions
 
@@ -328,8 +333,73 @@ class Alone(unittest.TestCase):
         finally:
             server.stop()
 
+    def test_pings_and_health_while_the_model_works(self) -> None:
+        server = Server()
+        self.addCleanup(server.stop)
+        request = msgpack_numpy.packb({"image": frame(), "state": np.array(STATE), "prompt": TASK})
+        done = threading.Event()
+
+        def ask() -> None:
+            with connect(f"ws://127.0.0.1:{server.port}/") as peer:
+                peer.recv()
+                while not done.is_set():
+                    peer.send(request)
+                    peer.recv()
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        took = []
+        with connect(f"ws://127.0.0.1:{server.port}/") as peer:
+            peer.recv()
+            peer.send(request)
+            for _ in range(20):
+                start = time.perf_counter()
+                self.assertTrue(peer.ping().wait(5))
+                took.append(time.perf_counter() - start)
+                start = time.perf_counter()
+                self.assertEqual(server.get("/healthz")[0], 200)
+                took.append(time.perf_counter() - start)
+            peer.recv()
+        done.set()
+        asking.join()
+        took.sort()
+        self.assertLess(took[len(took) * 9 // 10], 0.05, took)
+
+    def test_clients_that_are_gone(self) -> None:
+        server = Server("--queue", "8")
+        self.addCleanup(server.stop)
+        request = msgpack_numpy.packb({"image": frame(), "state": np.array(STATE), "prompt": TASK})
+        for _ in range(20):
+            with connect(f"ws://127.0.0.1:{server.port}/") as peer:
+                peer.recv()
+                peer.send(request)
+                # The socket is closed without a word.
+                peer.socket.shutdown(socket.SHUT_RDWR)
+        self.assertEqual(server.post({"image": frame(), "instruction": TASK, "state": STATE}).status_code, 200)
+        page = server.get("/metrics")[1]
+        gone = sum(int(n) for n in re.findall(r'dream_dropped_total\{reason="gone_[a-z_]*"\} (\d+)', page))
+        self.assertGreater(gone, 0, page)
+
+    def test_idle_connections_cost_little(self) -> None:
+        server = Server()
+        self.addCleanup(server.stop)
+
+        def resident() -> int:
+            status = Path(f"/proc/{server.process.pid}/status").read_text()
+            return int(re.search(r"VmRSS:\s+(\d+)", status)[1])  # type: ignore[index]
+
+        with connect(f"ws://127.0.0.1:{server.port}/") as peer:
+            peer.recv()
+        before = resident()
+        with contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(connect(f"ws://127.0.0.1:{server.port}/")) for _ in range(200)]
+            for peer in peers:
+                peer.recv()
+            self.assertLess(resident() - before, 20_000)
+
     def test_the_module_serves(self) -> None:
         server = Server(command=[sys.executable, "-m", "dream.serve"])
+        self.addCleanup(server.stop)
         answer = server.post({"image": frame(), "instruction": TASK, "state": STATE, "seed": 7})
         wanted = dream.Policy(FLOW).act([frame()], TASK, STATE, seed=7).actions[0]
         np.testing.assert_array_equal(answer.json(), wanted)
@@ -337,6 +407,7 @@ class Alone(unittest.TestCase):
 
     def test_stopping_finishes_what_runs(self) -> None:
         server = Server()
+        self.addCleanup(server.stop)
         client = websocket_client_policy.WebsocketClientPolicy("127.0.0.1", server.port)
         request = {"image": frame(), "state": np.array(STATE), "prompt": TASK}
         client.infer(request)

@@ -32,6 +32,8 @@ use tokio::task::JoinSet;
 const BODY_BYTES_MAX: usize = 32 << 20;
 /// Largest frame of vLLM-Omni's clients.
 const OMNI_BYTES_MAX: usize = 64 << 20;
+/// What a socket reads at a time: it has this much memory even when it is idle.
+const READ_BYTES: usize = 16 << 10;
 /// Until the head of a request is there.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until its body is there, once the head is.
@@ -244,7 +246,7 @@ async fn vla_eval_socket(State(served): State<Arc<Served>>, upgrade: Upgrade) ->
 }
 
 fn socket(served: Arc<Served>, upgrade: WebSocketUpgrade, session: Session, bytes_max: usize) -> Response {
-    let upgrade = upgrade.max_message_size(bytes_max).max_frame_size(bytes_max);
+    let upgrade = upgrade.max_message_size(bytes_max).max_frame_size(bytes_max).read_buffer_size(READ_BYTES);
     let talking = Talking::new(&served);
     upgrade.on_upgrade(move |socket| async move {
         let _talking = talking;
