@@ -113,8 +113,5 @@ fn unittest(interpreter: &str, folders: &Folders) -> CommandLine {
 }
 
 fn mypy(interpreter: &str) -> CommandLine {
-    CommandLine::program(interpreter)
-        .args("-m mypy --strict --cache-dir /dev/null --package dream")
-        .args("--package")
-        .arg("dream.errors")
+    CommandLine::program(interpreter).args("-m mypy --strict --cache-dir /dev/null --package dream")
 }

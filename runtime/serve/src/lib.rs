@@ -19,6 +19,8 @@ mod openvla;
 mod refusal;
 mod server;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod value;
 mod vla_eval;
 mod worker;

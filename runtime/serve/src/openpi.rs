@@ -116,7 +116,7 @@ impl Session {
         if self.dialect == Dialect::Omni && request.get("endpoint").and_then(Value::text) == Some("reset") {
             return Ok(Answer::Map(vec![("status", Answer::text("reset successful"))]));
         }
-        let asked = parse(&request, served)?;
+        let asked = parse(&request, &served.card, &served.keys)?;
         let answered = act(&served.queue, &served.card, (served.camera, served.gripper), asked).await?;
         let rows = Floats::rows(&answered.chunk.actions);
         if self.dialect == Dialect::Omni {
@@ -188,8 +188,7 @@ fn at<'v, 'a>(request: &'v Value<'a>, path: &str) -> Option<&'v Value<'a>> {
     request.get(path).or_else(|| path.split('/').try_fold(request, |value, key| value.get(key)))
 }
 
-fn parse(request: &Value<'_>, served: &Served) -> Result<Asked, Refusal> {
-    let (card, keys) = (&served.card, &served.keys);
+pub(crate) fn parse(request: &Value<'_>, card: &Card, keys: &Keys) -> Result<Asked, Refusal> {
     let policy = &card.policy;
     if !matches!(request, Value::Map(_)) {
         return Err(Refusal::request(format!("the request is {}; it must be a map", request.kind())));
@@ -211,7 +210,7 @@ fn parse(request: &Value<'_>, served: &Served) -> Result<Asked, Refusal> {
     }
     let missing = images.len();
     if missing < policy.views as usize {
-        let wanted = served.keys.view(missing);
+        let wanted = keys.view(missing);
         return Err(Refusal::missing(
             &wanted,
             &format!("view {missing} of {}, uint8 [height, width, 3]", policy.views),

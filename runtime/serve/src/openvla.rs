@@ -21,8 +21,8 @@ const IGNORED: HeaderName = HeaderName::from_static("dream-ignored");
 
 /// What a request asks for.
 #[derive(Debug)]
-struct Parsed {
-    asked: Asked,
+pub(crate) struct Parsed {
+    pub(crate) asked: Asked,
     /// Whether the answer is all of the chunk.
     whole: bool,
     /// Fields that the policy has no use for.
@@ -77,7 +77,7 @@ pub(crate) async fn answer(
     Ok(response)
 }
 
-fn parse(request: &Value<'_>, card: &Card) -> Result<Parsed, Refusal> {
+pub(crate) fn parse(request: &Value<'_>, card: &Card) -> Result<Parsed, Refusal> {
     let policy = &card.policy;
     if !matches!(request, Value::Map(_)) {
         return Err(Refusal::request(format!("the request is {}; it must be an object", request.kind())));

@@ -145,7 +145,7 @@ fn hello(served: &Served, payload: &Value<'_>) -> Result<Answer, Refusal> {
     ]))
 }
 
-fn parse(payload: &Value<'_>, card: &Card) -> Result<Asked, Refusal> {
+pub(crate) fn parse(payload: &Value<'_>, card: &Card) -> Result<Asked, Refusal> {
     let policy = &card.policy;
     let Some(Value::Map(cameras)) = payload.get("images") else {
         return Err(Refusal::missing("images", "a map of cameras"));
