@@ -1,5 +1,5 @@
-//! Repository commands: `cargo xtask demo`, `cargo xtask toolchain`, `cargo xtask test`, `cargo xtask check` and
-//! `cargo xtask gpu-check`.
+//! Repository commands: `cargo xtask demo`, `cargo xtask toolchain`, `cargo xtask test`, `cargo xtask python`,
+//! `cargo xtask check` and `cargo xtask gpu-check`.
 //!
 //! A clean `check` and `test` here is a clean run in CI, which does nothing else (`.ci/run`).
 
@@ -39,6 +39,8 @@ enum Task {
     Toolchain,
     /// Run all tests, on this machine and under emulation, installing what is missing
     Test,
+    /// Build the wheel of the runtime and run its tests, which are part of `test`
+    Python,
     /// Check formatting, lints, documentation, layering and dependencies; run no tests
     Check,
     /// Make a folder that checks and times a GPU on another machine, which needs neither Rust nor a network
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Toolchain => toolchain::run(),
         Task::Test => test::run(),
+        Task::Python => python::run(),
         Task::Check => check::run(),
         Task::GpuCheck { out, arch } => gpu_check::run(out, &arch),
     };
@@ -101,6 +104,6 @@ mod tests {
         let error = Args::try_parse_from(["cargo xtask", "frobnicate"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
         assert!(error.use_stderr());
-        assert_eq!(known_commands(), ["demo", "toolchain", "test", "check", "gpu-check"]);
+        assert_eq!(known_commands(), ["demo", "toolchain", "test", "python", "check", "gpu-check"]);
     }
 }

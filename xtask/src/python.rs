@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::apt::apt_install;
 use crate::layering;
@@ -33,6 +33,12 @@ struct Folders {
     dreamc: PathBuf,
 }
 
+/// Builds the command and the wheel, and runs the wheel's tests.
+pub(crate) fn run() -> Result<()> {
+    step_command("build the command", &CommandLine::new("cargo build --locked --package dreamc"))?;
+    test()
+}
+
 /// Builds the wheel and runs its tests. The command was built before.
 pub(crate) fn test() -> Result<()> {
     let target = layering::metadata(&workspace_root()?)?.target_directory.into_std_path_buf();
@@ -56,6 +62,8 @@ pub(crate) fn test() -> Result<()> {
     }
     step_command("build the wheel", &build(&folders))?;
     step_command("install the wheel", &install_wheel(&interpreter, &folders.wheels))?;
+    std::fs::create_dir_all(&folders.artifacts)
+        .with_context(|| format!("cannot create `{}`", folders.artifacts.display()))?;
     for (name, checkpoint, options) in ARTIFACTS {
         let to = folders.artifacts.join(name);
         let command =
