@@ -162,6 +162,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case { name: name.to_owned(), text, exact, fp8 });
     };
     linear(&mut add);
+    norm_between(&mut add);
     linear_fp8(&mut add);
     attention(&mut add);
     rows(&mut add);
@@ -231,6 +232,28 @@ fn linear(add: Add<'_>) {
   %5 = linear %0, %1, %2, %3 {{weights=2, norm_eps=1e-6}} : T[B, S, {}]
   return %4 \"gated\", %5 \"joined\"",
                 2 * n
+            ),
+        );
+    }
+}
+
+/// Two products with a norm between them, and the rows before it needed again.
+fn norm_between(add: Add<'_>) {
+    for (k, n, m) in [(72, 64, 40), (136, 288, 96), (64, 40, 8)] {
+        add(
+            &format!("linear {k} to {n}, norm, swiglu to {m}, and back"),
+            format!(
+                "{}
+  %4 = weight {{name=\"a\"}} : T[{n}, {k}]
+  %5 = linear %2, %4, %3 {{residual=1}} : f32[B, S, {n}]
+  %6 = weight {{name=\"second\"}} : f32[{n}]
+  %7 = weight {{name=\"gate\"}} : T[{m}, {n}]
+  %8 = weight {{name=\"up\"}} : T[{m}, {n}]
+  %9 = linear %5, %6, %7, %8 {{weights=2, norm_eps=1e-6, swiglu=1}} : T[B, S, {m}]
+  %10 = weight {{name=\"back\"}} : T[{n}, {m}]
+  %11 = linear %9, %10, %5 {{residual=1}} : f32[B, S, {n}]
+  return %9 \"gated\", %11 \"y\"",
+                normed(k, &format!(", %3: f32[B, S, {n}] \"residual\""))
             ),
         );
     }

@@ -227,6 +227,19 @@ fn products(size: Size) -> Vec<Product> {
         )
         }),
     );
+    add(
+        format!("gate and up, {h} to {mlp}, behind a norm behind a product"),
+        mlp,
+        false,
+        Box::new(move |n| {
+            format!(
+            "{}\n  %4 = weight {{name=\"first\"}} : T[{h}, 64]\n  %5 = linear %2, %4, %3 {{residual=1}} : f32[B, S, {h}]
+  %6 = weight {{name=\"second\"}} : f32[{h}]\n  %7 = weight {{name=\"gate\"}} : T[{n}, {h}]\n  %8 = weight {{name=\"up\"}} : T[{n}, {h}]
+  %9 = linear %5, %6, %7, %8 {{weights=2, norm_eps=1e-6, swiglu=1}} : T[B, S, {n}]\n  return %9 \"y\"",
+            normed(64, &format!(", %3: f32[B, S, {h}] \"stream\""))
+        )
+        }),
+    );
     let vocabulary = text.vocab_size as usize;
     add(
         format!("head, {h} to {vocabulary}"),
