@@ -43,14 +43,14 @@ pub(crate) struct Args {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Camera {
+pub(crate) enum Camera {
     #[default]
     None,
     Libero,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum GripperArg {
+pub(crate) enum GripperArg {
     #[default]
     None,
     Libero,

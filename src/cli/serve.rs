@@ -1,12 +1,12 @@
 //! `dreamc serve`: an artifact behind the protocols that robots already speak.
 
+use super::act;
 use super::device::{DeviceArgs, failure};
 use super::error::Failure;
 use super::output::note;
-use clap::ValueEnum;
 use dream_serve::{Camera, Gripper, Keys, Options, ServeError, Server};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
@@ -28,10 +28,10 @@ pub(crate) struct Args {
     /// What is done to the images first: libero does what OpenVLA-OFT's server does, JPEG and a resize where they are not
     /// 224x224, and a crop
     #[arg(long, value_enum, default_value_t)]
-    camera: CameraArg,
+    camera: act::Camera,
     /// What the last number of an action means: libero makes it -1 (open) or 1 (close)
     #[arg(long, value_enum, default_value_t)]
-    gripper: GripperArg,
+    gripper: act::GripperArg,
     /// Fields of openpi's requests: `view0=KEY,view1=KEY,state=KEY,task=KEY,ignore=KEY`
     #[arg(long, value_name = "NAME=KEY,..", value_parser = Keys::parse)]
     keys: Option<Keys>,
@@ -39,33 +39,19 @@ pub(crate) struct Args {
     device: DeviceArgs,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum CameraArg {
-    #[default]
-    None,
-    Libero,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum GripperArg {
-    #[default]
-    None,
-    Libero,
-}
-
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let options = Options {
         listen: args.listen,
-        token: args.token_file.as_deref().map(token).transpose()?,
+        token_file: args.token_file.clone(),
         queue: args.queue.into(),
         timeout: Duration::from_secs(args.timeout.into()),
         camera: match args.camera {
-            CameraArg::None => Camera::None,
-            CameraArg::Libero => Camera::Libero,
+            act::Camera::None => Camera::None,
+            act::Camera::Libero => Camera::Libero,
         },
         gripper: match args.gripper {
-            GripperArg::None => Gripper::None,
-            GripperArg::Libero => Gripper::Libero,
+            act::GripperArg::None => Gripper::None,
+            act::GripperArg::Libero => Gripper::Libero,
         },
         keys: args.keys.clone().unwrap_or_default(),
         open: args.device.options(),
@@ -83,26 +69,4 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     server.run();
     note("stopped");
     Ok(())
-}
-
-/// A token: what a file holds, without the white space around it.
-fn token(path: &Path) -> Result<String, Failure> {
-    /// Longer ones are no tokens.
-    const BYTES_MAX: u64 = 4096;
-    let wrong = |text: &str| {
-        Failure::failed(
-            format!("`{}` {text}", path.display()),
-            "write one line of at least 16 characters into it",
-        )
-    };
-    let metadata = std::fs::metadata(path).map_err(|error| Failure::io("read", path, &error))?;
-    if !metadata.is_file() || metadata.len() > BYTES_MAX {
-        return Err(wrong("is no file with a token"));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?;
-    let token = text.trim();
-    if token.len() < 16 || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(wrong("holds no token"));
-    }
-    Ok(token.to_owned())
 }

@@ -10,6 +10,7 @@
 
 mod compiled;
 mod constants;
+mod job;
 mod kernel;
 mod liveness;
 mod lower;
@@ -22,9 +23,10 @@ mod write;
 
 pub use compiled::Compiled;
 pub use constants::{Constant, Constants, Source};
+pub use job::{Job, Operand, User, Users};
 pub use kernel::{in_place, is_matrix, kernel};
 pub use liveness::{Live, Liveness};
-pub use lower::{EmitError, Job, Operand, Target, User, Users, lower};
+pub use lower::{EmitError, Target, lower};
 pub use memory::{Block, arrange};
 pub use pack::{PackError, WeightReader};
 pub use quantize::Fidelity;

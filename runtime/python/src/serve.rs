@@ -13,14 +13,14 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Serves an artifact until it is interrupted. `started` is called with the address once it is ready.
 #[pyfunction]
-#[pyo3(signature = (path, started, *, listen, token, queue, timeout, camera, gripper, keys, device, threads))]
+#[pyo3(signature = (path, started, *, listen, token_file, queue, timeout, camera, gripper, keys, device, threads))]
 #[expect(clippy::too_many_arguments, reason = "as `dream/serve.py` names them")]
 pub(crate) fn serve(
     py: Python<'_>,
     path: PathBuf,
     started: Py<PyAny>,
     listen: &str,
-    token: Option<String>,
+    token_file: Option<PathBuf>,
     queue: usize,
     timeout: f64,
     camera: &str,
@@ -45,7 +45,7 @@ pub(crate) fn serve(
     let timeout = Duration::try_from_secs_f64(timeout)
         .map_err(|error| Failure::argument(format!("timeout: {error}")))?;
     let open = options(device, threads, Vec::new(), false)?;
-    let options = Options { listen, token, queue, timeout, camera, gripper, keys, open };
+    let options = Options { listen, token_file, queue, timeout, camera, gripper, keys, open };
     let server = without_gil(py, || {
         Server::open(&path, options).map_err(|error| match error {
             ServeError::Open(error) => error.into(),

@@ -306,6 +306,15 @@ class Alone(unittest.TestCase):
             run = subprocess.run([DREAMC, "serve", str(FLOW), *options], capture_output=True, text=True, timeout=60)
             self.assertEqual((run.returncode, run.stdout), (code, ""), run.stderr)
             self.assertIn(text, run.stderr)
+        module = [sys.executable, "-m", "dream.serve", str(FLOW)]
+        for options, text in [
+            (["--token-file", str(short)], "holds no token"),
+            (["--queue", "0"], "`queue` must be 1 to 1024"),
+            (["--timeout", "0"], "`timeout` must be"),
+        ]:
+            run = subprocess.run([*module, *options], capture_output=True, text=True, timeout=60)
+            self.assertEqual((run.returncode, run.stdout), (1, ""), run.stderr)
+            self.assertIn(text, run.stderr)
         run = subprocess.run([DREAMC, "serve", str(ARTIFACTS / "text.dream")], capture_output=True, text=True)
         self.assertEqual(run.returncode, 1)
         self.assertIn("no entry `act`", run.stderr)

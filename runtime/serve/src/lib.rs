@@ -21,6 +21,7 @@ mod server;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod token;
 mod value;
 mod vla_eval;
 mod worker;
@@ -42,16 +43,21 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+/// Most requests that may wait.
+const QUEUE_MAX: usize = 1024;
+/// Longest time to an answer that can be asked for.
+const TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
+
 /// How an artifact is served.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// What requests must bring; without it only this machine may ask.
-    pub token: Option<String>,
-    /// Most requests that wait.
+    /// File with the token that requests must bring; without one only this machine may ask.
+    pub token_file: Option<PathBuf>,
+    /// Most requests that wait, 1 to 1024.
     pub queue: usize,
-    /// Longest time from a request to its answer.
+    /// Longest time from a request to its answer, at most a day.
     pub timeout: Duration,
     /// What is done to images first.
     pub camera: Camera,
@@ -67,7 +73,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
-            token: None,
+            token_file: None,
             queue: 8,
             timeout: Duration::from_secs(120),
             camera: Camera::None,
@@ -85,6 +91,30 @@ pub enum ServeError {
     /// An address that others reach, and no token.
     #[error("{0} can be reached from other machines; give a token (--token-file), or listen on 127.0.0.1")]
     Unprotected(SocketAddr),
+    /// The file of the token cannot be read.
+    #[error("cannot read {path}")]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file of the token holds none.
+    #[error("{path} {what}; write one line of at least 16 characters into it")]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A number outside its range.
+    #[error("`{setting}` must be {expected}")]
+    Setting {
+        /// Its name.
+        setting: &'static str,
+        /// What is allowed.
+        expected: &'static str,
+    },
     /// The address cannot be had.
     #[error("cannot listen on {address}")]
     Listen {
@@ -137,7 +167,17 @@ impl Server {
     ///
     /// Says what is wrong with the file, the options or the machine.
     pub fn open(path: &Path, options: Options) -> Result<Server, ServeError> {
-        if options.token.is_none() && !options.listen.ip().is_loopback() {
+        if !(1..=QUEUE_MAX).contains(&options.queue) {
+            return Err(ServeError::Setting { setting: "queue", expected: "1 to 1024" });
+        }
+        if options.timeout.is_zero() || options.timeout > TIMEOUT_MAX {
+            return Err(ServeError::Setting {
+                setting: "timeout",
+                expected: "above 0 and at most 86400 seconds",
+            });
+        }
+        let token = options.token_file.as_deref().map(token::read).transpose()?;
+        if token.is_none() && !options.listen.ip().is_loopback() {
             return Err(ServeError::Unprotected(options.listen));
         }
         // Waiting for sockets is not much work; the model has the other cores.
@@ -167,7 +207,7 @@ impl Server {
             camera: options.camera,
             gripper: options.gripper,
             keys: options.keys,
-            token: options.token.map(|token| blake3::hash(token.as_bytes())),
+            token: token.map(|token| blake3::hash(token.as_bytes())),
             ready: AtomicBool::new(false),
             talks: AtomicUsize::new(0),
             stop,

@@ -77,8 +77,6 @@ pub(crate) struct Metrics {
     inference_times: Mutex<Histogram>,
     depth: AtomicUsize,
     dropped: [AtomicU64; 4],
-    /// Answers that took longer than their client gives them.
-    late: AtomicU64,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -137,8 +135,6 @@ impl Metrics {
             let count = self.dropped[why as usize].load(Ordering::Relaxed);
             let _ = writeln!(text, "dream_dropped_total{{reason=\"{}\"}} {count}", why.name());
         }
-        let late = self.late.load(Ordering::Relaxed);
-        let _ = writeln!(text, "# TYPE dream_late_total counter\ndream_late_total {late}");
         text
     }
 }
@@ -170,7 +166,6 @@ mod tests {
             "dream_inference_seconds_count 1",
             "dream_queue_depth 0",
             "dream_dropped_total{reason=\"timeout\"} 1",
-            "dream_late_total 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }

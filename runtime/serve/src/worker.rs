@@ -54,7 +54,7 @@ impl Queue {
         timeout: Duration,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<(Queue, std::thread::JoinHandle<()>)> {
-        let (jobs, mut waiting) = mpsc::channel::<Job>(length.max(1));
+        let (jobs, mut waiting) = mpsc::channel::<Job>(length);
         let broken = Arc::new(AtomicBool::new(false));
         let (of_thread, depth) = (Arc::clone(&broken), Arc::clone(&metrics));
         let work = move || {

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from os import PathLike
 
 from . import Actions as Actions
 from . import Generated as Generated
@@ -14,7 +15,7 @@ def serve(
     started: Callable[[str], None],
     *,
     listen: str,
-    token: str | None,
+    token_file: PathLike[str] | None,
     queue: int,
     timeout: float,
     camera: str,

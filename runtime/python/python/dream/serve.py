@@ -26,12 +26,11 @@ def main() -> int:
     # As an interrupt: what runs is finished.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        token = args.token_file.read_text().strip() if args.token_file else None
         _serve(
             args.file,
             lambda address: print(f"serving {args.file} on http://{address}", file=sys.stderr, flush=True),
             listen=args.listen,
-            token=token,
+            token_file=args.token_file,
             queue=args.queue,
             timeout=args.timeout,
             camera=args.camera,
