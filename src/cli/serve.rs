@@ -1,4 +1,4 @@
-//! `dreamc serve`: an artifact behind the protocols that robots already speak.
+//! `dreamc serve`: an artifact behind the protocols that robots and chat clients already speak.
 
 use super::act;
 use super::device::{DeviceArgs, failure};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Artifact that `dreamc build` wrote from a checkpoint of Dream-VLA
+    /// Artifact that `dreamc build` wrote to act or to generate
     file: PathBuf,
     /// Address and port to listen on; port 0 takes any that is free
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// Longest time from a request to its answer, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: u32,
+    /// Answers that take longer count as late in the metrics, in milliseconds [default: none does]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=86_400_000))]
+    late_after: Option<u32>,
     /// What is done to the images first: libero does what OpenVLA-OFT's server does, JPEG and a resize where they are not
     /// 224x224, and a crop
     #[arg(long, value_enum, default_value_t)]
@@ -45,6 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         token_file: args.token_file.clone(),
         queue: args.queue.into(),
         timeout: Duration::from_secs(args.timeout.into()),
+        late_after: args.late_after.map(|ms| Duration::from_millis(ms.into())),
         camera: match args.camera {
             act::Camera::None => Camera::None,
             act::Camera::Libero => Camera::Libero,

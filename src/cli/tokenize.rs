@@ -62,7 +62,7 @@ fn open(source: &Path) -> Result<Tokenizer, Failure> {
     }
     let model = open_to_read(source)?;
     let tokenizer = model.tokenizer().ok_or(dream::Error::NoTokenizer);
-    tokenizer.cloned().map_err(failure)
+    tokenizer.map(|tokenizer| tokenizer.as_ref().clone()).map_err(failure)
 }
 
 /// Ids with commas or white space between them, in brackets or not.

@@ -12,7 +12,7 @@ const CRATE: &str = "runtime/python/Cargo.toml";
 const TESTS: &str = "runtime/python/tests";
 
 /// Artifacts that the tests open: a name, a checkpoint and the options.
-const ARTIFACTS: [(&str, &str, &str); 2] = [
+const ARTIFACTS: [(&str, &str, &str); 4] = [
     (
         "policy.dream",
         "golden/fixtures/tabletop-vla-flow/checkpoint",
@@ -23,7 +23,11 @@ const ARTIFACTS: [(&str, &str, &str); 2] = [
         "golden/fixtures/sudoku-text/checkpoint",
         "--alg entropy --steps 16 --new-tokens 16 --max-prompt 32",
     ),
+    ("forward.dream", "golden/fixtures/sudoku-text/checkpoint", "--entries forward --max-prompt 32"),
+    ("vl.dream", SEEING, "--steps 4 --new-tokens 24 --max-prompt 256"),
 ];
+/// A made-up checkpoint that sees and has a tokenizer; no fixture has both.
+const SEEING: &str = "seeing";
 
 /// Folders of the tests, below Cargo's target folder.
 struct Folders {
@@ -64,10 +68,15 @@ pub(crate) fn test() -> Result<()> {
     step_command("install the wheel", &install_wheel(&interpreter, &folders.wheels))?;
     std::fs::create_dir_all(&folders.artifacts)
         .with_context(|| format!("cannot create `{}`", folders.artifacts.display()))?;
+    let dreamc = || CommandLine::program(folders.dreamc.display().to_string());
+    let seeing = folders.artifacts.join(SEEING).display().to_string();
+    if !Path::new(&seeing).exists() {
+        step_command("make a checkpoint", &dreamc().args("synth --variant vl --size tiny -o").arg(&seeing))?;
+    }
     for (name, checkpoint, options) in ARTIFACTS {
         let to = folders.artifacts.join(name);
-        let command =
-            CommandLine::program(folders.dreamc.display().to_string()).args("build").arg(checkpoint);
+        let checkpoint = if checkpoint == SEEING { seeing.as_str() } else { checkpoint };
+        let command = dreamc().args("build").arg(checkpoint);
         step_command(
             &format!("build {name}"),
             &command.arg("-o").arg(to.display().to_string()).args(options),

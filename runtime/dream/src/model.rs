@@ -9,6 +9,7 @@ use dreamc_artifact::{Artifact, Manifest, OpenError};
 use dreamc_front::{Settings, Tokenizer};
 use self_cell::self_cell;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How an artifact is run.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +45,7 @@ const IN_MEMORY: &str = "the artifact in memory";
 /// An open artifact: maps the file, runs requests one at a time.
 pub struct Model {
     opened: Opened,
-    tokenizer: Option<Tokenizer>,
+    tokenizer: Option<Arc<Tokenizer>>,
     settings: Option<Settings>,
 }
 
@@ -79,6 +80,7 @@ impl Model {
             let what = "the settings of images and actions".to_owned();
             Settings::from_bytes(bytes).ok_or_else(|| Error::Manifest { path: path.to_owned(), what })
         });
+        let tokenizer = tokenizer.map(Arc::new);
         Ok(Model { opened, tokenizer, settings: settings.transpose()? })
     }
 
@@ -102,8 +104,8 @@ impl Model {
         &self.opened.borrow_dependent().artifact
     }
 
-    /// The tokenizer, if the checkpoint had one.
-    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+    /// The tokenizer, if the checkpoint had one: shared, since a run borrows the model.
+    pub fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
         self.tokenizer.as_ref()
     }
 

@@ -3,8 +3,11 @@
 import asyncio
 import base64
 import contextlib
+import http.client
+import io
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -19,8 +22,12 @@ from pathlib import Path
 
 import json_numpy
 import numpy as np
+import openai
 import requests
+import tritonclient.http as triton
 from openpi_client import action_chunk_broker, msgpack_numpy, websocket_client_policy
+from PIL import Image
+from tritonclient.utils import InferenceServerException
 from vla_eval.connection import Connection
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -33,6 +40,10 @@ json_numpy.patch()
 ARTIFACTS = Path(os.environ["DREAM_ARTIFACTS"]).absolute()
 DREAMC = os.path.abspath(os.environ["DREAMC"])
 FLOW = ARTIFACTS / "policy.dream"
+TEXT = ARTIFACTS / "text.dream"
+SEES = ARTIFACTS / "vl.dream"
+PUZZLE = "3014010200002001\n"
+SOLVED = "3214413214232341"
 TASK = "push the red block to the green square"
 STATE = [0.25, 0.5]
 
@@ -41,13 +52,35 @@ def frame(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (112, 112, 3), dtype=np.uint8)
 
 
+class Random:
+    """Changes bytes, the same every time."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def change(self, good: bytes) -> bytes:
+        changed = bytearray(good)
+        for _ in range(self.random.randrange(1, 4)):
+            at, byte = self.random.randrange(len(changed) or 1), self.random.randrange(256)
+            kind = self.random.randrange(4)
+            if kind == 0:
+                del changed[at:]
+            elif kind == 1:
+                changed[at:at] = bytes([byte])
+            elif kind == 2:
+                changed += changed[at : at + 64]
+            else:
+                changed[at : at + 1] = bytes([byte])
+        return bytes(changed)
+
+
 class Server:
     """A server of its own process."""
 
-    def __init__(self, *options: str, command: "list[str] | None" = None) -> None:
+    def __init__(self, *options: str, file: Path = FLOW, command: "list[str] | None" = None) -> None:
         command = command or [DREAMC, "serve"]
         self.process = subprocess.Popen(
-            [*command, str(FLOW), "--listen", "127.0.0.1:0", *options], stderr=subprocess.PIPE, text=True
+            [*command, str(file), "--listen", "127.0.0.1:0", *options], stderr=subprocess.PIPE, text=True
         )
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
@@ -55,6 +88,11 @@ class Server:
         assert found, line + self.process.stderr.read()
         self.port = int(found[1])
         self.url = f"http://127.0.0.1:{self.port}"
+
+    def resident(self) -> int:
+        """Its memory, in kB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1])  # type: ignore[index]
 
     def stop(self) -> str:
         """Ends it as a service manager does; what it said. Again does nothing."""
@@ -187,6 +225,69 @@ class Serving(unittest.TestCase):
         wanted = dream.Policy(FLOW).act([frame()], TASK, STATE).actions
         np.testing.assert_array_equal(np.array(actions), wanted[[0, 1, 2, 3, 4, 0]])
 
+    def test_open_inference(self) -> None:
+        client = triton.InferenceServerClient(f"127.0.0.1:{self.server.port}")
+        self.addCleanup(client.close)
+        self.assertTrue(client.is_server_live() and client.is_server_ready() and client.is_model_ready("policy"))
+        self.assertIn("binary_tensor_data", client.get_server_metadata()["extensions"])
+        described = client.get_model_metadata("policy")
+        inputs = {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in described["inputs"]}
+        self.assertEqual(inputs["image_0"], ("UINT8", [112, 112, 3]))
+        self.assertEqual(inputs["proprio"], ("FP64", [2]))
+        self.assertEqual(inputs["noise"], ("FP32", [5, 7]))
+        given = {
+            "image_0": ("UINT8", frame()),
+            "task": ("BYTES", np.array([TASK.encode()], np.object_)),
+            "proprio": ("FP64", np.array(STATE)),
+            "seed": ("INT64", np.array([7])),
+        }
+
+        def tensors(given: dict, binary: bool) -> list:
+            made = []
+            for name, (datatype, array) in given.items():
+                tensor = triton.InferInput(name, array.shape, datatype)
+                tensor.set_data_from_numpy(array, binary_data=binary)
+                made.append(tensor)
+            return made
+
+        for binary in (True, False):
+            answer = client.infer("policy", tensors(given, binary), request_id="a7")
+            np.testing.assert_array_equal(answer.as_numpy("actions"), self.wanted)
+            self.assertEqual(answer.get_response()["id"], "a7")
+            outputs = [triton.InferRequestedOutput("normalized", binary_data=binary)]
+            answer = client.infer("policy", tensors(given, not binary), outputs=outputs, model_version="1")
+            self.assertEqual(answer.as_numpy("normalized").shape, (5, 7))
+            self.assertIsNone(answer.as_numpy("actions"))
+        for change, text in [
+            ({"task": ("BYTES", np.array([b"a", b"b"], np.object_))}, "`task`: it has 2 elements"),
+            ({"task": ("BYTES", np.array([b"\xff"], np.object_))}, "`task`: invalid utf-8"),
+            ({"task": ("INT32", np.array([1], np.int32))}, "`task`: it is of numbers"),
+            ({"image_0": ("UINT8", frame()[:50])}, "112x50"),
+            ({"image_0": ("INT64", np.zeros((1, 1, 3), np.int64))}, "`image_0`: its elements are I64"),
+            ({"image_1": ("UINT8", frame())}, "`image_1`: it is no input of the model"),
+            ({"proprio": ("FP64", np.array([0.1, np.nan]))}, "`proprio`: it has NaN"),
+            ({"proprio": ("FP64", np.array([0.1]))}, "it has 1 numbers"),
+            ({"seed": ("INT64", np.array([-1]))}, "`seed`"),
+            ({"noise": ("FP32", np.zeros((4, 7), np.float32))}, "`noise`: it is [4, 7]"),
+        ]:
+            with self.subTest(text), self.assertRaisesRegex(InferenceServerException, re.escape(text)):
+                client.infer("policy", tensors({**given, **change}, True))
+        for name, text in [("other", "there is no `other`"), ("policy", "`image_0` is missing")]:
+            with self.assertRaisesRegex(InferenceServerException, text):
+                client.infer(name, tensors({"task": given["task"]}, True))
+        url = f"{self.server.url}/v2/models/policy/infer"
+        for body, headers in [
+            (b"{", {}),
+            (b"{}", {"Inference-Header-Content-Length": "7"}),
+            (b'{"inputs": []}x', {"Inference-Header-Content-Length": "14"}),
+            (b'{"inputs": [{"name": "seed", "shape": [1], "datatype": "INT64", "data": ["a"]}]}', {}),
+            (b'{"inputs": [{"name": "seed", "shape": [1], "datatype": "UINT64", "data": [1]}]}', {}),
+            (b'{"inputs": [{"name": "task", "shape": [1], "datatype": "BYTES", "data": ["a", "b"]}]}', {}),
+        ]:
+            answer = requests.post(url, data=body, headers=headers, timeout=30)
+            self.assertEqual(answer.status_code, 400, answer.text)
+            self.assertIsInstance(answer.json()["error"], str)
+
     def test_refusals_of_act(self) -> None:
         good = {"image": frame(), "instruction": TASK, "state": STATE}
         for change, status, param in [
@@ -270,6 +371,134 @@ class Serving(unittest.TestCase):
         self.assertEqual(self.server.get("/healthz")[0], 200)
 
 
+class Chatting(unittest.TestCase):
+    """Text, asked by OpenAI's client."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.server = Server(file=TEXT)
+        cls.client = openai.OpenAI(base_url=f"{cls.server.url}/v1", api_key="none", max_retries=0)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.client.close()
+        cls.server.stop()
+
+    def ask(self, text: str = PUZZLE, raw: bool = True, **options: object) -> object:
+        extra = {"raw": raw, **options.pop("extra_body", {})}  # type: ignore[dict-item]
+        messages = [{"role": "user", "content": text}]
+        return self.client.chat.completions.create(  # type: ignore[call-overload]
+            model="text", messages=messages, extra_body=extra, **options
+        )
+
+    def test_models(self) -> None:
+        self.assertEqual([model.id for model in self.client.models.list()], ["text"])
+        self.assertEqual(self.client.models.retrieve("text").owned_by, "dreamc")
+        with self.assertRaises(openai.NotFoundError) as refused:
+            self.client.models.retrieve("gpt")
+        self.assertEqual(refused.exception.code, "model_not_found")
+        self.assertEqual(self.server.get("/v2/models/text")[0], 200)
+        self.assertIn("POST /v1/chat/completions", self.server.get("/act")[1] or self.server.post({}).text)
+
+    def test_an_answer(self) -> None:
+        answer = self.ask(seed=3)
+        self.assertEqual(answer.choices[0].message.content, SOLVED)
+        # No end token was written.
+        self.assertEqual(answer.choices[0].finish_reason, "length")
+        self.assertEqual((answer.usage.prompt_tokens, answer.usage.completion_tokens), (17, 16))
+        self.assertTrue(answer.id.startswith("chatcmpl-") and answer.created > 1_700_000_000)
+        with dream.Model(TEXT) as model:
+            for options in [
+                {"temperature": 1.5, "seed": 5},
+                {"temperature": 1.0, "seed": 6, "top_p": 0.9, "extra_body": {"top_k": 3, "alg_temp": 0.5}},
+            ]:
+                mine = {**options, **options.get("extra_body", {})}
+                mine.pop("extra_body", None)
+                wanted = model.generate(PUZZLE, raw=True, **mine).text
+                self.assertEqual(self.ask(**options).choices[0].message.content, wanted)
+        short = self.ask(max_tokens=4)
+        self.assertEqual(short.usage.completion_tokens, 4)
+        # What is fixed in the file may be said.
+        self.ask(extra_body={"steps": 16, "num_denoising_steps": 16, "alg": "entropy", "eps": 1e-3}, n=1, user="me")
+        stopped = self.ask(stop=["4132", "99"])
+        self.assertEqual((stopped.choices[0].message.content, stopped.choices[0].finish_reason), ("3214", "stop"))
+
+    def test_a_stream(self) -> None:
+        chunks = list(self.ask(stream=True, stream_options={"include_usage": True}, extra_body={"diffusing": True}))
+        self.assertEqual(chunks[0].choices[0].delta.role, "assistant")
+        self.assertEqual((chunks[-1].choices, chunks[-1].usage.total_tokens), ([], 33))
+        self.assertEqual(chunks[-2].choices[0].finish_reason, "length")
+        shown = [chunk.model_extra["dream"] for chunk in chunks if "dream" in chunk.model_extra]
+        self.assertEqual([view["step"] for view in shown], list(range(1, 17)))
+        open_slots = [view["canvas"].count(None) for view in shown]
+        self.assertEqual(open_slots, sorted(open_slots, reverse=True))
+        self.assertEqual("".join(shown[-1]["canvas"]), SOLVED)
+        said = ""
+        for chunk in chunks[:-1]:
+            said += chunk.choices[0].delta.content or ""
+            view = chunk.model_extra.get("dream")
+            if view and None in view["canvas"]:
+                # Nothing is said that stands right of an open slot.
+                self.assertEqual(said, "".join(view["canvas"][: view["canvas"].index(None)]))
+        self.assertEqual(said, SOLVED)
+        plain = "".join(chunk.choices[0].delta.content or "" for chunk in self.ask(stream=True))
+        self.assertEqual(plain, SOLVED)
+        stopped = "".join(chunk.choices[0].delta.content or "" for chunk in self.ask(stream=True, stop="4132"))
+        self.assertEqual(stopped, "3214")
+
+    def test_who_stops_reading(self) -> None:
+        for _ in range(3):
+            stream = self.ask(stream=True)
+            next(iter(stream))
+            stream.close()
+        self.assertEqual(self.ask().choices[0].message.content, SOLVED)
+
+    def test_refusals(self) -> None:
+        for options, param in [
+            ({"extra_body": {"steps": 8}}, "steps"),
+            ({"extra_body": {"alg": "origin"}}, "alg"),
+            ({"extra_body": {"frobnicate": 1}}, "frobnicate"),
+            ({"n": 2}, "n"),
+            ({"max_tokens": 17}, "max_tokens"),
+            ({"logprobs": True}, "logprobs"),
+            ({"presence_penalty": 1.0}, "presence_penalty"),
+            ({"tools": [{"type": "function", "function": {"name": "a"}}]}, "tools"),
+            ({"temperature": -1.0}, "temperature"),
+            ({"response_format": {"type": "json_object"}}, "response_format"),
+        ]:
+            with self.subTest(param), self.assertRaises(openai.BadRequestError) as refused:
+                self.ask(**options)
+            self.assertEqual((refused.exception.param, refused.exception.type), (param, "invalid_request_error"))
+        for stream in (False, True):
+            with self.assertRaisesRegex(openai.BadRequestError, "at most 32"):
+                self.ask("1" * 40, stream=stream)
+        with self.assertRaises(openai.NotFoundError):
+            self.client.chat.completions.create(model="gpt", messages=[{"role": "user", "content": "hi"}])
+        answer = requests.post(f"{self.server.url}/act", json={"image": frame(), "instruction": TASK}, timeout=30)
+        self.assertEqual(answer.status_code, 404)
+        self.assertIn("has no entry `act`", answer.json()["error"]["message"])
+        with self.assertRaisesRegex(Exception, "404"), connect(f"ws://127.0.0.1:{self.server.port}/"):
+            pass
+
+    def test_images(self) -> None:
+        server = Server(file=SEES)
+        self.addCleanup(server.stop)
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        self.addCleanup(client.close)
+        file = io.BytesIO()
+        Image.fromarray(frame()).save(file, "PNG")
+        url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is it?"}]
+        answer = client.chat.completions.create(model="vl", messages=[{"role": "user", "content": content}])
+        with dream.Model(SEES) as model:
+            wanted = model.generate("What is it?", [frame()])
+        self.assertEqual(answer.choices[0].message.content, wanted.text)
+        for url in ["http://127.0.0.1/a.png", "data:image/png;base64,AAAA", "data:image/gif;base64,AAAA"]:
+            content[0]["image_url"] = {"url": url}
+            with self.assertRaisesRegex(openai.BadRequestError, "data URL"):
+                client.chat.completions.create(model="vl", messages=[{"role": "user", "content": content}])
+
+
 class Alone(unittest.TestCase):
     """Servers with options of their own."""
 
@@ -315,9 +544,9 @@ class Alone(unittest.TestCase):
             run = subprocess.run([*module, *options], capture_output=True, text=True, timeout=60)
             self.assertEqual((run.returncode, run.stdout), (1, ""), run.stderr)
             self.assertIn(text, run.stderr)
-        run = subprocess.run([DREAMC, "serve", str(ARTIFACTS / "text.dream")], capture_output=True, text=True)
+        run = subprocess.run([DREAMC, "serve", str(ARTIFACTS / "forward.dream")], capture_output=True, text=True)
         self.assertEqual(run.returncode, 1)
-        self.assertIn("no entry `act`", run.stderr)
+        self.assertIn("has neither `act` nor `generate`, only forward", run.stderr)
 
     def test_a_full_queue(self) -> None:
         server = Server("--queue", "1")
@@ -393,18 +622,87 @@ class Alone(unittest.TestCase):
         server = Server()
         self.addCleanup(server.stop)
 
-        def resident() -> int:
-            status = Path(f"/proc/{server.process.pid}/status").read_text()
-            return int(re.search(r"VmRSS:\s+(\d+)", status)[1])  # type: ignore[index]
-
         with connect(f"ws://127.0.0.1:{server.port}/") as peer:
             peer.recv()
-        before = resident()
+        before = server.resident()
         with contextlib.ExitStack() as stack:
             peers = [stack.enter_context(connect(f"ws://127.0.0.1:{server.port}/")) for _ in range(200)]
             for peer in peers:
                 peer.recv()
-            self.assertLess(resident() - before, 20_000)
+            self.assertLess(server.resident() - before, 20_000)
+
+    def test_late_answers_are_counted(self) -> None:
+        server = Server("--late-after", "1")
+        self.addCleanup(server.stop)
+        server.post({"image": frame(), "instruction": TASK, "state": STATE})
+        self.assertRegex(server.get("/metrics")[1], r"dream_late_total [1-9]")
+
+    def test_changed_requests(self) -> None:
+        """100,000 frames and requests that are wrong somewhere: each has an answer, and nothing is left behind."""
+        server = Server()
+        self.addCleanup(server.stop)
+        changes = Random(7)
+        # The smallest picture: those that stay sound are refused by the model, which looks at its size.
+        small = np.zeros((2, 2, 3), np.uint8)
+        asked = msgpack_numpy.packb({"image": small, "state": np.array(STATE), "prompt": "push"})
+        text = {"__ndarray__": True, "data": small.tobytes(), "dtype": "|u1", "shape": [2, 2, 3]}
+        payload = {"images": {"a": text}, "task_description": "push", "states": STATE}
+        observed = msgpack_numpy.packb({"type": "observation", "payload": payload, "seq": 1, "timestamp": 0.0})
+        body = json_numpy.dumps({"image": small, "instruction": "push", "state": STATE}).encode()
+
+        def frames(path: str, good: bytes, count: int) -> None:
+            peer, refused = None, 0
+            for _ in range(count):
+                if peer is None:
+                    peer = connect(f"ws://127.0.0.1:{server.port}{path}")
+                    if path != "/vla-eval":
+                        peer.recv(timeout=10)
+                changed = changes.change(good)
+                if path == "/vla-eval" and re.search(rb"episode_(start|end)", changed):
+                    continue
+                peer.send(changed)
+                try:
+                    answer = peer.recv(timeout=10)
+                    refused += isinstance(answer, str) or b"error" in answer
+                    if isinstance(answer, str):
+                        # Where a stream cannot be read it ends behind its error.
+                        peer.close()
+                        peer = None
+                except ConnectionClosed:
+                    peer = None
+            self.assertGreater(refused, count // 2)
+            if peer is not None:
+                peer.close()
+
+        def posts(path: str, good: bytes, count: int) -> None:
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)) as peer:
+                for _ in range(count):
+                    peer.request("POST", path, changes.change(good), {"Content-Type": "application/json"})
+                    answer = peer.getresponse()
+                    self.assertIn(answer.status, (400, 404), answer.read() if answer.status != 400 else "")
+                    self.assertIn("error", json.loads(answer.read()))
+
+        infer = {
+            "inputs": [
+                {"name": "image_0", "shape": [1, 1, 3], "datatype": "UINT8", "data": [1, 2, 3]},
+                {"name": "task", "shape": [1], "datatype": "BYTES", "data": ["push"]},
+                {"name": "proprio", "shape": [2], "datatype": "FP64", "data": STATE},
+            ]
+        }
+        rounds = [
+            lambda n: frames("/v1/realtime/robot/openpi", asked, 10 * n),
+            lambda n: frames("/vla-eval", observed, 6 * n),
+            lambda n: frames("/", asked, n),
+            lambda n: posts("/act", body, 5 * n),
+            lambda n: posts("/v2/models/policy/infer", json.dumps(infer).encode(), 3 * n),
+        ]
+        for ask in rounds:
+            ask(200)
+        before = server.resident()
+        for ask in rounds:
+            ask(3_800)
+        self.assertLess(server.resident() - before, 4_000)
+        self.assertEqual(server.post({"image": frame(), "instruction": TASK, "state": STATE}).status_code, 200)
 
     def test_the_module_serves(self) -> None:
         server = Server(command=[sys.executable, "-m", "dream.serve"])

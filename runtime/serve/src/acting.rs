@@ -1,9 +1,9 @@
 //! An observation as every protocol of actions gives it, and the chunk that answers it.
 
-use crate::card::Card;
+use crate::card::PolicyCard;
 use crate::refusal::Refusal;
-use crate::worker::{Gone, Queue};
-use dream::action::Gripper;
+use crate::server::Served;
+use crate::worker::Gone;
 use dream::{ActOptions, Actions, Image, Observation, Observer, camera};
 use std::time::{Duration, Instant};
 
@@ -54,22 +54,19 @@ pub(crate) struct Answered {
 /// # Errors
 ///
 /// Where the observation is not what it takes, or the model cannot be asked.
-pub(crate) async fn act(
-    queue: &Queue,
-    card: &Card,
-    (camera, gripper): (Camera, Gripper),
-    asked: Asked,
-) -> Result<Answered, Refusal> {
-    let policy = &card.policy;
+pub(crate) async fn act(served: &Served, asked: Asked) -> Result<Answered, Refusal> {
+    let policy = served.card.policy()?;
     if asked.images.len() != policy.views as usize {
         let found = format!("{} images were found", asked.images.len());
         return Err(Refusal::field("images", found, &format!("{} views, third-person first", policy.views)));
     }
-    let stops = policy.stops;
+    let (camera, gripper, stops) = (served.camera, served.gripper, served.card.stops);
     let columns = policy.action_dim as usize;
-    queue
-        .ask(move |policy, gone| {
+    served
+        .queue
+        .ask(move |opened, gone| {
             let start = Instant::now();
+            let policy = opened.policy()?;
             let images: Vec<Image> = asked.images.into_iter().map(|image| camera.prepared(image)).collect();
             let observation =
                 Observation { images: &images, task: &asked.task, proprio: asked.state.as_deref() };
@@ -104,9 +101,8 @@ impl Observer for StopWatch {
 /// # Errors
 ///
 /// Names the field.
-pub(crate) fn state_of(card: &Card, given: Option<Vec<f64>>) -> Result<Option<Vec<f64>>, Refusal> {
-    let expected = card.policy.proprio_dim;
-    match (given, expected) {
+pub(crate) fn state_of(policy: &PolicyCard, given: Option<Vec<f64>>) -> Result<Option<Vec<f64>>, Refusal> {
+    match (given, policy.proprio_dim) {
         (_, None) => Ok(None),
         (None, Some(n)) => Err(Refusal::missing("state", &format!("{n} numbers, in the robot's own units"))),
         (Some(state), Some(n)) if state.len() != n as usize => {

@@ -40,12 +40,26 @@ impl Kind {
         })
     }
 
-    fn bytes(self) -> usize {
+    pub(crate) fn bytes(self) -> usize {
         match self {
             Kind::U8 | Kind::Bool => 1,
             Kind::I32 | Kind::F32 => 4,
             Kind::I64 | Kind::F64 => 8,
         }
+    }
+
+    /// Appends a number as an element; nothing where it is none of this kind.
+    pub(crate) fn write(self, value: &Value<'_>, bytes: &mut Vec<u8>) -> Option<()> {
+        match (self, value) {
+            (Kind::U8, Value::Integer(n)) => bytes.push(u8::try_from(*n).ok()?),
+            (Kind::Bool, Value::Bool(b)) => bytes.push(u8::from(*b)),
+            (Kind::I32, Value::Integer(n)) => bytes.extend(i32::try_from(*n).ok()?.to_le_bytes()),
+            (Kind::I64, Value::Integer(n)) => bytes.extend(n.to_le_bytes()),
+            (Kind::F32, value) => bytes.extend((value.number()? as f32).to_le_bytes()),
+            (Kind::F64, value) => bytes.extend(value.number()?.to_le_bytes()),
+            (Kind::U8 | Kind::Bool | Kind::I32 | Kind::I64, _) => return None,
+        }
+        Some(())
     }
 }
 
@@ -121,6 +135,18 @@ impl<'a> Array<'a> {
         }
     }
 
+    /// Its elements as the numbers of a field, where it has one dimension and they are finite.
+    ///
+    /// # Errors
+    ///
+    /// Names the field, and what is wrong with it.
+    pub(crate) fn list(&self, name: &str, expected: &str) -> Result<Vec<f64>, Refusal> {
+        match self.shape.len() {
+            1 => finite(name, self.numbers()),
+            _ => Err(Refusal::field(name, format!("it is {:?}", self.shape), expected)),
+        }
+    }
+
     /// It as a picture: uint8 `[height, width, 3]`, or channels first, or numbers between 0 and 1.
     ///
     /// # Errors
@@ -166,14 +192,17 @@ impl<'a> Array<'a> {
 /// Names the field, and what is wrong with it.
 pub(crate) fn numbers(name: &str, value: &Value<'_>, expected: &str) -> Result<Vec<f64>, Refusal> {
     let list = match (Array::of(name, value)?, value) {
-        (Some(array), _) if array.shape.len() == 1 => array.numbers(),
-        (Some(array), _) => return Err(Refusal::field(name, format!("it is {:?}", array.shape), expected)),
+        (Some(array), _) => return array.list(name, expected),
         (None, Value::List(list)) => {
             let numbers: Option<Vec<f64>> = list.iter().map(Value::number).collect();
             numbers.ok_or_else(|| Refusal::field(name, "not all of it are numbers".to_owned(), expected))?
         }
         (None, other) => return Err(Refusal::field(name, format!("it is {}", other.kind()), expected)),
     };
+    finite(name, list)
+}
+
+fn finite(name: &str, list: Vec<f64>) -> Result<Vec<f64>, Refusal> {
     match list.iter().find(|x| !x.is_finite()) {
         Some(x) => Err(Refusal::field(name, format!("it has {x}"), "numbers that are finite")),
         None => Ok(list),

@@ -1,7 +1,8 @@
 //! Serves an artifact: the protocols that robots already speak, on one port. It holds no compiler.
 //!
 //! ```text
-//! listener ── path ──► openvla.rs, openpi.rs, vla_eval.rs ──► acting.rs ──► worker.rs: the model's own thread
+//! listener ── path ──► openvla.rs, openpi.rs, vla_eval.rs, open_inference.rs ──► acting.rs ──► worker.rs: the model's own thread
+//!                  └─► chat.rs, chat_stream.rs ────────────────────────────────────────┘
 //! ```
 //!
 //! Requests become trees (`value.rs`, `array.rs`), bounded before they are there; errors are one type (`refusal.rs`) that every
@@ -12,12 +13,18 @@ mod acting;
 mod answer;
 mod array;
 mod card;
+mod chat;
+mod chat_stream;
 mod json_numpy;
 mod metrics;
+mod open_inference;
+mod opened;
 mod openpi;
 mod openvla;
+mod page;
 mod refusal;
 mod server;
+mod settled;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -32,14 +39,15 @@ pub use openpi::Keys;
 
 use crate::card::Card;
 use crate::metrics::Metrics;
+use crate::opened::Opened;
 use crate::server::Served;
 use crate::worker::Queue;
-use dream::{ActOptions, Image, Model, Observation, OpenOptions, Policy};
+use dream::{Model, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -59,6 +67,8 @@ pub struct Options {
     pub queue: usize,
     /// Longest time from a request to its answer, at most a day.
     pub timeout: Duration,
+    /// From when on an answer counts as late in `dream_late_total`; none never does without it.
+    pub late_after: Option<Duration>,
     /// What is done to images first.
     pub camera: Camera,
     /// What the last number of an action means.
@@ -76,6 +86,7 @@ impl Default for Options {
             token_file: None,
             queue: 8,
             timeout: Duration::from_secs(120),
+            late_after: None,
             camera: Camera::None,
             gripper: Gripper::None,
             keys: Keys::default(),
@@ -129,8 +140,13 @@ pub enum ServeError {
     /// The artifact cannot be opened.
     #[error(transparent)]
     Open(#[from] dream::Error),
+    /// The artifact generates, and cannot read or write text.
+    #[error(
+        "{0} has no tokenizer, since its checkpoint had none: put one beside the checkpoint and build it again"
+    )]
+    NoTokenizer(PathBuf),
     /// The artifact does nothing that is served.
-    #[error("{path} has no entry `act`, only {entries}; serve an artifact of Dream-VLA")]
+    #[error("{path} has neither `act` nor `generate`, only {entries}; build it with one of them (--entries)")]
     Nothing {
         /// The file.
         path: PathBuf,
@@ -188,17 +204,20 @@ impl Server {
         let address = listener.local_addr()?;
         let model = Model::open(path, &options.open)?;
         let entries = model.manifest().entries.clone();
-        if !entries.iter().any(|entry| entry == "act") {
+        if !entries.iter().any(|entry| entry == "act" || entry == "generate") {
             return Err(ServeError::Nothing { path: path.to_owned(), entries: entries.join(", ") });
         }
-        let mut policy = Policy::of(model)?;
+        if model.tokenizer().is_none() {
+            return Err(ServeError::NoTokenizer(path.to_owned()));
+        }
+        let mut opened = Opened::of(model)?;
         let name =
             path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
-        let card = Card::of(&name, &policy);
-        warm_up(&mut policy)?;
-        let metrics = Arc::new(Metrics::default());
+        let card = Card::of(name, changed(path), &opened);
+        opened.warm_up()?;
+        let metrics = Arc::new(Metrics::new(options.late_after));
         metrics.serves(&card.name, &card.device);
-        let (queue, model) = Queue::new(policy, options.queue, options.timeout, Arc::clone(&metrics))?;
+        let (queue, model) = Queue::new(opened, options.queue, options.timeout, Arc::clone(&metrics))?;
         let (send, stop) = watch::channel(false);
         let served = Arc::new(Served {
             queue,
@@ -241,15 +260,8 @@ impl Server {
     }
 }
 
-/// One request, so that the first that comes is not slower than others.
-fn warm_up(policy: &mut Policy) -> Result<(), dream::Error> {
-    const SIDE: u32 = 224;
-    let settings = policy.settings().clone();
-    let size = policy.model().settings().and_then(|settings| settings.images.size);
-    let [width, height] = size.unwrap_or([SIDE, SIDE]);
-    let image = Image::from_rgb8(width, height, vec![0; 3 * width as usize * height as usize])?;
-    let images = vec![image; settings.views as usize];
-    let state = settings.proprio_dim.map(|n| vec![0.0; n as usize]);
-    let observation = Observation { images: &images, task: "be ready", proprio: state.as_deref() };
-    policy.act(&observation, &ActOptions::default()).map(|_| ())
+/// When a file was last changed, in seconds since 1970; 0 where its system does not know.
+fn changed(path: &Path) -> u64 {
+    let time = path.metadata().and_then(|metadata| metadata.modified()).ok();
+    time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs())
 }

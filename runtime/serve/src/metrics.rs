@@ -76,6 +76,9 @@ pub(crate) struct Metrics {
     request_times: Mutex<Histogram>,
     inference_times: Mutex<Histogram>,
     depth: AtomicUsize,
+    /// From when on an answer is late.
+    late_after: Option<Duration>,
+    late: AtomicU64,
     dropped: [AtomicU64; 4],
 }
 
@@ -85,6 +88,11 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Metrics {
+    /// Nothing is counted yet. Answers that take longer than `late_after` will be late.
+    pub(crate) fn new(late_after: Option<Duration>) -> Metrics {
+        Metrics { late_after, ..Metrics::default() }
+    }
+
     /// Says what is served.
     pub(crate) fn serves(&self, artifact: &str, device: &str) {
         *locked(&self.info) = [artifact, device].map(str::to_owned);
@@ -94,6 +102,9 @@ impl Metrics {
     pub(crate) fn answered(&self, path: &'static str, code: u16, time: Duration) {
         *locked(&self.requests).entry((path, code)).or_insert(0) += 1;
         locked(&self.request_times).add(time);
+        if self.late_after.is_some_and(|after| time > after) {
+            self.late.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// The model worked so long.
@@ -130,6 +141,8 @@ impl Metrics {
             "# TYPE dream_queue_depth gauge\ndream_queue_depth {}",
             self.depth.load(Ordering::Relaxed)
         );
+        let late = self.late.load(Ordering::Relaxed);
+        let _ = writeln!(text, "# TYPE dream_late_total counter\ndream_late_total {late}");
         let _ = writeln!(text, "# TYPE dream_dropped_total counter");
         for why in Dropped::ALL {
             let count = self.dropped[why as usize].load(Ordering::Relaxed);
@@ -150,7 +163,7 @@ mod tests {
 
     #[test]
     fn page_has_every_name() {
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(Some(Duration::from_secs(1)));
         metrics.serves("a\"b", "cpu");
         metrics.answered("/act", 200, Duration::from_millis(3));
         metrics.answered("/act", 200, Duration::from_secs(60));
@@ -165,6 +178,7 @@ mod tests {
             "dream_request_seconds_count 2",
             "dream_inference_seconds_count 1",
             "dream_queue_depth 0",
+            "dream_late_total 1",
             "dream_dropped_total{reason=\"timeout\"} 1",
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");

@@ -6,7 +6,7 @@
 use crate::acting::{Asked, act, state_of};
 use crate::answer::{Answer, Floats};
 use crate::array::{Array, numbers};
-use crate::card::Card;
+use crate::card::{Card, PolicyCard};
 use crate::openvla::{noise_of, seed_of};
 use crate::refusal::Refusal;
 use crate::server::Served;
@@ -25,6 +25,8 @@ pub(crate) enum Dialect {
 #[derive(Debug)]
 pub(crate) struct Session {
     dialect: Dialect,
+    /// What is served, in a first frame.
+    pub(crate) greeting: Vec<u8>,
     /// How long the last request took, from its frame to its answer.
     last: Option<Duration>,
 }
@@ -47,8 +49,12 @@ const TASK: [&str; 3] = ["prompt", "instruction", "task"];
 const FURTHER: [&str; 5] = ["seed", "noise", "endpoint", "session_id", "sampling_params"];
 
 impl Session {
-    pub(crate) fn new(dialect: Dialect) -> Session {
-        Session { dialect, last: None }
+    /// # Errors
+    ///
+    /// Where the artifact does not act.
+    pub(crate) fn new(dialect: Dialect, served: &Served) -> Result<Session, Refusal> {
+        let greeting = greeting(&served.card, served.card.policy()?, &served.keys).to_msgpack();
+        Ok(Session { dialect, greeting, last: None })
     }
 
     /// How long a connection may be silent.
@@ -58,28 +64,6 @@ impl Session {
             Dialect::Openpi => Duration::from_secs(120),
             Dialect::Omni => Duration::from_secs(30),
         }
-    }
-
-    /// What is served.
-    pub(crate) fn greeting(&self, served: &Served) -> Vec<u8> {
-        let Card { name, hash, policy, .. } = &served.card;
-        let sides = policy.image_size.map(|sides| sides.map(|side| Answer::Integer(side.into())).to_vec());
-        let keys = (0..policy.views).map(|view| Answer::Text(served.keys.view(view as usize)));
-        let entries = vec![
-            ("name", Answer::text(name)),
-            ("version", Answer::text(env!("CARGO_PKG_VERSION"))),
-            ("artifact_blake3", Answer::text(hash)),
-            ("needs_session_id", Answer::Bool(false)),
-            ("action_horizon", Answer::Integer(policy.chunk.into())),
-            ("action_dim", Answer::Integer(policy.action_dim.into())),
-            ("image_keys", Answer::List(keys.collect())),
-            ("image_resolution", sides.map_or(Answer::Nil, Answer::List)),
-            ("needs_wrist_camera", Answer::Bool(policy.views > 1)),
-            ("proprio_dim", policy.proprio_dim.map_or(Answer::Nil, |n| Answer::Integer(n.into()))),
-            ("unnorm_key", Answer::text(&policy.unnorm_key)),
-            ("action_space", Answer::text("robot units")),
-        ];
-        Answer::Map(entries).to_msgpack()
     }
 
     /// The answer to a frame.
@@ -117,7 +101,7 @@ impl Session {
             return Ok(Answer::Map(vec![("status", Answer::text("reset successful"))]));
         }
         let asked = parse(&request, &served.card, &served.keys)?;
-        let answered = act(&served.queue, &served.card, (served.camera, served.gripper), asked).await?;
+        let answered = act(served, asked).await?;
         let rows = Floats::rows(&answered.chunk.actions);
         if self.dialect == Dialect::Omni {
             return Ok(Answer::Array(Floats { single: true, ..rows }));
@@ -131,6 +115,26 @@ impl Session {
             ("server_timing", Answer::Map(timing)),
         ]))
     }
+}
+
+/// What is served.
+fn greeting(card: &Card, policy: &PolicyCard, keys: &Keys) -> Answer {
+    let sides = policy.image_size.map(|sides| sides.map(|side| Answer::Integer(side.into())).to_vec());
+    let views = (0..policy.views).map(|view| Answer::Text(keys.view(view as usize)));
+    Answer::Map(vec![
+        ("name", Answer::text(&card.name)),
+        ("version", Answer::text(card.version)),
+        ("artifact_blake3", Answer::text(&card.hash)),
+        ("needs_session_id", Answer::Bool(false)),
+        ("action_horizon", Answer::Integer(policy.chunk.into())),
+        ("action_dim", Answer::Integer(policy.action_dim.into())),
+        ("image_keys", Answer::List(views.collect())),
+        ("image_resolution", sides.map_or(Answer::Nil, Answer::List)),
+        ("needs_wrist_camera", Answer::Bool(policy.views > 1)),
+        ("proprio_dim", policy.proprio_dim.map_or(Answer::Nil, |n| Answer::Integer(n.into()))),
+        ("unnorm_key", Answer::text(&policy.unnorm_key)),
+        ("action_space", Answer::text("robot units")),
+    ])
 }
 
 /// Where vLLM-Omni's clients look for it.
@@ -189,7 +193,7 @@ fn at<'v, 'a>(request: &'v Value<'a>, path: &str) -> Option<&'v Value<'a>> {
 }
 
 pub(crate) fn parse(request: &Value<'_>, card: &Card, keys: &Keys) -> Result<Asked, Refusal> {
-    let policy = &card.policy;
+    let policy = card.policy()?;
     if !matches!(request, Value::Map(_)) {
         return Err(Refusal::request(format!("the request is {}; it must be a map", request.kind())));
     }
@@ -253,9 +257,9 @@ pub(crate) fn parse(request: &Value<'_>, card: &Card, keys: &Keys) -> Result<Ask
     Ok(Asked {
         images,
         task,
-        state: state_of(card, state)?,
+        state: state_of(policy, state)?,
         seed: request.get("seed").map(seed_of).transpose()?.unwrap_or(0),
-        noise: request.get("noise").map(|value| noise_of(value, card)).transpose()?,
+        noise: request.get("noise").map(|value| noise_of(value, policy)).transpose()?,
     })
 }
 

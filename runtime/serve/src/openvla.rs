@@ -4,12 +4,13 @@
 
 use crate::acting::{Asked, act, state_of};
 use crate::array::{Array, numbers};
-use crate::card::Card;
+use crate::card::PolicyCard;
 use crate::json_numpy;
 use crate::refusal::Refusal;
-use crate::server::Served;
+use crate::server::{ModelTime, Served};
 use crate::value::Value;
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{RawQuery, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -33,7 +34,7 @@ pub(crate) async fn answer(
     State(served): State<Arc<Served>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let whole = match query.as_deref() {
         None | Some("" | "chunk=0") => false,
@@ -47,17 +48,19 @@ pub(crate) async fn answer(
         let text = "the request must be JSON (Content-Type: application/json)";
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
     }
+    let body = body?;
     let outer = Value::from_json(&body).map_err(Refusal::request)?;
     // Twice encoded, by clients that have no json-numpy.
     let encoded = match outer.entries() {
         [(key, Value::Text(text))] if key == "encoded" => Some(text.clone().into_owned()),
         _ => None,
     };
+    let policy = served.card.policy()?;
     let parsed = match &encoded {
-        Some(text) => parse(&Value::from_json(text.as_bytes()).map_err(Refusal::request)?, &served.card)?,
-        None => parse(&outer, &served.card)?,
+        Some(text) => parse(&Value::from_json(text.as_bytes()).map_err(Refusal::request)?, policy)?,
+        None => parse(&outer, policy)?,
     };
-    let answered = act(&served.queue, &served.card, (served.camera, served.gripper), parsed.asked).await?;
+    let answered = act(&served, parsed.asked).await?;
     let actions = &answered.chunk.actions;
     let text = match (parsed.whole || whole, actions.first()) {
         (false, Some(first)) => json_numpy::floats(first),
@@ -70,6 +73,7 @@ pub(crate) async fn answer(
         None => text,
     };
     let mut response = ([(CONTENT_TYPE, "application/json")], text).into_response();
+    response.extensions_mut().insert(ModelTime(answered.took));
     if let (false, Ok(names)) = (parsed.ignored.is_empty(), HeaderValue::from_str(&parsed.ignored.join(", ")))
     {
         response.headers_mut().insert(IGNORED, names);
@@ -77,8 +81,7 @@ pub(crate) async fn answer(
     Ok(response)
 }
 
-pub(crate) fn parse(request: &Value<'_>, card: &Card) -> Result<Parsed, Refusal> {
-    let policy = &card.policy;
+pub(crate) fn parse(request: &Value<'_>, policy: &PolicyCard) -> Result<Parsed, Refusal> {
     if !matches!(request, Value::Map(_)) {
         return Err(Refusal::request(format!("the request is {}; it must be an object", request.kind())));
     }
@@ -112,7 +115,7 @@ pub(crate) fn parse(request: &Value<'_>, card: &Card) -> Result<Parsed, Refusal>
             },
             "unnorm_key" => check_key(value, &policy.unnorm_key)?,
             "seed" => seed = seed_of(value)?,
-            "noise" => noise = Some(noise_of(value, card)?),
+            "noise" => noise = Some(noise_of(value, policy)?),
             wrist if wrist.contains("wrist") && policy.views == 1 => ignored.push(key.to_string()),
             wrist if wrist.contains("wrist") => others.push(image(wrist, value)?),
             _ => {
@@ -124,7 +127,7 @@ pub(crate) fn parse(request: &Value<'_>, card: &Card) -> Result<Parsed, Refusal>
     let first = first.ok_or_else(|| Refusal::missing("full_image", "a picture, uint8 [height, width, 3]"))?;
     let task = task.ok_or_else(|| Refusal::missing("instruction", "a text"))?.to_owned();
     let images = std::iter::once(first).chain(others).collect();
-    Ok(Parsed { asked: Asked { images, task, state: state_of(card, state)?, seed, noise }, whole, ignored })
+    Ok(Parsed { asked: Asked { images, task, state: state_of(policy, state)?, seed, noise }, whole, ignored })
 }
 
 fn image(name: &str, value: &Value<'_>) -> Result<dream::Image, Refusal> {
@@ -164,15 +167,23 @@ pub(crate) fn seed_of(value: &Value<'_>) -> Result<u64, Refusal> {
 /// # Errors
 ///
 /// Names the field.
-pub(crate) fn noise_of(value: &Value<'_>, card: &Card) -> Result<Vec<f32>, Refusal> {
-    let policy = &card.policy;
+pub(crate) fn noise_of(value: &Value<'_>, policy: &PolicyCard) -> Result<Vec<f32>, Refusal> {
+    let array = Array::of("noise", value)?;
+    let wrong = || Refusal::field("noise", format!("it is {}", value.kind()), "an array of numbers");
+    noise_in(&array.ok_or_else(wrong)?, policy)
+}
+
+/// The same of an array.
+///
+/// # Errors
+///
+/// As [`noise_of`].
+pub(crate) fn noise_in(array: &Array<'_>, policy: &PolicyCard) -> Result<Vec<f32>, Refusal> {
     let expected = format!("an array [{}, {}], all finite", policy.chunk, policy.action_dim);
     if !policy.noisy {
         return Err(Refusal::field("noise", "the policy starts from none", "left out"));
     }
-    let array = Array::of("noise", value)?;
-    let array = array.ok_or_else(|| Refusal::field("noise", format!("it is {}", value.kind()), &expected))?;
-    let shape = [policy.chunk as usize, policy.action_dim as usize];
+    let shape = policy.shape();
     let list: Vec<f32> = array.numbers().iter().map(|x| *x as f32).collect();
     if (array.shape != shape && array.shape != [&[1], &shape[..]].concat())
         || list.iter().any(|x| !x.is_finite())

@@ -4,16 +4,15 @@ use crate::acting::Camera;
 use crate::card::Card;
 use crate::metrics::Metrics;
 use crate::openpi::{self, Dialect, Keys, OMNI_PATH};
-use crate::openvla;
 use crate::refusal::Refusal;
 use crate::socket::{Session, talk};
-use crate::vla_eval;
 use crate::worker::Queue;
+use crate::{chat, open_inference, openvla, page, vla_eval};
 use axum::Router;
 use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, UPGRADE};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -43,8 +42,12 @@ const CONNECTIONS_MAX: usize = 1024;
 /// Until what runs is finished, once the server is to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Paths that need no token.
-const OPEN_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/health"];
+/// Paths that need no token, besides the page's.
+const OPEN_PATHS: [&str; 6] =
+    ["/healthz", "/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"];
+/// Where chats are completed.
+const CHAT_PATH: &str = "/v1/chat/completions";
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// All that a request needs.
 pub(crate) struct Served {
@@ -62,6 +65,10 @@ pub(crate) struct Served {
     /// Becomes true when the server is to stop.
     pub(crate) stop: watch::Receiver<bool>,
 }
+
+/// How long the model took for an answer, which the header `server-timing` tells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ModelTime(pub(crate) Duration);
 
 /// Waits until the server is to stop.
 pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
@@ -142,6 +149,11 @@ fn router(served: Arc<Served>) -> Router {
         .route("/readyz", get(is_ready))
         .route("/health", get(|| async { ([(CONTENT_TYPE, "application/json")], r#"{"status": "ok"}"#) }))
         .route("/metrics", get(metrics))
+        .route(CHAT_PATH, post(chat::answer))
+        .route("/v1/models", get(chat::models))
+        .route("/v1/models/{model}", get(chat::model))
+        .merge(open_inference::routes())
+        .merge(page::routes())
         .route(vla_eval::PATH, any(vla_eval_socket))
         .route(OMNI_PATH, any(omni_socket))
         .fallback(openpi_socket)
@@ -154,8 +166,10 @@ fn router(served: Arc<Served>) -> Router {
 async fn around(State(served): State<Arc<Served>>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let path = request.uri().path().to_owned();
-    let allowed = OPEN_PATHS.contains(&path.as_str()) || is_allowed(request.headers(), served.token);
-    let response = if allowed {
+    let upgrades = request.headers().contains_key(UPGRADE);
+    let is_open = OPEN_PATHS.contains(&path.as_str()) || (page::PATHS.contains(&path.as_str()) && !upgrades);
+    let allowed = is_open || is_allowed(request.headers(), served.token);
+    let mut response = if allowed {
         // The answer itself has a limit of its own: this is for bodies that do not come.
         match tokio::time::timeout(BODY_TIMEOUT + served.queue.timeout(), next.run(request)).await {
             Ok(response) => response,
@@ -167,15 +181,25 @@ async fn around(State(served): State<Arc<Served>>, request: Request, next: Next)
         let text = "a token is needed (Authorization: Bearer TOKEN, or Api-Key TOKEN)";
         Refusal::new(StatusCode::UNAUTHORIZED, text).into_response()
     };
+    let total = start.elapsed();
+    if let Some(ModelTime(model)) = response.extensions().get() {
+        let [model, total] = [*model, total].map(|time| time.as_secs_f64() * 1e3);
+        if let Ok(value) = format!("model;dur={model:.3}, total;dur={total:.3}").parse() {
+            response.headers_mut().insert(SERVER_TIMING, value);
+        }
+    }
     if let Some(known) = label(&path) {
-        served.metrics.answered(known, response.status().as_u16(), start.elapsed());
+        served.metrics.answered(known, response.status().as_u16(), total);
     }
     response
 }
 
 /// Paths that are counted. Frames of sockets are counted by their sessions.
 fn label(path: &str) -> Option<&'static str> {
-    ["/act", "/metrics"].into_iter().find(|known| *known == path)
+    if path.starts_with("/v2/models/") && path.ends_with("/infer") {
+        return Some(open_inference::PATH);
+    }
+    ["/act", "/metrics", CHAT_PATH].into_iter().find(|known| *known == path)
 }
 
 /// Whether a request may be served. Hashes are compared in a time that does not depend on them.
@@ -186,14 +210,14 @@ fn is_allowed(headers: &HeaderMap, token: Option<blake3::Hash>) -> bool {
     given.is_some_and(|given| blake3::hash(given.as_bytes()) == token)
 }
 
-async fn lives(State(served): State<Arc<Served>>) -> (StatusCode, &'static str) {
+pub(crate) async fn lives(State(served): State<Arc<Served>>) -> (StatusCode, &'static str) {
     match served.queue.is_sound() {
         true => (StatusCode::OK, "OK\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "the model has failed\n"),
     }
 }
 
-async fn is_ready(State(served): State<Arc<Served>>) -> (StatusCode, &'static str) {
+pub(crate) async fn is_ready(State(served): State<Arc<Served>>) -> (StatusCode, &'static str) {
     match served.ready.load(Ordering::Relaxed) && served.queue.is_sound() && !*served.stop.borrow() {
         true => (StatusCode::OK, "OK\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
@@ -213,13 +237,16 @@ async fn openpi_socket(
     upgrade: Upgrade,
 ) -> Response {
     match upgrade {
-        Ok(upgrade) => {
-            socket(served, upgrade, Session::Openpi(openpi::Session::new(Dialect::Openpi)), BODY_BYTES_MAX)
-        }
+        Ok(upgrade) => match openpi::Session::new(Dialect::Openpi, &served) {
+            Ok(session) => socket(served, upgrade, Session::Openpi(session), BODY_BYTES_MAX),
+            Err(refusal) => refusal.into_response(),
+        },
+        Err(_) if method == Method::GET && uri.path() == "/" => page::html(),
         Err(_) => {
             let text = format!(
-                "there is no {method} {}; known are POST /act, a WebSocket at /, {OMNI_PATH} or {}, and GET /healthz, /livez, /readyz, /metrics",
+                "there is no {method} {}; known are POST /act, {CHAT_PATH} and {}, a WebSocket at /, {OMNI_PATH} or {}, and GET /, /card, /v1/models, /v2, /healthz, /livez, /readyz, /metrics",
                 uri.path(),
+                open_inference::PATH,
                 vla_eval::PATH
             );
             Refusal::new(StatusCode::NOT_FOUND, text).into_response()
@@ -227,22 +254,16 @@ async fn openpi_socket(
     }
 }
 
-async fn omni_socket(State(served): State<Arc<Served>>, upgrade: Upgrade) -> Response {
-    match upgrade {
-        Ok(upgrade) => {
-            socket(served, upgrade, Session::Openpi(openpi::Session::new(Dialect::Omni)), OMNI_BYTES_MAX)
-        }
-        Err(rejection) => Refusal::request(rejection.to_string()).into_response(),
-    }
+async fn omni_socket(State(served): State<Arc<Served>>, upgrade: Upgrade) -> Result<Response, Refusal> {
+    let upgrade = upgrade.map_err(|rejection| Refusal::request(rejection.to_string()))?;
+    let session = openpi::Session::new(Dialect::Omni, &served)?;
+    Ok(socket(served, upgrade, Session::Openpi(session), OMNI_BYTES_MAX))
 }
 
-async fn vla_eval_socket(State(served): State<Arc<Served>>, upgrade: Upgrade) -> Response {
-    match upgrade {
-        Ok(upgrade) => {
-            socket(served, upgrade, Session::VlaEval(vla_eval::Session::default()), BODY_BYTES_MAX)
-        }
-        Err(rejection) => Refusal::request(rejection.to_string()).into_response(),
-    }
+async fn vla_eval_socket(State(served): State<Arc<Served>>, upgrade: Upgrade) -> Result<Response, Refusal> {
+    let upgrade = upgrade.map_err(|rejection| Refusal::request(rejection.to_string()))?;
+    served.card.policy()?;
+    Ok(socket(served, upgrade, Session::VlaEval(vla_eval::Session::default()), BODY_BYTES_MAX))
 }
 
 fn socket(served: Arc<Served>, upgrade: WebSocketUpgrade, session: Session, bytes_max: usize) -> Response {

@@ -47,9 +47,9 @@ pub(crate) enum Reply {
 }
 
 impl Session {
-    fn greeting(&self, served: &Served) -> Option<Vec<u8>> {
+    fn greeting(&mut self) -> Option<Vec<u8>> {
         match self {
-            Session::Openpi(session) => Some(session.greeting(served)),
+            Session::Openpi(session) => Some(std::mem::take(&mut session.greeting)),
             Session::VlaEval(_) => None,
         }
     }
@@ -73,7 +73,7 @@ impl Session {
 /// Talks until either side ends it.
 pub(crate) async fn talk(mut socket: WebSocket, served: Arc<Served>, mut session: Session) {
     let mut stop = served.stop.clone();
-    if let Some(greeting) = session.greeting(&served)
+    if let Some(greeting) = session.greeting()
         && send(&mut socket, Message::Binary(greeting.into())).await.is_err()
     {
         return;

@@ -11,6 +11,8 @@ use std::fmt;
 
 /// Most values of a message: more than a request has by far, since arrays are one each.
 const VALUES_MAX: usize = 65_536;
+/// The same where arrays may be lists: a picture of 591x591.
+pub(crate) const LISTED_MAX: usize = 1 << 20;
 /// Most keys of a map.
 const KEYS_MAX: usize = 256;
 /// Deepest nesting. Requests have four.
@@ -37,8 +39,17 @@ impl<'a> Value<'a> {
     ///
     /// Where it is none, or holds more than is taken.
     pub(crate) fn from_json(text: &'a [u8]) -> Result<Value<'a>, String> {
+        Value::from_json_of(text, VALUES_MAX)
+    }
+
+    /// As [`Value::from_json`], of at most `values_max` values.
+    ///
+    /// # Errors
+    ///
+    /// As [`Value::from_json`].
+    pub(crate) fn from_json_of(text: &'a [u8], values_max: usize) -> Result<Value<'a>, String> {
         let mut json = serde_json::Deserializer::from_slice(text);
-        let left = Cell::new(VALUES_MAX);
+        let left = Cell::new(values_max);
         let value = Seed { left: &left, depth: 0 }.deserialize(&mut json);
         let value = value.map_err(|error| format!("it is no JSON that is taken: {error}"))?;
         json.end().map_err(|error| format!("it is no JSON that is taken: {error}"))?;
@@ -126,7 +137,7 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
         }
         let left = self.left.get().checked_sub(1);
         let too_many =
-            || D::Error::custom(format!("it has more than {VALUES_MAX} values; send arrays as arrays"));
+            || D::Error::custom("it has too many values; send arrays as arrays, or in binary form");
         self.left.set(left.ok_or_else(too_many)?);
         from.deserialize_any(self)
     }
@@ -244,7 +255,7 @@ mod tests {
     #[test]
     fn what_is_hostile_is_refused() {
         let many = format!("[{}0]", "0,".repeat(100_000));
-        assert!(Value::from_json(many.as_bytes()).unwrap_err().contains("more than 65536 values"));
+        assert!(Value::from_json(many.as_bytes()).unwrap_err().contains("too many values"));
         let deep = "[".repeat(100);
         assert!(Value::from_json(deep.as_bytes()).unwrap_err().contains("deeper than 16"));
         assert!(Value::from_json(br#"{"a": 1, "a": 2}"#).unwrap_err().contains("`a` stands twice"));

@@ -3,7 +3,7 @@
 use crate::acting::{Asked, act, state_of};
 use crate::answer::{Answer, Floats};
 use crate::array::{Array, numbers};
-use crate::card::Card;
+use crate::card::PolicyCard;
 use crate::refusal::Refusal;
 use crate::server::Served;
 use crate::socket::Reply;
@@ -67,9 +67,8 @@ impl Session {
             }
             Some("observation") => {
                 if self.chunk.is_empty() {
-                    let asked = parse(payload, &served.card)?;
-                    let answered =
-                        act(&served.queue, &served.card, (served.camera, served.gripper), asked).await?;
+                    let asked = parse(payload, served.card.policy()?)?;
+                    let answered = act(served, asked).await?;
                     self.chunk = answered.chunk.actions.into();
                 }
                 let action = self.chunk.pop_front().unwrap_or_default();
@@ -99,7 +98,7 @@ fn frame(kind: &str, seq: i64, payload: Answer) -> Reply {
 }
 
 fn hello(served: &Served, payload: &Value<'_>) -> Result<Answer, Refusal> {
-    let policy = &served.card.policy;
+    let policy = served.card.policy()?;
     match payload.get("protocol_version") {
         Some(Value::Integer(VERSION)) => {}
         Some(other) => {
@@ -145,8 +144,7 @@ fn hello(served: &Served, payload: &Value<'_>) -> Result<Answer, Refusal> {
     ]))
 }
 
-pub(crate) fn parse(payload: &Value<'_>, card: &Card) -> Result<Asked, Refusal> {
-    let policy = &card.policy;
+pub(crate) fn parse(payload: &Value<'_>, policy: &PolicyCard) -> Result<Asked, Refusal> {
     let Some(Value::Map(cameras)) = payload.get("images") else {
         return Err(Refusal::missing("images", "a map of cameras"));
     };
@@ -161,7 +159,7 @@ pub(crate) fn parse(payload: &Value<'_>, card: &Card) -> Result<Asked, Refusal> 
         Some((key, value)) if policy.proprio_dim.is_some() => Some(numbers(key, value, "a list of numbers")?),
         Some(_) | None => None,
     };
-    Ok(Asked { images, task, state: state_of(card, state)?, seed: 0, noise: None })
+    Ok(Asked { images, task, state: state_of(policy, state)?, seed: 0, noise: None })
 }
 
 /// A camera's picture: an array, or a file.

@@ -1,9 +1,9 @@
 //! The model's own thread: one request at a time, a queue that is bounded, and none for clients that are gone.
 
 use crate::metrics::{Dropped, Metrics};
+use crate::opened::Opened;
 use crate::refusal::Refusal;
 use axum::http::StatusCode;
-use dream::Policy;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +30,7 @@ impl Drop for Waiting {
     }
 }
 
-type Job = Box<dyn FnOnce(&mut Policy) -> Result<(), Broken> + Send>;
+type Job = Box<dyn FnOnce(&mut Opened) -> Result<(), Broken> + Send>;
 
 /// The model panicked and is of no use any more.
 struct Broken;
@@ -49,7 +49,7 @@ impl Queue {
     /// A queue of at most `length` requests, and the thread that serves them. The thread ends when the queue is dropped and all
     /// of it is served.
     pub(crate) fn new(
-        mut policy: Policy,
+        mut opened: Opened,
         length: usize,
         timeout: Duration,
         metrics: Arc<Metrics>,
@@ -60,7 +60,7 @@ impl Queue {
         let work = move || {
             while let Some(job) = waiting.blocking_recv() {
                 depth.waits(waiting.len());
-                if job(&mut policy).is_err() {
+                if job(&mut opened).is_err() {
                     of_thread.store(true, Ordering::Relaxed);
                     return;
                 }
@@ -84,26 +84,26 @@ impl Queue {
     /// request is not begun, or ends with its step.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Policy, &Gone) -> Result<T, Refusal> + Send + 'static,
+        work: impl FnOnce(&mut Opened, &Gone) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let (answer, answered) = oneshot::channel();
         let gone = Gone::default();
         let waiting = Waiting(gone.clone());
         let metrics = Arc::clone(&self.metrics);
-        let job: Job = Box::new(move |policy| {
+        let job: Job = Box::new(move |opened| {
             if gone.is() {
                 metrics.dropped(Dropped::BeforeItsTurn);
                 return Ok(());
             }
             let start = Instant::now();
-            let made = catch_unwind(AssertUnwindSafe(|| work(policy, &gone)));
+            let made = catch_unwind(AssertUnwindSafe(|| work(opened, &gone)));
             metrics.inferred(start.elapsed());
             if gone.is() {
                 metrics.dropped(Dropped::WhileItRan);
             }
             let (made, outcome) = match made {
                 Ok(made) => (made, Ok(())),
-                Err(_) => (Err(bug()), Err(Broken)),
+                Err(_) => (Err(Refusal::bug()), Err(Broken)),
             };
             // Where nobody waits there is nobody to tell.
             let _ = answer.send(made);
@@ -116,14 +116,14 @@ impl Queue {
                 self.metrics.dropped(Dropped::QueueFull);
                 return Err(Refusal::busy(full));
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => return Err(bug()),
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(Refusal::bug()),
         }
         let answered = tokio::time::timeout(self.timeout, answered).await;
         drop(waiting);
         match answered {
             Ok(Ok(made)) => made,
             // The thread has ended with the job.
-            Ok(Err(_)) => Err(bug()),
+            Ok(Err(_)) => Err(Refusal::bug()),
             Err(_) => {
                 self.metrics.dropped(Dropped::Timeout);
                 let text = format!("there was no answer within {} s", self.timeout.as_secs_f32());
@@ -131,10 +131,4 @@ impl Queue {
             }
         }
     }
-}
-
-fn bug() -> Refusal {
-    let text =
-        "bug: the model has failed and is of no use any more; restart the server, and please report it";
-    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
 }
