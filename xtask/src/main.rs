@@ -1,5 +1,5 @@
 //! Repository commands: `cargo xtask demo`, `cargo xtask toolchain`, `cargo xtask test`, `cargo xtask python`,
-//! `cargo xtask check` and `cargo xtask gpu-check`.
+//! `cargo xtask page`, `cargo xtask check` and `cargo xtask gpu-check`.
 //!
 //! A clean `check` and `test` here is a clean run in CI, which does nothing else (`.ci/run`).
 
@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod gpu_check;
 mod layering;
+mod page;
 mod python;
 mod step;
 mod test;
@@ -41,6 +42,12 @@ enum Task {
     Test,
     /// Build the wheel of the runtime and run its tests, which are part of `test`
     Python,
+    /// Test the server's page in a browser, which is part of `test`; with a folder, take its pictures for the documents
+    Page {
+        /// Where the pictures go
+        #[arg(long, value_name = "DIR")]
+        pictures: Option<PathBuf>,
+    },
     /// Check formatting, lints, documentation, layering and dependencies; run no tests
     Check,
     /// Make a folder that checks and times a GPU on another machine, which needs neither Rust nor a network
@@ -64,6 +71,7 @@ fn main() -> ExitCode {
         Task::Toolchain => toolchain::run(),
         Task::Test => test::run(),
         Task::Python => python::run(),
+        Task::Page { pictures } => page::run(pictures.as_deref()),
         Task::Check => check::run(),
         Task::GpuCheck { out, arch } => gpu_check::run(out, &arch),
     };
@@ -104,6 +112,6 @@ mod tests {
         let error = Args::try_parse_from(["cargo xtask", "frobnicate"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
         assert!(error.use_stderr());
-        assert_eq!(known_commands(), ["demo", "toolchain", "test", "python", "check", "gpu-check"]);
+        assert_eq!(known_commands(), ["demo", "toolchain", "test", "python", "page", "check", "gpu-check"]);
     }
 }

@@ -30,11 +30,24 @@ const ARTIFACTS: [(&str, &str, &str); 4] = [
 const SEEING: &str = "seeing";
 
 /// Folders of the tests, below Cargo's target folder.
-struct Folders {
+pub(crate) struct Folders {
     environment: PathBuf,
     wheels: PathBuf,
-    artifacts: PathBuf,
-    dreamc: PathBuf,
+    pub(crate) artifacts: PathBuf,
+    pub(crate) dreamc: PathBuf,
+}
+
+impl Folders {
+    pub(crate) fn new() -> Result<Folders> {
+        let target = layering::metadata(&workspace_root()?)?.target_directory.into_std_path_buf();
+        let python = target.join("python");
+        Ok(Folders {
+            environment: python.join("env"),
+            wheels: python.join("wheels"),
+            artifacts: python.join("artifacts"),
+            dreamc: target.join("debug/dreamc"),
+        })
+    }
 }
 
 /// Builds the command and the wheel, and runs the wheel's tests.
@@ -45,14 +58,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// Builds the wheel and runs its tests. The command was built before.
 pub(crate) fn test() -> Result<()> {
-    let target = layering::metadata(&workspace_root()?)?.target_directory.into_std_path_buf();
-    let python = target.join("python");
-    let folders = Folders {
-        environment: python.join("env"),
-        wheels: python.join("wheels"),
-        artifacts: python.join("artifacts"),
-        dreamc: target.join("debug/dreamc"),
-    };
+    let folders = Folders::new()?;
     let interpreter = program(&folders.environment, "python");
     let venv_missing = || if venv_is_there() { Vec::new() } else { vec!["venv for python3".to_owned()] };
     apt_install("environments of Python", "python3-venv", venv_missing)?;
@@ -66,6 +72,13 @@ pub(crate) fn test() -> Result<()> {
     }
     step_command("build the wheel", &build(&folders))?;
     step_command("install the wheel", &install_wheel(&interpreter, &folders.wheels))?;
+    build_artifacts(&folders)?;
+    step_command("test of Python", &unittest(&interpreter, &folders))?;
+    step_command("types of Python", &mypy(&interpreter))
+}
+
+/// Builds what the tests open. The command was built before.
+pub(crate) fn build_artifacts(folders: &Folders) -> Result<()> {
     std::fs::create_dir_all(&folders.artifacts)
         .with_context(|| format!("cannot create `{}`", folders.artifacts.display()))?;
     let dreamc = || CommandLine::program(folders.dreamc.display().to_string());
@@ -82,8 +95,7 @@ pub(crate) fn test() -> Result<()> {
             &command.arg("-o").arg(to.display().to_string()).args(options),
         )?;
     }
-    step_command("test of Python", &unittest(&interpreter, &folders))?;
-    step_command("types of Python", &mypy(&interpreter))
+    Ok(())
 }
 
 fn program(environment: &Path, name: &str) -> String {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::apt::apt_install;
+use crate::page;
 use crate::python;
 use crate::step::{CommandLine, on_path, set_up_target, step_command};
 use crate::toolchain;
@@ -32,6 +33,7 @@ pub(crate) fn run() -> Result<()> {
     apt_install("a Vulkan device of software", VULKAN_PACKAGES, vulkan_missing)?;
     step_command("test", &CommandLine::new("cargo test --workspace --locked"))?;
     python::test()?;
+    page::test(None)?;
     if cfg!(target_arch = "aarch64") {
         eprintln!("xtask: test for Arm: skipped: this machine is one, the step before ran the same tests");
         return Ok(());

@@ -5,6 +5,7 @@ use crate::refusal::Refusal;
 use crate::server::Served;
 use crate::settled::settled;
 use axum::body::{Body, Bytes};
+use axum::http::HeaderName;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use dream::{Model, Step, Tokenizer};
@@ -43,7 +44,9 @@ pub(crate) async fn answer(served: &Arc<Served>, head: Head, asked: Asked) -> Re
         let text: String = waiting.iter().map(|event| format!("data: {event}\n\n")).collect();
         Some((Ok::<_, Infallible>(Bytes::from(text)), (events, Vec::new())))
     });
-    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
+    // A proxy that collects what it passes on would hide the steps.
+    let unbuffered = HeaderName::from_static("x-accel-buffering");
+    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache"), (unbuffered, "no")];
     Ok((headers, Body::from_stream(body)).into_response())
 }
 

@@ -11,11 +11,14 @@ use axum::routing::get;
 use std::sync::Arc;
 
 /// Paths that need no token: they say nothing of the artifact.
-pub(crate) const PATHS: [&str; 3] = ["/", "/page.css", "/page.js"];
+pub(crate) const PATHS: [&str; 4] = ["/", "/page.css", "/page.js", "/draw.js"];
 
 const HTML: &str = include_str!("../page/index.html");
 const CSS: &str = include_str!("../page/page.css");
 const SCRIPT: &str = include_str!("../page/page.js");
+const DRAWING: &str = include_str!("../page/draw.js");
+
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// The page asks nobody but this server, and runs nothing that is not a file of it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
@@ -25,7 +28,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub(crate) fn routes() -> Router<Arc<Served>> {
     Router::new()
         .route("/page.css", get(|| async { file("text/css; charset=utf-8", CSS) }))
-        .route("/page.js", get(|| async { file("text/javascript; charset=utf-8", SCRIPT) }))
+        .route("/page.js", get(|| async { file(JAVASCRIPT, SCRIPT) }))
+        .route("/draw.js", get(|| async { file(JAVASCRIPT, DRAWING) }))
         .route("/card", get(|State(served): State<Arc<Served>>| async move { Json(served.card.clone()) }))
 }
 
