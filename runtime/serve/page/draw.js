@@ -168,7 +168,7 @@ export function chunkOf(policy) {
 
 /** One dimension over the chunk's steps. */
 function curveOf(name, values, point) {
-  const [width, height, left, right, top, bottom] = [200, 122, 46, 8, 8, 24];
+  const [width, height, left, right, top, bottom] = [200, 122, 54, 8, 8, 24];
   const finite = values.filter(Number.isFinite);
   let [low, high] = [Math.min(0, ...finite), Math.max(0, ...finite)];
   if (low === high) [low, high] = [-1, 1];
@@ -185,13 +185,15 @@ function curveOf(name, values, point) {
   const cursor = svg("line", { class: "cursor", y1: top, y2: base });
   const mark = svg("circle", { class: "mark", r: 3.4 });
   const label = (text, px, py, anchor) => svg("text", { x: px, y: py, "text-anchor": anchor }, text);
-  const ticks = new Set([low, 0, high]);
+  // Zero is left out where it would stand on another label.
+  const ticks = [low, high].filter((v) => v !== 0);
+  if (ticks.every((v) => Math.abs(y(v) - y(0)) > 9)) ticks.push(0);
   const chart = svg(
     "svg",
     { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${name}: ${values.map(short).join(", ")}` },
     svg("rect", { class: "frame", x: left, y: top, width: width - left - right, height: base - top }),
     svg("line", { class: "zero", x1: left, x2: width - right, y1: y(0), y2: y(0) }),
-    [...ticks].map((v) => label(short(v), left - 4, y(v) + 3.5, "end")),
+    ticks.map((v) => label(short(Number(v.toPrecision(3))), left - 4, y(v) + 3.5, "end")),
     label("0", x(0), base + 12, "middle"),
     label(String(values.length - 1), x(values.length - 1), base + 12, values.length > 10 ? "end" : "middle"),
     label("step", (left + width - right) / 2, base + 12, "middle"),
