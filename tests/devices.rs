@@ -219,20 +219,23 @@ fn completed_elsewhere() {
     assert_eq!(built.status.code(), Some(0), "{}", stderr(&built));
     has(
         stderr(&built),
-        &["cuda:sm_80", "rocm:gfx942", "as source", "dreamc finalize", "cargo xtask toolchain"],
+        &["cuda:sm_80", "rocm:gfx942", "as source", "dreamc finalize", "dreamc toolchain install cuda"],
     );
     let listed = without_toolchain(dir.path(), &["targets", "--format", "json"]);
     let listed: Value = serde_json::from_str(stdout(&listed)).unwrap();
     let cuda =
         listed["targets"].as_array().unwrap().iter().find(|t| t["target"] == "cuda:sm_80").unwrap().clone();
-    assert_eq!((&cuda["build"], &cuda["missing"]), (&json!(false), &json!(["cargo xtask toolchain"])));
+    assert_eq!(
+        (&cuda["build"], &cuda["missing"]),
+        (&json!(false), &json!(["dreamc toolchain install cuda"]))
+    );
     assert!(kernels(&path).iter().all(|k| (k["form"] == "source") == (k["target"] != "wgpu")));
     has(&fails(1, &["run", &path, "--ids", &ids(&dir), "--device", "cuda"]), &["dreamc finalize"]);
 
     let before = bytes(&path);
     let refused = without_toolchain(dir.path(), &["finalize", &path]);
     assert_eq!(refused.status.code(), Some(1));
-    has(stderr(&refused), &["cuda:sm_80", "cargo xtask toolchain"]);
+    has(stderr(&refused), &["cuda:sm_80", "dreamc toolchain install cuda"]);
     assert!(bytes(&path) == before, "the file was touched");
 
     ok(&["finalize", &path]);

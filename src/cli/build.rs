@@ -155,7 +155,7 @@ fn on_off(text: &str) -> Result<bool, String> {
     }
 }
 
-fn size(text: &str) -> Result<[u32; 2], String> {
+pub(super) fn size(text: &str) -> Result<[u32; 2], String> {
     let sides = text.split_once('x').and_then(|(w, h)| Some([w.parse().ok()?, h.parse().ok()?]));
     sides.filter(|[w, h]| *w > 0 && *h > 0).ok_or_else(|| "give width and height, as in 224x224".to_owned())
 }

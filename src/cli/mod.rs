@@ -10,6 +10,7 @@ mod calib;
 mod defaults;
 mod device;
 mod error;
+mod export;
 mod families;
 mod finalize;
 mod forward;
@@ -31,6 +32,7 @@ mod synth;
 mod table;
 mod targets;
 mod tokenize;
+mod toolchain;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -54,7 +56,7 @@ enum Command {
     Run(Box<run::Args>),
     /// Ask a policy for actions
     Act(Box<act::Args>),
-    /// Serve a policy behind the protocols of robots
+    /// Serve an artifact behind the protocols of robots and chat clients
     Serve(Box<serve::Args>),
     /// Time a request of an artifact's own shape
     Bench(bench::Args),
@@ -66,10 +68,14 @@ enum Command {
     Verify(verify::Args),
     /// Compile kernels that an artifact carries as source
     Finalize(finalize::Args),
+    /// Write an artifact as a framework of robots opens it
+    Export(export::Args),
     /// Turn text into token ids, or back
     Tokenize(tokenize::Args),
     /// Say what can be built and run here
     Targets(targets::Args),
+    /// Say which compilers for GPUs are there, or install one
+    Toolchain(toolchain::Args),
     /// Run passes on IR text
     Opt(opt::Args),
     /// Write a checkpoint with made-up weights in the true layout
@@ -121,8 +127,10 @@ fn perform(command: Command) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Finalize(args) => finalize::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Targets(args) => targets::run(&args),
+        Command::Toolchain(args) => toolchain::run(&args),
         Command::Opt(args) => opt::run(&args),
         Command::Synth(args) => synth::run(&args),
     }

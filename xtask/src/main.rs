@@ -1,11 +1,13 @@
 //! Repository commands: `cargo xtask demo`, `cargo xtask toolchain`, `cargo xtask test`, `cargo xtask python`,
-//! `cargo xtask page`, `cargo xtask check` and `cargo xtask gpu-check`.
+//! `cargo xtask page`, `cargo xtask check`, `cargo xtask dist` and `cargo xtask gpu-check`.
 //!
 //! A clean `check` and `test` here is a clean run in CI, which does nothing else (`.ci/run`).
 
 mod apt;
+mod arm;
 mod check;
 mod demo;
+mod dist;
 mod gpu_check;
 mod layering;
 mod page;
@@ -50,6 +52,18 @@ enum Task {
     },
     /// Check formatting, lints, documentation, layering and dependencies; run no tests
     Check,
+    /// Build what is given to users: wheels, the library for C, the command, for x86-64 and Arm
+    Dist {
+        /// The folder; by default target/dist/out
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Build it again in another folder, and compare the bytes
+        #[arg(long)]
+        again: bool,
+        /// Keep the list of files, sizes and checks in golden/field/dist.json
+        #[arg(long)]
+        record: bool,
+    },
     /// Make a folder that checks and times a GPU on another machine, which needs neither Rust nor a network
     GpuCheck {
         /// The folder; by default target/gpu-check
@@ -73,6 +87,7 @@ fn main() -> ExitCode {
         Task::Python => python::run(),
         Task::Page { pictures } => page::run(pictures.as_deref()),
         Task::Check => check::run(),
+        Task::Dist { out, again, record } => dist::run(out, again, record),
         Task::GpuCheck { out, arch } => gpu_check::run(out, &arch),
     };
     match outcome {
@@ -112,6 +127,9 @@ mod tests {
         let error = Args::try_parse_from(["cargo xtask", "frobnicate"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
         assert!(error.use_stderr());
-        assert_eq!(known_commands(), ["demo", "toolchain", "test", "python", "page", "check", "gpu-check"]);
+        assert_eq!(
+            known_commands(),
+            ["demo", "toolchain", "test", "python", "page", "check", "dist", "gpu-check"]
+        );
     }
 }

@@ -12,9 +12,9 @@ use crate::apt::apt_install;
 use crate::layering;
 use crate::step::{CommandLine, on_path, step, step_command, workspace_root};
 
-/// Versions and hashes of the wheels.
-const WHEELS: &str = include_str!("../toolchain.txt");
-const WHEELS_FILE: &str = "xtask/toolchain.txt";
+/// Versions and hashes of the wheels: those that `dreamc toolchain install cuda` installs too, and what tests need.
+const WHEELS: &str = concat!(include_str!("../../src/nvrtc.txt"), include_str!("../toolchain.txt"));
+const WHEELS_FILES: [&str; 2] = ["src/nvrtc.txt", "xtask/toolchain.txt"];
 
 /// Below Cargo's target folder, which `CARGO_TARGET_DIR` may name.
 const FOLDER: &str = "toolchain";
@@ -61,8 +61,8 @@ pub(crate) fn run() -> Result<()> {
 /// Wheels only, and those of the pinned hashes only: nothing is built or run.
 fn pip_download(to: &Path) -> CommandLine {
     CommandLine::new("python3 -m pip download --quiet --no-deps --only-binary=:all: --require-hashes")
-        .args("--disable-pip-version-check --requirement")
-        .arg(WHEELS_FILE)
+        .args("--disable-pip-version-check")
+        .args(&WHEELS_FILES.map(|file| format!("--requirement {file}")).join(" "))
         .arg("--dest")
         .arg(to.display().to_string())
 }
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(
             pip_download(Path::new("target/toolchain/download")).to_string(),
             "python3 -m pip download --quiet --no-deps --only-binary=:all: --require-hashes \
-             --disable-pip-version-check --requirement xtask/toolchain.txt --dest target/toolchain/download",
+             --disable-pip-version-check --requirement src/nvrtc.txt --requirement xtask/toolchain.txt --dest target/toolchain/download",
         );
     }
 }

@@ -1,13 +1,33 @@
 //! Where the vendors' compilers are looked for, and what is said about them.
 //!
-//! A toolchain folder has a folder for each vendor; `cargo xtask toolchain` fills `toolchain` of Cargo's target folder.
-//! None of the compilers needs a device.
+//! A toolchain folder has a folder for each vendor, and `packages`, a folder of Python's packages; `cargo xtask toolchain` fills
+//! `toolchain` of Cargo's target folder, `dreamc toolchain install` that of the user. None of the compilers needs a device.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Installs everything in a checkout of the repository.
-pub const INSTALL: &str = "cargo xtask toolchain";
+/// Whose devices a compiler is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// NVIDIA: NVRTC.
+    Nvidia,
+    /// AMD: clang with the device library.
+    Amd,
+    /// Apple: clang parses what is shipped as source.
+    Apple,
+}
+
+impl Vendor {
+    /// The command that installs what is missing, for whoever runs this program: in a checkout of the repository one for all.
+    pub fn install(self) -> &'static str {
+        match self {
+            _ if !targets().is_empty() => "cargo xtask toolchain",
+            Vendor::Nvidia => "dreamc toolchain install cuda",
+            Vendor::Amd => "apt install clang-19 lld-19 rocm-device-libs",
+            Vendor::Apple => "apt install clang-19",
+        }
+    }
+}
 
 /// Names a toolchain folder, which is looked at first.
 pub const FOLDER_VARIABLE: &str = "DREAM_TOOLCHAIN";
@@ -68,33 +88,73 @@ fn listed(paths: &[PathBuf]) -> String {
 #[derive(Clone, Debug)]
 pub struct Search {
     folders: Vec<PathBuf>,
+    /// Folders of Python's packages.
+    packages: Vec<PathBuf>,
     system: bool,
+}
+
+/// Cargo's target folders, by whatever name, that this program lies in.
+fn targets() -> Vec<PathBuf> {
+    let program = std::env::current_exe().unwrap_or_default();
+    program.ancestors().skip(1).filter(|it| it.join(CARGO_MARK).is_file()).map(Path::to_owned).collect()
+}
+
+/// The user's toolchain folder, which `dreamc toolchain install` fills. None where there is no home.
+pub fn user_toolchain() -> Option<PathBuf> {
+    let data = user_folder(std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"), ".local/share");
+    data.map(|it| it.join("dreamc/toolchain"))
+}
+
+/// Where pip puts packages beside the programs of `prefix`: an environment, the user's, or the system's.
+fn site_packages(prefix: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for lib in ["lib", "lib64"] {
+        let entries = std::fs::read_dir(prefix.join(lib)).into_iter().flatten().flatten();
+        let pythons = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("python3"));
+        found.extend(
+            pythons.flat_map(|entry| ["site-packages", "dist-packages"].map(|it| entry.path().join(it))),
+        );
+    }
+    found.retain(|folder| folder.is_dir());
+    found.sort();
+    found
 }
 
 impl Search {
     /// The folder of `DREAM_TOOLCHAIN`; `toolchain` of Cargo's target folder, by whatever name, if the program lies in it;
-    /// `dreamc/toolchain` in the user's data folder; and then what the system has.
+    /// `dreamc/toolchain` in the user's data folder; packages that pip has put beside the program or into the environment that
+    /// is active; and then what the system has.
     pub fn new() -> Self {
         let named = std::env::var_os(FOLDER_VARIABLE).filter(|it| !it.is_empty());
         let named = named.map(|it| std::path::absolute(&it).unwrap_or_else(|_| it.into()));
+        let built = targets().into_iter().map(|target| target.join("toolchain"));
+        let folders: Vec<PathBuf> = named.into_iter().chain(built).chain(user_toolchain()).collect();
         let program = std::env::current_exe().unwrap_or_default();
-        let built = program.ancestors().skip(1).filter(|it| it.join(CARGO_MARK).is_file());
-        let data = user_folder(std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"), ".local/share");
-        let built = built.map(|target| target.join("toolchain"));
-        let folders = named.into_iter().chain(built).chain(data.map(|it| it.join("dreamc/toolchain")));
-        Self { folders: folders.collect(), system: true }
+        let beside = program.parent().and_then(Path::parent).map(Path::to_owned);
+        let active = std::env::var_os("VIRTUAL_ENV").filter(|it| !it.is_empty()).map(PathBuf::from);
+        let prefixes = beside.into_iter().chain(active);
+        let own = folders.iter().map(|folder| folder.join("packages"));
+        let packages = own.chain(prefixes.flat_map(|prefix| site_packages(&prefix))).collect();
+        Self { folders, packages, system: true }
     }
 
     /// Nothing: only folders that are added.
     pub fn nowhere() -> Self {
-        Self { folders: Vec::new(), system: false }
+        Self { folders: Vec::new(), packages: Vec::new(), system: false }
     }
 
     /// Looks at `folder` too, behind the other folders.
     #[must_use]
     pub fn and(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.folders.push(folder.into());
+        let folder = folder.into();
+        self.packages.push(folder.join("packages"));
+        self.folders.push(folder);
         self
+    }
+
+    /// Folders of Python's packages, which need not exist.
+    pub fn packages(&self) -> &[PathBuf] {
+        &self.packages
     }
 
     /// Toolchain folders, which need not exist.
@@ -173,7 +233,7 @@ mod tests {
     fn missing_names_the_command_and_the_places() {
         let mut missing = Missing {
             what: "the compiler",
-            command: INSTALL,
+            command: Vendor::Nvidia.install(),
             variable: FOLDER_VARIABLE,
             looked_for: vec!["/a".into(), "/b".into()],
         };
@@ -184,6 +244,17 @@ mod tests {
         );
         missing.looked_for.clear();
         assert!(missing.to_string().ends_with("or set DREAM_TOOLCHAIN"), "{missing}");
+    }
+
+    #[test]
+    fn packages_beside_a_program() {
+        let folder = std::env::temp_dir().join(format!("dreamc-packages-{}", std::process::id()));
+        let packages = folder.join("lib/python3.11/site-packages");
+        std::fs::create_dir_all(&packages).unwrap();
+        std::fs::create_dir_all(folder.join("lib/python3.11/other")).unwrap();
+        assert_eq!(site_packages(&folder), [packages]);
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(site_packages(&folder), Vec::<PathBuf>::new());
     }
 
     #[test]

@@ -19,7 +19,7 @@
 mod library;
 mod place;
 
-use dreamc_backend::toolchain::{Missing, Search, Status};
+use dreamc_backend::toolchain::{Missing, Search, Status, Vendor};
 use library::{Call, Library};
 use place::Place;
 use std::ffi::{CString, NulError};
@@ -43,7 +43,7 @@ pub enum ToolchainError {
     #[error(transparent)]
     Missing(#[from] Missing),
     /// It is there and cannot be used.
-    #[error("{} cannot be used: {reason}; run `{}`", .path.display(), dreamc_backend::toolchain::INSTALL)]
+    #[error("{} cannot be used: {reason}; run `{}`", .path.display(), Vendor::Nvidia.install())]
     Unusable {
         /// The library.
         path: PathBuf,
@@ -227,6 +227,6 @@ impl Nvrtc {
 pub fn status() -> Status {
     match Nvrtc::find(&Search::new()) {
         Ok(nvrtc) => Status::found(nvrtc.description()),
-        Err(_) => Status::missing(dreamc_backend::toolchain::INSTALL),
+        Err(_) => Status::missing(Vendor::Nvidia.install()),
     }
 }

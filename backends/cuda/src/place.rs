@@ -1,6 +1,6 @@
 //! Where NVRTC and the headers that kernels include may lie.
 
-use dreamc_backend::toolchain::{FOLDER_VARIABLE, INSTALL, Missing, Search};
+use dreamc_backend::toolchain::{FOLDER_VARIABLE, Missing, Search, Vendor};
 use std::path::{Path, PathBuf};
 
 /// Names of the library: those of versions first, since the plain one is for developers and often absent.
@@ -25,6 +25,7 @@ pub(crate) fn places(search: &Search) -> Vec<Place> {
         roots.extend(toolkits(Path::new(SYSTEM)));
     }
     let mut places: Vec<Place> = roots.iter().flat_map(|root| in_toolkit(root)).collect();
+    places.extend(search.packages().iter().flat_map(|folder| in_packages(folder)));
     if search.system() {
         let include: Vec<PathBuf> =
             roots.iter().map(|it| it.join("include")).chain(["/usr/include".into()]).collect();
@@ -43,7 +44,7 @@ pub(crate) fn missing(search: &Search) -> Missing {
         looked_for.push(Path::new(SYSTEM).join("cuda*/lib64").join(NAMES[0]));
     }
     let what = "NVRTC, the compiler for NVIDIA devices,";
-    Missing { what, command: INSTALL, variable: FOLDER_VARIABLE, looked_for }
+    Missing { what, command: Vendor::Nvidia.install(), variable: FOLDER_VARIABLE, looked_for }
 }
 
 /// Folders `cuda*`; `cuda` itself, which points to the chosen one, comes first.
@@ -66,9 +67,35 @@ fn in_toolkit(root: &Path) -> Vec<Place> {
     libraries.filter(|it| it.is_file()).map(|library| Place { library, include: include.clone() }).collect()
 }
 
+/// NVIDIA's wheels as pip unpacks them: a folder for each, of CUDA 12. Those of 13 lack headers of the matrix units.
+fn in_packages(packages: &Path) -> Vec<Place> {
+    let nvidia = packages.join("nvidia");
+    let include = ["cuda_runtime", "cuda_nvcc", "cuda_cccl"].map(|wheel| nvidia.join(wheel).join("include"));
+    let library = nvidia.join("cuda_nvrtc/lib").join(NAMES[0]);
+    let complete = library.is_file() && include.iter().all(|folder| folder.is_dir());
+    complete.then(|| Place { library, include: include.to_vec() }).into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wheels_are_found_if_all_are_there() {
+        let folder = std::env::temp_dir().join(format!("dreamc-wheels-{}", std::process::id()));
+        let nvidia = folder.join("packages/nvidia");
+        for wheel in ["cuda_runtime", "cuda_nvcc", "cuda_cccl"] {
+            std::fs::create_dir_all(nvidia.join(wheel).join("include")).unwrap();
+        }
+        let search = Search::nowhere().and(&folder);
+        assert_eq!(places(&search), []);
+        std::fs::create_dir_all(nvidia.join("cuda_nvrtc/lib")).unwrap();
+        std::fs::write(nvidia.join("cuda_nvrtc/lib/libnvrtc.so.12"), "").unwrap();
+        let found = places(&search);
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].include.len(), 3);
+    }
 
     #[test]
     fn nothing_is_looked_for_outside_the_folders() {

@@ -19,7 +19,7 @@
 
 mod attributes;
 
-use dreamc_backend::toolchain::{CLANG_VARIABLE, INSTALL, Missing, Search, Status, ask_clang, clang_command};
+use dreamc_backend::toolchain::{CLANG_VARIABLE, Missing, Search, Status, Vendor, ask_clang, clang_command};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -103,7 +103,7 @@ impl Checker {
         let usable = clangs.iter().find_map(|clang| Some((clang, ask_clang(clang, "--version")?)));
         let (clang, version) = usable.ok_or_else(|| Missing {
             what: "clang, which checks Metal source,",
-            command: INSTALL,
+            command: Vendor::Apple.install(),
             variable: CLANG_VARIABLE,
             looked_for: clangs.clone(),
         })?;

@@ -17,7 +17,7 @@
 
 mod place;
 
-use dreamc_backend::toolchain::{INSTALL, Missing, Search, Status, clang_command};
+use dreamc_backend::toolchain::{Missing, Search, Status, Vendor, clang_command};
 use place::Place;
 use std::collections::BTreeMap;
 use std::fs;
@@ -222,7 +222,7 @@ fn isa_version(arch: &str) -> Option<u32> {
 pub fn status() -> Status {
     match Clang::find(&Search::new()) {
         Ok(clang) => Status::found(clang.description()),
-        Err(_) => Status::missing(INSTALL),
+        Err(_) => Status::missing(Vendor::Amd.install()),
     }
 }
 

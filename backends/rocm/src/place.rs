@@ -1,6 +1,6 @@
 //! Which clang, and where AMD's device library may lie.
 
-use dreamc_backend::toolchain::{CLANG_VARIABLE, INSTALL, Missing, Search, ask_clang};
+use dreamc_backend::toolchain::{CLANG_VARIABLE, Missing, Search, Vendor, ask_clang};
 use std::path::{Path, PathBuf};
 
 /// The device library, in a folder `bitcode`.
@@ -36,7 +36,7 @@ pub(crate) fn find(search: &Search) -> Result<Place, Missing> {
         looked_for.push(clang);
     }
     let what = "clang for AMD devices, with its linker (lld) and AMD's device library (ocml.bc),";
-    Err(Missing { what, command: INSTALL, variable: CLANG_VARIABLE, looked_for })
+    Err(Missing { what, command: Vendor::Amd.install(), variable: CLANG_VARIABLE, looked_for })
 }
 
 /// Places of the device library, best first. AMD's is written by AMD's clang, and older ones cannot read it.
