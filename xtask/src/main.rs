@@ -1,5 +1,6 @@
 //! Repository commands: `cargo xtask demo`, `cargo xtask toolchain`, `cargo xtask test`, `cargo xtask python`,
-//! `cargo xtask page`, `cargo xtask check`, `cargo xtask dist` and `cargo xtask gpu-check`.
+//! `cargo xtask page`, `cargo xtask check`, `cargo xtask dist`,
+//! `cargo xtask field` and `cargo xtask gpu-check`.
 //!
 //! A clean `check` and `test` here is a clean run in CI, which does nothing else (`.ci/run`).
 
@@ -8,6 +9,7 @@ mod arm;
 mod check;
 mod demo;
 mod dist;
+mod field;
 mod gpu_check;
 mod layering;
 mod page;
@@ -64,6 +66,12 @@ enum Task {
         #[arg(long)]
         record: bool,
     },
+    /// Run a check in a framework that is too large for CI, and keep the result in golden/field
+    Field {
+        /// Which
+        #[arg(value_enum)]
+        field: field::Field,
+    },
     /// Make a folder that checks and times a GPU on another machine, which needs neither Rust nor a network
     GpuCheck {
         /// The folder; by default target/gpu-check
@@ -88,6 +96,7 @@ fn main() -> ExitCode {
         Task::Page { pictures } => page::run(pictures.as_deref()),
         Task::Check => check::run(),
         Task::Dist { out, again, record } => dist::run(out, again, record),
+        Task::Field { field } => field::run(field),
         Task::GpuCheck { out, arch } => gpu_check::run(out, &arch),
     };
     match outcome {
@@ -129,7 +138,7 @@ mod tests {
         assert!(error.use_stderr());
         assert_eq!(
             known_commands(),
-            ["demo", "toolchain", "test", "python", "page", "check", "dist", "gpu-check"]
+            ["demo", "toolchain", "test", "python", "page", "check", "dist", "field", "gpu-check"]
         );
     }
 }

@@ -10,6 +10,8 @@ use crate::step::{CommandLine, step_command, workspace_root};
 
 const CRATE: &str = "runtime/python/Cargo.toml";
 const TESTS: &str = "runtime/python/tests";
+/// The simulated robot that they drive.
+const TABLETOP: &str = "examples/tabletop/python/src";
 
 /// Artifacts that the tests open: a name, a checkpoint and the options.
 const ARTIFACTS: [(&str, &str, &str); 4] = [
@@ -74,6 +76,7 @@ pub(crate) fn test() -> Result<()> {
     step_command("install the wheel", &install_wheel(&interpreter, &folders.wheels))?;
     build_artifacts(&folders)?;
     step_command("test of Python", &unittest(&interpreter, &folders))?;
+    step_command("test of the simulated robot", &scene(&interpreter))?;
     step_command("types of Python", &mypy(&interpreter))
 }
 
@@ -98,7 +101,7 @@ pub(crate) fn build_artifacts(folders: &Folders) -> Result<()> {
     Ok(())
 }
 
-fn program(environment: &Path, name: &str) -> String {
+pub(crate) fn program(environment: &Path, name: &str) -> String {
     environment.join("bin").join(name).display().to_string()
 }
 
@@ -106,7 +109,7 @@ fn venv_is_there() -> bool {
     CommandLine::new("python3 -c").arg("import ensurepip, venv").output().is_some()
 }
 
-fn make_environment(folder: &Path) -> CommandLine {
+pub(crate) fn make_environment(folder: &Path) -> CommandLine {
     CommandLine::new("python3 -m venv").arg(folder.display().to_string())
 }
 
@@ -137,8 +140,16 @@ fn unittest(interpreter: &str, folders: &Folders) -> CommandLine {
     CommandLine::program(interpreter)
         .args("-m unittest discover --start-directory")
         .arg(TESTS)
+        .env("PYTHONPATH", TABLETOP)
         .env("DREAM_ARTIFACTS", folders.artifacts.display().to_string())
         .env("DREAMC", folders.dreamc.display().to_string())
+}
+
+/// What of it needs numpy alone.
+fn scene(interpreter: &str) -> CommandLine {
+    CommandLine::program(interpreter)
+        .args("-m unittest discover --start-directory examples/tabletop/python/tests --pattern test_scene.py")
+        .env("PYTHONPATH", TABLETOP)
 }
 
 fn mypy(interpreter: &str) -> CommandLine {

@@ -18,6 +18,7 @@
 
 mod library;
 mod place;
+mod ptx;
 
 use dreamc_backend::toolchain::{Missing, Search, Status, Vendor};
 use library::{Call, Library};
@@ -176,7 +177,8 @@ impl Nvrtc {
                 }
             }
         }
-        Ok(format!("{}{OPTIONS:?}{}", remarks.concat(), hasher.finalize()))
+        // The last word: how what the compiler gives is kept.
+        Ok(format!("{}{OPTIONS:?}{} registers in order", remarks.concat(), hasher.finalize()))
     }
 
     /// Compiles a kernel for an architecture such as `sm_80`. The same source gives the same bytes, wherever the
@@ -219,7 +221,13 @@ impl Nvrtc {
                 failed(call)
             });
         }
-        Ok(Binary { cubin: program.cubin().map_err(failed)?, ptx: program.ptx().map_err(failed)? })
+        let ptx = program.ptx().map_err(failed)?;
+        let ptx = match str::from_utf8(&ptx) {
+            Ok(text) => ptx::in_order(text).into_bytes(),
+            // It is ASCII; whatever else would be, a driver refuses.
+            Err(_) => ptx,
+        };
+        Ok(Binary { cubin: program.cubin().map_err(failed)?, ptx })
     }
 }
 

@@ -13,7 +13,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Serves an artifact until it is interrupted. `started` is called with the address once it is ready.
 #[pyfunction]
-#[pyo3(signature = (path, started, *, listen, token_file, queue, timeout, camera, gripper, keys, device, threads))]
+#[pyo3(signature = (path, started, *, listen, token_file, queue, timeout, late_after, camera, gripper, keys, device, threads))]
 #[expect(clippy::too_many_arguments, reason = "as `dream/serve.py` names them")]
 pub(crate) fn serve(
     py: Python<'_>,
@@ -23,6 +23,7 @@ pub(crate) fn serve(
     token_file: Option<PathBuf>,
     queue: usize,
     timeout: f64,
+    late_after: Option<f64>,
     camera: &str,
     gripper: &str,
     keys: Option<&str>,
@@ -42,10 +43,13 @@ pub(crate) fn serve(
         other => return Err(wrong("gripper", other).into()),
     };
     let keys = keys.map(Keys::parse).transpose().map_err(Failure::argument)?.unwrap_or_default();
-    let timeout = Duration::try_from_secs_f64(timeout)
-        .map_err(|error| Failure::argument(format!("timeout: {error}")))?;
+    let duration = |name: &str, seconds: f64| {
+        Duration::try_from_secs_f64(seconds).map_err(|error| Failure::argument(format!("{name}: {error}")))
+    };
+    let timeout = duration("timeout", timeout)?;
+    let late_after = late_after.map(|ms| duration("late_after", ms / 1e3)).transpose()?;
     let open = options(device, threads, Vec::new(), false)?;
-    let options = Options { listen, token_file, queue, timeout, camera, gripper, keys, open };
+    let options = Options { listen, token_file, queue, timeout, late_after, camera, gripper, keys, open };
     let server = without_gil(py, || {
         Server::open(&path, options).map_err(|error| match error {
             ServeError::Open(error) => error.into(),

@@ -12,6 +12,7 @@ use crate::refusal::Refusal;
 use crate::server::Served;
 use crate::socket::{INTERNAL, Reply};
 use crate::value::Value;
+use dream::action::Gripper;
 use std::time::{Duration, Instant};
 
 /// Which dialect.
@@ -53,7 +54,7 @@ impl Session {
     ///
     /// Where the artifact does not act.
     pub(crate) fn new(dialect: Dialect, served: &Served) -> Result<Session, Refusal> {
-        let greeting = greeting(&served.card, served.card.policy()?, &served.keys).to_msgpack();
+        let greeting = greeting(served, served.card.policy()?).to_msgpack();
         Ok(Session { dialect, greeting, last: None })
     }
 
@@ -118,7 +119,8 @@ impl Session {
 }
 
 /// What is served.
-fn greeting(card: &Card, policy: &PolicyCard, keys: &Keys) -> Answer {
+fn greeting(served: &Served, policy: &PolicyCard) -> Answer {
+    let Served { card, keys, gripper, .. } = served;
     let sides = policy.image_size.map(|sides| sides.map(|side| Answer::Integer(side.into())).to_vec());
     let views = (0..policy.views).map(|view| Answer::Text(keys.view(view as usize)));
     Answer::Map(vec![
@@ -134,6 +136,8 @@ fn greeting(card: &Card, policy: &PolicyCard, keys: &Keys) -> Answer {
         ("proprio_dim", policy.proprio_dim.map_or(Answer::Nil, |n| Answer::Integer(n.into()))),
         ("unnorm_key", Answer::text(&policy.unnorm_key)),
         ("action_space", Answer::text("robot units")),
+        // So that a client does not turn it a second time.
+        ("gripper", Answer::text(if *gripper == Gripper::None { "none" } else { "libero" })),
     ])
 }
 
@@ -182,7 +186,8 @@ impl Keys {
         match self.views.get(view) {
             Some(key) => key.clone(),
             None if view == 0 => FIRST_VIEW[0].to_owned(),
-            None => "observation/wrist_image".to_owned(),
+            None if view == 1 => "observation/wrist_image".to_owned(),
+            None => format!("observation/wrist_image_{view}"),
         }
     }
 }

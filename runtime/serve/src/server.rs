@@ -199,7 +199,7 @@ fn label(path: &str) -> Option<&'static str> {
     if path.starts_with("/v2/models/") && path.ends_with("/infer") {
         return Some(open_inference::PATH);
     }
-    ["/act", "/metrics", CHAT_PATH].into_iter().find(|known| *known == path)
+    ["/act", CHAT_PATH].into_iter().find(|known| *known == path)
 }
 
 /// Whether a request may be served. Hashes are compared in a time that does not depend on them.

@@ -1,4 +1,4 @@
-"""``python -m dream.serve FILE``: serves a policy behind the protocols of robots, as ``dreamc serve`` does."""
+"""``python -m dream.serve FILE``: serves an artifact to robots and chat clients, as ``dreamc serve`` does."""
 
 import argparse
 import signal
@@ -12,19 +12,20 @@ from ._dream import serve as _serve
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dream.serve", description=__doc__)
-    parser.add_argument("file", metavar="FILE", help="an artifact that `dreamc build` wrote from a Dream-VLA checkpoint")
+    parser.add_argument("file", metavar="FILE", help="an artifact that `dreamc build` wrote to act or to generate")
     parser.add_argument("--listen", default="127.0.0.1:8000", help="address and port; port 0 takes any that is free")
     parser.add_argument("--token-file", type=Path, help="file with the token that requests must bring")
     parser.add_argument("--queue", type=int, default=8, help="requests that may wait")
     parser.add_argument("--timeout", type=float, default=120.0, help="longest time to an answer, in seconds")
+    parser.add_argument("--late-after", type=float, help="answers that take longer count as late, in milliseconds")
     parser.add_argument("--camera", choices=["none", "libero"], default="none")
     parser.add_argument("--gripper", choices=["none", "libero"], default="none")
     parser.add_argument("--keys", help="view0=KEY,view1=KEY,state=KEY,task=KEY,ignore=KEY")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, rocm, metal or wgpu")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
-    # As an interrupt: what runs is finished.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # As an interrupt: what runs is finished. Where whoever started it has interrupts ignored, it is ended by this all the same.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _serve(
             args.file,
@@ -33,6 +34,7 @@ def main() -> int:
             token_file=args.token_file,
             queue=args.queue,
             timeout=args.timeout,
+            late_after=args.late_after,
             camera=args.camera,
             gripper=args.gripper,
             keys=args.keys,
