@@ -11,6 +11,8 @@
 //! of some calls and the most memory that the process held. The artifact is built by one process and run by another,
 //! so that building is no part of either.
 //!
+//! With `--beside-load` another process keeps one core busy all the while, as a camera, a planner or a server may.
+//!
 //! With `--beside COMMAND`, any number of them, whatever prints such lines takes turns with us, `--rounds` times, and the
 //! figure is the median of the ratios of a round. With `--ours COMMAND` that command measures us. `DREAM_BLESS=1` adds the
 //! rounds to `benches/results/units-*.json` and makes the table of all results anew.
@@ -31,7 +33,7 @@ use dreamc_golden::runners::{Built, build_options};
 use dreamc_num::DType;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::Instant;
 
 /// Calls that count, after one that does not.
@@ -182,6 +184,24 @@ fn beside(unit: &str, dtype: &str, ours: &Ours, commands: &[String], rounds: usi
     json!({ "unit": unit, "dtype": dtype, "rows": turns.iter().map(row).collect::<Vec<_>>() })
 }
 
+/// A process that does nothing, as fast as it can.
+struct Load(Child);
+
+impl Load {
+    fn start() -> Load {
+        let this = std::env::current_exe().expect("this program has a path");
+        Load(Command::new(this).arg("--spin").spawn().expect("another process can be started"))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let unit = |name: &str| {
@@ -195,25 +215,35 @@ fn main() {
         println!("dreamc {name} {dtype} {seconds:.4} {}", peak_megabytes().unwrap_or(0));
         return;
     }
+    if args == ["--spin"] {
+        loop {
+            std::hint::spin_loop();
+        }
+    }
     // `cargo test --benches` asks whether the bench starts; `cargo bench` measures.
     if !args.iter().any(|arg| arg == "--bench") {
         return;
     }
-    let (mut words, mut commands, mut ours, mut rounds) = (Vec::new(), Vec::new(), None, ROUNDS);
+    let (mut words, mut commands, mut ours, mut rounds, mut load) =
+        (Vec::new(), Vec::new(), None, ROUNDS, false);
     let mut rest = args.iter().filter(|arg| *arg != "--bench");
     while let Some(arg) = rest.next() {
         let mut value = || rest.next().unwrap_or_else(|| panic!("{arg} takes a value")).clone();
         match arg.as_str() {
             "--beside" => commands.push(value()),
             "--ours" => ours = Some(Ours::Command(value())),
+            "--beside-load" => load = true,
             "--rounds" => rounds = value().parse().expect("--rounds takes a number"),
             _ => words.push(arg.as_str()),
         }
     }
+    let _load = load.then(Load::start);
     let [name, dtype] = words[..] else { panic!("give a unit and a type, such as `U1 bf16`") };
     let commit = commit();
     let ours = ours.unwrap_or_else(|| Ours::Artifact(unit(name).build(dtype)));
     let mut found = beside(name, dtype, &ours, &commands, rounds.max(1));
+    let name = if load { format!("{name} beside load") } else { name.to_owned() };
+    found["unit"] = json!(name);
     if std::env::var_os(BLESS).is_none() {
         return;
     }

@@ -4,21 +4,29 @@
 //! number of threads. Starting a job allocates nothing.
 //!
 //! A thread that the system has put aside takes no part in a job, unless it already has a task: then the caller sleeps, so
-//! that its core is free for that thread.
+//! that its core is free for that thread. Where threads were put aside of late, others have work for these cores: then nobody
+//! looks for long, since who looks uses up the time that it will be granted.
 
-use crate::pin::pin_to;
+use crate::pin::{pin_to, times_put_aside};
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// How often a thread looks for the next job, or for the end of one, before it sleeps: about half a millisecond, which is
 /// longer than any dispatch that one thread does alone. A thread that slept takes long to come back, and is often woken on the
 /// core of the one that wakes it, and then both share that core for some milliseconds.
 const PATIENCE: usize = 40_000;
-/// The same where there are more threads than cores.
+/// The same where there are more threads than cores, or others want them.
 const CROWDED: usize = 2000;
+
+/// For so many jobs cores count as crowded once a thread was put aside: some hundred milliseconds.
+const CROWDED_JOBS: usize = 1000;
+
+/// Who took this long for a job may have been put aside in it, and asks the system, which takes a fraction of a microsecond.
+const LONG: Duration = Duration::from_micros(200);
 
 /// Elements that are moved or added to in about the time in which a thread that waits takes up a task.
 const TASK_WORK: usize = 16 * 1024;
@@ -51,8 +59,12 @@ struct Shared {
     busy: AtomicBool,
     panicked: AtomicBool,
     stop: AtomicBool,
-    /// How often a thread looks before it sleeps.
+    /// How often a thread looks before it sleeps, where the cores are its own.
     patience: usize,
+    /// The job up to which they count as crowded.
+    crowded_until: AtomicUsize,
+    /// How often the calling thread had been put aside when it was last asked.
+    put_aside: AtomicI64,
     /// Threads that are up, and bound where that was asked for.
     bound: AtomicUsize,
     /// A core that a thread could not be bound to, or `NONE`.
@@ -104,6 +116,8 @@ impl Pool {
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             patience: if threads <= cores { PATIENCE } else { CROWDED },
+            crowded_until: AtomicUsize::new(0),
+            put_aside: AtomicI64::new(times_put_aside()),
             bound: AtomicUsize::new(0),
             unpinned: AtomicUsize::new(NONE),
             job: UnsafeCell::new(None),
@@ -209,9 +223,12 @@ impl Pool {
         shared.gate.store(OPEN, Ordering::Release);
         shared.epoch.fetch_add(1, Ordering::Release);
         self.workers.iter().for_each(|w| w.thread().unpark());
+        let start = Instant::now();
         let own = catch_unwind(AssertUnwindSafe(|| claim(shared, job, (parts, of_part), 0)));
+        let put_aside = shared.put_aside.load(Ordering::Relaxed);
+        shared.put_aside.store(shared.looks_back(start, put_aside), Ordering::Relaxed);
         shared.gate.fetch_sub(OPEN, Ordering::Relaxed);
-        if !looked(shared.patience, || shared.gate.load(Ordering::Acquire) == 0) {
+        if !looked(shared.patience(), || shared.gate.load(Ordering::Acquire) == 0) {
             shared.sleep();
         }
         let panicked = shared.panicked.swap(false, Ordering::Relaxed);
@@ -233,6 +250,26 @@ impl Drop for Pool {
 }
 
 impl Shared {
+    /// How often a thread looks before it sleeps.
+    fn patience(&self) -> usize {
+        let until = self.crowded_until.load(Ordering::Relaxed);
+        if self.epoch.load(Ordering::Relaxed) < until { CROWDED } else { self.patience }
+    }
+
+    /// Behind a job that began at `start`: whether the calling thread was put aside in it. `before` is how often it had been; how
+    /// often it has been now.
+    fn looks_back(&self, start: Instant, before: i64) -> i64 {
+        if start.elapsed() < LONG {
+            return before;
+        }
+        let now = times_put_aside();
+        if now != before {
+            let until = self.epoch.load(Ordering::Relaxed) + CROWDED_JOBS;
+            self.crowded_until.store(until, Ordering::Relaxed);
+        }
+        now
+    }
+
     /// Sleeps until the last thread has left the job.
     fn sleep(&self) {
         let (lock, wake) = &self.sleeper;
@@ -280,9 +317,10 @@ fn claim(shared: &Shared, job: &Job<'_>, (parts, of_part): (usize, usize), worke
 /// The life of one thread.
 fn work(shared: &Shared, worker: usize) {
     let mut seen = 0;
+    let mut put_aside = times_put_aside();
     loop {
         let called = || shared.epoch.load(Ordering::Acquire) != seen;
-        while !called() && !looked(shared.patience, called) {
+        while !called() && !looked(shared.patience(), called) {
             std::thread::park();
         }
         seen = shared.epoch.load(Ordering::Acquire);
@@ -297,9 +335,11 @@ fn work(shared: &Shared, worker: usize) {
         if let Some((job, parts, of_part)) = unsafe { *shared.job.get() } {
             // SAFETY: the caller of `run` keeps the job alive until all have left.
             let job = unsafe { &*job };
+            let start = Instant::now();
             if catch_unwind(AssertUnwindSafe(|| claim(shared, job, (parts, of_part), worker))).is_err() {
                 shared.panicked.store(true, Ordering::Relaxed);
             }
+            put_aside = shared.looks_back(start, put_aside);
         }
         shared.leave();
     }
