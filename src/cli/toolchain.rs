@@ -82,7 +82,7 @@ fn install(python: &str) -> Result<(), Failure> {
     pip.arg("--target").arg(&packages).stdin(Stdio::null()).stdout(io::stderr());
     let ended = pip.status().map_err(|error| Failure::io("start", Path::new(python), &error))?;
     if !ended.success() {
-        return Err(Failure::failed(format!("pip ended with {ended}"), &by_hand(&folder)));
+        return Err(Failure::failed(format!("pip ended with {ended}"), by_hand(&folder)));
     }
     let to = folder.join(PACKAGES);
     match fs::remove_dir_all(&to) {
@@ -101,9 +101,9 @@ fn check_pip(python: &str, folder: &Path) -> Result<(), Failure> {
         Ok(output) => {
             // What Python says of it.
             let _ = io::stderr().write_all(&output.stderr);
-            Err(Failure::failed(format!("`{python}` has no pip"), &by_hand(folder)))
+            Err(Failure::failed(format!("`{python}` has no pip"), by_hand(folder)))
         }
-        Err(error) => Err(Failure::failed(format!("cannot start `{python}`: {error}"), &by_hand(folder))),
+        Err(error) => Err(Failure::failed(format!("cannot start `{python}`: {error}"), by_hand(folder))),
     }
 }
 

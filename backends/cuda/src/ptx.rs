@@ -3,7 +3,7 @@
 //! NVRTC numbers virtual registers by what it did on its way, which is not the same every time: of one source come texts that differ
 //! in these numbers alone. The machine code does not depend on them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// The same program; in each function the registers of a kind are numbered as they appear.
@@ -36,10 +36,10 @@ fn closed(text: &str) -> usize {
 }
 
 /// New numbers of a kind's registers, by the old ones.
-type Numbers<'a> = HashMap<&'a str, usize>;
+type Numbers<'a> = BTreeMap<&'a str, usize>;
 
 fn body(old: &str, text: &mut String) {
-    let mut kinds: HashMap<&str, Numbers<'_>> = HashMap::new();
+    let mut kinds: BTreeMap<&str, Numbers<'_>> = BTreeMap::new();
     for line in old.lines() {
         if let Some((kind, _)) = declared(line) {
             kinds.insert(kind, Numbers::new());
@@ -63,7 +63,7 @@ fn body(old: &str, text: &mut String) {
         match declared(line) {
             // The numbers begin with 1, as NVRTC's do.
             Some((kind, before)) => {
-                let _ = write!(text, "{before}<{}>;", kinds.get(kind).map_or(0, HashMap::len) + 1);
+                let _ = write!(text, "{before}<{}>;", kinds.get(kind).map_or(0, BTreeMap::len) + 1);
             }
             None => text.push_str(line),
         }
@@ -79,7 +79,7 @@ fn declared(line: &str) -> Option<(&str, &str)> {
     is_number.then_some((kind, before))
 }
 
-fn renamed<'a>(line: &'a str, kinds: &mut HashMap<&str, Numbers<'a>>, new: &mut String) {
+fn renamed<'a>(line: &'a str, kinds: &mut BTreeMap<&str, Numbers<'a>>, new: &mut String) {
     let mut rest = line;
     while let Some(at) = rest.find('%') {
         let (before, name) = rest.split_at(at + 1);
