@@ -57,7 +57,14 @@ fn list() -> Result<(), Failure> {
         (None, Some(command)) => format!("{name:<7}missing: `{command}` installs it\n"),
         (None, None) => format!("{name:<7}missing\n"),
     };
-    print(&compilers.map(line).concat())
+    let search = Search::new();
+    let looked =
+        search.folders().iter().chain(search.packages()).map(|place| format!("       {}\n", place.display()));
+    let places: String = looked.collect();
+    print(&format!(
+        "{}looked for in\n{places}       and where the system has them\n",
+        compilers.map(line).concat()
+    ))
 }
 
 /// Has pip put the wheels into a folder of their own, and moves it in one go.
@@ -85,8 +92,9 @@ fn install(python: &str) -> Result<(), Failure> {
         return Err(Failure::failed(format!("pip ended with {ended}"), by_hand(&folder)));
     }
     let to = folder.join(PACKAGES);
-    match fs::remove_dir_all(&to) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(Failure::io("remove", &to, &error)),
+    // What was there goes with the temporary folder.
+    match fs::rename(&to, new.path().join("before")) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(Failure::io("replace", &to, &error)),
         Ok(()) | Err(_) => {}
     }
     fs::rename(&packages, &to).map_err(|error| Failure::io("move the packages to", &to, &error))?;

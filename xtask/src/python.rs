@@ -14,7 +14,7 @@ const TESTS: &str = "runtime/python/tests";
 const TABLETOP: &str = "examples/tabletop/python/src";
 
 /// Artifacts that the tests open: a name, a checkpoint and the options.
-const ARTIFACTS: [(&str, &str, &str); 4] = [
+const ARTIFACTS: [(&str, &str, &str); 5] = [
     (
         "policy.dream",
         "golden/fixtures/tabletop-vla-flow/checkpoint",
@@ -26,6 +26,8 @@ const ARTIFACTS: [(&str, &str, &str); 4] = [
         "--alg entropy --steps 16 --new-tokens 16 --max-prompt 32",
     ),
     ("forward.dream", "golden/fixtures/sudoku-text/checkpoint", "--entries forward --max-prompt 32"),
+    // Some seconds, step by step.
+    ("slow.dream", SEEING, "--steps 512 --new-tokens 512 --max-prompt 32 --dtype f32"),
     ("vl.dream", SEEING, "--steps 4 --new-tokens 24 --max-prompt 256"),
 ];
 /// A made-up checkpoint that sees and has a tokenizer; no fixture has both.

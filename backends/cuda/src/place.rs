@@ -20,13 +20,13 @@ pub(crate) struct Place {
 
 /// All places that may have one, best first.
 pub(crate) fn places(search: &Search) -> Vec<Place> {
-    let mut roots: Vec<PathBuf> = search.folders().iter().map(|folder| folder.join("cuda")).collect();
-    if search.system() {
-        roots.extend(toolkits(Path::new(SYSTEM)));
-    }
-    let mut places: Vec<Place> = roots.iter().flat_map(|root| in_toolkit(root)).collect();
+    let own: Vec<PathBuf> = search.folders().iter().map(|folder| folder.join("cuda")).collect();
+    let system = if search.system() { toolkits(Path::new(SYSTEM)) } else { Vec::new() };
+    let mut places: Vec<Place> = own.iter().flat_map(|root| in_toolkit(root)).collect();
     places.extend(search.packages().iter().flat_map(|folder| in_packages(folder)));
+    places.extend(system.iter().flat_map(|root| in_toolkit(root)));
     if search.system() {
+        let roots = [own, system].concat();
         let include: Vec<PathBuf> =
             roots.iter().map(|it| it.join("include")).chain(["/usr/include".into()]).collect();
         let has_headers = |it: &PathBuf| it.join("cuda_fp16.h").is_file();
@@ -40,6 +40,8 @@ pub(crate) fn places(search: &Search) -> Vec<Place> {
 pub(crate) fn missing(search: &Search) -> Missing {
     let mut looked_for: Vec<PathBuf> =
         search.folders().iter().map(|folder| folder.join("cuda/lib").join(NAMES[0])).collect();
+    let wheel = |packages: &PathBuf| packages.join("nvidia/cuda_nvrtc/lib").join(NAMES[0]);
+    looked_for.extend(search.packages().iter().map(wheel));
     if search.system() {
         looked_for.push(Path::new(SYSTEM).join("cuda*/lib64").join(NAMES[0]));
     }
@@ -101,7 +103,8 @@ mod tests {
     fn nothing_is_looked_for_outside_the_folders() {
         assert_eq!(places(&Search::nowhere().and("/no/such/folder")), []);
         let missing = missing(&Search::nowhere().and("/no/such/folder"));
-        assert_eq!(missing.looked_for, [PathBuf::from("/no/such/folder/cuda/lib/libnvrtc.so.12")]);
+        let places = ["cuda/lib/libnvrtc.so.12", "packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12"];
+        assert_eq!(missing.looked_for, places.map(|place| Path::new("/no/such/folder").join(place)));
     }
 
     #[test]

@@ -8,9 +8,9 @@
 //! looks for long, since who looks uses up the time that it will be granted.
 
 use crate::pin::{pin_to, times_put_aside};
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ const CROWDED: usize = 2000;
 /// For so many jobs cores count as crowded once a thread was put aside: some hundred milliseconds.
 const CROWDED_JOBS: usize = 1000;
 
-/// Who took this long for a job may have been put aside in it, and asks the system, which takes a fraction of a microsecond.
+/// Who took this long for a job may have been put aside, and asks the system, which takes a fraction of a microsecond.
 const LONG: Duration = Duration::from_micros(200);
 
 /// Elements that are moved or added to in about the time in which a thread that waits takes up a task.
@@ -63,8 +63,6 @@ struct Shared {
     patience: usize,
     /// The job up to which they count as crowded.
     crowded_until: AtomicUsize,
-    /// How often the calling thread had been put aside when it was last asked.
-    put_aside: AtomicI64,
     /// Threads that are up, and bound where that was asked for.
     bound: AtomicUsize,
     /// A core that a thread could not be bound to, or `NONE`.
@@ -117,7 +115,6 @@ impl Pool {
             stop: AtomicBool::new(false),
             patience: if threads <= cores { PATIENCE } else { CROWDED },
             crowded_until: AtomicUsize::new(0),
-            put_aside: AtomicI64::new(times_put_aside()),
             bound: AtomicUsize::new(0),
             unpinned: AtomicUsize::new(NONE),
             job: UnsafeCell::new(None),
@@ -225,8 +222,7 @@ impl Pool {
         self.workers.iter().for_each(|w| w.thread().unpark());
         let start = Instant::now();
         let own = catch_unwind(AssertUnwindSafe(|| claim(shared, job, (parts, of_part), 0)));
-        let put_aside = shared.put_aside.load(Ordering::Relaxed);
-        shared.put_aside.store(shared.looks_back(start, put_aside), Ordering::Relaxed);
+        shared.looks_back(start);
         shared.gate.fetch_sub(OPEN, Ordering::Relaxed);
         if !looked(shared.patience(), || shared.gate.load(Ordering::Acquire) == 0) {
             shared.sleep();
@@ -256,18 +252,20 @@ impl Shared {
         if self.epoch.load(Ordering::Relaxed) < until { CROWDED } else { self.patience }
     }
 
-    /// Behind a job that began at `start`: whether the calling thread was put aside in it. `before` is how often it had been; how
-    /// often it has been now.
-    fn looks_back(&self, start: Instant, before: i64) -> i64 {
+    /// Behind a job that began at `start`: whether the calling thread was put aside since its last long job.
+    fn looks_back(&self, start: Instant) {
+        thread_local! {
+            /// How often this thread had been put aside then; nothing before its first.
+            static BEFORE: Cell<Option<i64>> = const { Cell::new(None) };
+        }
         if start.elapsed() < LONG {
-            return before;
+            return;
         }
         let now = times_put_aside();
-        if now != before {
+        if BEFORE.replace(Some(now)).is_some_and(|before| before != now) {
             let until = self.epoch.load(Ordering::Relaxed) + CROWDED_JOBS;
             self.crowded_until.store(until, Ordering::Relaxed);
         }
-        now
     }
 
     /// Sleeps until the last thread has left the job.
@@ -317,7 +315,6 @@ fn claim(shared: &Shared, job: &Job<'_>, (parts, of_part): (usize, usize), worke
 /// The life of one thread.
 fn work(shared: &Shared, worker: usize) {
     let mut seen = 0;
-    let mut put_aside = times_put_aside();
     loop {
         let called = || shared.epoch.load(Ordering::Acquire) != seen;
         while !called() && !looked(shared.patience(), called) {
@@ -339,7 +336,7 @@ fn work(shared: &Shared, worker: usize) {
             if catch_unwind(AssertUnwindSafe(|| claim(shared, job, (parts, of_part), worker))).is_err() {
                 shared.panicked.store(true, Ordering::Relaxed);
             }
-            put_aside = shared.looks_back(start, put_aside);
+            shared.looks_back(start);
         }
         shared.leave();
     }

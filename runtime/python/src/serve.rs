@@ -4,6 +4,7 @@ use crate::failure::{Failure, without_gil};
 use crate::open::options;
 use dream_serve::{Camera, Gripper, Keys, Options, ServeError, Server};
 use pyo3::prelude::*;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,7 +54,16 @@ pub(crate) fn serve(
     let server = without_gil(py, || {
         Server::open(&path, options).map_err(|error| match error {
             ServeError::Open(error) => error.into(),
-            error => Failure::argument(error.to_string()),
+            error => {
+                let causes = std::iter::successors(error.source(), |cause| cause.source());
+                let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+                match error {
+                    ServeError::Listen { .. } | ServeError::Threads(_) => {
+                        Failure::Said("SystemResourceError", text)
+                    }
+                    _ => Failure::argument(text),
+                }
+            }
         })
     })?;
     let (address, stop) = (server.address().to_string(), server.stop());

@@ -52,6 +52,9 @@ def frame(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (112, 112, 3), dtype=np.uint8)
 
 
+SEED = b'{"name": "seed", "shape": [1], "datatype": "INT64", "data": [1]}'
+
+
 class Random:
     """Changes bytes, the same every time."""
 
@@ -176,7 +179,7 @@ class Serving(unittest.TestCase):
         # An error leaves the connection open.
         for change, text in [
             ({"prompt": 3}, "`prompt`: it is a number; it must be a text"),
-            ({"observation/state": np.array([0.1])}, "`state`: it has 1 numbers; it must be 2 numbers"),
+            ({"observation/state": np.array([0.1])}, "`observation/state`: it has 1 numbers; it must be 2 numbers"),
             ({"observation/state": np.array([np.nan, 0])}, "`observation/state`: it has NaN"),
             ({"observation/image": frame().astype(np.int64)}, "`observation/image`: its elements are I64"),
             ({"speed": 1.0}, "`speed`: it is no field of a request"),
@@ -186,6 +189,11 @@ class Serving(unittest.TestCase):
                 client.infer({**request, **change})
         with self.assertRaisesRegex(RuntimeError, "`observation/image` is missing"):
             client.infer({"prompt": TASK, "observation/state": np.array(STATE)})
+        # A camera at the wrist is no third-person view, and of two names for one thing neither is taken.
+        with self.assertRaisesRegex(RuntimeError, "`observation/image` is missing"):
+            client.infer({"prompt": TASK, "observation/state": np.array(STATE), "observation/wrist_image": frame()})
+        with self.assertRaisesRegex(RuntimeError, "`task`: it stands beside `prompt`"):
+            client.infer({**request, "task": TASK})
         chw = {**request, "observation/image": frame().transpose(2, 0, 1)}
         np.testing.assert_array_equal(client.infer(chw)["actions"], self.wanted)
 
@@ -269,6 +277,7 @@ class Serving(unittest.TestCase):
             ({"proprio": ("FP64", np.array([0.1]))}, "it has 1 numbers"),
             ({"seed": ("INT64", np.array([-1]))}, "`seed`"),
             ({"noise": ("FP32", np.zeros((4, 7), np.float32))}, "`noise`: it is [4, 7]"),
+            ({"image_00": ("UINT8", frame())}, "`image_00`: it is no input of the model"),
         ]:
             with self.subTest(text), self.assertRaisesRegex(InferenceServerException, re.escape(text)):
                 client.infer("policy", tensors({**given, **change}, True))
@@ -283,6 +292,8 @@ class Serving(unittest.TestCase):
             (b'{"inputs": [{"name": "seed", "shape": [1], "datatype": "INT64", "data": ["a"]}]}', {}),
             (b'{"inputs": [{"name": "seed", "shape": [1], "datatype": "UINT64", "data": [1]}]}', {}),
             (b'{"inputs": [{"name": "task", "shape": [1], "datatype": "BYTES", "data": ["a", "b"]}]}', {}),
+            (b'{"inputs": [], "outputs": [{"name": "actions", "parameters": {"classification": 3}}]}', {}),
+            (b'{"inputs": [%s, %s]}' % (SEED, SEED), {}),
         ]:
             answer = requests.post(url, data=body, headers=headers, timeout=30)
             self.assertEqual(answer.status_code, 400, answer.text)
@@ -464,6 +475,10 @@ class Chatting(unittest.TestCase):
             ({"presence_penalty": 1.0}, "presence_penalty"),
             ({"tools": [{"type": "function", "function": {"name": "a"}}]}, "tools"),
             ({"temperature": -1.0}, "temperature"),
+            ({"temperature": 1e300}, "temperature"),
+            ({"top_p": 0.0}, "top_p"),
+            ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
+            ({"stream_options": {"frobnicate": True}}, "stream_options.frobnicate"),
             ({"response_format": {"type": "json_object"}}, "response_format"),
         ]:
             with self.subTest(param), self.assertRaises(openai.BadRequestError) as refused:
@@ -547,6 +562,28 @@ class Alone(unittest.TestCase):
         run = subprocess.run([DREAMC, "serve", str(ARTIFACTS / "forward.dream")], capture_output=True, text=True)
         self.assertEqual(run.returncode, 1)
         self.assertIn("has neither `act` nor `generate`, only forward", run.stderr)
+
+    def test_pages_of_other_sites_may_not_ask(self) -> None:
+        server = Server()
+        self.addCleanup(server.stop)
+        request = {"image": frame(), "instruction": TASK, "state": STATE}
+        for origin, status in [("http://evil.example", 403), ("null", 403), (server.url, 200), ("http://[::1]:80", 200)]:
+            self.assertEqual(server.post(request, headers={"Origin": origin}).status_code, status, origin)
+        with self.assertRaisesRegex(Exception, "403"):
+            with connect(f"ws://127.0.0.1:{server.port}/", origin="http://evil.example"):
+                pass
+
+    def test_a_stream_that_takes_too_long(self) -> None:
+        server = Server("--timeout", "1", file=ARTIFACTS / "slow.dream")
+        self.addCleanup(server.stop)
+        body = {"model": "slow", "messages": [{"role": "user", "content": "hi"}], "stream": True, "raw": True}
+        answer = requests.post(f"{server.url}/v1/chat/completions", json=body, timeout=30)
+        events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+        self.assertEqual(events[-1], "[DONE]")
+        self.assertIn("within 1 s", json.loads(events[-2])["error"]["message"])
+        # The model is free again.
+        short = {**body, "stream": False, "max_tokens": 1}
+        self.assertEqual(requests.post(f"{server.url}/v1/chat/completions", json=short, timeout=30).status_code, 200)
 
     def test_a_full_queue(self) -> None:
         server = Server("--queue", "1")

@@ -96,18 +96,22 @@ impl Observer for StopWatch {
     }
 }
 
-/// The state that a policy takes: it must be given where it does, and is passed over where it does not.
+/// The state that a policy takes, which came as `name`: it must be given where it does, and is passed over where it does not.
 ///
 /// # Errors
 ///
 /// Names the field.
-pub(crate) fn state_of(policy: &PolicyCard, given: Option<Vec<f64>>) -> Result<Option<Vec<f64>>, Refusal> {
+pub(crate) fn state_of(
+    policy: &PolicyCard,
+    name: &str,
+    given: Option<Vec<f64>>,
+) -> Result<Option<Vec<f64>>, Refusal> {
     match (given, policy.proprio_dim) {
         (_, None) => Ok(None),
-        (None, Some(n)) => Err(Refusal::missing("state", &format!("{n} numbers, in the robot's own units"))),
+        (None, Some(n)) => Err(Refusal::missing(name, &format!("{n} numbers, in the robot's own units"))),
         (Some(state), Some(n)) if state.len() != n as usize => {
             let found = format!("it has {} numbers", state.len());
-            Err(Refusal::field("state", found, &format!("{n} numbers, in the robot's own units")))
+            Err(Refusal::field(name, found, &format!("{n} numbers, in the robot's own units")))
         }
         (state, Some(_)) => Ok(state),
     }

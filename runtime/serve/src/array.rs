@@ -181,7 +181,26 @@ impl<'a> Array<'a> {
             pixels
         };
         let sides = [width, height].map(|side| u32::try_from(side).unwrap_or(u32::MAX));
-        Image::from_rgb8(sides[0], sides[1], pixels).map_err(|error| wrong(error.to_string()))
+        sized(name, Image::from_rgb8(sides[0], sides[1], pixels).map_err(|error| wrong(error.to_string()))?)
+    }
+}
+
+/// Largest side of an image.
+const SIDE_MAX: u32 = 8192;
+
+/// An image, if it is not too large.
+///
+/// # Errors
+///
+/// Names the field.
+pub(crate) fn sized(name: &str, image: Image) -> Result<Image, Refusal> {
+    let [width, height] = [image.width(), image.height()];
+    match width.max(height) <= SIDE_MAX {
+        true => Ok(image),
+        false => {
+            let expected = format!("at most {SIDE_MAX} pixels a side");
+            Err(Refusal::field(name, format!("it is {width}x{height}"), &expected))
+        }
     }
 }
 

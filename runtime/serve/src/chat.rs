@@ -2,6 +2,7 @@
 //! are fixed in the file; what else a model of this kind has (`top_k`, `alg_temp`, `eos_penalty`, `raw`) is taken beside it.
 
 use crate::acting::StopWatch;
+use crate::array::sized;
 use crate::card::{Card, ChatCard};
 use crate::chat_stream;
 use crate::opened::Opened;
@@ -26,6 +27,9 @@ use std::time::{Duration, Instant, SystemTime};
 /// Most texts that end an answer, and the bytes of each.
 const STOPS_MAX: usize = 4;
 const STOP_BYTES_MAX: usize = 256;
+
+/// Most pixels of all images of a request: a small file may hold very many.
+const PIXELS_MAX: u64 = 1 << 26;
 
 /// What is known of fields.
 const KNOWN: &str = "a field of chat completions, or of `top_k`, `alg_temp`, `eos_penalty`, `steps`, `alg`, `eps`, `raw`, `diffusing`";
@@ -101,7 +105,12 @@ pub(crate) async fn answer(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let body = body?;
-    let asked = parse(&Value::from_json(&body).map_err(Refusal::request)?, &served.card)?;
+    // Images are decoded here, which takes its time.
+    let reads = Arc::clone(&served);
+    let asked = tokio::task::spawn_blocking(move || {
+        parse(&Value::from_json(&body).map_err(Refusal::request)?, &reads.card)
+    });
+    let asked = asked.await.map_err(|_| Refusal::bug())??;
     let head = Head::of(&served.card);
     if asked.stream {
         return chat_stream::answer(&served, head, asked).await;
@@ -180,6 +189,9 @@ pub(crate) fn parse(request: &Value<'_>, card: &Card) -> Result<Asked, Refusal> 
         field(key, value, card, chat, &mut asked)?;
         named |= key == "model";
     }
+    if ["max_tokens", "max_completion_tokens"].iter().all(|key| request.get(key).is_some()) {
+        return Err(Refusal::field("max_tokens", "it stands beside `max_completion_tokens`", "the only one"));
+    }
     if !named {
         return Err(Refusal::missing("model", &format!("`{}`", card.name)));
     }
@@ -216,18 +228,19 @@ fn field(
         "max_tokens" | "max_completion_tokens" => {
             asked.new_tokens = whole(key, value, 1, chat.new_tokens.into())? as u32
         }
-        "temperature" => sampling.temperature = number(key, value, 0.0, f64::MAX)?,
-        "top_p" => sampling.top_p = Some(number(key, value, 0.0, 1.0)?),
+        "temperature" => sampling.temperature = number(key, value, 0.0, f32::MAX.into())?,
+        "top_p" => sampling.top_p = Some(number(key, value, f32::MIN_POSITIVE.into(), 1.0)?),
         "top_k" => sampling.top_k = Some(whole(key, value, 1, u32::MAX.into())? as u32),
-        "alg_temp" => sampling.alg_temp = Some(number(key, value, 0.0, f64::MAX)?),
-        "eos_penalty" => sampling.eos_penalty = number(key, value, f64::MIN, f64::MAX)?,
+        "alg_temp" => sampling.alg_temp = Some(number(key, value, 0.0, f32::MAX.into())?),
+        "eos_penalty" => sampling.eos_penalty = number(key, value, f32::MIN.into(), f32::MAX.into())?,
         "seed" => sampling.seed = whole(key, value, 0, i64::MAX)? as u64,
         "stop" => asked.stops = stops(value)?,
         "stream" => asked.stream = boolean(key, value)?,
         "raw" => asked.raw = boolean(key, value)?,
         "diffusing" => asked.diffusing = boolean(key, value)?,
         "stream_options" => {
-            for (name, value) in value.entries() {
+            let Value::Map(entries) = value else { return Err(wrong(key, value, "an object")) };
+            for (name, value) in entries {
                 match name.as_ref() {
                     "include_usage" => asked.include_usage = boolean("stream_options.include_usage", value)?,
                     // What it would hide is not sent.
@@ -374,6 +387,7 @@ fn content(
     let mut parts = Vec::new();
     for (i, part) in list.iter().enumerate() {
         let at = format!("{name}[{i}]");
+        known(&at, part, &["type", "text", "image_url"])?;
         match part.get("type").and_then(Value::text) {
             Some("text") => {
                 let text = part.get("text").and_then(Value::text);
@@ -384,10 +398,13 @@ fn content(
                 return Err(Refusal::field(&at, "it is an image, and the model takes text alone", "a text"));
             }
             Some("image_url") => {
+                // How finely it is looked at follows from its size here.
+                let shown = part.get("image_url").unwrap_or(&Value::Nil);
+                known(&format!("{at}.image_url"), shown, &["url", "detail"])?;
                 let url = part.get("image_url").and_then(|image| image.get("url")).and_then(Value::text);
                 let at = format!("{at}.image_url.url");
                 let url = url.ok_or_else(|| Refusal::missing(&at, DATA_URL))?;
-                visuals.push(Visual::Image(image(&at, url)?));
+                visuals.push(Visual::Image(image(&at, url, visuals)?));
                 parts.push(Part::Image);
             }
             Some(other) => {
@@ -403,9 +420,20 @@ fn content(
     Ok(parts)
 }
 
+/// That an object has no other keys.
+fn known(name: &str, value: &Value<'_>, keys: &[&str]) -> Result<(), Refusal> {
+    match value.entries().iter().find(|(key, _)| !keys.contains(&key.as_ref())) {
+        None => Ok(()),
+        Some((key, _)) => {
+            Err(Refusal::field(&format!("{name}.{key}"), "it is no field that is known here", "left out"))
+        }
+    }
+}
+
 const DATA_URL: &str = "a data URL of a PNG or JPEG file: `data:image/png;base64,..`; others are not fetched";
 
-fn image(name: &str, url: &str) -> Result<Image, Refusal> {
+/// Decodes an image, which stands behind others.
+fn image(name: &str, url: &str, before: &[Visual]) -> Result<Image, Refusal> {
     let data = ["data:image/png;base64,", "data:image/jpeg;base64,", "data:image/jpg;base64,"];
     let data = data.iter().find_map(|kind| url.strip_prefix(kind));
     let data = data.ok_or_else(|| {
@@ -415,7 +443,18 @@ fn image(name: &str, url: &str) -> Result<Image, Refusal> {
     let bytes = STANDARD.decode(data);
     let bytes =
         bytes.map_err(|error| Refusal::field(name, format!("its data is no base64: {error}"), DATA_URL))?;
-    Image::decode(&bytes, name).map_err(|error| Refusal::field(name, error.to_string(), DATA_URL))
+    let image = Image::decode(&bytes, name);
+    let image = sized(name, image.map_err(|error| Refusal::field(name, error.to_string(), DATA_URL))?)?;
+    let pixels = |image: &Image| u64::from(image.width()) * u64::from(image.height());
+    let of = |visual: &Visual| if let Visual::Image(image) = visual { pixels(image) } else { 0 };
+    let all = pixels(&image) + before.iter().map(of).sum::<u64>();
+    match all <= PIXELS_MAX {
+        true => Ok(image),
+        false => {
+            let found = format!("the images up to here have {all} pixels");
+            Err(Refusal::field(name, found, &format!("at most {PIXELS_MAX} pixels in all")))
+        }
+    }
 }
 
 #[cfg(test)]

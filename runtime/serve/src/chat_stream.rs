@@ -2,17 +2,19 @@
 
 use crate::chat::{Asked, Completed, Head, complete};
 use crate::refusal::Refusal;
-use crate::server::Served;
+use crate::server::{CHAT_PATH, Served};
 use crate::settled::settled;
 use axum::body::{Body, Bytes};
-use axum::http::HeaderName;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dream::{Model, Step, Tokenizer};
 use futures_util::stream;
 use serde_json::json;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// What the model's thread tells.
@@ -26,8 +28,9 @@ enum Told {
 ///
 /// Where it fails before its first step; later failures are events.
 pub(crate) async fn answer(served: &Arc<Served>, head: Head, asked: Asked) -> Result<Response, Refusal> {
-    // The run never waits for its reader: there is room for all of its steps.
-    let (tell, mut told) = mpsc::channel(served.card.steps as usize + 1);
+    // The run never waits for its reader: there is room for all of its steps, and for those of a second run, which is made where
+    // a slot took the mask token.
+    let (tell, mut told) = mpsc::channel(2 * served.card.steps as usize + 1);
     let include_usage = asked.include_usage;
     tokio::spawn(run(Arc::clone(served), asked, tell));
     let first = match told.recv().await {
@@ -35,7 +38,7 @@ pub(crate) async fn answer(served: &Arc<Served>, head: Head, asked: Asked) -> Re
         Some(first) => first,
         None => return Err(Refusal::bug()),
     };
-    let events = Events { head, include_usage, told, next: Some(first) };
+    let events = Events { head, include_usage, told: Some(told), next: Some(first) };
     let opening = events.chunk(json!({"role": "assistant", "content": ""}), None).to_string();
     let body = stream::unfold((events, vec![opening]), |(mut events, mut waiting)| async move {
         while waiting.is_empty() {
@@ -46,14 +49,17 @@ pub(crate) async fn answer(served: &Arc<Served>, head: Head, asked: Asked) -> Re
     });
     // A proxy that collects what it passes on would hide the steps.
     let unbuffered = HeaderName::from_static("x-accel-buffering");
-    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache"), (unbuffered, "no")];
+    let headers = [(CONTENT_TYPE, KIND_OF_EVENTS), (CACHE_CONTROL, "no-cache"), (unbuffered, "no")];
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
 /// Asks the model, for as long as somebody listens.
 async fn run(served: Arc<Served>, asked: Asked, tell: mpsc::Sender<Told>) {
-    let listener = tell.clone();
-    let completed = served.queue.ask(move |opened, _| {
+    let (start, listener) = (Instant::now(), tell.clone());
+    let began = Arc::new(AtomicBool::new(false));
+    let begins = Arc::clone(&began);
+    let completed = served.queue.ask(move |opened, gone| {
+        let gone = gone.clone();
         let mut sent = String::new();
         let completed = complete(opened, &asked, |model, request| {
             let first = request.prompt[0].len();
@@ -62,12 +68,14 @@ async fn run(served: Arc<Served>, asked: Asked, tell: mpsc::Sender<Told>) {
                 reader.reads(step.canvas.get(first..).unwrap_or_default());
                 let delta = reader.more(&asked.stops, &mut sent);
                 let canvas = asked.diffusing.then(|| reader.spellings.clone());
-                // Where nobody listens any more the run ends here.
-                listener.try_send(Told::Step { done: step.done, steps: step.steps, delta, canvas }).is_ok()
+                // Where nobody listens any more, or it took too long, the run ends here.
+                begins.store(true, Ordering::Relaxed);
+                let told = Told::Step { done: step.done, steps: step.steps, delta, canvas };
+                !gone.is() && listener.try_send(told).is_ok()
             })
         })?;
-        // What was committed stays, so that this is what is left.
-        let rest = completed.text.strip_prefix(&sent).ok_or_else(Refusal::bug)?.to_owned();
+        // What was committed stays, unless a slot took the mask token and the run was made again.
+        let rest = completed.text.strip_prefix(&sent).ok_or_else(changed)?.to_owned();
         Ok((rest, completed))
     });
     let last = tokio::select! {
@@ -77,8 +85,18 @@ async fn run(served: Arc<Served>, asked: Asked, tell: mpsc::Sender<Told>) {
         },
         () = tell.closed() => return,
     };
+    // What fails before it begins is answered, and counted, as other requests are.
+    if began.load(Ordering::Relaxed) {
+        let code = if let Told::Failed(refusal) = &last { refusal.status.as_u16() } else { 200 };
+        served.metrics.answered(CHAT_PATH, code, start.elapsed());
+    }
     // Where nobody listens there is nobody to tell.
     let _ = tell.try_send(last);
+}
+
+fn changed() -> Refusal {
+    let text = "the run was made again, and its answer begins otherwise than what was sent; ask again";
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
 }
 
 /// The slots as they are filled.
@@ -132,7 +150,8 @@ impl Reader {
 struct Events {
     head: Head,
     include_usage: bool,
-    told: mpsc::Receiver<Told>,
+    /// None behind the last event.
+    told: Option<mpsc::Receiver<Told>>,
     next: Option<Told>,
 }
 
@@ -141,8 +160,11 @@ impl Events {
     async fn more(&mut self) -> Option<Vec<String>> {
         let told = match self.next.take() {
             Some(told) => told,
-            None => self.told.recv().await?,
+            None => self.told.as_mut()?.recv().await?,
         };
+        if !matches!(told, Told::Step { .. }) {
+            self.told = None;
+        }
         Some(match told {
             Told::Step { done, steps, delta, canvas } => {
                 let content = if delta.is_empty() { json!({}) } else { json!({"content": delta}) };
@@ -180,4 +202,6 @@ impl Events {
     }
 }
 
+/// Of a stream, which is counted at its end.
+pub(crate) const KIND_OF_EVENTS: &str = "text/event-stream";
 const KIND: &str = "chat.completion.chunk";

@@ -15,6 +15,7 @@ mod array;
 mod card;
 mod chat;
 mod chat_stream;
+mod deadline;
 mod json_numpy;
 mod metrics;
 mod open_inference;
@@ -140,7 +141,7 @@ pub enum ServeError {
     /// The artifact cannot be opened.
     #[error(transparent)]
     Open(#[from] dream::Error),
-    /// The artifact generates, and cannot read or write text.
+    /// The artifact cannot read or write text, which tasks and prompts are.
     #[error(
         "{0} has no tokenizer, since its checkpoint had none: put one beside the checkpoint and build it again"
     )]

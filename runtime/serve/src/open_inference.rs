@@ -9,7 +9,7 @@ use crate::server::{ModelTime, Served};
 use crate::value::{LISTED_MAX, Value};
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -62,6 +62,11 @@ struct Named {
     version: Option<String>,
 }
 
+fn of(named: Result<Path<Named>, PathRejection>) -> Result<Named, Refusal> {
+    let named = named.map_err(|rejection| Refusal::new(rejection.status(), rejection.body_text()))?;
+    Ok(named.0)
+}
+
 impl Named {
     fn check(&self, card: &Card) -> Result<(), Refusal> {
         if self.model != card.name {
@@ -88,15 +93,18 @@ async fn server(State(served): State<Arc<Served>>) -> impl IntoResponse {
 
 async fn ready(
     State(served): State<Arc<Served>>,
-    Path(named): Path<Named>,
+    named: Result<Path<Named>, PathRejection>,
 ) -> Result<(StatusCode, &'static str), Refused> {
-    named.check(&served.card)?;
+    of(named)?.check(&served.card)?;
     Ok(crate::server::is_ready(State(served)).await)
 }
 
-async fn model(State(served): State<Arc<Served>>, Path(named): Path<Named>) -> Result<Response, Refused> {
+async fn model(
+    State(served): State<Arc<Served>>,
+    named: Result<Path<Named>, PathRejection>,
+) -> Result<Response, Refused> {
     let card = &served.card;
-    named.check(card)?;
+    of(named)?.check(card)?;
     let tensor = |name: &str, datatype: &str, shape: &[i64]| json!({"name": name, "datatype": datatype, "shape": shape});
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
     // A model of text is asked elsewhere, and has no tensors here.
@@ -123,11 +131,11 @@ const OUTPUTS: [&str; 2] = ["actions", "normalized"];
 
 async fn infer(
     State(served): State<Arc<Served>>,
-    Path(named): Path<Named>,
+    named: Result<Path<Named>, PathRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refused> {
-    Ok(infer_in(&served, &named, &headers, body).await?)
+    Ok(infer_in(&served, &of(named)?, &headers, body).await?)
 }
 
 async fn infer_in(
@@ -225,19 +233,7 @@ pub(crate) fn parse(
             ("inputs", Value::List(list)) => inputs = Some(list),
             ("outputs", Value::List(list)) => outputs = Some(list),
             ("parameters", Value::Map(entries)) => {
-                for (name, value) in entries {
-                    let at = format!("parameters.{name}");
-                    all_binary = match (name.as_ref(), value) {
-                        ("binary_data_output", Value::Bool(binary)) => *binary,
-                        _ => {
-                            return Err(Refusal::field(
-                                &at,
-                                "it is not known",
-                                "`binary_data_output`: true or false",
-                            ));
-                        }
-                    };
-                }
+                all_binary = asked_for("binary_data_output", entries, false)?;
             }
             ("id" | "inputs" | "outputs" | "parameters", Value::Nil) => {}
             ("id" | "inputs" | "outputs" | "parameters", other) => {
@@ -259,16 +255,23 @@ pub(crate) fn parse(
     let inputs = inputs.ok_or_else(|| Refusal::missing("inputs", "a list of tensors"))?;
     let mut wanted = Wanted { id, outputs: Vec::new() };
     for output in outputs.map_or(&[][..], Vec::as_slice) {
-        let name = output.get("name").and_then(Value::text).unwrap_or_default();
+        let (mut name, mut binary) = ("", all_binary);
+        for (key, value) in output.entries() {
+            match (key.as_ref(), value) {
+                ("name", Value::Text(text)) => name = text,
+                ("parameters", Value::Map(entries)) => {
+                    binary = asked_for("binary_data", entries, all_binary)?
+                }
+                (other, _) => {
+                    let at = format!("outputs[].{other}");
+                    return Err(Refusal::field(&at, "it is not known", "`name` and `parameters`"));
+                }
+            }
+        }
         let known = OUTPUTS.iter().find(|known| **known == name);
         let known = known.ok_or_else(|| {
             Refusal::field("outputs", format!("there is no `{name}`"), "actions, normalized")
         })?;
-        let binary = output.get("parameters").and_then(|parameters| parameters.get("binary_data"));
-        let binary = match binary {
-            Some(Value::Bool(binary)) => *binary,
-            _ => all_binary,
-        };
         wanted.outputs.push((known, binary));
     }
     if outputs.is_none() {
@@ -278,10 +281,16 @@ pub(crate) fn parse(
     let mut images: Vec<Option<dream::Image>> = vec![None; policy.views as usize];
     let (mut task, mut state, mut seed, mut noise) = (None, None, 0, None);
     let mut rest = tensors;
+    let mut seen: Vec<&str> = Vec::new();
     for input in inputs {
         let name = input.get("name").and_then(Value::text);
         let name = name.ok_or_else(|| Refusal::missing("inputs[].name", "a text"))?;
+        if seen.contains(&name) {
+            return Err(Refusal::field(name, "it stands twice", "given once"));
+        }
+        seen.push(name);
         let view = name.strip_prefix("image_").and_then(|view| view.parse::<usize>().ok());
+        let view = view.filter(|view| name == format!("image_{view}"));
         match (name, view.and_then(|view| images.get_mut(view)), tensor(name, input, &mut rest)?) {
             (_, Some(image), Tensor::Numbers(array)) => *image = Some(array.image(name)?),
             ("task", _, Tensor::Texts(texts)) => task = Some(only_text(&texts)?),
@@ -325,7 +334,16 @@ pub(crate) fn parse(
     });
     let images = images.collect::<Result<_, _>>()?;
     let task = task.ok_or_else(|| Refusal::missing("task", "BYTES [1], what the robot is to do"))?;
-    Ok((Asked { images, task, state: state_of(policy, state)?, seed, noise }, wanted))
+    Ok((Asked { images, task, state: state_of(policy, "proprio", state)?, seed, noise }, wanted))
+}
+
+/// The one parameter that there is of something, true or false.
+fn asked_for(name: &str, entries: &[(Cow<'_, str>, Value<'_>)], otherwise: bool) -> Result<bool, Refusal> {
+    let expected = format!("`{name}`: true or false");
+    entries.iter().try_fold(otherwise, |_, (key, value)| match value {
+        Value::Bool(value) if key == name => Ok(*value),
+        _ => Err(Refusal::field(&format!("parameters.{key}"), "it is not known", &expected)),
+    })
 }
 
 fn only_text(texts: &[Cow<'_, [u8]>]) -> Result<String, Refusal> {
@@ -372,7 +390,17 @@ fn tensor<'a>(name: &str, input: &'a Value<'_>, rest: &mut &'a [u8]) -> Result<T
     let shape =
         shape.ok_or_else(|| Refusal::field(&format!("{name}.shape"), "it is none", "at most four sides"))?;
     let elements = shape.iter().try_fold(1_usize, |n, side| n.checked_mul(*side));
-    let size = input.get("parameters").and_then(|parameters| parameters.get("binary_data_size"));
+    let size = match input.get("parameters") {
+        None | Some(Value::Nil) => None,
+        Some(parameters) => match parameters.entries() {
+            [] => None,
+            [(key, size)] if key == "binary_data_size" => Some(size),
+            _ => {
+                let at = format!("{name}.parameters");
+                return Err(Refusal::field(&at, "not all of them are known", "`binary_data_size` alone"));
+            }
+        },
+    };
     let found = |found: usize| {
         let expected = format!("as many elements as {shape:?} has");
         Refusal::field(name, format!("its data has {found}"), &expected)

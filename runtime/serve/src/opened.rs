@@ -41,11 +41,14 @@ impl Opened {
         }
     }
 
-    /// One request, so that the first that comes is not slower than others.
+    /// One request of each kind, so that the first that comes is not slower than others.
     pub(crate) fn warm_up(&mut self) -> Result<(), dream::Error> {
-        match self {
-            Opened::Policy(policy) => act(policy),
-            Opened::Model(model) => generate(model),
+        if let Opened::Policy(policy) = self {
+            act(policy)?;
+        }
+        match self.model().manifest().entries.iter().any(|entry| entry == "generate") {
+            true => generate(self.model_mut()),
+            false => Ok(()),
         }
     }
 }

@@ -197,6 +197,21 @@ fn at<'v, 'a>(request: &'v Value<'a>, path: &str) -> Option<&'v Value<'a>> {
     request.get(path).or_else(|| path.split('/').try_fold(request, |value, key| value.get(key)))
 }
 
+/// The one of some names of a thing that a request has; none where it has none.
+///
+/// # Errors
+///
+/// Where it has several: which is meant?
+fn only(request: &Value<'_>, names: &[&'static str]) -> Result<Option<&'static str>, Refusal> {
+    let mut there = names.iter().copied().filter(|name| request.get(name).is_some());
+    match (there.next(), there.next()) {
+        (Some(one), Some(other)) => {
+            Err(Refusal::field(other, format!("it stands beside `{one}`"), "the only one of its kind"))
+        }
+        (one, _) => Ok(one),
+    }
+}
+
 pub(crate) fn parse(request: &Value<'_>, card: &Card, keys: &Keys) -> Result<Asked, Refusal> {
     let policy = card.policy()?;
     if !matches!(request, Value::Map(_)) {
@@ -205,10 +220,13 @@ pub(crate) fn parse(request: &Value<'_>, card: &Card, keys: &Keys) -> Result<Ask
     let mut images = Vec::new();
     let mut used: Vec<&str> = Vec::new();
     if keys.views.is_empty() {
-        let first = FIRST_VIEW.iter().find(|key| request.get(key).is_some());
+        let first = only(request, &FIRST_VIEW)?.ok_or_else(|| {
+            let expected = format!("view 0 of {}, uint8 [height, width, 3]", policy.views);
+            Refusal::missing(FIRST_VIEW[0], &expected)
+        })?;
         let wrists =
             request.entries().iter().map(|(key, _)| key.as_ref()).filter(|key| key.contains("wrist"));
-        used.extend(first.copied().into_iter().chain(wrists));
+        used.extend(std::iter::once(first).chain(wrists));
         for key in used.iter().take(policy.views as usize) {
             images.push(picture(request, key)?);
         }
@@ -225,19 +243,20 @@ pub(crate) fn parse(request: &Value<'_>, card: &Card, keys: &Keys) -> Result<Ask
             &format!("view {missing} of {}, uint8 [height, width, 3]", policy.views),
         ));
     }
-    let named = |own: &Option<String>, known: &[&'static str]| match own {
-        Some(key) => Some(key.clone()),
-        None => known.iter().find(|key| request.get(key).is_some()).map(|key| (*key).to_owned()),
+    let named = |own: &Option<String>, known: &[&'static str]| -> Result<String, Refusal> {
+        match own {
+            Some(key) => Ok(key.clone()),
+            None => Ok(only(request, known)?.unwrap_or(known[0]).to_owned()),
+        }
     };
-    let (state_key, task_key) = (named(&keys.state, &STATE), named(&keys.task, &TASK));
-    let task_key = task_key.unwrap_or_else(|| TASK[0].to_owned());
+    let (state_key, task_key) = (named(&keys.state, &STATE)?, named(&keys.task, &TASK)?);
     let task = match at(request, &task_key) {
         Some(Value::Text(text)) => text.clone().into_owned(),
         Some(other) => return Err(Refusal::field(&task_key, format!("it is {}", other.kind()), "a text")),
         None => return Err(Refusal::missing(&task_key, "a text: what the robot is to do")),
     };
-    let state = match state_key.as_deref().and_then(|key| Some((key, at(request, key)?))) {
-        Some((key, value)) if policy.proprio_dim.is_some() => Some(numbers(key, value, "a list of numbers")?),
+    let state = match at(request, &state_key) {
+        Some(value) if policy.proprio_dim.is_some() => Some(numbers(&state_key, value, "a list of numbers")?),
         Some(_) | None => None,
     };
     for (key, _) in request.entries() {
@@ -262,7 +281,7 @@ pub(crate) fn parse(request: &Value<'_>, card: &Card, keys: &Keys) -> Result<Ask
     Ok(Asked {
         images,
         task,
-        state: state_of(policy, state)?,
+        state: state_of(policy, &state_key, state)?,
         seed: request.get("seed").map(seed_of).transpose()?.unwrap_or(0),
         noise: request.get("noise").map(|value| noise_of(value, policy)).transpose()?,
     })

@@ -127,7 +127,11 @@ pub(crate) fn parse(request: &Value<'_>, policy: &PolicyCard) -> Result<Parsed, 
     let first = first.ok_or_else(|| Refusal::missing("full_image", "a picture, uint8 [height, width, 3]"))?;
     let task = task.ok_or_else(|| Refusal::missing("instruction", "a text"))?.to_owned();
     let images = std::iter::once(first).chain(others).collect();
-    Ok(Parsed { asked: Asked { images, task, state: state_of(policy, state)?, seed, noise }, whole, ignored })
+    Ok(Parsed {
+        asked: Asked { images, task, state: state_of(policy, "state", state)?, seed, noise },
+        whole,
+        ignored,
+    })
 }
 
 fn image(name: &str, value: &Value<'_>) -> Result<dream::Image, Refusal> {
@@ -158,6 +162,9 @@ pub(crate) fn seed_of(value: &Value<'_>) -> Result<u64, Refusal> {
     match value {
         Value::Integer(seed) if *seed >= 0 => Ok(*seed as u64),
         Value::Nil => Ok(0),
+        Value::Integer(seed) => {
+            Err(Refusal::field("seed", format!("it is {seed}"), "a whole number from 0 up"))
+        }
         other => Err(Refusal::field("seed", format!("it is {}", other.kind()), "a whole number from 0 up")),
     }
 }
@@ -185,9 +192,10 @@ pub(crate) fn noise_in(array: &Array<'_>, policy: &PolicyCard) -> Result<Vec<f32
     }
     let shape = policy.shape();
     let list: Vec<f32> = array.numbers().iter().map(|x| *x as f32).collect();
-    if (array.shape != shape && array.shape != [&[1], &shape[..]].concat())
-        || list.iter().any(|x| !x.is_finite())
-    {
+    if let Some(x) = list.iter().find(|x| !x.is_finite()) {
+        return Err(Refusal::field("noise", format!("it has {x}"), &expected));
+    }
+    if array.shape != shape && array.shape != [&[1], &shape[..]].concat() {
         return Err(Refusal::field("noise", format!("it is {:?}", array.shape), &expected));
     }
     Ok(list)

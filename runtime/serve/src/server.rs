@@ -2,16 +2,17 @@
 
 use crate::acting::Camera;
 use crate::card::Card;
+use crate::deadline::Deadline;
 use crate::metrics::Metrics;
 use crate::openpi::{self, Dialect, Keys, OMNI_PATH};
 use crate::refusal::Refusal;
 use crate::socket::{Session, talk};
 use crate::worker::Queue;
-use crate::{chat, open_inference, openvla, page, vla_eval};
+use crate::{chat, chat_stream, open_inference, openvla, page, vla_eval};
 use axum::Router;
 use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, UPGRADE};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN, UPGRADE};
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -19,6 +20,7 @@ use axum::routing::{any, get, post};
 use dream::action::Gripper;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -46,7 +48,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 const OPEN_PATHS: [&str; 6] =
     ["/healthz", "/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"];
 /// Where chats are completed.
-const CHAT_PATH: &str = "/v1/chat/completions";
+pub(crate) const CHAT_PATH: &str = "/v1/chat/completions";
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// All that a request needs.
@@ -112,8 +114,9 @@ pub(crate) async fn serve(listener: TcpListener, served: Arc<Served>) {
 async fn connection(stream: TcpStream, app: Router, mut stop: watch::Receiver<bool>) {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(64);
-    let connection =
-        http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).with_upgrades();
+    let connection = http
+        .serve_connection(TokioIo::new(Deadline::new(stream)), TowerToHyperService::new(app))
+        .with_upgrades();
     let mut connection = pin!(connection);
     // Broken connections are the client's affair.
     tokio::select! {
@@ -168,18 +171,25 @@ async fn around(State(served): State<Arc<Served>>, request: Request, next: Next)
     let path = request.uri().path().to_owned();
     let upgrades = request.headers().contains_key(UPGRADE);
     let is_open = OPEN_PATHS.contains(&path.as_str()) || (page::PATHS.contains(&path.as_str()) && !upgrades);
+    let plain = path.starts_with("/v2");
+    let refused = move |refusal: Refusal| match plain {
+        true => refusal.into_plain_response(),
+        false => refusal.into_response(),
+    };
     let allowed = is_open || is_allowed(request.headers(), served.token);
-    let mut response = if allowed {
+    let mut response = if served.token.is_none() && is_foreign(request.headers()) {
+        let text =
+            "a page of another site asks; only this machine may, or whoever has a token (--token-file)";
+        refused(Refusal::new(StatusCode::FORBIDDEN, text))
+    } else if allowed {
         // The answer itself has a limit of its own: this is for bodies that do not come.
         match tokio::time::timeout(BODY_TIMEOUT + served.queue.timeout(), next.run(request)).await {
             Ok(response) => response,
-            Err(_) => {
-                Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time").into_response()
-            }
+            Err(_) => refused(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time")),
         }
     } else {
         let text = "a token is needed (Authorization: Bearer TOKEN, or Api-Key TOKEN)";
-        Refusal::new(StatusCode::UNAUTHORIZED, text).into_response()
+        refused(Refusal::new(StatusCode::UNAUTHORIZED, text))
     };
     let total = start.elapsed();
     if let Some(ModelTime(model)) = response.extensions().get() {
@@ -188,7 +198,9 @@ async fn around(State(served): State<Arc<Served>>, request: Request, next: Next)
             response.headers_mut().insert(SERVER_TIMING, value);
         }
     }
-    if let Some(known) = label(&path) {
+    let is_stream =
+        response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == chat_stream::KIND_OF_EVENTS);
+    if let Some(known) = label(&path).filter(|_| !is_stream) {
         served.metrics.answered(known, response.status().as_u16(), total);
     }
     response
@@ -200,6 +212,15 @@ fn label(path: &str) -> Option<&'static str> {
         return Some(open_inference::PATH);
     }
     ["/act", CHAT_PATH].into_iter().find(|known| *known == path)
+}
+
+/// Whether a page of another site asks, through a browser on this machine: browsers let any page open sockets and post text.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return false };
+    let origin = origin.to_str().ok().and_then(|text| text.parse::<Uri>().ok());
+    let host = origin.as_ref().and_then(Uri::host).unwrap_or_default();
+    let is_loopback = |ip: IpAddr| ip.is_loopback();
+    host != "localhost" && !host.trim_matches(['[', ']']).parse().is_ok_and(is_loopback)
 }
 
 /// Whether a request may be served. Hashes are compared in a time that does not depend on them.
@@ -249,7 +270,12 @@ async fn openpi_socket(
                 open_inference::PATH,
                 vla_eval::PATH
             );
-            Refusal::new(StatusCode::NOT_FOUND, text).into_response()
+            let refusal = Refusal::new(StatusCode::NOT_FOUND, text);
+            if uri.path().starts_with("/v2/") {
+                refusal.into_plain_response()
+            } else {
+                refusal.into_response()
+            }
         }
     }
 }

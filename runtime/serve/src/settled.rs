@@ -4,7 +4,9 @@
 /// What there is to say of a text, of which more may come unless it is whole: up to the first of `stops`, and whether there was
 /// one. While more may come, what may still become another character or a stop is held back.
 pub(crate) fn settled<'t>(text: &'t str, stops: &[String], whole: bool) -> (&'t str, bool) {
-    if let Some(at) = stops.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+    // The one that ends first, which stays so while the text grows.
+    let ends = |stop: &String| text.find(stop.as_str()).map(|at| (at + stop.len(), at));
+    if let Some((_, at)) = stops.iter().filter_map(ends).min() {
         return (&text[..at], true);
     }
     if whole {
@@ -40,6 +42,11 @@ mod tests {
         ];
         for (text, whole, wanted) in cases {
             assert_eq!(settled(text, &stops, whole), wanted, "{text:?} {whole}");
+        }
+        // What was said of a part stays said.
+        let stops = ["abcdef".to_owned(), "cd".to_owned()];
+        for text in ["abcd", "abcde", "abcdef"] {
+            assert_eq!(settled(text, &stops, false), ("ab", true), "{text}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::acting::{Asked, act, state_of};
 use crate::answer::{Answer, Floats};
-use crate::array::{Array, numbers};
+use crate::array::{Array, numbers, sized};
 use crate::card::PolicyCard;
 use crate::refusal::Refusal;
 use crate::server::Served;
@@ -159,7 +159,13 @@ pub(crate) fn parse(payload: &Value<'_>, policy: &PolicyCard) -> Result<Asked, R
         Some((key, value)) if policy.proprio_dim.is_some() => Some(numbers(key, value, "a list of numbers")?),
         Some(_) | None => None,
     };
-    Ok(Asked { images, task, state: state_of(policy, state)?, seed: 0, noise: None })
+    Ok(Asked {
+        images,
+        task,
+        state: state_of(policy, given.map_or("states", |(key, _)| key), state)?,
+        seed: 0,
+        noise: None,
+    })
 }
 
 /// A camera's picture: an array, or a file.
@@ -185,13 +191,16 @@ fn picture(name: &str, value: &Value<'_>) -> Result<Image, Refusal> {
             };
             let side = |side: &Value<'_>| side.number().filter(|n| *n >= 0.0).map(|n| n as u32);
             match sides.iter().map(side).collect::<Option<Vec<u32>>>().as_deref() {
-                Some([height, width, 3]) => Image::from_rgb8(*width, *height, bytes)
-                    .map_err(|error| Refusal::field(name, error.to_string(), EXPECTED)),
+                Some([height, width, 3]) => {
+                    let image = Image::from_rgb8(*width, *height, bytes);
+                    sized(name, image.map_err(|error| Refusal::field(name, error.to_string(), EXPECTED))?)
+                }
                 _ => Err(Refusal::field(name, format!("its shape is {sides:?}"), EXPECTED)),
             }
         }
         "png" | "jpeg" => {
-            Image::decode(&bytes, name).map_err(|error| Refusal::field(name, error.to_string(), EXPECTED))
+            let image = Image::decode(&bytes, name);
+            sized(name, image.map_err(|error| Refusal::field(name, error.to_string(), EXPECTED))?)
         }
         other => Err(Refusal::field(name, format!("its format is `{other}`"), EXPECTED)),
     }

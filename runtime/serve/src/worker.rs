@@ -125,6 +125,7 @@ impl Queue {
             // The thread has ended with the job.
             Ok(Err(_)) => Err(Refusal::bug()),
             Err(_) => {
+                // Counted again when its turn comes or it stops: as one that nobody waits for any more.
                 self.metrics.dropped(Dropped::Timeout);
                 let text = format!("there was no answer within {} s", self.timeout.as_secs_f32());
                 Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text))
