@@ -55,8 +55,11 @@ pub(crate) fn serve(
         Server::open(&path, options).map_err(|error| match error {
             ServeError::Open(error) => error.into(),
             error => {
-                let causes = std::iter::successors(error.source(), |cause| cause.source());
-                let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+                let (mut text, mut cause) = (error.to_string(), error.source());
+                while let Some(error) = cause {
+                    text = format!("{text}: {error}");
+                    cause = error.source();
+                }
                 match error {
                     ServeError::Listen { .. } | ServeError::Threads(_) => {
                         Failure::Said("SystemResourceError", text)
