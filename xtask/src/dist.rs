@@ -1,8 +1,8 @@
 //! `cargo xtask dist`: what is given to users, for x86-64 and for Arm: both wheels, the library for C, the command, checksums and
 //! lists of what is inside.
 //!
-//! All of it is built by zig's linker against the C library of manylinux_2_28, with this machine's paths left out, so that a
-//! commit gives the same bytes wherever it is built. `--again` builds it a second time in another folder and compares.
+//! All of it is built of what is committed, by zig's linker against the C library of manylinux_2_28, from a tree at one place, so that
+//! a commit gives the same bytes on every machine. `--again` builds it a second time from nothing and compares.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,9 @@ const GLIBC: &str = "2.28";
 const RECORD: &str = "golden/field/dist.json";
 const CHECKSUMS: &str = "SHA256SUMS";
 
+/// Where the sources are built from: lists of what is inside name it.
+const TREE: &str = "/tmp/dreamc-dist";
+
 /// Architectures: as Rust names them, and as wheels and archives do.
 const ARCHS: [(&str, &str); 2] =
     [("x86_64-unknown-linux-gnu", "x86_64"), ("aarch64-unknown-linux-gnu", "aarch64")];
@@ -33,6 +36,7 @@ const ARCHS: [(&str, &str); 2] =
 /// A build: of the sources in `tree`, with Cargo's files in `build`, into `out`.
 struct Build<'a> {
     tree: PathBuf,
+    archs: &'a [(&'static str, &'static str)],
     build: PathBuf,
     out: PathBuf,
     /// Folder of the tools' programs.
@@ -42,14 +46,18 @@ struct Build<'a> {
     time: &'a str,
 }
 
-/// Builds and checks all of it into `out`, by default `target/dist/out`; `record` keeps the list.
-pub(crate) fn run(out: Option<PathBuf>, again: bool, record: bool) -> Result<()> {
+/// Builds and checks all of it into `out`, by default `target/dist/out`, or what is for one architecture; `record` keeps the list.
+pub(crate) fn run(out: Option<PathBuf>, arch: Option<&str>, again: bool, record: bool) -> Result<()> {
     if cfg!(not(all(target_os = "linux", target_arch = "x86_64"))) {
         bail!("`cargo xtask dist` builds on x86-64 Linux, for it and for Arm");
     }
     let root = workspace_root()?;
-    if (again || record) && !git("status --porcelain --untracked-files=no")?.is_empty() {
-        bail!("there are changes that are not committed: what is compared or recorded must be a commit's");
+    let archs: Vec<_> = ARCHS.into_iter().filter(|(_, name)| arch.is_none_or(|arch| arch == *name)).collect();
+    if archs.is_empty() {
+        bail!("`--arch` is one of x86_64 and aarch64");
+    }
+    if !git("status --porcelain --untracked-files=no")?.is_empty() {
+        bail!("there are changes that are not committed; what is given to users is a commit's");
     }
     let metadata = layering::metadata(&root)?;
     let folder = metadata.target_directory.clone().into_std_path_buf().join("dist");
@@ -57,29 +65,26 @@ pub(crate) fn run(out: Option<PathBuf>, again: bool, record: bool) -> Result<()>
     let version = package.context("the workspace has no package `dreamc`")?.version.to_string();
     let (tools, time) = (folder.join("tools/bin"), git("log -1 --format=%ct")?);
     set_up(&folder.join("tools"))?;
-    let build = |tree: PathBuf, part: &str| Build {
-        tree,
+    let build = |part: &str| Build {
+        tree: TREE.into(),
+        archs: &archs,
         build: folder.join(format!("build{part}")),
         out: folder.join(format!("out{part}")),
         tools: &tools,
         version: &version,
         time: &time,
     };
-    let first = Build { out: out.unwrap_or_else(|| folder.join("out")), ..build(root.clone(), "") };
+    let first = Build { out: out.unwrap_or_else(|| folder.join("out")), ..build("") };
     first.make()?;
     let mut checks = first.check(&folder)?;
     if again {
-        let tree = folder.join("tree-again");
-        forget(&tree)?;
-        step_command(
-            "another tree",
-            &CommandLine::new("git worktree add --quiet --detach").arg(tree.display().to_string()),
-        )?;
-        let second = build(tree.clone(), "-again");
+        let second = build("-again");
+        if second.build.exists() {
+            fs::remove_dir_all(&second.build)?;
+        }
         second.make()?;
-        forget(&tree)?;
         step("compare", &"cargo xtask dist --again", || same(&first.out, &second.out))?;
-        checks.push(("built again in another folder".to_owned(), "the same bytes".to_owned()));
+        checks.push(("built again from nothing".to_owned(), "the same bytes".to_owned()));
     }
     if record {
         let file = root.join(RECORD);
@@ -96,9 +101,9 @@ fn git(line: &str) -> Result<String> {
 }
 
 /// Removes a worktree, if there is one.
-fn forget(tree: &Path) -> Result<()> {
-    if tree.exists() {
-        CommandLine::new("git worktree remove --force").arg(tree.display().to_string()).run()?;
+fn forget() -> Result<()> {
+    if Path::new(TREE).exists() {
+        CommandLine::new("git worktree remove --force").arg(TREE).run()?;
     }
     // One whose folder is gone is still known.
     CommandLine::new("git worktree prune").run()
@@ -136,12 +141,15 @@ impl Build<'_> {
             }
             fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
-        for (target, arch) in ARCHS {
+        forget()?;
+        step_command("the sources", &CommandLine::new("git worktree add --quiet --detach").arg(TREE))?;
+        for &(target, arch) in self.archs {
             step_command(&format!("wheel dream-runtime, {arch}"), &self.wheel("runtime/python", target))?;
             step_command(&format!("wheel dreamc, {arch}"), &self.wheel(COMMAND, target))?;
             step_command(&format!("library for C, {arch}"), &self.library(target))?;
             step(&format!("archives, {arch}"), &"cargo xtask dist", || self.archives(target, arch))?;
         }
+        forget()?;
         step("checksums", &"cargo xtask dist", || {
             fs::write(self.out.join(CHECKSUMS), self.checksums()?).map_err(Into::into)
         })
@@ -284,7 +292,7 @@ impl Build<'_> {
     fn check(&self, folder: &Path) -> Result<Vec<(String, String)>> {
         let mut checks = Vec::new();
         let tool = |name: &str| CommandLine::program(self.tools.join(name).display().to_string());
-        for (_, arch) in ARCHS {
+        for &(_, arch) in self.archs {
             for package in ["dream_runtime", "dreamc"] {
                 let wheel = self.wheel_file(package, arch)?;
                 let shown = tool("auditwheel").arg("show").arg(wheel.display().to_string()).capture()?;
@@ -312,17 +320,18 @@ impl Build<'_> {
             }
             checks.push((format!("stripped, {arch}"), "both".to_owned()));
         }
-        self.check_here(folder)?;
-        checks.push((
-            "installed with pip and imported, x86_64; C's example through pkg-config".to_owned(),
-            "runs".to_owned(),
-        ));
-        let version = arm::check(
-            folder,
-            &self.unpacked("dream_runtime", "aarch64")?,
-            &self.unpacked("dreamc", "aarch64")?.join(format!("dreamc-{}.data/scripts/dreamc", self.version)),
-        )?;
-        checks.push(("imported under qemu, and the command run, aarch64".to_owned(), version));
+        if self.archs.iter().any(|(_, arch)| *arch == "x86_64") {
+            self.check_here(folder)?;
+            let what =
+                "installed with pip and imported, the command run, C's example through pkg-config, x86_64";
+            checks.push((what.to_owned(), "run".to_owned()));
+        }
+        if self.archs.iter().any(|(_, arch)| *arch == "aarch64") {
+            let script = self.unpacked("dreamc", "aarch64")?;
+            let script = script.join(format!("dreamc-{}.data/scripts/dreamc", self.version));
+            let version = arm::check(folder, &self.unpacked("dream_runtime", "aarch64")?, &script)?;
+            checks.push(("imported, and the command run, under qemu, aarch64".to_owned(), version));
+        }
         Ok(checks)
     }
 

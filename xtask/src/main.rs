@@ -59,7 +59,10 @@ enum Task {
         /// The folder; by default target/dist/out
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
-        /// Build it again in another folder, and compare the bytes
+        /// For one architecture only: x86_64 or aarch64
+        #[arg(long, value_name = "ARCH")]
+        arch: Option<String>,
+        /// Build it again from nothing, and compare the bytes
         #[arg(long)]
         again: bool,
         /// Keep the list of files, sizes and checks in golden/field/dist.json
@@ -95,7 +98,7 @@ fn main() -> ExitCode {
         Task::Python => python::run(),
         Task::Page { pictures } => page::run(pictures.as_deref()),
         Task::Check => check::run(),
-        Task::Dist { out, again, record } => dist::run(out, again, record),
+        Task::Dist { out, arch, again, record } => dist::run(out, arch.as_deref(), again, record),
         Task::Field { field } => field::run(field),
         Task::GpuCheck { out, arch } => gpu_check::run(out, &arch),
     };
