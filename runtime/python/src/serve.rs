@@ -14,7 +14,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Serves an artifact until it is interrupted. `started` is called with the address once it is ready.
 #[pyfunction]
-#[pyo3(signature = (path, started, *, listen, token_file, queue, timeout, late_after, camera, gripper, keys, device, threads))]
+#[pyo3(signature = (path, started, *, listen, token_file, queue, timeout, late_after, camera, gripper, keys, device, threads, pin, lock_weights))]
 #[expect(clippy::too_many_arguments, reason = "as `dream/serve.py` names them")]
 pub(crate) fn serve(
     py: Python<'_>,
@@ -30,6 +30,8 @@ pub(crate) fn serve(
     keys: Option<&str>,
     device: &str,
     threads: usize,
+    pin: Vec<usize>,
+    lock_weights: bool,
 ) -> PyResult<()> {
     let wrong = |name: &str, found: &str| Failure::argument(format!("{name} is `{found}`"));
     let listen: SocketAddr = listen.parse().map_err(|_| wrong("listen", listen))?;
@@ -49,7 +51,7 @@ pub(crate) fn serve(
     };
     let timeout = duration("timeout", timeout)?;
     let late_after = late_after.map(|ms| duration("late_after", ms / 1e3)).transpose()?;
-    let open = options(device, threads, Vec::new(), false)?;
+    let open = options(device, threads, pin, lock_weights)?;
     let options = Options { listen, token_file, queue, timeout, late_after, camera, gripper, keys, open };
     let server = without_gil(py, || {
         Server::open(&path, options).map_err(|error| match error {

@@ -537,6 +537,12 @@ class Alone(unittest.TestCase):
         finally:
             server.stop()
 
+    def taken(self) -> str:
+        """An address that somebody has."""
+        holder = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(holder.close)
+        return f"127.0.0.1:{holder.getsockname()[1]}"
+
     def test_wrong_usage(self) -> None:
         short = ARTIFACTS / "short"
         short.write_text("abc")
@@ -555,6 +561,7 @@ class Alone(unittest.TestCase):
             (["--token-file", str(short)], "holds no token"),
             (["--queue", "0"], "`queue` must be 1 to 1024"),
             (["--timeout", "0"], "`timeout` must be"),
+            (["--listen", self.taken()], "cannot listen on 127.0.0.1:"),
         ]:
             run = subprocess.run([*module, *options], capture_output=True, text=True, timeout=60)
             self.assertEqual((run.returncode, run.stdout), (1, ""), run.stderr)
@@ -742,7 +749,7 @@ class Alone(unittest.TestCase):
         self.assertEqual(server.post({"image": frame(), "instruction": TASK, "state": STATE}).status_code, 200)
 
     def test_the_module_serves(self) -> None:
-        server = Server(command=[sys.executable, "-m", "dream.serve"])
+        server = Server("--pin", "0", "--threads", "1", command=[sys.executable, "-m", "dream.serve"])
         self.addCleanup(server.stop)
         answer = server.post({"image": frame(), "instruction": TASK, "state": STATE, "seed": 7})
         wanted = dream.Policy(FLOW).act([frame()], TASK, STATE, seed=7).actions[0]

@@ -18,9 +18,12 @@ def serve(
     token_file: PathLike[str] | None,
     queue: int,
     timeout: float,
+    late_after: float | None,
     camera: str,
     gripper: str,
     keys: str | None,
     device: str,
     threads: int,
+    pin: list[int],
+    lock_weights: bool,
 ) -> None: ...

@@ -10,6 +10,10 @@ import dream
 from ._dream import serve as _serve
 
 
+def _cores(text: str) -> "list[int]":
+    return [int(core) for core in text.split(",")]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dream.serve", description=__doc__)
     parser.add_argument("file", metavar="FILE", help="an artifact that `dreamc build` wrote to act or to generate")
@@ -22,7 +26,9 @@ def main() -> int:
     parser.add_argument("--gripper", choices=["none", "libero"], default="none")
     parser.add_argument("--keys", help="view0=KEY,view1=KEY,state=KEY,task=KEY,ignore=KEY")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, rocm, metal or wgpu")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="0 is one for each core")
+    parser.add_argument("--pin", type=_cores, default=[], help="processors to run on, as in 2,3")
+    parser.add_argument("--lock-weights", action="store_true", help="keep the weights in memory")
     args = parser.parse_args()
     # As an interrupt: what runs is finished. Where whoever started it has interrupts ignored, it is ended by this all the same.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -40,6 +46,8 @@ def main() -> int:
             keys=args.keys,
             device=args.device,
             threads=args.threads,
+            pin=args.pin,
+            lock_weights=args.lock_weights,
         )
     except (dream.DreamError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
