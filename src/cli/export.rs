@@ -170,7 +170,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     fs::rename(new.path(), dir).map_err(|error| Failure::io("move the folder to", dir, &error))?;
     // Nothing is left to remove.
     let _ = new.keep();
-    note(&format!("lerobot-eval --policy.path={} needs `pip install lerobot_policy_dream`", dir.display()));
+    note(&format!(
+        "lerobot-eval --policy.path={} needs the plugin lerobot_policy_dream installed",
+        dir.display()
+    ));
     print(&format!("wrote {}\n", dir.display()))
 }
 

@@ -24,6 +24,8 @@ const POLICY: &str = "manylinux_2_28";
 const GLIBC: &str = "2.28";
 /// Where the list of files, sizes and checks is kept.
 const RECORD: &str = "golden/field/dist.json";
+/// In the folder of a build: the commit that it is of.
+const COMMIT: &str = "commit";
 const CHECKSUMS: &str = "SHA256SUMS";
 
 /// Where the sources are built from: lists of what is inside name it.
@@ -46,17 +48,39 @@ struct Build<'a> {
     time: &'a str,
 }
 
-/// Builds and checks all of it into `out`, by default `target/dist/out`, or what is for one architecture; `record` keeps the list.
-pub(crate) fn run(out: Option<PathBuf>, arch: Option<&str>, again: bool, record: bool) -> Result<()> {
+/// What is asked for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The folder; by default target/dist/out
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// For one architecture only: x86_64 or aarch64
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<String>,
+    /// Check what was built before, and build nothing
+    #[arg(long)]
+    built: bool,
+    /// Build it again from nothing, and compare the bytes
+    #[arg(long)]
+    again: bool,
+    /// Keep the list of files, sizes and checks in golden/field/dist.json
+    #[arg(long)]
+    record: bool,
+}
+
+/// Builds and checks all of it.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let Args { out, arch, built, again, record } = args;
     if cfg!(not(all(target_os = "linux", target_arch = "x86_64"))) {
         bail!("`cargo xtask dist` builds on x86-64 Linux, for it and for Arm");
     }
     let root = workspace_root()?;
-    let archs: Vec<_> = ARCHS.into_iter().filter(|(_, name)| arch.is_none_or(|arch| arch == *name)).collect();
+    let is_asked = |name: &str| arch.as_ref().is_none_or(|arch| arch == name);
+    let archs: Vec<_> = ARCHS.into_iter().filter(|(_, name)| is_asked(name)).collect();
     if archs.is_empty() {
         bail!("`--arch` is one of x86_64 and aarch64");
     }
-    if !git("status --porcelain --untracked-files=no")?.is_empty() {
+    if !built && !git("status --porcelain --untracked-files=no")?.is_empty() {
         bail!("there are changes that are not committed; what is given to users is a commit's");
     }
     let metadata = layering::metadata(&root)?;
@@ -75,7 +99,9 @@ pub(crate) fn run(out: Option<PathBuf>, arch: Option<&str>, again: bool, record:
         time: &time,
     };
     let first = Build { out: out.unwrap_or_else(|| folder.join("out")), ..build("") };
-    first.make()?;
+    if !built {
+        first.make()?;
+    }
     let mut checks = first.check(&folder)?;
     if again {
         let second = build("-again");
@@ -141,6 +167,7 @@ impl Build<'_> {
             }
             fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
+        fs::write(self.build.join(COMMIT), git("rev-parse HEAD")?)?;
         forget()?;
         step_command("the sources", &CommandLine::new("git worktree add --quiet --detach").arg(TREE))?;
         for &(target, arch) in self.archs {
@@ -365,9 +392,8 @@ impl Build<'_> {
                 .arg(staged.join("share/dream/tabletop.c").display().to_string());
             compile.args(asked.capture()?.trim()).arg("-lm").run()?;
             let artifact = folder.join("policy.dream").display().to_string();
-            let build = CommandLine::program(program("dreamc")).args(
-                "build golden/fixtures/tabletop-vla-l1/checkpoint --views 1 --chunk 5 --image 112x112 -o",
-            );
+            let build = CommandLine::program(program("dreamc"))
+                .args("build golden/fixtures/tabletop-vla/checkpoint --chunk 5 --steps 1 --image 112x112 -o");
             build.arg(&artifact).run()?;
             CommandLine::program(&example).arg(&artifact).arg("3").env("LD_LIBRARY_PATH", lib).run()
         })
@@ -382,8 +408,9 @@ impl Build<'_> {
         let checks: Vec<_> =
             checks.iter().map(|(check, result)| json!({"check": check, "result": result})).collect();
         let rustc = CommandLine::new("rustc --version").capture()?;
+        let commit = fs::read_to_string(self.build.join(COMMIT)).context("nothing was built before")?;
         let record = json!({
-            "version": self.version, "commit": git("rev-parse --short=12 HEAD")?, "rustc": rustc.trim(),
+            "version": self.version, "commit": commit.trim(), "rustc": rustc.trim(),
             "files": listed, "checks": checks,
         });
         Ok(serde_json::to_string_pretty(&record)? + "\n")

@@ -55,20 +55,7 @@ enum Task {
     /// Check formatting, lints, documentation, layering and dependencies; run no tests
     Check,
     /// Build what is given to users: wheels, the library for C, the command, for x86-64 and Arm
-    Dist {
-        /// The folder; by default target/dist/out
-        #[arg(long, value_name = "DIR")]
-        out: Option<PathBuf>,
-        /// For one architecture only: x86_64 or aarch64
-        #[arg(long, value_name = "ARCH")]
-        arch: Option<String>,
-        /// Build it again from nothing, and compare the bytes
-        #[arg(long)]
-        again: bool,
-        /// Keep the list of files, sizes and checks in golden/field/dist.json
-        #[arg(long)]
-        record: bool,
-    },
+    Dist(dist::Args),
     /// Run a check in a framework that is too large for CI, and keep the result in golden/field
     Field {
         /// Which
@@ -98,7 +85,7 @@ fn main() -> ExitCode {
         Task::Python => python::run(),
         Task::Page { pictures } => page::run(pictures.as_deref()),
         Task::Check => check::run(),
-        Task::Dist { out, arch, again, record } => dist::run(out, arch.as_deref(), again, record),
+        Task::Dist(args) => dist::run(args),
         Task::Field { field } => field::run(field),
         Task::GpuCheck { out, arch } => gpu_check::run(out, &arch),
     };

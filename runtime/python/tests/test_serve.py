@@ -339,7 +339,8 @@ class Serving(unittest.TestCase):
         ]:
             with self.subTest(status=status, body=body[:20]):
                 self.assertEqual(requests.post(url, data=body, headers=headers, timeout=30).status_code, status)
-        self.assertEqual(requests.get(url, timeout=10).status_code, 405)
+        answer = requests.get(url, timeout=10)
+        self.assertEqual((answer.status_code, answer.json()["error"]["message"]), (405, "GET is not served at /act"))
         self.assertEqual(requests.post(f"{self.server.url}/act?whole=1", json=good, timeout=10).status_code, 400)
 
     def test_paths(self) -> None:

@@ -159,6 +159,7 @@ fn router(served: Arc<Served>) -> Router {
         .merge(page::routes())
         .route(vla_eval::PATH, any(vla_eval_socket))
         .route(OMNI_PATH, any(omni_socket))
+        .method_not_allowed_fallback(other_method)
         .fallback(openpi_socket)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(Arc::clone(&served), around))
@@ -171,25 +172,23 @@ async fn around(State(served): State<Arc<Served>>, request: Request, next: Next)
     let path = request.uri().path().to_owned();
     let upgrades = request.headers().contains_key(UPGRADE);
     let is_open = OPEN_PATHS.contains(&path.as_str()) || (page::PATHS.contains(&path.as_str()) && !upgrades);
-    let plain = path.starts_with("/v2");
-    let refused = move |refusal: Refusal| match plain {
-        true => refusal.into_plain_response(),
-        false => refusal.into_response(),
-    };
+    let uri = request.uri().clone();
     let allowed = is_open || is_allowed(request.headers(), served.token);
     let mut response = if served.token.is_none() && is_foreign(request.headers()) {
         let text =
             "a page of another site asks; only this machine may, or whoever has a token (--token-file)";
-        refused(Refusal::new(StatusCode::FORBIDDEN, text))
+        refused(&uri, Refusal::new(StatusCode::FORBIDDEN, text))
     } else if allowed {
         // The answer itself has a limit of its own: this is for bodies that do not come.
         match tokio::time::timeout(BODY_TIMEOUT + served.queue.timeout(), next.run(request)).await {
             Ok(response) => response,
-            Err(_) => refused(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time")),
+            Err(_) => {
+                refused(&uri, Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time"))
+            }
         }
     } else {
         let text = "a token is needed (Authorization: Bearer TOKEN, or Api-Key TOKEN)";
-        refused(Refusal::new(StatusCode::UNAUTHORIZED, text))
+        refused(&uri, Refusal::new(StatusCode::UNAUTHORIZED, text))
     };
     let total = start.elapsed();
     if let Some(ModelTime(model)) = response.extensions().get() {
@@ -249,6 +248,19 @@ async fn metrics(State(served): State<Arc<Served>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], served.metrics.page())
 }
 
+async fn other_method(method: Method, uri: Uri) -> Response {
+    let text = format!("{method} is not served at {}", uri.path());
+    refused(&uri, Refusal::new(StatusCode::METHOD_NOT_ALLOWED, text))
+}
+
+/// A refusal in the form of a path's clients.
+fn refused(uri: &Uri, refusal: Refusal) -> Response {
+    match uri.path().starts_with("/v2") {
+        true => refusal.into_plain_response(),
+        false => refusal.into_response(),
+    }
+}
+
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
 async fn openpi_socket(
@@ -270,12 +282,7 @@ async fn openpi_socket(
                 open_inference::PATH,
                 vla_eval::PATH
             );
-            let refusal = Refusal::new(StatusCode::NOT_FOUND, text);
-            if uri.path().starts_with("/v2/") {
-                refusal.into_plain_response()
-            } else {
-                refusal.into_response()
-            }
+            refused(&uri, Refusal::new(StatusCode::NOT_FOUND, text))
         }
     }
 }
