@@ -354,8 +354,9 @@ impl Build<'_> {
             checks.push((what.to_owned(), "run".to_owned()));
         }
         if self.archs.iter().any(|(_, arch)| *arch == "aarch64") {
-            let script = self.unpacked("dreamc", "aarch64")?;
-            let script = script.join(format!("dreamc-{}.data/scripts/dreamc", self.version));
+            // Of the archive: what unpacks a wheel here forgets that it may be run.
+            let script = format!("staged/aarch64/dreamc-{}-linux-aarch64/bin/dreamc", self.version);
+            let script = self.build.join(script);
             let version = arm::check(folder, &self.unpacked("dream_runtime", "aarch64")?, &script)?;
             checks.push(("imported, and the command run, under qemu, aarch64".to_owned(), version));
         }
