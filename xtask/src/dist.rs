@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::layering;
 use crate::step::{CommandLine, set_up_target, step, step_command, workspace_root};
-use crate::{apt::apt_install, arm};
+use crate::{apt::apt_install, arm, python};
 
 /// Project of the command's wheel.
 const COMMAND: &str = "src/wheel";
@@ -28,7 +28,7 @@ const RECORD: &str = "golden/field/dist.json";
 const COMMIT: &str = "commit";
 const CHECKSUMS: &str = "SHA256SUMS";
 
-/// Where the sources are built from: lists of what is inside name it.
+/// Where the sources are built from, on every machine the same: the lists of what is inside name it.
 const TREE: &str = "/tmp/dreamc-dist";
 
 /// Architectures: as Rust names them, and as wheels and archives do.
@@ -146,14 +146,7 @@ fn set_up(environment: &Path) -> Result<()> {
     };
     apt_install("what C's users ask for flags", "pkg-config", pkg_config)?;
     arm::set_up()?;
-    let python = environment.join("bin/python").display().to_string();
-    if !Path::new(&python).exists() {
-        step_command(
-            "make an environment of Python",
-            &CommandLine::new("python3 -m venv").arg(environment.display().to_string()),
-        )?;
-    }
-    let install = CommandLine::program(python)
+    let install = CommandLine::program(python::environment(environment)?)
         .args("-m pip install --quiet --disable-pip-version-check --only-binary=:all: --requirement")
         .arg(TOOLS);
     step_command("install the tools", &install)

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::layering;
-use crate::python::{make_environment, program};
+use crate::python::{environment, program};
 use crate::step::{CommandLine, step, step_command, workspace_root};
 
 /// Which framework.
@@ -64,9 +64,7 @@ impl Place {
             "build the command",
             &CommandLine::new("cargo build --release --locked --package dreamc"),
         )?;
-        if !Path::new(&self.program("python")).exists() {
-            step_command("make an environment of Python", &make_environment(&self.folder.join("env")))?;
-        }
+        environment(&self.folder.join("env"))?;
         self.pip("install maturin", &["maturin==1.16.0"])?;
         if self.wheels.exists() {
             fs::remove_dir_all(&self.wheels)?;

@@ -63,12 +63,7 @@ pub(crate) fn run() -> Result<()> {
 /// Builds the wheel and runs its tests. The command was built before.
 pub(crate) fn test() -> Result<()> {
     let folders = Folders::new()?;
-    let interpreter = program(&folders.environment, "python");
-    let venv_missing = || if venv_is_there() { Vec::new() } else { vec!["venv for python3".to_owned()] };
-    apt_install("environments of Python", "python3-venv", venv_missing)?;
-    if !Path::new(&interpreter).exists() {
-        step_command("make an environment of Python", &make_environment(&folders.environment))?;
-    }
+    let interpreter = environment(&folders.environment)?;
     step_command("install what tests of Python need", &install(&interpreter))?;
     if folders.wheels.exists() {
         // Of other versions, too.
@@ -103,6 +98,7 @@ pub(crate) fn build_artifacts(folders: &Folders) -> Result<()> {
     Ok(())
 }
 
+/// A program of an environment.
 pub(crate) fn program(environment: &Path, name: &str) -> String {
     environment.join("bin").join(name).display().to_string()
 }
@@ -111,8 +107,16 @@ fn venv_is_there() -> bool {
     CommandLine::new("python3 -c").arg("import ensurepip, venv").output().is_some()
 }
 
-pub(crate) fn make_environment(folder: &Path) -> CommandLine {
-    CommandLine::new("python3 -m venv").arg(folder.display().to_string())
+/// Makes an environment of Python in a folder if there is none; its interpreter.
+pub(crate) fn environment(folder: &Path) -> Result<String> {
+    let interpreter = program(folder, "python");
+    let venv_missing = || if venv_is_there() { Vec::new() } else { vec!["venv for python3".to_owned()] };
+    apt_install("environments of Python", "python3-venv", venv_missing)?;
+    if !Path::new(&interpreter).exists() {
+        let make = CommandLine::new("python3 -m venv").arg(folder.display().to_string());
+        step_command("make an environment of Python", &make)?;
+    }
+    Ok(interpreter)
 }
 
 fn install(interpreter: &str) -> CommandLine {

@@ -68,7 +68,7 @@ pub struct Options {
     pub queue: usize,
     /// Longest time from a request to its answer, at most a day.
     pub timeout: Duration,
-    /// From when on an answer counts as late in `dream_late_total`; none never does without it.
+    /// An answer that takes longer counts as late (`dream_late_total`); with none, no answer does.
     pub late_after: Option<Duration>,
     /// What is done to images first.
     pub camera: Camera,

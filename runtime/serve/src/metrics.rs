@@ -76,7 +76,7 @@ pub(crate) struct Metrics {
     request_times: Mutex<Histogram>,
     inference_times: Mutex<Histogram>,
     depth: AtomicUsize,
-    /// From when on an answer is late.
+    /// An answer that takes longer is late.
     late_after: Option<Duration>,
     late: AtomicU64,
     dropped: [AtomicU64; 4],
