@@ -6,10 +6,10 @@ use dreamc_backend::toolchain::Search;
 use dreamc_backend_cuda::Nvrtc;
 use dreamc_kernels::model::{self, Counts};
 use dreamc_kernels::{
-    Activation, Attention, AttentionEngine, Engine, Float, Kernel, Linear, LinearFp8, MatrixTile, Residual,
-    Target, Turned,
+    Activation, Attention, AttentionEngine, Engine, Float, Instruction, Kernel, Linear, LinearFp8,
+    MatrixTile, Residual, Target, Turned,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
@@ -63,17 +63,22 @@ impl Listing {
         range.filter(|at| self.is(*at, opcode)).count()
     }
 
+    /// Instructions of matrix units.
+    fn products(&self, range: std::ops::RangeInclusive<usize>) -> usize {
+        ["HMMA", "QMMA", "HGMMA", "QGMMA"].map(|opcode| self.count(range.clone(), opcode)).iter().sum()
+    }
+
     /// The shortest loop that multiplies: the one along K, or along the keys. All products, where a loop of a few steps was
     /// written out.
     fn main_loop(&self) -> std::ops::RangeInclusive<usize> {
         let back = |at: usize| {
             let to = self.instructions[at].split("`(").nth(1)?.split(')').next()?;
             let first = *self.labels.get(to).filter(|first| **first <= at && self.is(at, "BRA"))?;
-            (self.count(first..=at, "HMMA") + self.count(first..=at, "QMMA") > 0).then_some(first..=at)
+            (self.products(first..=at) > 0).then_some(first..=at)
         };
         let loops = (0..self.instructions.len()).filter_map(back);
         loops.min_by_key(|range| range.end() - range.start()).unwrap_or_else(|| {
-            let multiplies = |at: &usize| self.is(*at, "HMMA") || self.is(*at, "QMMA");
+            let multiplies = |at: &usize| self.products(*at..=*at) > 0;
             let mut products = (0..self.instructions.len()).filter(multiplies);
             let first = products.next().expect("it multiplies");
             first..=products.next_back().unwrap_or(first)
@@ -157,8 +162,16 @@ fn judge(kernel: &Kernel, listing: &Listing) {
     let all = 0..=listing.instructions.len() - 1;
     assert_eq!(listing.count(all.clone(), "LDL") + listing.count(all, "STL"), 0, "spilled");
     let main = listing.main_loop();
-    let products = listing.count(main.clone(), "HMMA") + listing.count(main.clone(), "QMMA");
+    let products = listing.products(main.clone());
     assert!(listing.count(main.clone(), "LDGSTS") > 0, "copies are not asynchronous");
+    let by_groups = match kernel {
+        Kernel::Linear(Linear { engine: Engine::Matrix(tile), .. })
+        | Kernel::LinearFp8(LinearFp8 { tile, .. }) => tile.instruction == Instruction::Wgmma,
+        _ => false,
+    };
+    if by_groups {
+        return judge_groups(kernel, listing);
+    }
     assert!(listing.count(main.clone(), "LDSM") > 0, "fragments are loaded word by word");
     let Kernel::Linear(Linear { engine: Engine::Matrix(tile), .. }) = kernel else { return };
     // Where there is no loop, what is added may be asked for before the last products.
@@ -178,14 +191,105 @@ fn judge(kernel: &Kernel, listing: &Listing) {
     }
 }
 
+/// Warpgroups multiply, a stage at once: nothing between its four instructions waits for one of them or touches the sums, and
+/// memory is not waited for.
+fn judge_groups(kernel: &Kernel, listing: &Listing) {
+    let main = listing.main_loop();
+    let (opcode, sums, sets, ways) = match kernel {
+        // A workgroup goes one way of those that several weights and turned heads have.
+        Kernel::Linear(Linear { engine: Engine::Matrix(tile), more, .. }) => {
+            ("HGMMA", tile.rows / 2, 1, 1 + more.iter().filter(|n| **n > 0).count() as u32)
+        }
+        Kernel::LinearFp8(LinearFp8 { tile, .. }) => ("QGMMA", tile.rows / 2, 2, 1),
+        _ => unreachable!("a matmul"),
+    };
+    let products: Vec<usize> = main.clone().filter(|at| listing.is(*at, opcode)).collect();
+    // Of narrow tiles the compiler has written out two steps.
+    assert!(matches!(products.len(), 4 | 8), "{} instructions of a step", products.len());
+    assert_eq!(listing.count(main.clone(), "LDG"), 0, "memory is waited for in the loop");
+    let waits = |at: &usize| listing.instructions[*at].starts_with("WARPGROUP.DEPBAR");
+    for step in products.chunks(4) {
+        // Only the last counts as a group: else the compiler has put them in a row (its warning C7510).
+        let counted: Vec<bool> = step.iter().map(|at| listing.instructions[*at].contains("gsb0")).collect();
+        assert_eq!(counted, [false, false, false, true], "each is waited for");
+        let (first, last) = (step[0], step[3]);
+        assert!(!(first..=last).any(|at| waits(&at)), "products are waited for between products");
+        // The copies of the next stage are begun while they multiply.
+        let wait = (last..=*main.end()).find(waits).expect("the products before are waited for");
+        assert!(listing.count(last..=wait, "LDGSTS") > 0, "nothing is copied while they multiply");
+    }
+    let Counts { registers: beside, instructions } = model::GROUP;
+    let registers = listing.registers();
+    assert!(registers <= sums * sets + beside, "{registers} registers");
+    let steps = products.len() as u32 / 4;
+    let most = steps * (instructions * (1 + ways) / 2 + if sets == 2 { sums } else { 0 });
+    assert!(main.clone().count() as u32 <= most, "{} instructions in the loop", main.count());
+    // The loop behind has a way for rows that are no whole fours as well, one by one.
+    let behind = main.end() + 1..listing.instructions.len();
+    let length = |at: usize| {
+        let to = listing.instructions[at].split("`(").nth(1)?.split(')').next()?;
+        let first = *listing.labels.get(to).filter(|first| **first < at && listing.is(at, "BRA"))?;
+        (first > *main.end()).then_some(at - first + 1)
+    };
+    let longest = behind.filter_map(length).max().unwrap_or(0);
+    let name = kernel.name();
+    let of_result = model::RESULT.iter().find(|(form, _)| name.contains(form)).map_or(0, |(_, count)| *count);
+    assert!(longest <= 8 * of_result as usize + 150, "{longest} instructions for eight results");
+}
+
+/// The matmuls of the 7B models.
+fn of_the_models() -> Vec<Linear> {
+    let plain = |n, k| Linear::plain(Float::BF16, n, k, Engine::Matrix(MatrixTile::WIDE));
+    let (in_place, y) = (Residual::InPlace, Float::F32);
+    let turned = |heads, head_dim| Some(Turned { heads, head_dim });
+    vec![
+        Linear { scaled: true, bias: true, more: [512, 512], rope: turned(32, 128), ..plain(3584, 3584) },
+        Linear { residual: in_place, y, weighted: true, ..plain(3584, 3584) },
+        Linear { scaled: true, swiglu: true, ..plain(18944, 3584) },
+        Linear { residual: in_place, y, weighted: true, ..plain(3584, 18944) },
+        Linear { bias: true, rope: turned(32, 80), ..plain(3840, 1280) },
+        Linear { bias: true, residual: in_place, y, ..plain(1280, 1280) },
+        Linear { bias: true, activation: Some(Activation::QuickGelu), ..plain(5120, 1280) },
+        Linear { bias: true, residual: in_place, y, ..plain(1280, 5120) },
+        Linear { scaled: true, y, ..plain(152_064, 3584) },
+    ]
+}
+
+/// Rows of requests: a short prompt and two views, a longer one, text, two views' patches, a batch.
+const ROWS: [u32; 5] = [232, 301, 384, 512, 1024];
+
+/// Every large matmul is by warpgroups.
+#[test]
+fn large_matmuls_for_hopper() {
+    let target = Target::named("sm_90a").unwrap();
+    let serving = |rows: u32| {
+        let target = &target;
+        of_the_models().into_iter().map(move |linear| {
+            let table = linear.fitted(4096, target);
+            table.into_iter().find(|(up_to, _)| rows <= *up_to).unwrap().1
+        })
+    };
+    let all: BTreeSet<Kernel> = ROWS.into_iter().flat_map(serving).map(Kernel::Linear).collect();
+    for kernel in &all {
+        assert!(kernel.name().contains("wgmma"), "{}", kernel.name());
+    }
+    each(&all.into_iter().collect::<Vec<Kernel>>(), "sm_90a", &judge);
+}
+
 #[test]
 fn linears_for_ampere() {
     each(&linears(), "sm_80", &judge);
 }
 
+/// Few rows are for warps there as well.
 #[test]
 fn linears_for_hopper() {
-    each(&linears(), "sm_90a", &judge);
+    let few = |kernel: &Kernel| match kernel {
+        Kernel::Linear(Linear { engine: Engine::Matrix(tile), .. }) => tile.rows <= 64,
+        _ => false,
+    };
+    let few: Vec<Kernel> = linears().into_iter().filter(few).collect();
+    each(&few, "sm_90a", &judge);
 }
 
 #[test]
@@ -245,4 +349,8 @@ fn fp8() {
         })
     };
     each(&MatrixTile::ALL.map(LinearFp8::tile).map(of), "sm_89", &judge);
+    let target = Target::named("sm_90a").unwrap();
+    let Kernel::LinearFp8(linear) = of(MatrixTile::WIDE) else { unreachable!("it is one") };
+    let table = linear.fitted(512, &target).into_iter().map(|(_, kernel)| Kernel::LinearFp8(kernel));
+    each(&table.collect::<Vec<Kernel>>(), "sm_90a", &judge);
 }

@@ -22,7 +22,7 @@ use crate::matrix::Matmul;
 use crate::ptx::Multiplied;
 use crate::record::Recorder;
 use crate::target::{Capabilities, Target};
-use crate::tile::{self, MatrixTile};
+use crate::tile::{self, Instruction, MatrixTile};
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,15 +48,17 @@ pub struct LinearFp8 {
 impl LinearFp8 {
     /// A tile with warps that have room for two sets of sums.
     pub const fn tile(tile: MatrixTile) -> MatrixTile {
-        match tile.warp_rows * tile.warp_columns > 48 * 64 {
-            true => MatrixTile { warp_columns: 32, ..tile },
-            false => tile,
+        match tile.warp_rows * tile.warp_columns >= 48 * 64 {
+            true if !tile.by_groups() => MatrixTile { warp_columns: 32, ..tile },
+            _ => tile,
         }
     }
 
     /// The same as a table of variants by the number of rows up to `most`, each up to so many.
     pub fn fitted(self, most: u32, target: &Target) -> Vec<(u32, LinearFp8)> {
-        let operand = tile::Matrix { columns: self.n * self.weights(), k_bytes: self.k, shared: false };
+        let columns = self.n * self.weights();
+        let (multiplied, k_bytes) = (Multiplied::E4M3, self.k);
+        let operand = tile::Matrix { multiplied, columns, k_bytes, shared: false, ends: [0; 3] };
         let table = MatrixTile::table(most, operand, target.capabilities());
         let own = |(up_to, tile)| (up_to, LinearFp8 { tile: LinearFp8::tile(tile), ..self });
         table.into_iter().map(own).collect()
@@ -67,8 +69,13 @@ impl LinearFp8 {
     }
 
     /// What `target` lacks for it.
-    pub(crate) fn lacks(target: &Target) -> Option<String> {
-        (!target.capabilities().fp8 || !MatrixTile::runs(target)).then(|| "matrices of fp8".to_owned())
+    pub(crate) fn lacks(&self, target: &Target) -> Option<String> {
+        let capabilities = target.capabilities();
+        let has = match self.tile.instruction {
+            Instruction::Mma => capabilities.fp8,
+            Instruction::Wgmma => capabilities.group_products > 0,
+        };
+        (!(has && MatrixTile::runs(target))).then(|| "matrices of fp8".to_owned())
     }
 
     pub(crate) fn name(&self) -> String {

@@ -157,7 +157,8 @@ impl Kernel {
         match self {
             Kernel::Linear(kernel) => kernel.lacks(target),
             Kernel::Attention(kernel) => kernel.lacks(target),
-            Kernel::RoundRows(_) | Kernel::LinearFp8(_) => LinearFp8::lacks(target),
+            Kernel::RoundRows(_) => RoundRows::lacks(target),
+            Kernel::LinearFp8(kernel) => kernel.lacks(target),
             Kernel::Greedy(_) => Greedy::lacks(target),
             Kernel::Segments(_) => Segments::lacks(target),
             Kernel::Elementwise(_)

@@ -174,9 +174,17 @@ impl Linear {
         let weights = 1 + u32::from(self.swiglu);
         let matrix = |(up_to, tile)| (up_to, Linear { engine: Engine::Matrix(tile), ..self });
         let operand = tile::Matrix {
+            multiplied: self.multiplied(),
             columns: self.features() * weights,
             k_bytes: self.k * 2,
             shared: !self.swiglu && self.rope.is_none(),
+            ends: match self.more {
+                [0, _] => [self.rope.map_or(0, Turned::features), 0, 0],
+                [second, third] => {
+                    let turned = self.rope.map_or(0, Turned::features);
+                    [self.n, if third > 0 { second } else { 0 }, turned]
+                }
+            },
         };
         let table = MatrixTile::table(most, operand, capabilities);
         let table: Vec<(u32, Linear)> = table.into_iter().map(matrix).collect();
@@ -227,7 +235,7 @@ impl Linear {
     pub(crate) fn lacks(&self, target: &Target) -> Option<String> {
         match self.engine {
             Engine::Units(_) => None,
-            Engine::Matrix(_) => MatrixTile::lacks(self, target),
+            Engine::Matrix(tile) => tile.lacks(self, target),
         }
     }
 

@@ -18,6 +18,7 @@
 
 use crate::emit::{Access, Element, Extent};
 use crate::epilogue::{column_gains, epilogue, row_factors};
+use crate::group::multiply_by_groups;
 use crate::kernel::{Float as Dtype, floats};
 use crate::linear::{Residual, Turned};
 use crate::math::Activation;
@@ -179,30 +180,14 @@ fn linear_matrix<Y: Float>(
 ) {
     let tile = comptime!(shape.tile);
     let features = comptime!(tile.columns / shape.weights);
-    let warp_features = comptime!(tile.warp_columns / shape.weights);
     // Rows of `x` and then of the weights, as many times as there are stages. The sums come to the same place. Behind it, by
     // what rows or columns are multiplied.
     let factors = comptime!(tile.shared_bytes() / 4);
     let words = comptime!((factors + shape.factors()) as usize);
-    let mut shared = Shared::<[u32]>::new_aligned_slice(words, 128usize);
+    let mut shared = Shared::<[u32]>::new_aligned_slice(words, comptime!(tile.shared_align() as usize));
     let base = address(&shared);
-    let down = comptime!((tile.warp_rows / ROWS) as usize);
-    // Of eight features each: an even number of each weight.
-    let across = comptime!((warp_features / FEATURES) as usize);
-    let all = comptime!(down * across * shape.weights as usize);
-    let mut sums = Array::<Vector<f32, Const<4>>>::new(all);
-    #[unroll]
-    for i in 0..all {
-        sums[i] = Vector::<f32, Const<4>>::zeroed();
-    }
     let first_row = CUBE_POS_X * tile.rows;
     let first_feature = CUBE_POS_Y * features;
-    let warp = UNIT_POS_X / WARP;
-    let warps_across = comptime!(tile.columns / tile.warp_columns);
-    let in_slice = comptime!(tile.warps() / tile.slices);
-    let slice = if comptime!(tile.slices > 1) { warp / in_slice } else { 0u32.runtime() };
-    let warp_row = warp % in_slice / warps_across * tile.warp_rows;
-    let warp_feature = warp % in_slice % warps_across * warp_features;
     let x = x.with_vector_size::<Const<4>>();
     let weight = weight.with_vector_size::<Const<4>>();
     let stage = comptime!(tile.stage_bytes());
@@ -215,8 +200,7 @@ fn linear_matrix<Y: Float>(
     } else {
         (0u32.runtime(), all_steps.runtime())
     };
-    let ahead = comptime!(tile.stages - 1);
-    let w_first = comptime!(tile.rows * tile.depth);
+    let ahead = comptime!(tile.ahead());
     let all_features = comptime!(shape.n + shape.more[0] + shape.more[1]);
     // Which of the weights, side by side, the workgroup has features of, and where it begins and ends there. Without a second
     // and a third these begin behind the last feature.
@@ -269,6 +253,110 @@ fn linear_matrix<Y: Float>(
         let gain = gain.as_ref().unwrap();
         column_gains(gain, &mut shared, factors, first_feature, shape);
     }
+    if comptime!(tile.by_groups()) {
+        multiply_by_groups(
+            x,
+            weight,
+            &second,
+            &third,
+            &up,
+            part,
+            &mut shared,
+            base,
+            first_row,
+            rows,
+            own_feature,
+            last_feature,
+            own_start,
+            steps,
+            shape,
+        );
+    } else {
+        multiply_by_warps(
+            x,
+            weight,
+            &second,
+            &third,
+            &up,
+            part,
+            &mut shared,
+            base,
+            first_row,
+            rows,
+            own_feature,
+            last_feature,
+            own_start,
+            steps,
+            shape,
+        );
+    }
+    sync_cube();
+    epilogue(
+        &mut shared,
+        factors,
+        &x_scales,
+        &weight_scales,
+        &up_scales,
+        &bias,
+        &parts,
+        &counters,
+        &cos,
+        &sin,
+        &mut weighted,
+        &mut own_squares,
+        &residual,
+        y,
+        first_row,
+        rows,
+        first_feature,
+        own_feature,
+        stride,
+        first,
+        shape,
+    );
+}
+
+/// Goes along K, four warps of a column of products by `mma.sync`, and puts the sums of all slices where the stages were.
+#[cube]
+fn multiply_by_warps(
+    x: &[Vector<u32, Const<4>>],
+    weight: &[Vector<u32, Const<4>>],
+    second: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
+    third: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
+    up: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
+    part: u32,
+    shared: &mut [u32],
+    base: u32,
+    first_row: u32,
+    rows: u32,
+    own_feature: u32,
+    last_feature: u32,
+    own_start: u32,
+    steps: u32,
+    #[comptime] shape: Shape,
+) {
+    let tile = comptime!(shape.tile);
+    let features = comptime!(tile.columns / shape.weights);
+    let warp_features = comptime!(tile.warp_columns / shape.weights);
+    let down = comptime!((tile.warp_rows / ROWS) as usize);
+    // Of eight features each: an even number of each weight.
+    let across = comptime!((warp_features / FEATURES) as usize);
+    let all = comptime!(down * across * shape.weights as usize);
+    let mut sums = Array::<Vector<f32, Const<4>>>::new(all);
+    #[unroll]
+    for i in 0..all {
+        sums[i] = Vector::<f32, Const<4>>::zeroed();
+    }
+    let warp = UNIT_POS_X / WARP;
+    let warps_across = comptime!(tile.columns / tile.warp_columns);
+    let in_slice = comptime!(tile.warps() / tile.slices);
+    let slice = if comptime!(tile.slices > 1) { warp / in_slice } else { 0u32.runtime() };
+    let warp_row = warp % in_slice / warps_across * tile.warp_rows;
+    let warp_feature = warp % in_slice % warps_across * warp_features;
+    let stage = comptime!(tile.stage_bytes());
+    let in_stage = comptime!(tile.depth / CHUNK);
+    let ahead = comptime!(tile.ahead());
+    let w_first = comptime!(tile.rows * tile.depth);
     let by_rows = place(true, shape);
     let by_features = place(false, shape);
     let own_steps = comptime!(tile.depth / STEP / tile.slices);
@@ -285,9 +373,9 @@ fn linear_matrix<Y: Float>(
             fill_stage(
                 x,
                 weight,
-                &second,
-                &third,
-                &up,
+                second,
+                third,
+                up,
                 part,
                 next,
                 first_row,
@@ -401,35 +489,11 @@ fn linear_matrix<Y: Float>(
             }
         }
     }
-    sync_cube();
-    epilogue(
-        &mut shared,
-        factors,
-        &x_scales,
-        &weight_scales,
-        &up_scales,
-        &bias,
-        &parts,
-        &counters,
-        &cos,
-        &sin,
-        &mut weighted,
-        &mut own_squares,
-        &residual,
-        y,
-        first_row,
-        rows,
-        first_feature,
-        own_feature,
-        stride,
-        first,
-        shape,
-    );
 }
 
 /// Begins to copy a stage: rows of `x`, then of the weight that the workgroup has features of, and of the one beside it.
 #[cube]
-fn fill_stage(
+pub(crate) fn fill_stage(
     x: &[Vector<u32, Const<4>>],
     first: &[Vector<u32, Const<4>>],
     second: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
@@ -446,9 +510,7 @@ fn fill_stage(
 ) {
     let tile = comptime!(shape.tile);
     let features = comptime!(tile.columns / shape.weights);
-    let units = comptime!(tile.warps() * WARP);
-    let copies = comptime!(features * tile.depth / CHUNK / units);
-    fill(x, to, first_row, rows, start, comptime!(tile.rows * tile.depth / CHUNK / units), shape);
+    fill(x, to, first_row, rows, start, comptime!(tile.rows), shape);
     let weights = to + comptime!(tile.rows * tile.depth);
     if comptime!(second.is_none()) {
         fill_features(first, weights, 0u32.runtime(), own_feature, last_feature, start, shape);
@@ -471,12 +533,20 @@ fn fill_stage(
     if comptime!(third.is_some()) {
         let third = third.as_ref().unwrap().with_vector_size::<Const<4>>();
         if part == 2u32 {
-            fill(third, weights, own_feature, last_feature, start, copies, shape);
+            fill(third, weights, own_feature, last_feature, start, features, shape);
         }
     }
     if comptime!(up.is_some()) {
         let up = up.as_ref().unwrap().with_vector_size::<Const<4>>();
-        fill(up, weights + comptime!(features * tile.depth), own_feature, last_feature, start, copies, shape);
+        fill(
+            up,
+            weights + comptime!(features * tile.depth),
+            own_feature,
+            last_feature,
+            start,
+            features,
+            shape,
+        );
     }
 }
 
@@ -494,15 +564,14 @@ fn fill_features(
 ) {
     let tile = comptime!(shape.tile);
     let features = comptime!(tile.columns / shape.weights);
-    let copies = comptime!(features * tile.depth / CHUNK / (tile.warps() * WARP));
     if comptime!(shape.half > 0) {
         if before + own_feature < comptime!(shape.turned) {
-            fill_turned(from, to, own_feature, start, copies, shape);
+            fill_turned(from, to, own_feature, start, shape);
         } else {
-            fill(from, to, own_feature, last_feature, start, copies, shape);
+            fill(from, to, own_feature, last_feature, start, features, shape);
         }
     } else {
-        fill(from, to, own_feature, last_feature, start, copies, shape);
+        fill(from, to, own_feature, last_feature, start, features, shape);
     }
 }
 
@@ -514,7 +583,6 @@ fn fill_turned(
     to: u32,
     own_feature: u32,
     start: u32,
-    #[comptime] copies: u32,
     #[comptime] shape: Shape,
 ) {
     let in_row = comptime!(shape.tile.depth / CHUNK);
@@ -525,7 +593,7 @@ fn fill_turned(
     let at = to + (row * in_row + (chunk ^ (row & 7u32))) * CHUNK;
     let inside = select(start + chunk < shape.k, CHUNK, 0u32);
     #[unroll]
-    for i in 0..copies {
+    for i in 0..comptime!(features / apart) {
         let (feature, _angle) = turned_feature(own_feature, row + comptime!(i * apart), features, shape);
         copy(from, feature * shape.k + start + chunk, at + comptime!(i * apart * in_row * CHUNK), inside);
     }

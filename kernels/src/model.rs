@@ -4,8 +4,9 @@
 //! of four: the matrix units, shared memory (128 bytes a clock), the four schedulers (an instruction of a warp a clock each),
 //! and what the step waits for where copies are not far enough ahead. A multiprocessor has as many workgroups at once as
 //! its registers and its shared memory hold; they share all of these but the waiting. The multiprocessor with the most
-//! workgroups decides, and memory, which all share, if that takes longer. Other kernels are bound by memory, or by rows
-//! so long that their loads wait for one another.
+//! workgroups decides, and memory, which all share, if that takes longer. Where warpgroups multiply, a multiprocessor mostly has
+//! one workgroup, so that what is done to the sums is time in which nobody multiplies. Other kernels are bound by memory, or by
+//! rows so long that their loads wait for one another.
 //!
 //! Registers and instructions are counted in what NVRTC makes of the kernels ([`Counts`]); `golden/tests/sass.rs` fails where
 //! they are others. Rates of devices are those of their makers' papers, except where said.
@@ -13,7 +14,7 @@
 use crate::fp8::LinearFp8;
 use crate::linear::Linear;
 use crate::ptx::WARP;
-use crate::tile::{self, MatrixTile};
+use crate::tile::{self, Instruction, MatrixTile};
 
 /// A GPU, by its figures.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -108,7 +109,7 @@ const SHARED_OF_DRIVER: u32 = 1 << 10;
 /// Clocks until a load is there.
 const LATENCY: f64 = tile::LATENCY as f64;
 /// Bytes of L2 that a multiprocessor reads in a clock.
-const L2_BYTES: f64 = 64.0;
+const L2_BYTES: f64 = tile::L2_BYTES as f64;
 /// Part of the bandwidth on the paper that a kernel of loads reaches.
 const MEMORY_REACHED: f64 = 0.92;
 /// Between two kernels of a graph, in microseconds.
@@ -119,9 +120,6 @@ const OVERHEAD: f64 = 1200.0;
 const LOADS: f64 = 4.0;
 /// Products of f32 of a multiprocessor in a clock, by units, and what part of them a tile of registers reaches.
 const UNITS: f64 = 128.0 * 0.5;
-
-/// Instructions for a result that is left for a norm: its product, its square, and its part of ten for a sum of squares.
-const WEIGHTED: u32 = 14;
 
 /// Registers of a kernel in which they were not counted.
 const PLAIN_REGISTERS: u32 = 64;
@@ -141,15 +139,23 @@ pub struct Counts {
 /// Of tiles of matmuls, with the residual in place, left for a norm, and rows of 18944.
 pub const LINEAR: [(MatrixTile, Counts); 9] = [
     (MatrixTile::WIDE, Counts { registers: 164, instructions: 303 }),
-    (MatrixTile::BROAD, Counts { registers: 164, instructions: 326 }),
-    (MatrixTile::THREE_QUARTERS, Counts { registers: 159, instructions: 223 }),
-    (MatrixTile::FIVE_EIGHTHS, Counts { registers: 124, instructions: 213 }),
-    (MatrixTile::HALF, Counts { registers: 127, instructions: 188 }),
-    (MatrixTile::SMALL, Counts { registers: 70, instructions: 126 }),
-    (MatrixTile::NARROW, Counts { registers: 120, instructions: 132 }),
-    (MatrixTile::LOW, Counts { registers: 78, instructions: 86 }),
+    (MatrixTile::BROAD, Counts { registers: 162, instructions: 324 }),
+    (MatrixTile::THREE_QUARTERS, Counts { registers: 161, instructions: 223 }),
+    (MatrixTile::FIVE_EIGHTHS, Counts { registers: 128, instructions: 211 }),
+    (MatrixTile::HALF, Counts { registers: 127, instructions: 186 }),
+    (MatrixTile::SMALL, Counts { registers: 78, instructions: 112 }),
+    (MatrixTile::NARROW, Counts { registers: 121, instructions: 131 }),
+    (MatrixTile::LOW, Counts { registers: 70, instructions: 86 }),
     (MatrixTile::FLAT, Counts { registers: 54, instructions: 141 }),
 ];
+
+/// Where warpgroups multiply: registers beside the sums, of which there are two sets in fp8, and instructions of a step without
+/// those that add the one set to the other. At most so many, in every form of the models.
+pub const GROUP: Counts = Counts { registers: 56, instructions: 200 };
+/// Instructions for a result behind the last step, by a part of the kernel's name: one that is left for a norm, SwiGLU, a turned
+/// head, a GELU, any other.
+pub const RESULT: [(&str, u32); 5] =
+    [("_weighted", 22), ("_swiglu", 36), ("_rope", 38), ("gelu", 32), ("", 10)];
 
 /// Of attention by the width of heads, queries and keys packed.
 pub const ATTENTION: [(u32, Counts); 2] =
@@ -326,7 +332,7 @@ impl Gpu {
     }
 
     fn linear(&self, launched: &Launched<'_>, linear: &LinearName) -> Work {
-        let LinearName { tile, columns, k, bytes, scaled, weighted } = *linear;
+        let LinearName { tile, columns, k, bytes, scaled } = *linear;
         let flop =
             2.0 * f64::from(launched.rows) * f64::from(columns) * f64::from(k) * f64::from(bytes) / 2.0;
         let tile = match tile {
@@ -336,22 +342,36 @@ impl Gpu {
             }
             Named::Matrix(tile) => tile,
         };
-        let whole = MatrixTile { splits: 1, ..tile };
-        let counts = LINEAR.iter().find(|(of, _)| *of == whole || LinearFp8::tile(*of) == whole);
-        let counts = counts.map_or(LINEAR[0].1, |(_, counts)| *counts);
+        let (counts, products) = match tile.instruction {
+            Instruction::Mma => {
+                let whole = MatrixTile { splits: 1, ..tile };
+                let counts = LINEAR.iter().find(|(of, _)| *of == whole || LinearFp8::tile(*of) == whole);
+                (counts.map_or(LINEAR[0].1, |(_, counts)| *counts), self.products)
+            }
+            Instruction::Wgmma => {
+                let (sets, added) = if bytes == 1 { (2, tile.rows / 2) } else { (1, 0) };
+                let registers = GROUP.registers + sets * tile.rows / 2;
+                let instructions = GROUP.instructions + added;
+                (Counts { registers, instructions }, self.products_max)
+            }
+        };
+        let of_result = RESULT.iter().find(|(form, _)| launched.name.contains(form));
+        let results = tile.rows * tile.columns / if launched.name.contains("_swiglu") { 2 } else { 1 };
+        // A multiprocessor's schedulers have 128 units' instructions in a clock.
+        let behind = f64::from(results * of_result.map_or(0, |(_, count)| *count)) / 128.0;
         let steps = Steps {
             count: f64::from((k * bytes).div_ceil(tile.depth).div_ceil(tile.splits)),
             busy: [
                 // Products of 8 bits are twice as many, and twice as fast.
-                f64::from(tile.rows * tile.columns * tile.depth / 2) / f64::from(self.products),
+                f64::from(tile.rows * tile.columns * tile.depth / 2) / f64::from(products),
                 f64::from(tile.shared_clocks()),
                 f64::from(counts.instructions * tile.warps()) / 4.0,
                 f64::from(tile.stage_bytes()) / L2_BYTES,
             ],
             waits: f64::from(tile.waits()),
             behind: f64::from(tile.adding())
-                + if scaled { f64::from(4 * tile.rows * Linear::squares(k)) / L2_BYTES } else { 0.0 }
-                + if weighted { f64::from(tile.rows * tile.columns * WEIGHTED) / 128.0 } else { 0.0 },
+                + behind
+                + if scaled { f64::from(4 * tile.rows * Linear::squares(k)) / L2_BYTES } else { 0.0 },
             registers: counts.registers,
         };
         Work { steps: Some(steps), clocks: 0.0, limiter: Limiter::MatrixUnits, flop }
@@ -405,7 +425,6 @@ struct LinearName {
     /// Of an element.
     bytes: u32,
     scaled: bool,
-    weighted: bool,
 }
 
 impl LinearName {
@@ -430,7 +449,6 @@ impl LinearName {
             k: k.parse().ok()?,
             bytes: if types.starts_with("e4m3") { 1 } else { 2 },
             scaled: epilogue.contains("scaled"),
-            weighted: epilogue.contains("weighted"),
         })
     }
 }
@@ -470,16 +488,10 @@ mod tests {
         let linear =
             LinearName::parse("bf16w_bf16_linear_bias_to_bf16_n3584_512_512k3584_matrix80x128x128by80x32in3");
         let tile = Named::Matrix(MatrixTile::FIVE_EIGHTHS);
-        assert_eq!(
-            linear,
-            Some(LinearName { tile, columns: 4608, k: 3584, bytes: 2, scaled: false, weighted: false })
-        );
+        assert_eq!(linear, Some(LinearName { tile, columns: 4608, k: 3584, bytes: 2, scaled: false }));
         let name = "bf16w_bf16_linear_residual_inplace_weighted_to_f32_n8k64_matrix80x128x128by80x32in3";
         let linear = LinearName::parse(name);
-        assert_eq!(
-            linear,
-            Some(LinearName { tile, columns: 8, k: 64, bytes: 2, scaled: false, weighted: true })
-        );
+        assert_eq!(linear, Some(LinearName { tile, columns: 8, k: 64, bytes: 2, scaled: false }));
         let linear =
             LinearName::parse("e4m3w_e4m3_linear_scaled_swiglu_to_bf16_n8k64_matrix16x32x256by16x32x4in4");
         assert_eq!(
@@ -489,8 +501,7 @@ mod tests {
                 columns: 16,
                 k: 64,
                 bytes: 1,
-                scaled: true,
-                weighted: false
+                scaled: true
             })
         );
         let linear = LinearName::parse("bf16w_f32_linear_to_f32_n8k64_tile64x32x16by4").unwrap();

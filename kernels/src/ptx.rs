@@ -132,23 +132,23 @@ pub(crate) fn multiply(
     result
 }
 
-/// Puts a number where other workgroups will read it by [`load`].
+/// Puts four numbers where other workgroups will read them by [`load`].
 #[cube]
-pub(crate) fn store(to: &[f32], index: u32, x: f32) {
-    let at = &to[index as usize..(index + 1u32) as usize];
+pub(crate) fn store(to: &[f32], index: u32, x: Vector<f32, Const<4>>) {
+    let at = &to[index as usize..(index + 4u32) as usize];
     let at = at.as_ptr();
     // Of a variable, assembly would be given the address.
-    let word = u32::reinterpret(x);
-    gpu_asm!("st.global.b32 [{at}], {word};", at = in(_) at, word = in(_) word);
+    let words = Vector::<u32, Const<4>>::reinterpret(x);
+    gpu_asm!("st.global.v4.b32 [{at}], {words};", at = in(_) at, words = in(_) words);
 }
 
 /// What another workgroup has put there.
 #[cube]
-pub(crate) fn load(from: &[f32], index: u32) -> f32 {
-    let x: f32;
-    let at = &from[index as usize..(index + 1u32) as usize];
+pub(crate) fn load(from: &[f32], index: u32) -> Vector<f32, Const<4>> {
+    let x: Vector<f32, Const<4>>;
+    let at = &from[index as usize..(index + 4u32) as usize];
     let at = at.as_ptr();
-    gpu_asm!("ld.relaxed.gpu.global.f32 {x}, [{at}];", at = in(_) at, x = out(_) x);
+    gpu_asm!("ld.relaxed.gpu.global.v4.f32 {x}, [{at}];", at = in(_) at, x = out(_) x);
     x
 }
 
@@ -203,16 +203,6 @@ pub(crate) fn shuffle(x: f32, #[comptime] mask: u32) -> f32 {
         ),
     }
     other
-}
-
-/// The sum of a warp's numbers, in a tree.
-#[cube]
-pub(crate) fn warp_sum(x: f32) -> f32 {
-    let two = x + shuffle(x, 1u32);
-    let four = two + shuffle(two, 2u32);
-    let eight = four + shuffle(four, 4u32);
-    let half = eight + shuffle(eight, 8u32);
-    half + shuffle(half, 16u32)
 }
 
 /// The lowest number of a warp.

@@ -10,6 +10,8 @@ use crate::emit::{Element, Extent};
 use crate::kernel::{Float as Dtype, floats};
 use crate::math::{UNITS, max_all};
 use crate::record::Recorder;
+use crate::target::Target;
+use crate::tile::MatrixTile;
 use cubecl::prelude::*;
 
 /// See the module.
@@ -22,6 +24,13 @@ pub struct RoundRows {
 impl RoundRows {
     pub(crate) fn name(&self) -> String {
         format!("{}_round_rows_to_e4m3_rowwise", self.x.name())
+    }
+
+    /// What `target` lacks: codes are for matrix units.
+    pub(crate) fn lacks(target: &Target) -> Option<String> {
+        let capabilities = target.capabilities();
+        let has = capabilities.multiplies_fp8() && MatrixTile::runs(target);
+        (!has).then(|| "matrices of fp8".to_owned())
     }
 
     pub(crate) fn launch(&self, r: &Recorder) {

@@ -7,8 +7,8 @@ use crate::matrix::Shape;
 use crate::ptx::{CHUNK, WARP, copy, fragments};
 use cubecl::prelude::*;
 
-/// Begins to copy the unit's part of a tile of rows, from `first` on and below `end`, and of chunks from `start` on, to where
-/// the tile stands in a stage: `copies` of it. Zeros stand behind the last row and behind K.
+/// Begins to copy the unit's part of `tile_rows` rows, from `first` on and below `end`, and of chunks from `start` on, to where
+/// they stand in a stage. Zeros stand behind the last row and behind K.
 #[cube]
 pub(crate) fn fill(
     from: &[Vector<u32, Const<4>>],
@@ -16,7 +16,7 @@ pub(crate) fn fill(
     first: u32,
     end: u32,
     start: u32,
-    #[comptime] copies: u32,
+    #[comptime] tile_rows: u32,
     #[comptime] shape: Shape,
 ) {
     let in_row = comptime!(shape.tile.depth / CHUNK);
@@ -27,14 +27,16 @@ pub(crate) fn fill(
     let at = to + (row * in_row + (chunk ^ (row & 7u32))) * CHUNK;
     let index = (first + row) * shape.k + start + chunk;
     #[unroll]
-    for i in 0..copies {
+    for i in 0..comptime!(tile_rows.div_ceil(apart)) {
         let there = first + row + comptime!(i * apart) < end && start + chunk < shape.k;
-        copy(
-            from,
-            index + comptime!(i * apart * shape.k),
-            at + comptime!(i * apart * in_row * CHUNK),
-            select(there, CHUNK, 0u32),
-        );
+        let index = index + comptime!(i * apart * shape.k);
+        let to = at + comptime!(i * apart * in_row * CHUNK);
+        let bytes = select(there, CHUNK, 0u32);
+        if comptime!((i + 1) * apart <= tile_rows) {
+            copy(from, index, to, bytes);
+        } else if row < comptime!(tile_rows - i * apart) {
+            copy(from, index, to, bytes);
+        }
     }
 }
 

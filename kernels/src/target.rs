@@ -57,6 +57,12 @@ pub struct Capabilities {
     /// units are used.
     #[serde(default)]
     pub products: u32,
+    /// The same by `wgmma`, which multiplies bf16, f16 and e4m3; 0 where there is no such instruction.
+    #[serde(default)]
+    pub group_products: u32,
+    /// Bytes that memory gives the device in a clock, on the paper. Where matrix units are used.
+    #[serde(default)]
+    pub memory_bytes: u32,
     /// Units of a workgroup.
     pub units_max: u32,
     /// Workgroups along the second and third axis of a grid, and along the first where it is less than 2^31 - 1.
@@ -69,6 +75,13 @@ pub struct Capabilities {
     pub binding_align: u32,
     /// Fewest and most units that run in step. No kernel relies on it; the code generator asks.
     pub plane_units: [u32; 2],
+}
+
+impl Capabilities {
+    /// Whether matrix units multiply codes of OCP's e4m3, by whatever instruction.
+    pub const fn multiplies_fp8(&self) -> bool {
+        self.fp8 || self.group_products > 0
+    }
 }
 
 /// Why a target file is refused.

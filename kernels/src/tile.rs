@@ -17,6 +17,9 @@
 //! | 32 x 32 x 256 | 32 x 32 | 4 | 16 | 16 | up to 32 rows |
 //! | 16 x 32 x 256 | 16 x 32 | 4 | 11 | 11 | up to 16 rows |
 //!
+//! With `wgmma` a tile has any multiple of 8 rows up to 256 and 64, 128, 192 or 256 columns: its sides are chosen by the rows
+//! that there are ([`MatrixTile::groups`]).
+//!
 //! A multiprocessor of an A100 has 2048 FLOP and 128 bytes of shared memory a clock. So the largest tile needs 32 + 64 bytes a
 //! clock and can keep the matrix units busy. The last three read every weight once and multiply it with so few rows that
 //! memory is what they wait for. They are cut along K among warps, so that tiles are narrow and go round.
@@ -24,20 +27,41 @@
 //! No device has been measured; what NVRTC makes of them is asserted in `golden/tests/sass.rs`.
 
 use crate::emit::Form;
+use crate::epilogue::FOUR;
+use crate::kernel::Float;
 use crate::linear::Linear;
 use crate::ptx::{CHUNK, FEATURES, Multiplied, ROWS, STEP, WARP};
 use crate::rows::Table;
 use crate::target::{Capabilities, Target};
+use crate::wgmma::{GROUP_ALIGN, GROUP_DEPTH, GROUP_FEATURES, GROUP_ROWS, GROUP_ROWS_MAX, GROUP_WARPS};
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
-/// Columns between the rows of sums in shared memory, beside those of a tile: four rows that are written together lie in
-/// different banks.
+/// Columns between the rows of sums in shared memory, beside those of a tile: rows that are written together lie in different
+/// banks, eight of a warp, or four pairs of a warpgroup.
 const APART: u32 = 8;
+const GROUP_APART: u32 = 4;
+
+/// Registers of a unit beside the sums, where warpgroups multiply.
+const GROUP_REGISTERS: u32 = 56;
 
 /// Clocks until a copy from memory is there, under load.
 pub(crate) const LATENCY: u32 = 800;
 
-/// Results that a unit computes before it writes them.
-pub(crate) const BATCH: u32 = 8;
+/// Bytes of L2 that a multiprocessor reads in a clock.
+pub(crate) const L2_BYTES: u32 = 64;
+
+/// Times four results that a unit computes before it writes them.
+pub(crate) const BATCH: u32 = 2;
+
+/// What multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Instruction {
+    /// A warp, from fragments: `mma.sync`.
+    Mma,
+    /// Four warps, from shared memory: `wgmma`, which only sm_90a has. Each four have 64 columns and all rows of the tile.
+    Wgmma,
+}
 
 /// What a workgroup computes at once on matrix units. Sides of a warp divide those of the tile; with SwiGLU, half of
 /// `warp_columns` is one.
@@ -59,17 +83,22 @@ pub struct MatrixTile {
     pub stages: u32,
     /// Workgroups that share K, 1 to 8. The last to come adds what all have, in their order.
     pub splits: u32,
+    /// What multiplies.
+    pub instruction: Instruction,
 }
 
 /// What rows are multiplied with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Matrix {
+    pub(crate) multiplied: Multiplied,
     /// Rows of all weights together.
     pub(crate) columns: u32,
     /// Bytes of a row.
     pub(crate) k_bytes: u32,
     /// Whether workgroups may share K.
     pub(crate) shared: bool,
+    /// What a tile may not cross: where a weight or what is turned ends. Tiles have a divisor of each of these columns.
+    pub(crate) ends: [u32; 3],
 }
 
 impl MatrixTile {
@@ -83,6 +112,7 @@ impl MatrixTile {
         slices: 1,
         stages: 3,
         splits: 1,
+        instruction: Instruction::Mma,
     };
     /// For rows in 64s, of wide weights.
     pub const BROAD: MatrixTile = MatrixTile { rows: 64, columns: 256, stages: 2, ..MatrixTile::WIDE };
@@ -109,6 +139,7 @@ impl MatrixTile {
         slices: 4,
         stages: 4,
         splits: 1,
+        instruction: Instruction::Mma,
     };
 
     /// Every tile that tables are made of.
@@ -138,14 +169,80 @@ impl MatrixTile {
         MatrixTile { splits: 2, ..MatrixTile::HALF },
     ];
 
+    /// For so many rows of the tile, and columns.
+    pub const fn group(rows: u32, columns: u32, stages: u32) -> MatrixTile {
+        MatrixTile {
+            rows,
+            columns,
+            depth: GROUP_DEPTH,
+            warp_rows: rows,
+            warp_columns: GROUP_FEATURES / GROUP_WARPS,
+            slices: 1,
+            stages,
+            splits: 1,
+            instruction: Instruction::Wgmma,
+        }
+    }
+
+    /// Tiles of warpgroups for `rows` rows: those that have few rows too many, in every width for which registers and shared
+    /// memory are enough.
+    fn groups(rows: u32, multiplied: Multiplied, capabilities: &Capabilities) -> Vec<MatrixTile> {
+        /// More tiles than are needed.
+        const MORE: u32 = 8;
+        /// Bytes for what rows or columns are multiplied by.
+        const FACTORS: u32 = 4 * GROUP_ROWS_MAX;
+        if capabilities.group_products == 0 {
+            return Vec::new();
+        }
+        let sums = |rows: u32| if multiplied == Multiplied::E4M3 { rows } else { rows / 2 };
+        let fits = |tile: &MatrixTile| {
+            let registers = (1 << 16) / (tile.warps() * WARP) / 8 * 8;
+            sums(tile.rows) + GROUP_REGISTERS <= registers.min(255)
+                && tile.shared_bytes() + FACTORS <= capabilities.shared_bytes
+        };
+        let least = rows.div_ceil(GROUP_ROWS_MAX);
+        let rows = (least..=least + MORE).map(|parts| rows.div_ceil(parts).next_multiple_of(GROUP_ROWS));
+        let rows: BTreeSet<u32> = rows.filter(|rows| *rows <= GROUP_ROWS_MAX).collect();
+        let sides =
+            rows.into_iter().rev().flat_map(|rows| [64, 128, 192, 256].map(|columns| (rows, columns)));
+        let staged = |(rows, columns)| {
+            // As many stages as hide the way from memory.
+            let stages = [4, 5, 6, 3].map(|stages| MatrixTile::group(rows, columns, stages));
+            let hides = |tile: &&MatrixTile| fits(tile) && tile.waits() <= tile.clocks_on(capabilities);
+            stages.iter().find(hides).or_else(|| stages.iter().filter(|tile| fits(tile)).max()).copied()
+        };
+        sides.filter_map(staged).collect()
+    }
+
+    /// Whether warpgroups multiply.
+    pub(crate) const fn by_groups(self) -> bool {
+        matches!(self.instruction, Instruction::Wgmma)
+    }
+
+    /// Stages that are being filled while one is multiplied. Warpgroups may still be at the one before.
+    pub(crate) const fn ahead(self) -> u32 {
+        if self.by_groups() { self.stages - 2 } else { self.stages - 1 }
+    }
+
     /// Clocks that the busiest multiprocessor needs for `rows` rows and `matrix`.
     fn clocks_of(self, rows: u32, matrix: Matrix, capabilities: &Capabilities) -> u64 {
         let tiles = rows.div_ceil(self.rows).saturating_mul(matrix.columns.div_ceil(self.columns));
         let groups = u64::from(tiles) * u64::from(self.splits);
         let own = groups.div_ceil(u64::from(capabilities.processors.max(1)));
-        let step = (own * u64::from(self.clocks(capabilities.products))).max(u64::from(self.waits()));
+        let step = (own * u64::from(self.clocks_on(capabilities))).max(u64::from(self.waits()));
         let steps = matrix.k_bytes.div_ceil(self.depth).div_ceil(self.splits);
-        step * u64::from(steps) + own * u64::from(self.adding())
+        let bytes = u64::from(rows.saturating_add(matrix.columns)) * u64::from(matrix.k_bytes);
+        let memory = bytes / u64::from(capabilities.memory_bytes.max(1));
+        (step * u64::from(steps)).max(memory) + own * u64::from(self.adding())
+    }
+
+    /// Clocks of a step in 16 bits on a multiprocessor of the target.
+    fn clocks_on(self, capabilities: &Capabilities) -> u32 {
+        if self.by_groups() {
+            self.clocks(capabilities.group_products).max(self.stage_bytes() / L2_BYTES)
+        } else {
+            self.clocks(capabilities.products)
+        }
     }
 
     /// Clocks in which a workgroup of several that share K hands over its sums, and the last adds them, with 32 bytes a clock to L2
@@ -155,52 +252,79 @@ impl MatrixTile {
         if self.splits > 1 { bytes / 32 + bytes / 64 + 2 * LATENCY } else { 0 }
     }
 
-    /// Tiles by the number of rows up to `most`, each up to so many. A tile stays where another
-    /// would be better by little: every tile is a kernel more.
+    /// Those that a request of so many rows may be computed in.
+    fn candidates(rows: u32, matrix: Matrix, capabilities: &Capabilities) -> Vec<MatrixTile> {
+        let by_warps = match matrix.multiplied {
+            Multiplied::BF16 => capabilities.matrix.contains(&Float::BF16),
+            Multiplied::F16 => capabilities.matrix.contains(&Float::F16),
+            Multiplied::E4M3 => capabilities.fp8,
+        };
+        let few = match rows {
+            0..=16 => &[MatrixTile::FLAT][..],
+            17..=32 => &[MatrixTile::LOW],
+            _ => &MatrixTile::MANY,
+        };
+        let warps = few.iter().copied().filter(|_| by_warps);
+        let groups = match by_warps && rows <= 32 {
+            true => Vec::new(),
+            false => MatrixTile::groups(rows, matrix.multiplied, capabilities),
+        };
+        let shared = |tile: MatrixTile| {
+            let splits = if rows > 32 { 1..=4 } else { 1..=1 };
+            splits.map(move |splits| MatrixTile { splits, ..tile })
+        };
+        let fits = |tile: &MatrixTile| {
+            tile.splits == 1 || matrix.shared && matrix.k_bytes / tile.depth / tile.splits >= tile.stages
+        };
+        let whole = |tile: &MatrixTile| matrix.ends.iter().all(|end| end.is_multiple_of(tile.columns));
+        warps.chain(groups.into_iter().filter(whole).flat_map(shared)).filter(fits).collect()
+    }
+
+    /// Tiles by the number of rows up to `most`, each up to so many. Every tile is a kernel more: they are the fewest with which no
+    /// number of rows takes much longer than in the best for it.
     pub(crate) fn table(most: u32, matrix: Matrix, capabilities: &Capabilities) -> Vec<(u32, MatrixTile)> {
         /// Rows between two looks.
-        const STEP: u32 = 16;
-        /// Above, the largest tile is always best, or nearly.
+        const STEP: usize = 16;
+        /// Above, a tile that is good for so many is good for all.
         const ROWS_MAX: u32 = 1024;
-        /// What another tile must save, in parts of a hundred.
-        const SAVED: u64 = 4;
-        let mut table = vec![(16, MatrixTile::FLAT)];
-        if most > 16 {
-            table.push((32, MatrixTile::LOW));
-        }
-        let ends = (32 + STEP..=ROWS_MAX).step_by(STEP as usize).chain([u32::MAX]);
-        for end in ends {
-            let Some(last) = table.last_mut() else { break };
-            if last.0 >= most {
-                break;
-            }
-            let clocks = |tile: &MatrixTile| tile.clocks_of(end, matrix, capabilities);
-            let fits = |tile: &MatrixTile| {
-                tile.splits == 1 || matrix.shared && matrix.k_bytes / tile.depth / tile.splits >= tile.stages
+        const MANY_ROWS: u32 = 4096;
+        // What the best would save, in parts of a hundred. Warpgroups have a best tile for every number of rows.
+        let saved = if capabilities.group_products > 0 { 10 } else { 4 };
+        let ends: Vec<u32> = (16..=ROWS_MAX).step_by(STEP).chain([MANY_ROWS]).collect();
+        let of_end: Vec<Vec<MatrixTile>> =
+            ends.iter().map(|end| MatrixTile::candidates(*end, matrix, capabilities)).collect();
+        let clocks = |tile: &MatrixTile, end: u32| tile.clocks_of(end, matrix, capabilities);
+        let best: Vec<u64> = of_end
+            .iter()
+            .zip(&ends)
+            .map(|(tiles, end)| tiles.iter().map(|tile| clocks(tile, *end)).min().unwrap_or(0))
+            .collect();
+        let good = |tile: &MatrixTile, i: usize| {
+            clocks(tile, ends[i]) * 100 <= best[i] * (100 + saved)
+                && (ends[i] > 32 || of_end[i].contains(tile))
+        };
+        // Up to where a tile is good that is taken from end `i` on.
+        let reach =
+            |tile: &MatrixTile, i: usize| (i..ends.len()).find(|at| !good(tile, *at)).unwrap_or(ends.len());
+        let (mut table, mut i) = (Vec::new(), 0);
+        while i < ends.len() && table.last().is_none_or(|(up_to, _)| *up_to < most) {
+            // Those of later ends are good for this one too, or not.
+            let tiles: BTreeSet<MatrixTile> = of_end[i..].iter().flatten().copied().collect();
+            let farthest = |tile: &MatrixTile| {
+                let to = reach(tile, i);
+                let lost: u64 = (i..to).map(|at| clocks(tile, ends[at]) * 1000 / best[at].max(1)).sum();
+                (to, Reverse(lost))
             };
-            let best =
-                MatrixTile::MANY.into_iter().filter(fits).min_by_key(clocks).unwrap_or(MatrixTile::WIDE);
-            let tile = match end {
-                u32::MAX => MatrixTile::WIDE,
-                _ if MatrixTile::MANY.contains(&last.1)
-                    && clocks(&last.1) * 100 <= clocks(&best) * (100 + SAVED) =>
-                {
-                    last.1
-                }
-                _ => best,
-            };
-            if last.1 == tile {
-                last.0 = end;
-            } else {
-                table.push((end, tile));
-            }
+            let Some(tile) = tiles.into_iter().max_by_key(farthest) else { break };
+            i = reach(&tile, i);
+            table.push((if i < ends.len() { ends[i - 1] } else { u32::MAX }, tile));
         }
         table
     }
 
     /// Clocks that a step waits for where nothing else is done meanwhile.
     pub(crate) const fn waits(self) -> u32 {
-        LATENCY / (self.stages - 1)
+        LATENCY / self.ahead()
     }
 
     /// Clocks of a step in 16 bits on a multiprocessor with so many products a clock.
@@ -212,7 +336,11 @@ impl MatrixTile {
 
     /// Clocks of a step in which shared memory is busy, with 128 bytes in each.
     pub(crate) const fn shared_clocks(self) -> u32 {
-        let read = self.warps() * (self.warp_rows + self.warp_columns) * self.depth / self.slices;
+        let read = if self.by_groups() {
+            self.columns / GROUP_FEATURES * (self.rows + GROUP_FEATURES) * self.depth
+        } else {
+            self.warps() * (self.warp_rows + self.warp_columns) * self.depth / self.slices
+        };
         (read + self.stage_bytes()) / 128
     }
 
@@ -226,14 +354,9 @@ impl MatrixTile {
         (self.rows + self.columns) * self.depth
     }
 
-    /// Results of a unit.
-    pub(crate) const fn each(self, weights: u32) -> u32 {
-        self.rows * (self.columns / weights) / (self.warps() * WARP)
-    }
-
     /// Columns of a row of sums.
     pub(crate) const fn pitch(self) -> u32 {
-        self.columns + APART
+        self.columns + if self.by_groups() { GROUP_APART } else { APART }
     }
 
     /// Shared memory: of the stages, or of the sums that take their place.
@@ -243,36 +366,64 @@ impl MatrixTile {
         if sums > stages { sums } else { stages }
     }
 
+    /// To what it is aligned.
+    pub(crate) const fn shared_align(self) -> u32 {
+        if self.by_groups() { GROUP_ALIGN } else { 128 }
+    }
+
     pub(crate) fn name(self) -> String {
-        let MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages, splits } = self;
+        let MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages, splits, instruction } =
+            self;
         let splits = if splits > 1 { format!("over{splits}") } else { String::new() };
+        if instruction == Instruction::Wgmma {
+            return format!("wgmma{rows}x{columns}x{depth}in{stages}{splits}");
+        }
         let slices = if slices > 1 { format!("x{slices}") } else { String::new() };
         format!("matrix{rows}x{columns}x{depth}by{warp_rows}x{warp_columns}{slices}in{stages}{splits}")
     }
 
     /// Inverse of [`MatrixTile::name`].
     pub(crate) fn parse(name: &str) -> Option<MatrixTile> {
-        let (sides, rest) = name.strip_prefix("matrix")?.split_once("by")?;
-        let (warp, stages) = rest.split_once("in")?;
-        let (stages, splits) = stages.split_once("over").unwrap_or((stages, "1"));
         let numbers = |text: &str| text.split('x').map(|n| n.parse().ok()).collect::<Option<Vec<u32>>>();
+        let (sides, stages) = name.rsplit_once("in")?;
+        let (stages, splits) = stages.split_once("over").unwrap_or((stages, "1"));
+        let (stages, splits) = (stages.parse().ok()?, splits.parse().ok()?);
+        if let Some(sides) = sides.strip_prefix("wgmma") {
+            let [rows, columns, GROUP_DEPTH] = numbers(sides)?[..] else { return None };
+            return Some(MatrixTile { splits, ..MatrixTile::group(rows, columns, stages) });
+        }
+        let (sides, warp) = sides.strip_prefix("matrix")?.split_once("by")?;
         let [rows, columns, depth] = numbers(sides)?[..] else { return None };
         let (warp_rows, warp_columns, slices) = match numbers(warp)?[..] {
             [rows, columns] => (rows, columns, 1),
             [rows, columns, slices] => (rows, columns, slices),
             _ => return None,
         };
-        let (stages, splits) = (stages.parse().ok()?, splits.parse().ok()?);
-        Some(MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages, splits })
+        let instruction = Instruction::Mma;
+        Some(MatrixTile {
+            rows,
+            columns,
+            depth,
+            warp_rows,
+            warp_columns,
+            slices,
+            stages,
+            splits,
+            instruction,
+        })
     }
 
     /// What `target` lacks for matrices of these types.
-    pub(crate) fn lacks(linear: &Linear, target: &Target) -> Option<String> {
+    pub(crate) fn lacks(self, linear: &Linear, target: &Target) -> Option<String> {
         let capabilities = target.capabilities();
         let has = linear.weights == Table::Floats(linear.x)
-            && capabilities.matrix.contains(&linear.x)
-            && MatrixTile::runs(target);
-        (!has).then(|| format!("matrices of {} by {}", linear.x.name(), linear.weights.name()))
+            && MatrixTile::runs(target)
+            && match self.instruction {
+                Instruction::Mma => capabilities.matrix.contains(&linear.x),
+                Instruction::Wgmma => capabilities.group_products > 0 && linear.x != Float::F32,
+            };
+        let by = if self.by_groups() { " by warpgroups" } else { "" };
+        (!has).then(|| format!("matrices of {} by {}{by}", linear.x.name(), linear.weights.name()))
     }
 
     /// Whether `target` has the instructions.
@@ -288,29 +439,41 @@ impl MatrixTile {
         more_bytes: u32,
         capabilities: &Capabilities,
     ) -> Result<(), String> {
-        let MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages, splits } = self;
+        let MatrixTile { rows, columns, depth, warp_rows, warp_columns, slices, stages, splits, .. } = self;
         let whole = |n: u32, of: u32| of > 0 && n > 0 && n % of == 0;
         if !k.is_multiple_of(multiplied.in_chunk()) {
             return Err(format!("rows of {k} elements are not whole chunks of {CHUNK} bytes"));
         }
-        let sides = whole(warp_rows, ROWS)
-            && whole(warp_columns, 2 * FEATURES * weights)
-            && whole(rows, warp_rows)
-            && whole(columns, warp_columns)
-            && whole(depth, 128)
-            && whole(depth, STEP * slices)
-            && (2..=5).contains(&stages)
-            && (1..=8).contains(&splits);
+        let groups = || {
+            whole(rows, GROUP_ROWS)
+                && rows <= GROUP_ROWS_MAX
+                && whole(columns, GROUP_FEATURES)
+                && whole(columns, 8 * weights)
+                && self == MatrixTile { splits, ..MatrixTile::group(rows, columns, stages) }
+                && (3..=6).contains(&stages)
+                && (1..=8).contains(&splits)
+                && self.warps() * WARP <= capabilities.units_max
+        };
         let even = || {
             let (units, in_row) = (self.warps() * WARP, depth / CHUNK);
             units <= capabilities.units_max
                 && whole(units, 8 * in_row)
                 && whole(rows * in_row, units)
                 && whole(columns * in_row, units * weights)
-                && whole(rows * columns, units * weights)
-                && whole(self.each(weights), BATCH.min(self.each(weights)))
+                && whole(rows * columns, FOUR * units)
         };
-        if !sides || !even() {
+        let warps = || {
+            whole(warp_rows, ROWS)
+                && whole(warp_columns, 2 * FEATURES * weights)
+                && whole(rows, warp_rows)
+                && whole(columns, warp_columns)
+                && whole(depth, 128)
+                && whole(depth, STEP * slices)
+                && (2..=5).contains(&stages)
+                && (1..=8).contains(&splits)
+                && even()
+        };
+        if !(if self.by_groups() { groups() } else { warps() }) {
             return Err(format!("its warps cannot share a tile of {rows}x{columns}x{depth}"));
         }
         // Each has a step for every stage at least.

@@ -2,9 +2,9 @@
 
 use dreamc_kernels::{
     Activation, Attention, AttentionEngine, Behind, Confidence, Elementwise, Embed, EmitError, Emitted,
-    Engine, Extent, Float, Form, Greedy, Groups, Kernel, Linear, LinearFp8, Map, MatrixTile, Norm, Open,
-    Residual, Rope, RopeTable, RoundRows, Rows, Sampler, Segments, Slots, Statistic, Table, Target, Tile,
-    TimestepEmbed, Word,
+    Engine, Extent, Float, Form, Greedy, Groups, Instruction, Kernel, Linear, LinearFp8, Map, MatrixTile,
+    Norm, Open, Residual, Rope, RopeTable, RoundRows, Rows, Sampler, Segments, Slots, Statistic, Table,
+    Target, Tile, TimestepEmbed, Word,
 };
 use dreamc_num::stream::Lane;
 use std::fmt::Write as _;
@@ -122,8 +122,7 @@ fn greedy() -> Vec<Kernel> {
 /// Small cases on matrix units: every epilogue, both attentions.
 fn on_matrix_units() -> Vec<Kernel> {
     let case = |float, k, swiglu, residual, bias| {
-        let tile = MatrixTile { columns: 32, ..MatrixTile::LOW };
-        let plain = Linear::plain(float, 8, k, Engine::Matrix(tile));
+        let plain = Linear::plain(float, 8, k, Engine::Matrix(SMALL));
         Linear { bias, swiglu, residual, ..plain }
     };
     let attention = |float, packed, rows| {
@@ -143,9 +142,10 @@ fn on_matrix_units() -> Vec<Kernel> {
     linears.map(Kernel::Linear).into_iter().chain(attentions).collect()
 }
 
+const SMALL: MatrixTile = MatrixTile { columns: 32, ..MatrixTile::LOW };
+
 /// Small cases of fp8.
-fn in_fp8() -> Vec<Kernel> {
-    let tile = MatrixTile { columns: 32, ..MatrixTile::LOW };
+fn in_fp8(tile: MatrixTile) -> Vec<Kernel> {
     let case = |y, k, swiglu, residual, bias| {
         let activation = None;
         Kernel::LinearFp8(LinearFp8 { y, n: 8, k, bias, swiglu, activation, residual, tile })
@@ -224,9 +224,12 @@ fn snapshots() {
     for kernel in greedy().iter().chain(&on_matrix_units()) {
         snapshot("sm_80", kernel);
     }
-    for kernel in in_fp8() {
+    for kernel in in_fp8(SMALL) {
         snapshot("sm_89", &kernel);
     }
+    let plain = Linear::plain(Float::BF16, 8, 64, Engine::Matrix(MatrixTile::group(8, 64, 4)));
+    snapshot("sm_90a", &Kernel::Linear(plain));
+    snapshot("sm_90a", &Kernel::LinearFp8(LinearFp8 { tile: MatrixTile::group(8, 64, 4), ..small_fp8() }));
 }
 
 /// In 16 bits, some that convert at every load and store, and that have most to compute between.
@@ -276,7 +279,11 @@ fn the_same_bytes_twice() {
     for target in Target::all().into_iter().filter(told_apart) {
         let matrix = if target.capabilities().matrix.is_empty() { Vec::new() } else { on_matrix_units() };
         let greedy = if Greedy::runs(&target) { greedy() } else { Vec::new() };
-        let fp8 = if target.capabilities().fp8 { in_fp8() } else { Vec::new() };
+        let fp8 = match (target.capabilities().fp8, target.capabilities().multiplies_fp8()) {
+            (true, _) => in_fp8(SMALL),
+            (false, true) => in_fp8(MatrixTile::group(8, 64, 4)),
+            (false, false) => Vec::new(),
+        };
         for kernel in kernels().into_iter().chain(greedy).chain(matrix).chain(fp8) {
             let [a, b] = [(); 2].map(|()| kernel.emit(&target).unwrap_or_else(|e| panic!("{e}")));
             assert!(a == b, "{}\n{}\n{}", target.name(), a.source, b.source);
@@ -289,7 +296,8 @@ fn the_same_bytes_twice() {
 fn fp8_where_there_is_any() {
     let mut with = Vec::new();
     for target in Target::all() {
-        let found: Vec<_> = in_fp8().iter().map(|kernel| kernel.emit(&target)).collect();
+        let tile = if target.name() == "sm_90a" { MatrixTile::group(8, 64, 4) } else { SMALL };
+        let found: Vec<_> = in_fp8(tile).iter().map(|kernel| kernel.emit(&target)).collect();
         if found.iter().all(Result::is_ok) {
             with.push(target.name().to_owned());
         } else {
@@ -300,7 +308,10 @@ fn fp8_where_there_is_any() {
             assert!(last.is_some_and(|e| e.ends_with("no matrices of fp8")), "{}", target.name());
         }
     }
-    assert_eq!(with, ["sm_89", "sm_120", "sm_121"]);
+    assert_eq!(with, ["sm_89", "sm_90a", "sm_120", "sm_121"]);
+    let [of_warps, of_groups] =
+        [SMALL, MatrixTile::group(8, 64, 4)].map(|tile| Kernel::LinearFp8(LinearFp8 { tile, ..small_fp8() }));
+    assert!(of_warps.emit(&target("sm_90a")).is_err() && of_groups.emit(&target("sm_89")).is_err());
     let tile = MatrixTile { depth: 64, ..MatrixTile::FLAT };
     for (wrong, reason) in [
         (LinearFp8 { tile, ..small_fp8() }, "cannot share"),
@@ -409,8 +420,15 @@ fn linears_fit_their_target() {
     // What suits a request of one row does not depend on how long requests may be.
     let [few, many] = [16, 4096].map(|rows| engines(plain, rows, "sm_90a"));
     assert_eq!(few, [(16, Engine::Matrix(MatrixTile::FLAT))]);
-    assert_eq!(many[..2], [few[0], (32, Engine::Matrix(MatrixTile::LOW))]);
-    assert_eq!(many.last(), Some(&(u32::MAX, Engine::Matrix(MatrixTile::WIDE))));
+    assert_eq!(many[0], few[0]);
+    assert!(many[1].0 >= 32 && many[1].1 == Engine::Matrix(MatrixTile::LOW), "{many:?}");
+    assert_eq!(engines(plain, 4096, "sm_80").last(), Some(&(u32::MAX, Engine::Matrix(MatrixTile::WIDE))));
+    // Many rows are for warpgroups, where there are any.
+    let by_groups = |(up_to, engine): &(u32, Engine)| {
+        let by = matches!(engine, Engine::Matrix(tile) if tile.instruction == Instruction::Wgmma);
+        assert_eq!(by, *up_to > 64, "{up_to}: {engine:?}");
+    };
+    many.iter().for_each(by_groups);
     for name in ["gfx942", "metal3"] {
         assert_eq!(engines(plain, 16, name), [(u32::MAX, Engine::Units(Tile::FLAT))]);
         assert_eq!(engines(plain, 17, name), [(u32::MAX, Engine::Units(Tile::WIDE))]);

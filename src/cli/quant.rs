@@ -15,7 +15,7 @@ const NONE: &str = "none";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct QuantArgs {
-    /// Bits of weights and activations: none; w8a8, w4a16, w4a8 for the CPU; fp8 for cuda:sm_89, sm_120 and sm_121
+    /// Bits of weights and activations: none; w8a8, w4a16, w4a8 for the CPU; fp8 for cuda:sm_89, sm_90a, sm_120 and sm_121
     #[arg(long, value_name = "Q", default_value = NONE, value_parser = quant)]
     quant: String,
     /// Columns that share a scale where weights have 4 bits: 32, 64 or 128 [default: 32]
@@ -113,11 +113,6 @@ fn lacking(bits: Bits, target: &BuildTarget) -> Failure {
     let cpu = *target == BuildTarget::cpu();
     let (what, instead) = if cpu {
         ("the CPU multiplies no fp8".to_owned(), "for the CPU choose w8a8, w4a16 or w4a8")
-    } else if target.spelling() == "cuda:sm_90a" {
-        let what = format!(
-            "{target} has fp8 in `wgmma` alone, which no kernel uses yet; otherwise it is slower than bf16"
-        );
-        (what, "choose --quant none for it")
     } else {
         (format!("{target} multiplies no fp8 in OCP's e4m3"), "choose --quant none for it")
     };

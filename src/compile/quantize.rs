@@ -77,7 +77,7 @@ impl Bits {
     pub fn fits(self, target: &BuildTarget) -> bool {
         match self {
             Bits::W8A8 | Bits::W4A16 | Bits::W4A8 => *target == BuildTarget::cpu(),
-            Bits::Fp8 => target.kernels().is_some_and(|target| target.capabilities().fp8),
+            Bits::Fp8 => target.kernels().is_some_and(|target| target.capabilities().multiplies_fp8()),
         }
     }
 

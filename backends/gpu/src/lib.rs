@@ -88,7 +88,7 @@ impl Target for Gpu<'_> {
 
     fn quantized(&self, quant: Quant, matrix: bool) -> Result<(), String> {
         match quant {
-            Quant::Fp8 if !self.modules.target().capabilities().fp8 => {
+            Quant::Fp8 if !self.modules.target().capabilities().multiplies_fp8() => {
                 Err("it multiplies no fp8 in OCP's e4m3; build this target with --quant none".to_owned())
             }
             Quant::Fp8 if !matrix => Err("only matmuls take weights in fp8".to_owned()),

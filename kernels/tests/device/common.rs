@@ -22,11 +22,12 @@ pub(crate) struct Runner {
 }
 
 /// All of them. A device or a compiler that is missing is an error, not a test that passes.
-static RUNNERS: [Runner; 6] = [
+static RUNNERS: [Runner; 7] = [
     Runner { target: "wgsl", there: || true, execute: wgsl::run },
     Runner { target: "wgsl-f16", there: wgsl::has_f16, execute: wgsl::run },
     Runner { target: "sm_80", there: || true, execute: host::run },
     Runner { target: "sm_89", there: || true, execute: host::run },
+    Runner { target: "sm_90a", there: || true, execute: host::run },
     Runner { target: "gfx942", there: || true, execute: host::run },
     Runner { target: "metal3", there: || true, execute: host::run },
 ];
@@ -44,7 +45,7 @@ pub(crate) fn runners(kernel: &Kernel) -> Vec<&'static Runner> {
     // What `wgsl` has is run there, and so is what `sm_80` has.
     let again = |target| match target {
         "wgsl-f16" => has("wgsl"),
-        "sm_89" => has("sm_80"),
+        "sm_89" | "sm_90a" => has("sm_80"),
         _ => false,
     };
     let can = |runner: &&Runner| !again(runner.target) && has(runner.target);

@@ -21,6 +21,15 @@ fn tiles([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
     }
 }
 
+/// The same for warpgroups.
+fn groups([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
+    match m {
+        0..=16 => vec![MatrixTile::group(8, 64, 4), MatrixTile::group(16, 128, 3)],
+        17..=64 => vec![MatrixTile::group(40, 64, 4), MatrixTile::group(24, 192, 5)],
+        _ => vec![MatrixTile::group(72, 64, 6), MatrixTile::group(40, 128, 4)],
+    }
+}
+
 fn plain(y: Float, [_, n, k]: [usize; 3], tile: MatrixTile) -> LinearFp8 {
     let (n, k, residual) = (n as u32, k as u32, Residual::None);
     LinearFp8 { y, n, k, bias: false, swiglu: false, activation: None, residual, tile }
@@ -102,14 +111,18 @@ fn bias_and_residual() {
                 }}"
             );
             let float = FLOATS[(i + j) % FLOATS.len()];
-            let tile = tiles(shape)[j % tiles(shape).len()];
+            let of_warps = tiles(shape)[j % tiles(shape).len()];
+            let of_groups = groups(shape)[(i + j) % groups(shape).len()];
             let (x, w) = (tensor(&[m, k], 1), tensor(&[n, k], 2));
             let r = tensor_of(float, &[m, n], 4);
             let wanted = interpret(&text, &[&x, &w, &bias, &r]).remove(0);
-            let kernel =
-                Kernel::LinearFp8(LinearFp8 { bias: has_bias, residual, ..plain(float, shape, tile) });
-            for on in runners_of(&kernel) {
-                let mut launch = operands(Launch::of(on, &kernel), &x, &w);
+            let kernels = [of_warps, of_groups]
+                .map(|tile| LinearFp8 { bias: has_bias, residual, ..plain(float, shape, tile) })
+                .map(Kernel::LinearFp8);
+            for (kernel, on) in
+                kernels.iter().flat_map(|it| runners_of(it).into_iter().map(move |on| (it, on)))
+            {
+                let mut launch = operands(Launch::of(on, kernel), &x, &w);
                 if has_bias {
                     launch = launch.tensor("bias", &bias);
                 }
@@ -135,7 +148,7 @@ fn swiglu() {
               return %3
             }}"
         );
-        for (j, tile) in tiles(shape).into_iter().enumerate() {
+        for (j, tile) in tiles(shape).into_iter().chain(groups(shape)).enumerate() {
             let [x, gate, up] = [(m, 1), (n, 2), (n, 3)].map(|(rows, seed)| tensor(&[rows, k], seed));
             let wanted = interpret(&text, &[&x, &gate, &up]).remove(0);
             let plain = plain(FLOATS[(i + j) % FLOATS.len()], shape, tile);

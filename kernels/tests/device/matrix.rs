@@ -31,6 +31,16 @@ fn tiles([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
     }
 }
 
+/// Tiles of warpgroups that suit the rows: one of them, two and more, rows of the tile that no whole warp copies.
+fn groups([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
+    match m {
+        0..=16 => vec![MatrixTile::group(8, 64, 4), MatrixTile::group(16, 128, 3)],
+        17..=64 => vec![MatrixTile::group(40, 64, 4), MatrixTile::group(24, 192, 5)],
+        65..=100 => vec![MatrixTile::group(72, 64, 6), MatrixTile::group(40, 128, 4)],
+        _ => vec![MatrixTile::group(136, 128, 4), MatrixTile::group(72, 192, 3)],
+    }
+}
+
 fn plain((x, y): (Float, Float), [_, n, k]: [usize; 3], tile: MatrixTile) -> Linear {
     Linear { y, ..Linear::plain(x, n as u32, k as u32, Engine::Matrix(tile)) }
 }
@@ -62,13 +72,18 @@ fn bias_and_residual() {
             );
             // Every shape with every epilogue; types and tiles take turns.
             let types = TYPES[(i + j) % TYPES.len()];
-            let tile = tiles(shape)[j % tiles(shape).len()];
+            let of_warps = tiles(shape)[j % tiles(shape).len()];
+            let of_groups = groups(shape)[(i + j) % groups(shape).len()];
             let (x, w) = (tensor_of(types.0, &[m, k], 1), tensor_of(types.0, &[n, k], 2));
             let r = tensor_of(types.1, &[m, n], 4);
             let wanted = interpret(&text, &[&x, &w, &bias, &r]).remove(0);
-            let kernel = Kernel::Linear(Linear { bias: has_bias, residual, ..plain(types, shape, tile) });
-            for on in runners_of(&kernel) {
-                let mut launch = Launch::of(on, &kernel).tensor("x", &x).tensor("weight", &w);
+            let kernels = [of_warps, of_groups]
+                .map(|tile| Linear { bias: has_bias, residual, ..plain(types, shape, tile) })
+                .map(Kernel::Linear);
+            for (kernel, on) in
+                kernels.iter().flat_map(|kernel| runners_of(kernel).into_iter().map(move |on| (kernel, on)))
+            {
+                let mut launch = Launch::of(on, kernel).tensor("x", &x).tensor("weight", &w);
                 if has_bias {
                     launch = launch.tensor("bias", &bias);
                 }
@@ -121,7 +136,7 @@ fn swiglu() {
               return %3
             }}"
         );
-        for (j, tile) in tiles(shape).into_iter().enumerate() {
+        for (j, tile) in tiles(shape).into_iter().chain(groups(shape)).enumerate() {
             let types = TYPES[(i + j) % TYPES.len()];
             let x = tensor_of(types.0, &[m, k], 1);
             let [gate, up] = [2, 3].map(|seed| tensor_of(types.0, &[n, k], seed));
@@ -183,7 +198,7 @@ fn several_weights_at_once() {
         );
         let bias = Tensor::f32(&[all], bias.floats()[..all].to_vec());
         let wanted = interpret(&text, &[&x, &weights[0], &weights[1], &weights[2], &bias]).remove(0);
-        for tile in [MatrixTile::FLAT, MatrixTile::LOW, MatrixTile::SMALL] {
+        for tile in [MatrixTile::FLAT, MatrixTile::LOW, MatrixTile::SMALL, MatrixTile::group(16, 64, 4)] {
             let plain = plain((Float::BF16, Float::F32), [m, ns[0], k], tile);
             let more = [64, if count == 3 { 40 } else { 0 }];
             let kernel = Kernel::Linear(Linear { bias: true, more, ..plain });
@@ -213,7 +228,8 @@ fn shared_along_k() {
         }}"
     );
     let wanted = interpret(&text, &[&x, &w, &bias, &r]).remove(0);
-    for (tile, splits) in [(MatrixTile::HALF, 2), (MatrixTile::WIDE, 3), (MatrixTile::SMALL, 5)] {
+    let group = MatrixTile::group(56, 128, 4);
+    for (tile, splits) in [(MatrixTile::HALF, 2), (MatrixTile::WIDE, 3), (MatrixTile::SMALL, 5), (group, 3)] {
         let tile = MatrixTile { splits, ..tile };
         let types = (Float::BF16, Float::F32);
         let plain = plain(types, shape, tile);
@@ -269,9 +285,13 @@ fn heads_are_turned() {
         (
             vec![256, 128, 64],
             Turned { heads: 12, head_dim: 32 },
-            vec![MatrixTile::FLAT, MatrixTile::NARROW, small, half],
+            vec![MatrixTile::FLAT, MatrixTile::NARROW, small, half, MatrixTile::group(24, 64, 4)],
         ),
-        (vec![832], Turned { heads: 8, head_dim: 80 }, vec![small, MatrixTile::FIVE_EIGHTHS]),
+        (
+            vec![832],
+            Turned { heads: 8, head_dim: 80 },
+            vec![small, MatrixTile::FIVE_EIGHTHS, MatrixTile::group(40, 128, 4)],
+        ),
     ];
     for (ns, turned, tiles) in forms {
         let (all, width) = (ns.iter().sum::<usize>(), turned.head_dim as usize / 2);
@@ -333,6 +353,8 @@ fn results_are_weighted() {
         (70, 160, 136, MatrixTile::SMALL, 1),
         (100, 288, 136, MatrixTile::BROAD, 1),
         (130, 160, 2048, MatrixTile::WIDE, 3),
+        (70, 288, 136, MatrixTile::group(40, 192, 4), 1),
+        (130, 160, 2048, MatrixTile::group(136, 128, 4), 2),
     ] {
         let (x, w) = (tensor_of(Float::BF16, &[m, k], 1), tensor_of(Float::BF16, &[n, k], 2));
         let (r, gain) = (tensor(&[m, n], 4), tensor(&[n], 5));
@@ -385,7 +407,7 @@ fn weighted_rows_are_scaled() {
         let factors: Vec<f32> = squares.chunks(pitch).map(factor).collect();
         let weights = [2, 3].map(|seed| tensor_of(Float::BF16, &[192, k], seed));
         let (cos, sin) = (tensor(&[m, 16], 10), tensor(&[m, 16], 11));
-        for tile in tiles([m, 0, 0]) {
+        for tile in tiles([m, 0, 0]).into_iter().chain(groups([m, 0, 0])) {
             let plain = Linear { scaled: true, ..plain((Float::BF16, Float::F32), [m, 192, k], tile) };
             let rope = Some(Turned { heads: 4, head_dim: 32 });
             let mut forms = vec![
@@ -484,4 +506,65 @@ fn a_wait_is_missing() {
 fn replaced(source: &str, piece: &str, i: usize, by: &str) -> String {
     let (at, _) = source.match_indices(piece).nth(i).unwrap_or_else(|| panic!("no {piece} {i} in {source}"));
     format!("{}{by}{}", &source[..at], &source[at + piece.len()..])
+}
+
+/// Each wait, fence and field of a descriptor is needed where warpgroups multiply, and the host's runner would miss it.
+#[test]
+fn a_fence_is_missing() {
+    // Two warpgroups, and steps enough for a stage to be filled again.
+    let shape @ [m, n, k] = [24, 128, 640];
+    let kernel = Kernel::Linear(plain((Float::BF16, Float::F32), shape, MatrixTile::group(24, 128, 4)));
+    let (x, w) = (tensor_of(Float::BF16, &[m, k], 1), tensor_of(Float::BF16, &[n, k], 2));
+    for on in runners_of(&kernel) {
+        let with = |edit: &dyn Fn(&str) -> String| {
+            let launch = Launch::of(on, &kernel).tensor("x", &x).tensor("weight", &w).result("y", m * n);
+            let launch = launch.int("rows", m).int("stride", n).int("first", 0).edited(edit);
+            catch_unwind(AssertUnwindSafe(|| launch.run().floats("y"))).ok()
+        };
+        let right = with(&str::to_owned).expect("it runs");
+        let missed = |piece: &str, i: usize, by: &str| {
+            let found = with(&|source| replaced(source, piece, i, by));
+            assert!(found.is_none_or(|found| found != right), "`{piece}` {i} is not missed");
+        };
+        // What begins a step, what is behind the last, what is before the sums are read.
+        (0..3).for_each(|i| missed("__syncthreads();", i, ""));
+        let statement = |instruction: &str| format!("asm volatile(\"{instruction}\"");
+        for (instruction, count) in [
+            ("cp.async.wait_group 1;", 1),
+            ("cp.async.commit_group;", 3),
+            ("fence.proxy.async.shared::cta;", 1),
+            ("wgmma.wait_group.sync.aligned 1;", 1),
+        ] {
+            let statement = statement(instruction);
+            (0..count).for_each(|i| missed(&statement, i, &format!("if (false) {statement}")));
+        }
+        missed("cp.async.wait_group 1;", 0, "cp.async.wait_group 2;");
+        missed("wgmma.wait_group.sync.aligned 1;", 0, "wgmma.wait_group.sync.aligned 2;");
+        for instruction in
+            ["fence.sync.aligned; ", "commit_group.sync.aligned; ", "wait_group.sync.aligned 0; "]
+        {
+            missed(&format!("wgmma.{instruction}"), 0, "");
+        }
+        missed("wgmma.wait_group.sync.aligned 0;", 0, "wgmma.wait_group.sync.aligned 1;");
+        // The sums are moved before the fence.
+        let moved = with(&|source| {
+            let fence = "wgmma.fence.sync.aligned; ";
+            source.replacen(fence, "", 1).replacen("{ mov.b32", &format!("{{ {fence}mov.b32"), 1)
+        });
+        assert!(moved.is_none_or(|found| found != right), "a move behind the fence is not missed");
+        // No swizzle, one of 64 bytes, more and less between eight rows, more between columns, a pattern that begins within, a bit
+        // of nothing.
+        for wrong in [
+            0x0000_0040_0001_0000,
+            0x8000_0040_0001_0000,
+            0x4000_0041_0001_0000,
+            0x4000_0020_0001_0000,
+            0x4000_0040_0002_0000,
+            0x4002_0040_0001_0000,
+            0x4000_0040_0011_0000_u64 | 1 << 30,
+        ] {
+            missed(&0x4000_0040_0001_0000_u64.to_string(), 0, &wrong.to_string());
+        }
+        missed("wgmma.mma_async.sync.aligned.m64n24k16", 0, "wgmma.mma_async.sync.aligned.m64n16k16");
+    }
 }

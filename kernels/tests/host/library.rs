@@ -173,10 +173,11 @@ fn shared_name(text: &str) -> Option<&str> {
 }
 
 /// The instructions of PTX that kernels use, and the functions of `ptx.h` that do the same.
-const PTX: [(&str, &str); 27] = [
+const PTX: [(&str, &str); 28] = [
     ("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }", "address"),
     ("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;", "copy"),
     ("cp.async.commit_group;", "commit"),
+    ("fence.proxy.async.shared::cta;", "proxy_fence"),
     ("cp.async.wait_group 0;", "wait_but<0>"),
     ("cp.async.wait_group 1;", "wait_but<1>"),
     ("cp.async.wait_group 2;", "wait_but<2>"),
@@ -195,8 +196,8 @@ const PTX: [(&str, &str); 27] = [
         "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};",
         "multiply<ptx::E4M3>",
     ),
-    ("st.global.b32 [%0], %1;", "store<unsigned>"),
-    ("ld.relaxed.gpu.global.f32 %0, [%1];", "load"),
+    ("st.global.v4.b32 [%0], {%1, %2, %3, %4};", "store"),
+    ("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];", "load"),
     ("fence.acq_rel.gpu;", "fence"),
     ("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;", "count"),
     ("st.global.u32 [%0], 0;", "reset"),
@@ -220,17 +221,81 @@ fn without_ptx(text: &str) -> Option<String> {
     for part in parts {
         let (instruction, rest) = part.split_once('"').expect("it is closed");
         let (asm, rest) = rest.split_once(");").expect("it ends");
+        // `"=f"(result.i_0)`: results and then operands.
+        let operands = asm.split("\"(").skip(1).map(|operand| operand.split(')').next().unwrap_or_default());
+        if instruction.contains("wgmma") {
+            let operands: Vec<&str> = operands.collect();
+            all += &format!("{{ {} }}{rest}", by_groups(instruction, &operands));
+            any = true;
+            continue;
+        }
         let (_, function) = PTX
             .iter()
             .find(|(known, _)| *known == instruction)
             .unwrap_or_else(|| panic!("`{instruction}` is no instruction of kernels/tests/host/ptx.h"));
-        // `"=f"(result.i_0)`: results and then operands.
-        let operands = asm.split("\"(").skip(1).map(|operand| operand.split(')').next().unwrap_or_default());
         let arguments: Vec<&str> = ["__LINE__"].into_iter().chain(operands).collect();
         all += &format!("ptx::{function}({});{rest}", arguments.join(", "));
         any = true;
     }
     any.then(|| format!("#include \"ptx.h\"\n{all}"))
+}
+
+/// Calls of `wgmma.h` for a block of instructions of warpgroups.
+fn by_groups(block: &str, operands: &[&str]) -> String {
+    let mut all = String::new();
+    let operand = |text: &str| {
+        let number = text.trim().strip_prefix('%').and_then(|n| n.parse::<usize>().ok());
+        let found = number.and_then(|n| operands.get(n));
+        *found.unwrap_or_else(|| panic!("`{text}` is no operand of `{block}`"))
+    };
+    // `// {%0, %1}\n`: operands that are named for the generator's sake.
+    let code: String = block
+        .split("\\n")
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect::<Vec<&str>>()
+        .join(" ");
+    // Braces of the block, not of operands.
+    let code = code.trim().trim_start_matches("{ ").trim_end_matches('}');
+    for instruction in code.split(';').map(str::trim).filter(|it| !it.is_empty()) {
+        let (name, rest) = instruction.split_once(' ').unwrap_or((instruction, ""));
+        let call = match name {
+            "mov.b32" => {
+                let (to, from) = rest.split_once(',').expect("two operands");
+                let i = to.trim().trim_start_matches('%');
+                format!("ptx::move({}, {}, {i});", operand(to), operand(from))
+            }
+            "wgmma.fence.sync.aligned" => "ptx::group_fence(__LINE__);".to_owned(),
+            "wgmma.commit_group.sync.aligned" => "ptx::group_commit(__LINE__);".to_owned(),
+            "wgmma.wait_group.sync.aligned" => format!("ptx::group_wait(__LINE__, {rest});"),
+            _ => {
+                let unknown = || -> ! { panic!("`{instruction}` is no instruction of wgmma.h") };
+                let shape = name.strip_prefix("wgmma.mma_async.sync.aligned.m64n");
+                let Some((n, types)) = shape.and_then(|shape| shape.split_once('k')) else { unknown() };
+                let (element, signs) = match types {
+                    "16.f32.bf16.bf16" => ("BF16x2", "1, 1, 0, 0"),
+                    "16.f32.f16.f16" => ("F16x2", "1, 1, 0, 0"),
+                    "32.f32.e4m3.e4m3" => ("E4M3", "1, 1"),
+                    _ => unknown(),
+                };
+                let Some((sums, rest)) = rest.strip_prefix('{').and_then(|rest| rest.split_once("}, "))
+                else {
+                    unknown()
+                };
+                let [a, b, adds, given] = rest.splitn(4, ", ").collect::<Vec<&str>>()[..] else { unknown() };
+                assert_eq!(given, signs, "{instruction}");
+                let sums: Vec<String> = sums.split(',').map(|sum| format!("&{}", operand(sum))).collect();
+                format!(
+                    "{{ float *const sums[] = {{{}}}; ptx::group_multiply<ptx::{element}, {n}>(__LINE__, sums, {}, {}, {adds}); }}",
+                    sums.join(", "),
+                    operand(a),
+                    operand(b)
+                )
+            }
+        };
+        all += &call;
+        all.push(' ');
+    }
+    all
 }
 
 /// Behind the source: an entry that is called the same way whatever the language, and what there is to know of it.

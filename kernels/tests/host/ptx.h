@@ -134,6 +134,15 @@ void fragments(int line, unsigned &d0, unsigned &d1, unsigned &d2, unsigned &d3,
     }
 }
 
+} // namespace ptx
+
+#include "wgmma.h"
+
+#undef __syncthreads
+#define __syncthreads() ptx::barrier(__LINE__)
+
+namespace ptx {
+
 inline void address(int, unsigned &at, const void *from) {
     unsigned long bytes;
     at = static_cast<const unsigned char *>(from) - dream_shared(&bytes);
@@ -147,6 +156,7 @@ inline void copy(int, unsigned to, const void *from, unsigned bytes) {
     Copy &next = own.all[own.count++];
     next = {to, own.group, {}};
     __builtin_memcpy(&next.data, from, bytes);
+    copying(to);
     __builtin_memset(shared(to), 0xff, chunk);
 }
 
@@ -157,10 +167,12 @@ inline void wait(unsigned but) {
     unsigned left = 0;
     for (unsigned i = 0; i < own.count; i++) {
         const Copy copy = own.all[i];
-        if (copy.group + but < own.group)
+        if (copy.group + but < own.group) {
+            copied(copy.to);
             __builtin_memcpy(shared(copy.to), &copy.data, chunk);
-        else
+        } else {
             own.all[left++] = copy;
+        }
     }
     own.count = left;
 }
@@ -170,18 +182,27 @@ template <unsigned but> void wait_but(int) { wait(but); }
 inline void begin() {
     copies[threadIdx.x].count = copies[threadIdx.x].group = 0;
     fenced[threadIdx.x] = false;
+    begin_group();
 }
 
 inline void end() {
+    end_group();
     if (copies[threadIdx.x].count > 0) dream_stop("a unit ends while it copies");
 }
 
-template <typename T> void store(int, const void *to, T x) {
+inline void store(int, const void *to, unsigned x0, unsigned x1, unsigned x2, unsigned x3) {
+    const unsigned x[4] = {x0, x1, x2, x3};
     fenced[threadIdx.x] = false;
-    __builtin_memcpy(const_cast<void *>(to), &x, sizeof x);
+    if (reinterpret_cast<size_t>(to) % sizeof x != 0) dream_stop("four numbers that are not aligned");
+    __builtin_memcpy(const_cast<void *>(to), x, sizeof x);
 }
 
-inline void load(int, float &x, const void *from) { __builtin_memcpy(&x, from, sizeof x); }
+inline void load(int, float &x0, float &x1, float &x2, float &x3, const void *from) {
+    float x[4];
+    if (reinterpret_cast<size_t>(from) % sizeof x != 0) dream_stop("four numbers that are not aligned");
+    __builtin_memcpy(x, from, sizeof x);
+    x0 = x[0], x1 = x[1], x2 = x[2], x3 = x[3];
+}
 
 inline void fence(int) { fenced[threadIdx.x] = true; }
 
@@ -193,7 +214,10 @@ inline void count(int, unsigned &before, const void *at) {
     __builtin_memcpy(const_cast<void *>(at), &now, sizeof now);
 }
 
-inline void reset(int, const void *at) { store(0, at, 0u); }
+inline void reset(int, const void *at) {
+    fenced[threadIdx.x] = false;
+    __builtin_memset(const_cast<void *>(at), 0, sizeof(unsigned));
+}
 
 template <unsigned mask> void shuffle(int line, float &d, float a) {
     const unsigned unit = threadIdx.x;

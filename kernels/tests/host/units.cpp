@@ -107,8 +107,12 @@ uint3 place(unsigned long i, uint3 size, unsigned long count) {
     return {unsigned(i % size.x), unsigned(i / size.x % size.y), unsigned(i / size.x / size.y)};
 }
 
+// Workgroups that have run.
+thread_local unsigned long count;
+
 // One workgroup; false if something was wrong.
 bool workgroup(Fiber *fibers, unsigned long units) {
+    count++;
     memset(run->shared.data, 0xff, run->shared.bytes);
     for (unsigned long i = 0; i < units && fibers; i++) fibers[i].line = started;
     for (;;) {
@@ -246,6 +250,10 @@ extern "C" void dream_warp(int line) {
 extern "C" unsigned char *dream_shared(unsigned long *bytes) {
     *bytes = run->shared.bytes;
     return run->shared.data;
+}
+
+extern "C" unsigned long dream_group() {
+    return count;
 }
 
 extern "C" void dream_stop(const char *text) {

@@ -21,6 +21,9 @@ extern "C" void dream_barrier(int line);
 // The same for the units of a warp.
 extern "C" void dream_warp(int line);
 
+// The number of the workgroup that runs.
+extern "C" unsigned long dream_group();
+
 // Ends the run: this is wrong.
 extern "C" void dream_stop(const char *text);
 
