@@ -193,6 +193,10 @@ mod build {
         build(2, &["--eps", "1.5"], &["--eps is 1.5"]);
         build(2, &["--max-prompt", "4000"], &["4128", "max_position_embeddings"]);
         build(2, &["--print-after", "magic"], &["`magic`"]);
+        build(2, &["--max-prompt", "20", "--warm", "3,0"], &["--warm is 0", "from 1 to 20"]);
+        build(2, &["--max-prompt", "20", "--warm", "21"], &["--warm is 21", "from 1 to 20"]);
+        build(2, &["--warm", "1,2,3,4,5,6,7,8,9"], &["--warm is 9 lengths", "at most 8"]);
+        build(2, &["--entries", "forward", "--warm", "3"], &["--warm", "`generate` and `act`"]);
         build(2, &["--new-tokens", "8", "--max-slots", "7"], &["--max-slots", "7", "from 8 to"]);
         build(
             2,

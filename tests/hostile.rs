@@ -218,6 +218,7 @@ fn options(checkpoint: &Checkpoint) -> BuildOptions {
         verify_each: false,
         without: vec![],
         golden: None,
+        warm: vec![],
     }
 }
 

@@ -116,6 +116,7 @@ impl Trained {
             verify_each: false,
             without: vec![],
             golden: None,
+            warm: vec![],
         }
     }
 

@@ -71,6 +71,7 @@ fn compile(
         verify_each: true,
         without: vec![],
         golden: None,
+        warm: vec![],
     };
     build(&options, &mut ()).unwrap_or_else(|e| panic!("{e}"));
 }

@@ -42,6 +42,7 @@ fn options(checkpoint: &Path, output: &Path) -> BuildOptions {
         verify_each: false,
         without: vec![],
         golden: None,
+        warm: vec![],
     }
 }
 

@@ -5,16 +5,21 @@
 #![allow(unsafe_code, reason = "the driver's log is read")]
 
 use dream::DeviceKind::{self, Cuda, Rocm};
-use dream::{Forward, Generate, Model, Sampling};
-use dreamc::compile::BuildOptions;
+use dream::{
+    ActOptions, Actions, DeviceChoice, Error, Forward, Generate, Image, Model, Observation, OpenOptions,
+    Policy, Sampling,
+};
+use dreamc::compile::{BuildOptions, Entry};
 use dreamc_frontend::vla::Mode;
 use dreamc_golden::emulator::Emulator;
 use dreamc_golden::fixture::rows;
 use dreamc_golden::not_finite::{FIRST_NORM, LAST_NORM, Spoiled, judge_act, judge_places, judge_text};
 use dreamc_golden::runners::{Built, Compiled, CompiledPolicy, Place, build_options};
+use dreamc_golden::tabletop::Trained;
 use dreamc_golden::vla::{HeadFiles, judge_predict};
 use dreamc_golden::{Fixture, text, vl};
 use dreamc_num::DType;
+use dreamc_runtime::{DeviceError, Memory, Size};
 use std::ffi::{CStr, c_char};
 use std::path::Path;
 use std::sync::LazyLock;
@@ -194,4 +199,208 @@ fn bf16_on_cuda() {
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// Opens a build on the emulated device of another's driver, or its own.
+fn open_on(built: &Built, kind: DeviceKind, driver: &Built, warm: Option<Vec<u32>>) -> Result<Model, Error> {
+    let device = DeviceChoice::Only(kind);
+    let options = OpenOptions { device, driver: Some(driver.driver()), warm, ..OpenOptions::default() };
+    Model::open(&built.path(), &options)
+}
+
+/// What a driver records and runs.
+const RECORDED: [&str; 6] = ["launch", "end", "instantiate", "upload", "run", "MISUSE"];
+
+fn four_tokens(sampling: Sampling) -> Generate {
+    Generate { prompt: vec![vec![11, 12, 13, 14]], sampling, ..Generate::default() }
+}
+
+/// Lengths that the file or who opens it names are recorded when it is opened, and not run: the first request of that
+/// length is a replay, and its answer is that of a model that was not warmed.
+#[test]
+fn warmed_on_cuda() {
+    let options = BuildOptions { entries: vec![Entry::Generate], warm: vec![4, 7], ..text_options() };
+    let built = Built::emulated(&EMULATOR, Cuda, &options);
+    let done = || log(&built, &RECORDED);
+    let open = |warm| open_on(&built, Cuda, &built, warm);
+    let mut cold = open(Some(vec![])).unwrap();
+    let wanted = cold.generate_with(&four_tokens(Sampling::default()), &mut ()).unwrap();
+    drop(cold);
+    let before = done().len();
+    let mut model = open(None).unwrap();
+    let count =
+        |lines: &[String]| lines.iter().filter(|line| !line.starts_with("end")).cloned().collect::<Vec<_>>();
+    let warmed = ["instantiate g1 x1", "upload x1", "instantiate g2 x2", "upload x2"];
+    assert_eq!(count(&done()[before..]), warmed);
+    let before = done().len();
+    let found = model.generate_with(&four_tokens(Sampling::default()), &mut ()).unwrap();
+    assert_eq!(found, wanted);
+    assert_eq!(count(&done()[before..]), ["run x1"]);
+    // Where something is drawn, no step is left out: another run.
+    let drawn = Sampling { temperature: 0.7, seed: 5, ..Sampling::default() };
+    let before = done().len();
+    model.generate_with(&four_tokens(drawn), &mut ()).unwrap();
+    assert_eq!(count(&done()[before..]), ["instantiate g3 x3", "run x3"]);
+    drop(model);
+    let refused = |warm| open(Some(warm)).err().expect("an error").to_string();
+    assert_eq!(refused(vec![3, 0]), "`warm` (--warm) has a prompt of 0 tokens; give 1 to 12");
+    let said = "`warm` (--warm) has a prompt of 13 tokens; give 1 to 12, or build with --max-prompt 13";
+    assert_eq!(refused(vec![13]), said);
+    let said = "`warm` (--warm) has 9 lengths; a device keeps the runs of 8, so give at most as many";
+    assert_eq!(refused(vec![1; 9]), said);
+}
+
+/// What a robot's camera sees, for policies of the tabletop.
+fn seen() -> Image {
+    Image::from_rgb8(112, 112, (0..112 * 112 * 3).map(|i| (i % 251) as u8).collect()).unwrap()
+}
+
+fn act(policy: &mut Policy, image: &Image) -> Actions {
+    let state = vec![0.1; policy.settings().proprio_dim.unwrap_or(0) as usize];
+    let observation = Observation {
+        images: std::slice::from_ref(image),
+        task: "pick up the red block",
+        proprio: (!state.is_empty()).then_some(&state),
+    };
+    policy.act(&observation, &ActOptions::default()).unwrap()
+}
+
+fn tabletop(name: &str, steps: u32) -> BuildOptions {
+    Trained::open(name).options(steps, DType::BF16, &[Entry::Act])
+}
+
+/// Actions are replayed from the second on, and from the first on where the length was named.
+#[test]
+fn policies_are_warmed_on_cuda_and_rocm() {
+    for (kind, name, steps) in [(Cuda, "tabletop-vla", 2), (Rocm, "tabletop-vla-l1", 1)] {
+        let built = Built::emulated(&EMULATOR, kind, &tabletop(name, steps));
+        let done = || log(&built, &["instantiate", "run", "MISUSE"]);
+        let image = seen();
+        let mut policy = Policy::of(open_on(&built, kind, &built, None).unwrap()).unwrap();
+        let first = act(&mut policy, &image);
+        assert_eq!(done(), ["instantiate g0 x0", "run x0"]);
+        assert_eq!(act(&mut policy, &image), first);
+        assert_eq!(done()[2..], ["run x0"]);
+        let state = vec![0.0; policy.settings().proprio_dim.unwrap_or(0) as usize];
+        let observation = Observation {
+            images: std::slice::from_ref(&image),
+            task: "pick up the red block",
+            proprio: (!state.is_empty()).then_some(&state),
+        };
+        let tokens = policy.prompt_tokens(&observation).unwrap() as u32;
+        drop(policy);
+        let model = open_on(&built, kind, &built, Some(vec![tokens])).unwrap();
+        assert_eq!(done()[3..], ["instantiate g1 x1"]);
+        let mut policy = Policy::of(model).unwrap();
+        assert_eq!(act(&mut policy, &image), first);
+        assert_eq!(done()[4..], ["run x1"], "{name}");
+    }
+}
+
+/// Two artifacts on one GPU, in turns and from two threads, answer what each answers alone.
+#[test]
+fn two_artifacts_on_one_gpu() {
+    let text = Built::emulated(&EMULATOR, Cuda, &text_options());
+    let robot = Built::emulated(&EMULATOR, Cuda, &tabletop("tabletop-vla", 1));
+    let image = seen();
+    let lengths = [5, 9];
+    let alone: Vec<Vec<f32>> = {
+        let mut model = open_on(&text, Cuda, &text, None).unwrap();
+        lengths.iter().map(|length| logits(&mut model, &request(*length))).collect()
+    };
+    let chunk = act(&mut Policy::of(open_on(&robot, Cuda, &robot, None).unwrap()).unwrap(), &image);
+    // Both on the driver of the first.
+    let mut model = open_on(&text, Cuda, &text, None).unwrap();
+    let mut policy = Policy::of(open_on(&robot, Cuda, &text, None).unwrap()).unwrap();
+    for (length, alone) in lengths.iter().zip(&alone) {
+        assert!(logits(&mut model, &request(*length)) == *alone, "{length} tokens in turns");
+        assert_eq!(act(&mut policy, &image), chunk);
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for (length, alone) in lengths.iter().zip(&alone) {
+                assert!(logits(&mut model, &request(*length)) == *alone, "{length} tokens beside actions");
+            }
+        });
+        scope.spawn(|| (0..2).for_each(|_| assert_eq!(act(&mut policy, &image), chunk)));
+    });
+    drop(policy);
+    assert!(logits(&mut model, &request(9)) == alone[1], "after the other has gone");
+    drop(model);
+    assert_eq!((number(&text, "stub_live"), number(&text, "stub_wrong")), (0, 0));
+}
+
+/// Something that a driver counts.
+fn number(built: &Built, name: &str) -> i32 {
+    // SAFETY: as for the log; the stub has these functions.
+    unsafe {
+        let library = libloading::Library::new(built.driver()).unwrap();
+        library.get::<unsafe extern "C" fn() -> i32>(name.as_bytes()).unwrap()()
+    }
+}
+
+/// Gives the device of a driver so many bytes of memory.
+fn give_memory(built: &Built, bytes: u64) {
+    // SAFETY: as above.
+    unsafe {
+        let library = libloading::Library::new(built.driver()).unwrap();
+        library.get::<unsafe extern "C" fn(u64)>(b"stub_memory").unwrap()(bytes);
+    }
+}
+
+/// Memory that does not do is said with what is missing and what would fit; nothing stays, and with enough the next try is
+/// well.
+#[test]
+fn short_memory_on_cuda() {
+    let options = BuildOptions {
+        entries: vec![Entry::Generate],
+        max_batch: 8,
+        max_prompt: 200,
+        dtype: DType::BF16,
+        warm: vec![4],
+        ..text_options()
+    };
+    let built = Built::emulated(&EMULATOR, Cuda, &options);
+    // Keeps the library, and what is set in it.
+    // SAFETY: as above.
+    let _library = unsafe { libloading::Library::new(built.driver()).unwrap() };
+    let Memory { weights, arena, .. } = short_of(&built, 0).0;
+    let (memory, said) = short_of(&built, weights + arena / 2);
+    let Memory { free, total, .. } = memory;
+    assert_eq!((free, total), (weights + arena / 2, weights + arena / 2));
+    assert!(said.starts_with("the device cannot be set up: out of memory of the device: "), "{said}");
+    assert!(said.contains(&format!("so {} are missing; ", Size(memory.missing()))), "{said}");
+    assert!(said.contains("by estimate a build with `--max-batch 1` (about "), "{said}");
+    let prompt = said.split("`--max-prompt ").nth(1).unwrap().split('`').next().unwrap();
+    let prompt: u32 = prompt.parse().unwrap();
+    assert!((64..200).contains(&prompt), "{said}");
+    // Not the half of the weights: no option but all of them.
+    let (_, said) = short_of(&built, weights / 2);
+    assert!(said.contains("not even a build with `--quant fp8 --max-batch 1` (about "), "{said}");
+    assert!(said.ends_with("take a device with more memory"), "{said}");
+    give_memory(&built, weights + arena);
+    let mut model = open_on(&built, Cuda, &built, None).unwrap();
+    model.generate_with(&four_tokens(Sampling::default()), &mut ()).unwrap();
+    drop(model);
+    assert_eq!((number(&built, "stub_live"), number(&built, "stub_wrong")), (0, 0));
+    // What was proposed fits by less than a tenth.
+    let smaller = BuildOptions { max_prompt: prompt, warm: vec![4], ..options };
+    let smaller = Built::emulated(&EMULATOR, Cuda, &smaller);
+    // SAFETY: as above.
+    let _library = unsafe { libloading::Library::new(smaller.driver()).unwrap() };
+    let there = weights + arena / 2;
+    give_memory(&smaller, there + there / 10);
+    open_on(&smaller, Cuda, &smaller, None).unwrap();
+}
+
+/// The error of opening with so much memory, of which nothing stays.
+fn short_of(built: &Built, bytes: u64) -> (Memory, String) {
+    give_memory(built, bytes);
+    let refused = open_on(built, Cuda, built, None).err().expect("an error");
+    assert_eq!((number(built, "stub_live"), number(built, "stub_wrong")), (0, 0));
+    let said = refused.to_string();
+    match refused {
+        Error::DeviceMemory { error: DeviceError::OutOfDeviceMemory { memory }, .. } => (memory, said),
+        other => panic!("{other}"),
+    }
 }

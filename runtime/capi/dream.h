@@ -121,6 +121,11 @@ typedef struct dream_open_options {
     // 1 keeps the weights in memory, so that no call waits for the disk; it needs the right to lock that much
     // (`ulimit -l`). Else 0.
     uint32_t lock_weights;
+    // Lengths of prompts, in tokens with those of images, whose runs a GPU records when the model is opened and not at
+    // the first request of that length; at most 8, each from 1 to dream_info.max_prompt. Other devices do nothing for it.
+    const uint32_t *warm;
+    // How many there are; 0 for those that the artifact was built with (`--warm`).
+    size_t warm_count;
 } dream_open_options;
 
 // What a model takes and gives.

@@ -110,6 +110,9 @@ fn act(
 ) -> Result<Actions, Failure> {
     let observation = Observation { images, task: &args.task, proprio: args.proprio.as_deref() };
     let options = ActOptions { sampling: args.sampling.sampling(), noise };
+    if let Ok(tokens) = policy.prompt_tokens(&observation) {
+        tracing::info!("the prompt has {tokens} tokens, as --max-prompt and --warm count them");
+    }
     policy.act(&observation, &options).map_err(failure)
 }
 

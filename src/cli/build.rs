@@ -55,6 +55,10 @@ pub(crate) struct Args {
     /// Most rows computed at a time [default: 8; 1 for `act`]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(super) max_batch: Option<u32>,
+    /// Lengths of prompts in tokens, as --max-prompt counts them, whose runs a GPU records when the file is opened [default: none;
+    /// each is recorded when it is first met]
+    #[arg(long, value_name = "S,..", value_delimiter = ',')]
+    pub(super) warm: Vec<u32>,
     /// Width and height of all images, in pixels [default: any]
     #[arg(long, value_name = "WxH", value_parser = size)]
     pub(super) image: Option<[u32; 2]>,

@@ -105,6 +105,7 @@ pub(super) fn options(args: &Args) -> Result<BuildOptions, Failure> {
         max_prompt,
         max_batch: args.max_batch.unwrap_or(if only_act { 1 } else { MAX_BATCH }),
         entries,
+        warm: args.warm.clone(),
         image: args.image,
         act,
         lora: args.lora.clone(),

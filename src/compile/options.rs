@@ -40,6 +40,8 @@ pub struct BuildOptions {
     pub entries: Vec<Entry>,
     /// Width and height of all images, if they are all of one size.
     pub image: Option<[u32; 2]>,
+    /// Prompts, in tokens, that devices record when the file is opened, if it is not opened with others.
+    pub warm: Vec<u32>,
     /// How actions are made; for the entry `act`.
     pub act: ActOptions,
     /// Folder of a LoRA adapter to fold into the weights.
@@ -172,6 +174,7 @@ pub(super) fn check(options: &BuildOptions, config: &ModelConfig) -> Result<(), 
         counts.push(("--chunk", options.act.chunk, dreamc_front::settings::CHUNK_MAX));
         counts.push(("--views", options.act.views, dreamc_front::settings::VIEWS_MAX));
     }
+    counts.extend(options.warm.iter().map(|length| ("--warm", *length, options.max_prompt)));
     for (option, found, max) in counts {
         if !(1..=max).contains(&found) {
             return fail(option, found.to_string(), &format!("from 1 to {max}"));
@@ -196,6 +199,14 @@ pub(super) fn check(options: &BuildOptions, config: &ModelConfig) -> Result<(), 
     entries(&options.entries, config.variant)?;
     if options.image.is_some() && !config.variant.sees() {
         return fail("--image", "given".to_owned(), "left out for text models, which take no images");
+    }
+    if options.warm.len() > dream::WARM_COUNT_MAX {
+        let expected = format!("at most {}, as many as are kept", dream::WARM_COUNT_MAX);
+        return fail("--warm", format!("{} lengths", options.warm.len()), &expected);
+    }
+    let runs = [Entry::Generate, Entry::Act];
+    if !options.warm.is_empty() && !runs.iter().any(|entry| options.entries.contains(entry)) {
+        return fail("--warm", "given".to_owned(), "left out: it is for `generate` and `act`");
     }
     if options.entries.contains(&Entry::Act) { check_act(options) } else { Ok(()) }
 }

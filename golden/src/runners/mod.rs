@@ -62,5 +62,6 @@ pub fn build_options(checkpoint: &Path) -> BuildOptions {
         verify_each: true,
         without: vec![],
         golden: None,
+        warm: vec![],
     }
 }

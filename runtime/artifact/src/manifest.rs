@@ -26,6 +26,9 @@ pub struct Manifest {
     /// is not known.
     #[serde(default)]
     pub reference: BTreeMap<String, Work>,
+    /// Prompts, in tokens, whose runs a device that records runs is to record when the file is opened; mostly none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warm: Vec<u32>,
 }
 
 /// Arithmetic and memory traffic.

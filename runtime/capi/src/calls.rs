@@ -50,7 +50,7 @@ pub unsafe extern "C" fn dream_open(
         // SAFETY: by the rules of the header.
         let (path, options) = unsafe {
             given::put(model, std::ptr::null_mut(), "model")?;
-            (given::text(path, "path")?, given::optional(options)?)
+            (given::text(path, "path")?, given::open_options(options)?)
         };
         let opened = dream_rt::Model::open(path.as_ref(), &handles::options(options)?)?;
         let handle = handles::add(Opened::new(opened)?);
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn dream_open_memory(
         // SAFETY: by the rules of the header.
         let (bytes, options) = unsafe {
             given::put(model, std::ptr::null_mut(), "model")?;
-            (given::list(bytes.cast::<u8>(), length, "bytes")?, given::optional(options)?)
+            (given::list(bytes.cast::<u8>(), length, "bytes")?, given::open_options(options)?)
         };
         if bytes.is_empty() {
             return Err(Failure::argument("`length` is 0; give the bytes of an artifact"));

@@ -83,6 +83,21 @@ pub(crate) unsafe fn optional<T: Versioned>(pointer: *const T) -> Result<Option<
     unsafe { structure(pointer) }.map(Some)
 }
 
+/// How an artifact is to be opened, with the lengths to record.
+///
+/// # Safety
+///
+/// As [`structure`], and as [`list`] for what it points to.
+pub(crate) unsafe fn open_options(
+    pointer: *const OpenOptions,
+) -> Result<Option<(OpenOptions, Vec<u32>)>, Failure> {
+    // SAFETY: by the contract.
+    let Some(options) = (unsafe { optional(pointer) })? else { return Ok(None) };
+    // SAFETY: by the contract.
+    let warm = unsafe { list(options.warm, options.warm_count, "warm") }?;
+    Ok(Some((options, warm.to_vec())))
+}
+
 /// Puts a result where the caller wants it, as much of it as the caller's version has. `size` stays what it is.
 ///
 /// # Safety

@@ -67,9 +67,9 @@ impl Opened {
     }
 }
 
-/// What `dream_open_options` says.
-pub(crate) fn options(given: Option<types::OpenOptions>) -> Result<OpenOptions, Failure> {
-    let Some(given) = given else { return Ok(OpenOptions::default()) };
+/// What `dream_open_options` says, whose list `warm` was read.
+pub(crate) fn options(given: Option<(types::OpenOptions, Vec<u32>)>) -> Result<OpenOptions, Failure> {
+    let Some((given, warm)) = given else { return Ok(OpenOptions::default()) };
     if given.threads > THREADS_MAX {
         return Err(Failure::argument(format!(
             "`threads` is {}; it must be 0 to {THREADS_MAX}",
@@ -77,7 +77,8 @@ pub(crate) fn options(given: Option<types::OpenOptions>) -> Result<OpenOptions, 
         )));
     }
     let lock_weights = crate::given::flag("lock_weights", given.lock_weights)?;
-    Ok(OpenOptions { threads: given.threads as usize, lock_weights, ..OpenOptions::default() })
+    let warm = (!warm.is_empty()).then_some(warm);
+    Ok(OpenOptions { threads: given.threads as usize, lock_weights, warm, ..OpenOptions::default() })
 }
 
 /// More cores than machines have.

@@ -333,7 +333,7 @@ fn options_are_checked() {
         assert!(status == Status::Ok || handle.is_null());
         (status, handle)
     };
-    let sound = OpenOptions { size: size_of::<OpenOptions>(), threads: 2, lock_weights: 0 };
+    let sound = options_of(size_of::<OpenOptions>(), 2);
     let (status, handle) = attempt(&sound);
     assert_eq!(status, Status::Ok, "{}", error());
     drop(Open(handle));
@@ -346,6 +346,26 @@ fn options_are_checked() {
     }
     refused(attempt(&OpenOptions { threads: 1025, ..sound }).0, Status::Argument, "`threads` is 1025");
     refused(attempt(&OpenOptions { lock_weights: 2, ..sound }).0, Status::Argument, "`lock_weights` is 2");
+    let warm = |lengths: &[u32]| {
+        attempt(&OpenOptions { warm: lengths.as_ptr(), warm_count: lengths.len(), ..sound })
+    };
+    let said = "`warm` (--warm) has a prompt of 0 tokens; give 1 to ";
+    refused(warm(&[8, 0]).0, Status::Argument, said);
+    refused(warm(&[u32::MAX]).0, Status::Argument, "or build with --max-prompt 4294967295");
+    refused(warm(&[1; 9]).0, Status::Argument, "`warm` (--warm) has 9 lengths");
+    refused(attempt(&OpenOptions { warm_count: 1, ..sound }).0, Status::Argument, "`warm` is null");
+    // On the processor nothing is recorded.
+    let (status, handle) = warm(&[8, 9]);
+    assert_eq!(status, Status::Ok, "{}", error());
+    drop(Open(handle));
+    // A caller of the first version has no such field.
+    let (status, handle) = attempt(&OpenOptions { size: 16, warm_count: 9, ..sound });
+    assert_eq!(status, Status::Ok, "{}", error());
+    drop(Open(handle));
+}
+
+fn options_of(size: usize, threads: u32) -> OpenOptions {
+    OpenOptions { size, threads, lock_weights: 0, warm: std::ptr::null(), warm_count: 0 }
 }
 
 #[test]
@@ -357,7 +377,7 @@ fn structs_of_a_later_version_are_taken_where_they_ask_for_nothing_new() {
     }
     let path = CString::new(Files::path("sudoku").to_str().unwrap()).unwrap();
     let attempt = |new: u64| {
-        let known = OpenOptions { size: size_of::<Later>(), threads: 1, lock_weights: 0 };
+        let known = options_of(size_of::<Later>(), 1);
         let later = Later { known, new };
         let mut handle = null_mut();
         (unsafe { dream_open(path.as_ptr(), (&raw const later).cast(), &mut handle) }, handle)

@@ -74,6 +74,11 @@ pub struct OpenOptions {
     /// 1 keeps the weights in memory, so that no call waits for the disk; it needs the right to lock that much
     /// (`ulimit -l`). Else 0.
     pub lock_weights: u32,
+    /// Lengths of prompts, in tokens with those of images, whose runs a GPU records when the model is opened and not at
+    /// the first request of that length; at most 8, each from 1 to dream_info.max_prompt. Other devices do nothing for it.
+    pub warm: *const u32,
+    /// How many there are; 0 for those that the artifact was built with (`--warm`).
+    pub warm_count: usize,
 }
 
 /// What a model takes and gives.

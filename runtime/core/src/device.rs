@@ -1,6 +1,8 @@
 //! What every device does: hold an arena, run one dispatch at a time.
 
+use crate::size::Size;
 use alloc::string::String;
+use core::fmt;
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Dispatch, Place, Program};
 use dreamc_num::DType;
@@ -66,6 +68,44 @@ pub struct Operand {
     pub place: Place,
 }
 
+/// What a program needs of a device's memory, and what there is of it; all in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The program's weights.
+    pub weights: u64,
+    /// What it works in: the arena at the maxima, and what belongs to it.
+    pub arena: u64,
+    /// What the program can have: what is free, and what was taken for it, weights that were there before among them.
+    pub free: u64,
+    /// All that the device has.
+    pub total: u64,
+}
+
+impl Memory {
+    /// All that the program needs.
+    pub fn needed(&self) -> u64 {
+        self.weights.saturating_add(self.arena)
+    }
+
+    /// How much is missing. 0 where there is enough, but not in one piece.
+    pub fn missing(&self) -> u64 {
+        self.needed().saturating_sub(self.free)
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [weights, arena, needed] = [self.weights, self.arena, self.needed()].map(Size);
+        let [free, total, missing] = [self.free, self.total, self.missing()].map(Size);
+        write!(f, "{weights} of weights and {arena} to work in make {needed}, ")?;
+        write!(f, "and {free} of {total} can be had, ")?;
+        match self.missing() {
+            0 => write!(f, "but not in one piece"),
+            _ => write!(f, "so {missing} are missing"),
+        }
+    }
+}
+
 /// Why a device could not do what the plan asks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -75,6 +115,12 @@ pub enum DeviceError {
     OutOfMemory {
         /// What was asked for.
         bytes: u64,
+    },
+    /// The device's own memory does not hold weights and arena.
+    #[error("out of memory of the device: {memory}")]
+    OutOfDeviceMemory {
+        /// What is needed, and what there is.
+        memory: Memory,
     },
     /// The plan names a kernel, dtype or layout that this device does not have.
     #[error(
@@ -175,6 +221,17 @@ pub trait Device {
 
     /// After the steps of a run that [`Device::begin`] began and has not done; not `complete` if one failed.
     fn end(&mut self, _complete: bool) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// Begins to record a run that nobody has asked for yet, of the lengths that were set and of this variant. Whether it
+    /// does: not where there is one, and not on devices that record nothing. The steps follow, then [`Device::keep`].
+    fn record(&mut self, _variant: u32) -> Result<bool, DeviceError> {
+        Ok(false)
+    }
+
+    /// After the steps of a run that [`Device::record`] began: keeps it, and does not do it. Not `complete` if one failed.
+    fn keep(&mut self, _complete: bool) -> Result<(), DeviceError> {
         Ok(())
     }
 

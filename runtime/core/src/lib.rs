@@ -8,12 +8,14 @@ mod launch;
 pub mod launches;
 pub mod observer;
 mod run;
+mod size;
 mod slots;
 pub mod stepper;
 
 pub use canvas::{Canvas, CanvasError};
-pub use device::{Device, DeviceError, Operand, Shape, WeightView};
+pub use device::{Device, DeviceError, Memory, Operand, Shape, WeightView};
 pub use launch::{Grid, operand};
 pub use launches::{Active, Launches, UNSOUND};
 pub use observer::{Done, Observer, Read, Shown};
+pub use size::Size;
 pub use stepper::{StepError, Stepper};

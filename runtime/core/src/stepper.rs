@@ -241,6 +241,33 @@ impl Stepper {
         device.read(offset, bytes).map_err(|error| StepError::Device { origin: name.to_string(), error })
     }
 
+    /// Says ahead of a request what one of its inputs will be, as far as that decides which steps it has; for
+    /// [`Stepper::warm`].
+    pub fn expect(&mut self, name: &str, bytes: &[u8]) {
+        self.note(name, bytes);
+    }
+
+    /// Has the device record the run of a request of the lengths that were set, ahead of it and without doing it: of a
+    /// request that nobody watches, and with inputs as were written or [expected](Stepper::expect) last. Whether it did: not
+    /// where it has recorded such a run, and not on a device that records nothing.
+    pub fn warm(&mut self, device: &mut dyn Device) -> Result<bool, StepError> {
+        let policy = self.policy(&());
+        let Stepper { program, operands, symbols, slots, .. } = self;
+        let failed = |error| StepError::Device { origin: program.name.clone(), error };
+        device.resize(symbols).map_err(failed)?;
+        if !device.record(policy.variant()).map_err(failed)? {
+            return Ok(false);
+        }
+        let (slots, observer) = (*slots, &mut ());
+        let (times, passes, bytes) = (false, 0, Vec::new());
+        let mut run =
+            Run { program, operands, symbols, slots, policy, device, observer, times, passes, bytes };
+        let done = run.program();
+        let kept = run.device.keep(done.is_ok()).map_err(failed);
+        // What failed first is what there is to tell.
+        done.and(kept).map(|()| true)
+    }
+
     /// Runs all steps. Allocates nothing unless the observer wants to see values. Returns the number of passes: the
     /// iterations of loops that were run, or 1 for a program without one, whose single step was made part of it.
     pub fn run(&mut self, device: &mut dyn Device, observer: &mut dyn Observer) -> Result<u32, StepError> {

@@ -1,7 +1,7 @@
 //! The functions of the driver's library that are used, as its header `cuda.h` declares them.
 
 use dreamc_device_gpu::{
-    Address, Executable, Failure, Function, GpuError, GpuOptions, Graph, Library, Loaded, functions,
+    Address, Event, Executable, Failure, Function, GpuError, GpuOptions, Graph, Library, Loaded, functions,
 };
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
@@ -30,6 +30,8 @@ pub(crate) const MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: c_int = 97;
 pub(crate) const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
 /// `CUstream_flags`.
 pub(crate) const STREAM_NON_BLOCKING: c_uint = 1;
+/// `CUevent_flags`: no times are taken.
+pub(crate) const EVENT_DISABLE_TIMING: c_uint = 2;
 /// `CUstreamCaptureMode`: what other threads do meanwhile is no part of it.
 pub(crate) const STREAM_CAPTURE_MODE_THREAD_LOCAL: c_int = 1;
 /// `CUjit_option`.
@@ -55,12 +57,17 @@ functions! {
         cuStreamSynchronize: fn(usize) -> c_int;
         cuMemAlloc_v2: fn(*mut Address, usize) -> c_int;
         cuMemFree_v2: fn(Address) -> c_int;
+        cuMemGetInfo_v2: fn(*mut usize, *mut usize) -> c_int;
         cuMemHostAlloc: fn(*mut *mut u8, usize, c_uint) -> c_int;
         cuMemFreeHost: fn(*mut u8) -> c_int;
         cuMemcpyHtoDAsync_v2: fn(Address, *const u8, usize, usize) -> c_int;
         cuMemcpyDtoHAsync_v2: fn(*mut u8, Address, usize, usize) -> c_int;
         cuMemcpyDtoDAsync_v2: fn(Address, Address, usize, usize) -> c_int;
         cuMemsetD32Async: fn(Address, c_uint, usize, usize) -> c_int;
+        cuEventCreate: fn(*mut Event, c_uint) -> c_int;
+        cuEventRecord: fn(Event, usize) -> c_int;
+        cuEventSynchronize: fn(Event) -> c_int;
+        cuEventDestroy_v2: fn(Event) -> c_int;
         cuModuleLoadDataEx: fn(*mut Loaded, *const u8, c_uint, *mut c_int, *mut *mut c_void) -> c_int;
         cuModuleUnload: fn(Loaded) -> c_int;
         cuModuleGetFunction: fn(*mut Function, Loaded, *const c_char) -> c_int;
@@ -72,6 +79,7 @@ functions! {
         cuStreamBeginCapture_v2: fn(usize, c_int) -> c_int;
         cuStreamEndCapture: fn(usize, *mut Graph) -> c_int;
         cuGraphInstantiateWithFlags: fn(*mut Executable, Graph, u64) -> c_int;
+        cuGraphUpload: fn(Executable, usize) -> c_int;
         cuGraphLaunch: fn(Executable, usize) -> c_int;
         cuGraphExecDestroy: fn(Executable) -> c_int;
         cuGraphDestroy: fn(Graph) -> c_int;

@@ -1,15 +1,16 @@
 //! One device of the driver, with a stream.
 
 use crate::api::{
-    Api, COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR, ERROR_NO_DEVICE, FinishLoading,
-    JIT_ERROR_LOG_BUFFER, JIT_ERROR_LOG_BUFFER_SIZE_BYTES, MAX_DYNAMIC_SHARED_SIZE_BYTES, MAX_GRID_DIM_X,
-    MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, STREAM_CAPTURE_MODE_THREAD_LOCAL, STREAM_NON_BLOCKING,
+    Api, COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR, ERROR_NO_DEVICE, EVENT_DISABLE_TIMING,
+    FinishLoading, JIT_ERROR_LOG_BUFFER, JIT_ERROR_LOG_BUFFER_SIZE_BYTES, MAX_DYNAMIC_SHARED_SIZE_BYTES,
+    MAX_GRID_DIM_X, MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, STREAM_CAPTURE_MODE_THREAD_LOCAL, STREAM_NON_BLOCKING,
 };
 use crate::arch::Arch;
 use crate::version::Version;
 use dreamc_artifact::code::{Form, Image, Module};
 use dreamc_device_gpu::{
-    Address, Driver, Executable, Failure, Function, GpuError, GpuOptions, Graph, InfoPlace, Listed, Loaded,
+    Address, Driver, Event, Executable, Failure, Function, GpuError, GpuOptions, Graph, InfoPlace, Listed,
+    Loaded, MemoryState,
 };
 use dreamc_runtime::Grid;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -224,6 +225,13 @@ impl Driver for Cuda {
         unsafe { (self.api.cuMemFree_v2)(at) };
     }
 
+    fn memory(&self) -> Result<MemoryState, Failure> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: it writes the numbers.
+        self.api.check(unsafe { (self.api.cuMemGetInfo_v2)(&mut free, &mut total) })?;
+        Ok(MemoryState { free: free as u64, total: total as u64 })
+    }
+
     fn take_pinned(&self, bytes: usize) -> Result<NonNull<u8>, Failure> {
         let mut at = std::ptr::null_mut();
         // SAFETY: it writes the pointer.
@@ -254,6 +262,28 @@ impl Driver for Cuda {
     unsafe fn fill(&self, to: Address, word: u32, words: u64) -> Result<(), Failure> {
         // SAFETY: the caller's promise.
         self.api.check(unsafe { (self.api.cuMemsetD32Async)(to, word, words as usize, self.stream) })
+    }
+
+    fn event(&self) -> Result<Event, Failure> {
+        let mut event = Event(0);
+        // SAFETY: it writes the handle.
+        self.api.check(unsafe { (self.api.cuEventCreate)(&mut event, EVENT_DISABLE_TIMING) })?;
+        Ok(event)
+    }
+
+    unsafe fn mark(&self, event: Event) -> Result<(), Failure> {
+        // SAFETY: the caller's promise; the stream lives until `Drop`.
+        self.api.check(unsafe { (self.api.cuEventRecord)(event, self.stream) })
+    }
+
+    unsafe fn wait(&self, event: Event) -> Result<(), Failure> {
+        // SAFETY: the caller's promise.
+        self.api.check(unsafe { (self.api.cuEventSynchronize)(event) })
+    }
+
+    unsafe fn destroy_event(&self, event: Event) {
+        // SAFETY: the caller's promise.
+        unsafe { (self.api.cuEventDestroy_v2)(event) };
     }
 
     unsafe fn load(&self, image: &[u8]) -> Result<Loaded, Failure> {
@@ -352,6 +382,11 @@ impl Driver for Cuda {
     unsafe fn destroy_graph(&self, graph: Graph) {
         // SAFETY: the caller's promise.
         unsafe { (self.api.cuGraphDestroy)(graph) };
+    }
+
+    unsafe fn upload(&self, executable: Executable) -> Result<(), Failure> {
+        // SAFETY: the caller's promise.
+        self.api.check(unsafe { (self.api.cuGraphUpload)(executable, self.stream) })
     }
 
     unsafe fn run(&self, executable: Executable) -> Result<(), Failure> {

@@ -16,7 +16,7 @@ mod version;
 
 pub use api::LIBRARY_VARIABLE;
 pub use cuda::{Cuda, devices};
-pub use dreamc_device_gpu::{GpuDevice, GpuError, GpuOptions, Listed, WeightView};
+pub use dreamc_device_gpu::{GRAPH_COUNT_MAX, GpuDevice, GpuError, GpuOptions, Listed, WeightView};
 
 /// A CUDA device. [`GpuDevice`] says what it does.
 pub type CudaDevice<'a> = GpuDevice<'a, Cuda>;

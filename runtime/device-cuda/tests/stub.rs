@@ -19,6 +19,8 @@ impl Target for OfCuda {
     const PREFIX: &'static str = "CUDA_ERROR_";
     const FUNCTIONS: Functions = Functions {
         take: "cuMemAlloc_v2",
+        take_pinned: "cuMemHostAlloc",
+        memory: "cuMemGetInfo_v2",
         copy_in: "cuMemcpyHtoDAsync_v2",
         load: "cuModuleLoadDataEx",
         find: "cuModuleGetFunction",
@@ -40,6 +42,8 @@ impl Target for OfCuda {
             "cuMemcpyDtoHAsync_v2",
             "cuMemcpyDtoDAsync_v2",
             "cuMemsetD32Async",
+            "cuEventCreate",
+            "cuEventRecord",
             "cuModuleLoadDataEx",
             "cuModuleGetFunction",
             "cuFuncSetAttribute",
@@ -71,12 +75,17 @@ on_the_stub! {
     cases::moves_between_threads;
     cases::least_recently_used_goes;
     cases::copies_in_pieces;
+    cases::weights_through_few_buffers;
+    cases::records_ahead;
+    cases::two_on_one_gpu;
     cases::refuses_what_is_unsound;
     failures::any_call_may_fail;
     failures::a_failed_run_is_forgotten;
     failures::goes_on_without_recording;
     failures::errors_of_runs;
     failures::weights_that_do_not_fit;
+    failures::memory_that_is_short;
+    failures::a_broken_upload;
     failures::errors_of_new;
     failures::errors_of_prepare;
 }

@@ -1,12 +1,13 @@
 //! The device: weights and modules that stay, and the program that it is ready for.
 
 use crate::driver::{Address, Driver, InfoPlace};
-use crate::error::{Failure, GpuError};
+use crate::error::GpuError;
 use crate::graphs::{GRAPH_NODE_COUNT_MAX, Graphs, Key};
 use crate::launches::{Addresses, nodes, weights_of};
 use crate::library::GpuOptions;
-use crate::memory::{DeviceMemory, Staging};
+use crate::memory::{DeviceMemory, Staging, Taking};
 use crate::modules::Kernel;
+use crate::upload::{Piece, STAGING_BYTES, upload};
 use dreamc_artifact::code::{BUFFER_COUNT_MAX, Code, Form};
 use dreamc_artifact::plan::{Binding, Dispatch, Place, Program};
 use dreamc_runtime::{Active, Device, DeviceError, Launches, Operand, UNSOUND, WeightView};
@@ -26,6 +27,8 @@ pub struct GpuDevice<'a, D: Driver> {
     compiled: Option<String>,
     stored: Vec<Option<DeviceMemory<D>>>,
     weights: Vec<WeightView<'a>>,
+    /// Of each pinned buffer that weights go through.
+    staging_bytes: usize,
     /// The run that is being recorded, if the work that is queued is.
     recording: Option<Key>,
     driver: Arc<D>,
@@ -79,6 +82,7 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
             compiled,
             stored,
             weights,
+            staging_bytes: if options.staging_bytes == 0 { STAGING_BYTES } else { options.staging_bytes },
             recording: None,
             driver,
         })
@@ -133,6 +137,25 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
         }
     }
 
+    /// The lengths and the variant of a run to come; none where runs are not recorded, or no lengths were set.
+    fn key(&self, variant: u32) -> Option<Key> {
+        let ready = self.ready.as_ref().filter(|ready| ready.records)?;
+        Some(Key { symbols: ready.launches.symbols()?.to_vec(), variant })
+    }
+
+    /// Ends the recording, if there is one, and keeps it.
+    fn finish_recording(&mut self) -> Result<Option<Key>, DeviceError> {
+        let Some(key) = self.recording.take() else { return Ok(None) };
+        let GpuDevice { ready: Some(ready), driver, .. } = self else { return Err(UNSOUND) };
+        let kept = driver.end_recording().and_then(|graph| ready.graphs.keep(driver, graph, &key));
+        if let Err(failure) = kept {
+            // This run is lost; those to come are done without recording.
+            ready.records = false;
+            return Err(failure.doing(format!("recording `{}`", ready.name)));
+        }
+        Ok(Some(key))
+    }
+
     /// Gives back what the program needs.
     fn clear(&mut self) {
         self.abandon();
@@ -141,37 +164,29 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
         self.ready = None;
     }
 
-    /// Copies the weights to the device that are not there yet: all, or after an error none.
-    fn store(&mut self, wanted: &[usize]) -> Result<(), DeviceError> {
-        let missing = |i: &usize| self.stored.get(*i).is_none_or(Option::is_none);
-        let missing: Vec<usize> = wanted.iter().copied().filter(missing).collect();
-        let view = |i: &usize| self.weights.get(*i).ok_or(UNSOUND);
-        let views = missing.iter().map(view).collect::<Result<Vec<_>, _>>()?;
-        let total: u64 = views.iter().map(|view| view.bytes.len() as u64).sum();
-        let staging = self.staging.as_mut().ok_or(UNSOUND)?;
-        let failed = |failure: Failure| {
-            let help = if failure.out_of_memory {
-                "; free memory of the device, or take smaller weights"
-            } else {
-                ""
-            };
-            let error = format!("{}{help}", failure.error);
-            DeviceError::Driver { what: format!("copying {total} bytes of weights to the device"), error }
+    /// Takes memory for weights, each by its index.
+    fn take_weights(
+        &self,
+        indices: &[usize],
+        taking: &mut Taking<D>,
+    ) -> Result<Vec<(usize, DeviceMemory<D>)>, DeviceError> {
+        let take = |index: &usize| {
+            let view = self.weights.get(*index).ok_or(UNSOUND)?;
+            Ok((*index, taking.take(view.bytes.len() as u64)?))
         };
-        let mut copied = Vec::new();
-        for view in views {
-            let bytes = view.bytes.len() as u64;
-            let memory = DeviceMemory::take(&self.driver, bytes).map_err(failed)?;
-            let to = memory.part(0, bytes).ok_or(UNSOUND)?;
-            copied.push(memory);
-            staging.write(to, view.bytes).map_err(|failure| {
-                // The last copy may still be going into what is dropped.
-                let _ = self.driver.synchronize();
-                failed(failure)
-            })?;
-        }
-        for (i, memory) in missing.into_iter().zip(copied) {
-            *self.stored.get_mut(i).ok_or(UNSOUND)? = Some(memory);
+        indices.iter().map(take).collect()
+    }
+
+    /// Copies weights to memory that was taken for them: all, or after an error none.
+    fn store(&mut self, taken: Vec<(usize, DeviceMemory<D>)>) -> Result<(), DeviceError> {
+        let piece = |(index, memory): &(usize, DeviceMemory<D>)| {
+            let bytes = self.weights.get(*index)?.bytes;
+            Some(Piece { to: memory.part(0, bytes.len() as u64)?, bytes })
+        };
+        let pieces: Vec<Piece<'_>> = taken.iter().map(piece).collect::<Option<_>>().ok_or(UNSOUND)?;
+        upload(&self.driver, &pieces, self.staging_bytes)?;
+        for (index, memory) in taken {
+            *self.stored.get_mut(index).ok_or(UNSOUND)? = Some(memory);
         }
         Ok(())
     }
@@ -197,30 +212,33 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
             self.kernels.get_mut(launch.module as usize).ok_or(UNSOUND)?.load(&self.driver)?;
         }
         if self.staging.is_none() {
-            let bytes = Staging::<D>::BYTES as u64;
             let taken = Staging::take(&self.driver)
-                .map_err(|failure| failure.taking(bytes, "taking memory of the host"))?;
+                .map_err(|failure| failure.doing("taking pinned memory of the host for requests"))?;
             self.staging = Some(taken);
         }
-        let taking =
-            |bytes: u64| move |failure: Failure| failure.taking(bytes, "taking memory of the device");
-        // Before the weights, since it is what a smaller --max-prompt would help against.
-        let arena =
-            DeviceMemory::take(&self.driver, program.arena_bytes).map_err(taking(program.arena_bytes))?;
-        self.store(&weights_of(program))?;
         let kernels = &self.kernels;
         let module = |i: u32| kernels.get(i as usize).map(|kernel| &kernel.module);
         let launches = Launches::new(program, module, INFO_ALIGN)?;
-        let addresses = Addresses::new(program, |binding, operand| self.address(&arena, binding, operand))?;
-        let info = match D::INFO {
-            InfoPlace::Value => None,
-            InfoPlace::Buffer => {
-                let bytes = launches.words().len() as u64 * 4;
-                Some(DeviceMemory::take(&self.driver, bytes).map_err(taking(bytes))?)
-            }
-        };
-        arena.clear().map_err(|failure| failure.doing("clearing memory of the device"))?;
         let records = self.driver.records() && nodes(program, module, D::INFO)? <= GRAPH_NODE_COUNT_MAX;
+        let info_bytes = match D::INFO {
+            InfoPlace::Value => 0,
+            InfoPlace::Buffer => launches.words().len() as u64 * 4,
+        };
+        let weights = weights_of(program);
+        let size =
+            |index: &usize| self.weights.get(*index).map(|view| view.bytes.len() as u64).ok_or(UNSOUND);
+        let sum = |indices: &[usize]| indices.iter().map(size).sum::<Result<u64, _>>();
+        let is_missing = |index: &usize| self.stored.get(*index).is_none_or(Option::is_none);
+        let missing: Vec<usize> = weights.iter().copied().filter(is_missing).collect();
+        let (all, held) = (sum(&weights)?, sum(&weights)? - sum(&missing)?);
+        let mut taking = Taking::new(&self.driver, all, program.arena_bytes + info_bytes, held);
+        let arena = taking.take(program.arena_bytes)?;
+        let stored = self.take_weights(&missing, &mut taking)?;
+        let info = (info_bytes > 0).then(|| taking.take(info_bytes)).transpose()?;
+        // What does not fit was said before anything is copied.
+        self.store(stored)?;
+        let addresses = Addresses::new(program, |binding, operand| self.address(&arena, binding, operand))?;
+        arena.clear().map_err(|failure| failure.doing("clearing memory of the device"))?;
         let (name, graphs) = (program.name.clone(), Graphs::new());
         Ok(Ready { name, graphs, records, launches, addresses, info, arena })
     }
@@ -330,12 +348,8 @@ impl<D: Driver> Device for GpuDevice<'_, D> {
         self.bind()?;
         self.abandon();
         self.ready()?;
+        let Some(key) = self.key(variant) else { return Ok(false) };
         let GpuDevice { ready: Some(ready), driver, recording, .. } = self else { return Err(UNSOUND) };
-        let Some(symbols) = ready.launches.symbols() else { return Ok(false) };
-        if !ready.records {
-            return Ok(false);
-        }
-        let key = Key { symbols: symbols.to_vec(), variant };
         // SAFETY: graphs are dropped with the program's memory, and modules stay.
         match unsafe { ready.graphs.run(&key) } {
             Ok(true) => return Ok(true),
@@ -353,17 +367,36 @@ impl<D: Driver> Device for GpuDevice<'_, D> {
             self.abandon();
             return Ok(());
         }
-        let Some(key) = self.recording.take() else { return Ok(()) };
-        let GpuDevice { ready: Some(ready), driver, .. } = self else { return Err(UNSOUND) };
-        let kept = driver.end_recording().and_then(|graph| ready.graphs.keep(driver, graph, &key));
-        if let Err(failure) = kept {
-            // This run is lost; those to come are done without recording.
-            ready.records = false;
-            return Err(failure.doing(format!("recording `{}`", ready.name)));
-        }
+        let Some(key) = self.finish_recording()? else { return Ok(()) };
+        let Some(ready) = &mut self.ready else { return Err(UNSOUND) };
         // SAFETY: as in `begin`.
         let run = unsafe { ready.graphs.run(&key) };
         run.map(|_| ()).map_err(|failure| failure.doing(format!("running `{}` as recorded", ready.name)))
+    }
+
+    fn record(&mut self, variant: u32) -> Result<bool, DeviceError> {
+        self.bind()?;
+        self.abandon();
+        let ready = self.ready()?;
+        self.recording = self.key(variant).filter(|key| !ready.graphs.has(key));
+        // What cannot be recorded now may be when it is asked for.
+        if self.recording.is_some() && self.driver.begin_recording().is_err() {
+            self.recording = None;
+        }
+        Ok(self.recording.is_some())
+    }
+
+    fn keep(&mut self, complete: bool) -> Result<(), DeviceError> {
+        self.bind()?;
+        if !complete {
+            self.abandon();
+            return Ok(());
+        }
+        self.finish_recording()?;
+        let Some(ready) = &self.ready else { return Err(UNSOUND) };
+        // SAFETY: as in `begin`.
+        let brought = unsafe { ready.graphs.upload() };
+        brought.map_err(|failure| failure.doing(format!("bringing `{}` to the device", ready.name)))
     }
 
     fn set(&mut self, offset: u64, value: u32) -> Result<(), DeviceError> {

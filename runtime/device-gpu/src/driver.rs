@@ -34,6 +34,20 @@ pub struct Graph(pub usize);
 #[repr(transparent)]
 pub struct Executable(pub usize);
 
+/// A place in the stream, which can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Event(pub usize);
+
+/// How much memory a device has, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryState {
+    /// What nobody has taken, other processes included.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
 /// How a kernel gets its block of scalars, behind its buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InfoPlace {
@@ -91,6 +105,9 @@ pub trait Driver: Sized + Send + Sync {
     /// `at` came from [`Driver::take`], and no work to come touches it.
     unsafe fn give_back(&self, at: Address);
 
+    /// How much memory there is, and how much of it is free.
+    fn memory(&self) -> Result<MemoryState, Failure>;
+
     /// Takes memory of the host that copies can go through without waiting.
     fn take_pinned(&self, bytes: usize) -> Result<NonNull<u8>, Failure>;
 
@@ -128,6 +145,30 @@ pub trait Driver: Sized + Send + Sync {
     ///
     /// The range is inside what was taken and aligned to 4.
     unsafe fn fill(&self, to: Address, word: u32, words: u64) -> Result<(), Failure>;
+
+    /// Makes an event, which is nowhere yet.
+    fn event(&self) -> Result<Event, Failure>;
+
+    /// Puts an event behind everything queued.
+    ///
+    /// # Safety
+    ///
+    /// It has not been destroyed.
+    unsafe fn mark(&self, event: Event) -> Result<(), Failure>;
+
+    /// Waits for everything before an event; for nothing where it is nowhere.
+    ///
+    /// # Safety
+    ///
+    /// It has not been destroyed.
+    unsafe fn wait(&self, event: Event) -> Result<(), Failure>;
+
+    /// Destroys an event.
+    ///
+    /// # Safety
+    ///
+    /// It has not been destroyed before.
+    unsafe fn destroy_event(&self, event: Event);
 
     /// Loads a module.
     ///
@@ -189,6 +230,13 @@ pub trait Driver: Sized + Send + Sync {
     ///
     /// It has not been destroyed before.
     unsafe fn destroy_graph(&self, graph: Graph);
+
+    /// Brings what was made executable to the device ahead of its first run, where the driver can.
+    ///
+    /// # Safety
+    ///
+    /// As [`Driver::run`].
+    unsafe fn upload(&self, executable: Executable) -> Result<(), Failure>;
 
     /// Queues all that was recorded.
     ///

@@ -18,11 +18,6 @@ impl Failure {
     pub(crate) fn doing(self, what: impl Into<String>) -> DeviceError {
         DeviceError::Driver { what: what.into(), error: self.error }
     }
-
-    /// The runtime's error where `bytes` were asked for.
-    pub(crate) fn taking(self, bytes: u64, what: &str) -> DeviceError {
-        if self.out_of_memory { DeviceError::OutOfMemory { bytes } } else { self.doing(what) }
-    }
 }
 
 /// Why a device could not be made.

@@ -60,6 +60,21 @@ impl<D: Driver> Graphs<D> {
         Ok(true)
     }
 
+    /// Whether there is a run of `key`.
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        self.runs.iter().any(|run| run.key == *key)
+    }
+
+    /// Brings the run that was kept last to the device ahead of its first time.
+    ///
+    /// # Safety
+    ///
+    /// As [`Graphs::run`].
+    pub(crate) unsafe fn upload(&self) -> Result<(), Failure> {
+        // SAFETY: it is alive, the caller's promise covers the rest.
+        self.runs.last().map_or(Ok(()), |run| unsafe { run.driver.upload(run.executable) })
+    }
+
     /// Keeps a recording as the run of `key`, for which there is none. Destroys the recording in any case.
     pub(crate) fn keep(&mut self, driver: &Arc<D>, graph: Graph, key: &Key) -> Result<(), Failure> {
         if self.runs.len() >= GRAPH_COUNT_MAX {

@@ -13,10 +13,12 @@ mod launches;
 mod library;
 mod memory;
 mod modules;
+mod upload;
 
 pub use device::GpuDevice;
 pub use dreamc_runtime::WeightView;
-pub use driver::{Address, Driver, Executable, Function, Graph, InfoPlace, Loaded};
+pub use driver::{Address, Driver, Event, Executable, Function, Graph, InfoPlace, Loaded, MemoryState};
 pub use error::{Failure, GpuError};
 pub use graphs::{GRAPH_COUNT_MAX, GRAPH_NODE_COUNT_MAX};
 pub use library::{GpuOptions, Library, Listed};
+pub use upload::{STAGING_BYTES, STAGING_COUNT};

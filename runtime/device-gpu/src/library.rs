@@ -12,6 +12,9 @@ pub struct GpuOptions {
     pub ordinal: u32,
     /// The driver's library, where the system does not find it by its name. Comes before the environment's.
     pub library: Option<PathBuf>,
+    /// Bytes of each of the [`STAGING_COUNT`](crate::STAGING_COUNT) pinned buffers of the host that weights go through;
+    /// 0 for [`STAGING_BYTES`](crate::STAGING_BYTES). They are given back when the weights are there.
+    pub staging_bytes: usize,
 }
 
 /// A device that is there.

@@ -2,6 +2,7 @@
 
 use crate::driver::{Address, Driver};
 use crate::error::Failure;
+use dreamc_runtime::{DeviceError, Memory};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -44,6 +45,42 @@ impl<D: Driver> Drop for DeviceMemory<D> {
     fn drop(&mut self) {
         // SAFETY: it was taken from this driver. The device waits before it drops what work may touch.
         unsafe { self.driver.give_back(self.at) };
+    }
+}
+
+/// Takes what a program needs of the device's memory. Where that runs out, the error has all that it needs.
+pub(crate) struct Taking<D: Driver> {
+    driver: Arc<D>,
+    /// Bytes of all its weights.
+    weights: u64,
+    /// Bytes of what it works in.
+    arena: u64,
+    /// Bytes that the program has so far.
+    held: u64,
+}
+
+impl<D: Driver> Taking<D> {
+    /// For a program of which `held` bytes of the weights are there.
+    pub(crate) fn new(driver: &Arc<D>, weights: u64, arena: u64, held: u64) -> Taking<D> {
+        Taking { driver: driver.clone(), weights, arena, held }
+    }
+
+    /// Takes `bytes` of it.
+    pub(crate) fn take(&mut self, bytes: u64) -> Result<DeviceMemory<D>, DeviceError> {
+        let failure = match DeviceMemory::take(&self.driver, bytes) {
+            Ok(memory) => {
+                self.held += memory.bytes();
+                return Ok(memory);
+            }
+            Err(failure) => failure,
+        };
+        if !failure.out_of_memory {
+            return Err(failure.doing("taking memory of the device"));
+        }
+        let Ok(state) = self.driver.memory() else { return Err(DeviceError::OutOfMemory { bytes }) };
+        let (free, total) = (state.free.saturating_add(self.held), state.total);
+        let memory = Memory { weights: self.weights, arena: self.arena, free, total };
+        Err(DeviceError::OutOfDeviceMemory { memory })
     }
 }
 

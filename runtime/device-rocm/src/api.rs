@@ -1,7 +1,7 @@
 //! The functions of HIP's library that are used, as its header `hip_runtime_api.h` declares them.
 
 use dreamc_device_gpu::{
-    Address, Executable, Failure, Function, GpuError, GpuOptions, Graph, Library, Loaded, functions,
+    Address, Event, Executable, Failure, Function, GpuError, GpuOptions, Graph, Library, Loaded, functions,
 };
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
@@ -33,6 +33,8 @@ pub(crate) const MAX_GRID_DIM_X: c_int = 29;
 pub(crate) const MAX_SHARED_MEMORY_PER_BLOCK: c_int = 74;
 /// Flag of streams.
 pub(crate) const STREAM_NON_BLOCKING: c_uint = 1;
+/// Flag of events: no times are taken.
+pub(crate) const EVENT_DISABLE_TIMING: c_uint = 2;
 /// `hipStreamCaptureMode`: what other threads do meanwhile is no part of it.
 pub(crate) const STREAM_CAPTURE_MODE_THREAD_LOCAL: c_int = 1;
 
@@ -52,12 +54,17 @@ functions! {
         hipStreamSynchronize: fn(usize) -> c_int;
         hipMalloc: fn(*mut Address, usize) -> c_int;
         hipFree: fn(Address) -> c_int;
+        hipMemGetInfo: fn(*mut usize, *mut usize) -> c_int;
         hipHostMalloc: fn(*mut *mut u8, usize, c_uint) -> c_int;
         hipHostFree: fn(*mut u8) -> c_int;
         hipMemcpyHtoDAsync: fn(Address, *const u8, usize, usize) -> c_int;
         hipMemcpyDtoHAsync: fn(*mut u8, Address, usize, usize) -> c_int;
         hipMemcpyDtoDAsync: fn(Address, Address, usize, usize) -> c_int;
         hipMemsetD32Async: fn(Address, c_int, usize, usize) -> c_int;
+        hipEventCreateWithFlags: fn(*mut Event, c_uint) -> c_int;
+        hipEventRecord: fn(Event, usize) -> c_int;
+        hipEventSynchronize: fn(Event) -> c_int;
+        hipEventDestroy: fn(Event) -> c_int;
         hipModuleLoadData: fn(*mut Loaded, *const u8) -> c_int;
         hipModuleUnload: fn(Loaded) -> c_int;
         hipModuleGetFunction: fn(*mut Function, Loaded, *const c_char) -> c_int;

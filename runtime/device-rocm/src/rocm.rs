@@ -1,13 +1,14 @@
 //! One device of HIP, with a stream.
 
 use crate::api::{
-    Api, ERROR_NO_DEVICE, GraphApi, MAX_GRID_DIM_X, MAX_SHARED_MEMORY_PER_BLOCK,
+    Api, ERROR_NO_DEVICE, EVENT_DISABLE_TIMING, GraphApi, MAX_GRID_DIM_X, MAX_SHARED_MEMORY_PER_BLOCK,
     STREAM_CAPTURE_MODE_THREAD_LOCAL, STREAM_NON_BLOCKING, SUCCESS,
 };
 use crate::properties::arch;
 use dreamc_artifact::code::{Form, Image, Module};
 use dreamc_device_gpu::{
-    Address, Driver, Executable, Failure, Function, GpuError, GpuOptions, Graph, InfoPlace, Listed, Loaded,
+    Address, Driver, Event, Executable, Failure, Function, GpuError, GpuOptions, Graph, InfoPlace, Listed,
+    Loaded, MemoryState,
 };
 use dreamc_runtime::Grid;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -173,6 +174,13 @@ impl Driver for Rocm {
         unsafe { (self.api.hipFree)(at) };
     }
 
+    fn memory(&self) -> Result<MemoryState, Failure> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: it writes the numbers.
+        self.api.check(unsafe { (self.api.hipMemGetInfo)(&mut free, &mut total) })?;
+        Ok(MemoryState { free: free as u64, total: total as u64 })
+    }
+
     fn take_pinned(&self, bytes: usize) -> Result<NonNull<u8>, Failure> {
         let mut at = std::ptr::null_mut();
         // SAFETY: it writes the pointer.
@@ -205,6 +213,28 @@ impl Driver for Rocm {
         self.api.check(unsafe {
             (self.api.hipMemsetD32Async)(to, word.cast_signed(), words as usize, self.stream)
         })
+    }
+
+    fn event(&self) -> Result<Event, Failure> {
+        let mut event = Event(0);
+        // SAFETY: it writes the handle.
+        self.api.check(unsafe { (self.api.hipEventCreateWithFlags)(&mut event, EVENT_DISABLE_TIMING) })?;
+        Ok(event)
+    }
+
+    unsafe fn mark(&self, event: Event) -> Result<(), Failure> {
+        // SAFETY: the caller's promise; the stream lives until `Drop`.
+        self.api.check(unsafe { (self.api.hipEventRecord)(event, self.stream) })
+    }
+
+    unsafe fn wait(&self, event: Event) -> Result<(), Failure> {
+        // SAFETY: the caller's promise.
+        self.api.check(unsafe { (self.api.hipEventSynchronize)(event) })
+    }
+
+    unsafe fn destroy_event(&self, event: Event) {
+        // SAFETY: the caller's promise.
+        unsafe { (self.api.hipEventDestroy)(event) };
     }
 
     unsafe fn load(&self, image: &[u8]) -> Result<Loaded, Failure> {
@@ -293,6 +323,11 @@ impl Driver for Rocm {
             // SAFETY: the caller's promise.
             unsafe { (graphs.hipGraphDestroy)(graph) };
         }
+    }
+
+    unsafe fn upload(&self, _executable: Executable) -> Result<(), Failure> {
+        // HIP has nothing to do here: `hipGraphUpload` returns at once.
+        Ok(())
     }
 
     unsafe fn run(&self, executable: Executable) -> Result<(), Failure> {

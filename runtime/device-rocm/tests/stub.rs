@@ -19,6 +19,8 @@ impl Target for OfRocm {
     const PREFIX: &'static str = "HIP_ERROR_";
     const FUNCTIONS: Functions = Functions {
         take: "hipMalloc",
+        take_pinned: "hipHostMalloc",
+        memory: "hipMemGetInfo",
         copy_in: "hipMemcpyHtoDAsync",
         load: "hipModuleLoadData",
         find: "hipModuleGetFunction",
@@ -37,6 +39,8 @@ impl Target for OfRocm {
             "hipMemcpyDtoHAsync",
             "hipMemcpyDtoDAsync",
             "hipMemsetD32Async",
+            "hipEventCreateWithFlags",
+            "hipEventRecord",
             "hipModuleLoadData",
             "hipModuleGetFunction",
             "hipModuleLaunchKernel",
@@ -66,12 +70,17 @@ on_the_stub! {
     cases::moves_between_threads;
     cases::least_recently_used_goes;
     cases::copies_in_pieces;
+    cases::weights_through_few_buffers;
+    cases::records_ahead;
+    cases::two_on_one_gpu;
     cases::refuses_what_is_unsound;
     failures::any_call_may_fail;
     failures::a_failed_run_is_forgotten;
     failures::goes_on_without_recording;
     failures::errors_of_runs;
     failures::weights_that_do_not_fit;
+    failures::memory_that_is_short;
+    failures::a_broken_upload;
     failures::errors_of_new;
     failures::errors_of_prepare;
 }

@@ -21,6 +21,9 @@ pub(crate) fn contradiction(artifact: &Artifact<'_>) -> Option<String> {
         return Some("the settings of images and actions".to_owned());
     }
     let settings = settings.flatten();
+    if crate::warm::check(&artifact.manifest().warm, artifact.manifest()).is_err() {
+        return Some("the lengths of `warm`".to_owned());
+    }
     let plans = artifact.manifest().targets.iter().map(|target| artifact.plan(target));
     plans.into_iter().find_map(|plan| contradicts(artifact.manifest(), settings.as_ref(), &plan?.programs))
 }

@@ -83,6 +83,8 @@ pub(crate) struct Opened<'a> {
     pub(crate) target: String,
     /// What to call it: `cpu, avx512_bf16, 2 threads`.
     pub(crate) about: String,
+    /// Whether the device records runs.
+    pub(crate) records: bool,
     pub(crate) device: Box<dyn Device + Send + 'a>,
 }
 
@@ -153,6 +155,7 @@ fn of_target<'a>(
     let opened = |about: String, device: Box<dyn Device + Send + 'a>| Opened {
         target: target.to_owned(),
         about,
+        records: matches!(kind, DeviceKind::Cuda | DeviceKind::Rocm),
         device,
     };
     let code = artifact.code(target).ok_or_else(|| Error::NoTarget {

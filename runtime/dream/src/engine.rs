@@ -3,11 +3,13 @@
 use crate::contract::contradiction;
 use crate::device::{self, Opened};
 use crate::finite::{NotFinite, first_bad};
+use crate::fit::unfit;
 use crate::map::Map;
 use crate::model::damaged;
-use crate::{Error, OpenOptions};
+use crate::{Error, OpenOptions, Sampling, warm};
 use dreamc_artifact::Artifact;
 use dreamc_artifact::plan::{Kernel, Program};
+use dreamc_front::Settings;
 use dreamc_runtime::{Canvas, Device, Observer, StepError, Stepper};
 use std::path::Path;
 
@@ -23,6 +25,8 @@ pub(crate) struct Engine<'a> {
     ready: Option<Stepper>,
     /// Which tensors have been compared with their hashes.
     checked: Vec<bool>,
+    /// Prompts whose runs are recorded ahead.
+    warm: Vec<u32>,
 }
 
 /// The length that counts the open slots of a row.
@@ -40,11 +44,13 @@ impl<'a> Engine<'a> {
         if let Some(what) = contradiction(&artifact) {
             return Err(Error::Manifest { path: path.to_owned(), what });
         }
+        let warm = options.warm.clone().unwrap_or_else(|| artifact.manifest().warm.clone());
+        warm::check(&warm, artifact.manifest())?;
         let opened = device::open(&artifact, options)?;
         let checked = vec![false; artifact.weights().len()];
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if options.threads == 0 { cores() } else { options.threads };
-        Ok(Engine { artifact, map, opened, threads, ready: None, checked })
+        Ok(Engine { artifact, map, opened, threads, ready: None, checked, warm })
     }
 
     /// What runs it, in words.
@@ -75,8 +81,46 @@ impl<'a> Engine<'a> {
         self.check_weights(&program)?;
         self.ready = None;
         let opened = self.opened.as_mut().ok_or(Error::Unopened)?;
-        opened.device.prepare(&program)?;
-        self.ready = Some(Stepper::new(&program)?);
+        opened
+            .device
+            .prepare(&program)
+            .map_err(|error| unfit(&self.artifact, &opened.target, &program, error))?;
+        let mut stepper = Stepper::new(&program)?;
+        self.record(&mut stepper)?;
+        self.ready = Some(stepper);
+        Ok(())
+    }
+
+    /// Makes the device ready for the entry that is asked for first, if runs of it are to be recorded when the file is
+    /// opened.
+    pub(crate) fn warm_up(&mut self) -> Result<(), Error> {
+        let records = self.opened.as_ref().is_some_and(|opened| opened.records);
+        match warm::entry(self.artifact.manifest()).filter(|_| records && !self.warm.is_empty()) {
+            Some(entry) => self.prepare(entry, entry),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the device record the runs that are to be recorded ahead.
+    fn record(&mut self, stepper: &mut Stepper) -> Result<(), Error> {
+        let Engine { artifact, opened, warm, .. } = self;
+        let Some(opened) = opened.as_mut().filter(|opened| opened.records && !warm.is_empty()) else {
+            return Ok(());
+        };
+        let settings = artifact.front().and_then(Settings::from_bytes);
+        for prompt in warm.iter() {
+            let program = stepper.program();
+            let lengths = warm::lengths(artifact.manifest(), settings.as_ref(), program, *prompt);
+            let Some(lengths) = lengths else { return Ok(()) };
+            stepper.resize(&lengths)?;
+            stepper.keep_slots(false);
+            Sampling::default().inputs(0).iter().for_each(|(name, bytes)| stepper.expect(name, bytes));
+            // What the device lacks is no fault of the plan.
+            stepper.warm(opened.device.as_mut()).map_err(|error| match error {
+                StepError::Device { error, .. } => Error::Device(error),
+                error => Error::Step(error),
+            })?;
+        }
         Ok(())
     }
 

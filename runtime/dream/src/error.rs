@@ -255,6 +255,33 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A length to record ahead that no prompt has.
+    #[error(
+        "`warm` (--warm) has a prompt of {found} tokens; give {}",
+        if *found == 0 { format!("1 to {max}") } else { format!("1 to {max}, or build with --max-prompt {found}") }
+    )]
+    Warm {
+        /// The length.
+        found: u32,
+        /// The longest prompt that was planned for.
+        max: u32,
+    },
+    /// More lengths to record ahead than are kept.
+    #[error("`warm` (--warm) has {found} lengths; a device keeps the runs of {max}, so give at most as many")]
+    WarmCount {
+        /// Lengths given.
+        found: usize,
+        /// How many are kept.
+        max: usize,
+    },
+    /// The device's memory holds no weights and arena of this artifact.
+    #[error("the device cannot be set up: {error}; {remedies}")]
+    DeviceMemory {
+        /// What is needed, and what there is.
+        error: DeviceError,
+        /// What would fit.
+        remedies: String,
+    },
     /// A prompt that the plan has no room for.
     #[error(
         "the prompt has {found} tokens, but the artifact takes at most {max}; shorten it, or build with --max-prompt {found}"

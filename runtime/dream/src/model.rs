@@ -27,6 +27,11 @@ pub struct OpenOptions {
     /// are touched as well, when a program is made ready: not even the first request waits for memory, which then takes
     /// what the longest needs.
     pub lock_weights: bool,
+    /// Lengths of prompts, in tokens with those of images, whose runs are recorded when the model is opened, so that not
+    /// even the first request of such a length records its run; at most [`WARM_COUNT_MAX`](crate::WARM_COUNT_MAX). None
+    /// for those of the file (`--warm`). Memory is taken and weights are copied when the model is opened, then. Devices
+    /// that record nothing (all but CUDA and ROCm) check the lengths and do nothing.
+    pub warm: Option<Vec<u32>>,
     /// The driver's library, where the system does not find it by its name. Of CUDA and ROCm.
     pub driver: Option<PathBuf>,
 }
@@ -81,7 +86,9 @@ impl Model {
             Settings::from_bytes(bytes).ok_or_else(|| Error::Manifest { path: path.to_owned(), what })
         });
         let tokenizer = tokenizer.map(Arc::new);
-        Ok(Model { opened, tokenizer, settings: settings.transpose()? })
+        let mut model = Model { opened, tokenizer, settings: settings.transpose()? };
+        model.with_engine(|engine| engine.warm_up())?;
+        Ok(model)
     }
 
     /// What it is run on, in words; nothing if it is only looked at.

@@ -2,7 +2,6 @@
 
 use crate::engine::{Inputs, SLOTS, bytes_of, bytes_of_floats, floats_of, ints_of, open_slots};
 use crate::finite::bad_action;
-use crate::generate::Watch;
 use crate::visual::{Images, make_room};
 use crate::{Error, Manifest, Model, OpenOptions, Sampling, Visual};
 use dreamc_front::chat::{Message, render};
@@ -129,7 +128,8 @@ impl Policy {
     ///
     /// Says what is wrong with the observation or the artifact.
     pub fn act(&mut self, observation: &Observation<'_>, options: &ActOptions) -> Result<Actions, Error> {
-        self.act_with(observation, options, &mut Watch(&mut |_, _| true))
+        // Nobody watches, so that a device may do the whole run by itself.
+        self.act_with(observation, options, &mut ())
     }
 
     /// As [`Policy::act`], with an observer that may look at values and replace them: for tests and probes.
@@ -161,11 +161,23 @@ impl Policy {
         self.read(request.output, &outputs[0].1, request.first_slot, forwards)
     }
 
+    /// Tokens of the prompt of an observation, with those of its images: what `--max-prompt` bounds, and what
+    /// [`OpenOptions::warm`] and `--warm` name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Policy::act`].
+    pub fn prompt_tokens(&self, observation: &Observation<'_>) -> Result<usize, Error> {
+        let (_, prompt) = self.prompt(observation)?;
+        Ok(prompt.len())
+    }
+
     fn slots(&self) -> usize {
         self.actions.chunk as usize * self.actions.action_dim as usize
     }
 
-    fn request(&self, observation: &Observation<'_>, options: &ActOptions) -> Result<Request, Error> {
+    /// The images, and the ids of the prompt with room for them.
+    fn prompt(&self, observation: &Observation<'_>) -> Result<(Vec<Visual>, Vec<i32>), Error> {
         let (views, expected) = (observation.images.len(), self.actions.views);
         if views != expected as usize {
             return Err(Error::Views { found: views, expected });
@@ -174,11 +186,16 @@ impl Policy {
         let visuals: Vec<Visual> = observation.images.iter().cloned().map(Visual::Image).collect();
         let max = self.model.manifest().model.max_prompt as usize;
         let prompt = make_room(&self.settings.images, &self.model.encode(&text)?, &visuals, max)?;
-        let mut images = Images::new(Some(&self.settings), &visuals)?;
-        images.divide(std::slice::from_ref(&prompt))?;
         if prompt.len() > max {
             return Err(Error::PromptTooLong { found: prompt.len(), max });
         }
+        Ok((visuals, prompt))
+    }
+
+    fn request(&self, observation: &Observation<'_>, options: &ActOptions) -> Result<Request, Error> {
+        let (visuals, prompt) = self.prompt(observation)?;
+        let mut images = Images::new(Some(&self.settings), &visuals)?;
+        images.divide(std::slice::from_ref(&prompt))?;
 
         let mode = self.actions.mode;
         let discrete = mode == Mode::Discrete;

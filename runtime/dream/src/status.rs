@@ -35,6 +35,7 @@ impl Error {
             Error::Copy { .. }
             | Error::Lock { .. }
             | Error::Device(_)
+            | Error::DeviceMemory { .. }
             | Error::NoDevice { .. }
             | Error::Cpu(_)
             | Error::Gpu(_)

@@ -42,7 +42,7 @@ impl Model {
 #[pymethods]
 impl Model {
     #[new]
-    #[pyo3(signature = (path, *, device="auto", threads=0, pin=Vec::new(), lock_weights=false))]
+    #[pyo3(signature = (path, *, device="auto", threads=0, pin=Vec::new(), lock_weights=false, warm=None))]
     fn open(
         py: Python<'_>,
         path: PathBuf,
@@ -50,8 +50,9 @@ impl Model {
         threads: usize,
         pin: Vec<usize>,
         lock_weights: bool,
+        warm: Option<Vec<u32>>,
     ) -> PyResult<Model> {
-        let options = options(device, threads, pin, lock_weights)?;
+        let options = options(device, threads, pin, lock_weights, warm)?;
         let opened = crate::failure::without_gil(py, || Ok(dream::Model::open(&path, &options)?))?;
         Model::of(py, opened)
     }

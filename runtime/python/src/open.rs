@@ -82,18 +82,19 @@ pub(crate) fn options(
     threads: usize,
     pin: Vec<usize>,
     lock_weights: bool,
+    warm: Option<Vec<u32>>,
 ) -> Result<OpenOptions, Failure> {
     let device: DeviceChoice =
         device.parse().map_err(|text| Failure::argument(format!("device `{device}` is {text}")))?;
     if threads > THREADS_MAX {
         return Err(Failure::argument(format!("threads is {threads}; it must be 0 to {THREADS_MAX}")));
     }
-    Ok(OpenOptions { device, threads, pin, lock_weights, ..OpenOptions::default() })
+    Ok(OpenOptions { device, threads, pin, lock_weights, warm, ..OpenOptions::default() })
 }
 
 /// Opens an artifact: a `Policy` where it acts, else a `Model`.
 #[pyfunction]
-#[pyo3(signature = (path, *, device="auto", threads=0, pin=Vec::new(), lock_weights=false))]
+#[pyo3(signature = (path, *, device="auto", threads=0, pin=Vec::new(), lock_weights=false, warm=None))]
 pub(crate) fn load(
     py: Python<'_>,
     path: PathBuf,
@@ -101,8 +102,9 @@ pub(crate) fn load(
     threads: usize,
     pin: Vec<usize>,
     lock_weights: bool,
+    warm: Option<Vec<u32>>,
 ) -> PyResult<Py<PyAny>> {
-    let options = options(device, threads, pin, lock_weights)?;
+    let options = options(device, threads, pin, lock_weights, warm)?;
     let opened = without_gil(py, || Ok(dream::Model::open(&path, &options)?))?;
     if opened.manifest().entries.iter().any(|entry| entry == "act") {
         let policy = without_gil(py, || Ok(dream::Policy::of(opened)?))?;

@@ -43,7 +43,7 @@ impl Policy {
 #[pymethods]
 impl Policy {
     #[new]
-    #[pyo3(signature = (path, *, device="auto", threads=0, pin=Vec::new(), lock_weights=false))]
+    #[pyo3(signature = (path, *, device="auto", threads=0, pin=Vec::new(), lock_weights=false, warm=None))]
     fn open(
         py: Python<'_>,
         path: PathBuf,
@@ -51,8 +51,9 @@ impl Policy {
         threads: usize,
         pin: Vec<usize>,
         lock_weights: bool,
+        warm: Option<Vec<u32>>,
     ) -> PyResult<Policy> {
-        let options = options(device, threads, pin, lock_weights)?;
+        let options = options(device, threads, pin, lock_weights, warm)?;
         let opened = crate::failure::without_gil(py, || Ok(dream::Policy::open(&path, &options)?))?;
         Policy::of(py, opened)
     }

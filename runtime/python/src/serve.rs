@@ -51,7 +51,7 @@ pub(crate) fn serve(
     };
     let timeout = duration("timeout", timeout)?;
     let late_after = late_after.map(|ms| duration("late_after", ms / 1e3)).transpose()?;
-    let open = options(device, threads, pin, lock_weights)?;
+    let open = options(device, threads, pin, lock_weights, None)?;
     let options = Options { listen, token_file, queue, timeout, late_after, camera, gripper, keys, open };
     let server = without_gil(py, || {
         Server::open(&path, options).map_err(|error| match error {

@@ -273,6 +273,11 @@ class Opening(unittest.TestCase):
             dream.load(FLOW, device="cuda")
         with self.assertRaisesRegex(dream.ArgumentError, "threads is 5000"):
             dream.load(FLOW, threads=5000)
+        with self.assertRaisesRegex(dream.ArgumentError, r"`warm` \(--warm\) has a prompt of 0 tokens; give 1 to"):
+            dream.load(FLOW, warm=[8, 0])
+        # The processor records nothing.
+        for opened in (dream.Policy(FLOW, threads=1, warm=[8]), dream.Model(TEXT, threads=1, warm=())):
+            opened.close()
         with self.assertRaisesRegex(dream.UnsupportedError, "act"):
             dream.Policy(TEXT)
         self.assertTrue(issubclass(dream.NotFiniteError, dream.DreamError))

@@ -1,9 +1,11 @@
 //! What a device does when nothing fails.
 
-use super::program::{COLUMNS, LARGE, gain, plan, slotted};
-use super::{Stub, Target, device};
+use super::program::{COLUMNS, LARGE, code, gain, plan, slotted, views, weights};
+use super::{LAUNCH_FAILED, Stub, Target, device};
 use dreamc_artifact::plan::{Program, Step};
-use dreamc_device_gpu::{Driver, GRAPH_COUNT_MAX, GpuDevice, InfoPlace};
+use dreamc_device_gpu::{
+    Driver, GRAPH_COUNT_MAX, GpuDevice, GpuOptions, InfoPlace, STAGING_BYTES, STAGING_COUNT,
+};
 use dreamc_runtime::{Device, DeviceError, Observer, StepError, Stepper};
 
 fn bytes(numbers: &[f32]) -> Vec<u8> {
@@ -102,7 +104,7 @@ pub(crate) fn prepares<T: Target>() {
     for next in [&program, other, &program] {
         stub.log();
         device.prepare(next).unwrap();
-        let loads = if next == other { vec!["load binary f32_copy"] } else { vec![] };
+        let loads = if next == other { vec!["load binary f32_copy", "pin 16777216"] } else { vec![] };
         assert_eq!(stub.log_of(&["load", "pin", "copy in m1"]), loads);
     }
     drop(device);
@@ -319,13 +321,8 @@ pub(crate) fn copies_in_pieces<T: Target>() {
     let mut device = device::<T>(&stub).unwrap();
     let program = &plan::<T>().programs[0];
     device.prepare(program).unwrap();
-    let half = 4 << 20;
-    let rest = LARGE * 4 - 2 * half;
-    let pieces = [
-        format!("copy in m1+0 {half}"),
-        format!("copy in m1+{half} {half}"),
-        format!("copy in m1+{} {rest}", 2 * half),
-    ];
+    let rest = LARGE * 4 - STAGING_BYTES;
+    let pieces = [format!("copy in m1+0 {STAGING_BYTES}"), format!("copy in m1+{STAGING_BYTES} {rest}")];
     assert_eq!(stub.log_of(&["copy in m1"]), pieces);
     let mut stepper = Stepper::new(program).unwrap();
     stepper.run(&mut device, &mut ()).unwrap();
@@ -343,6 +340,105 @@ pub(crate) fn copies_in_pieces<T: Target>() {
     copy[12..16].fill(9);
     assert!(copy == back);
     drop(device);
+    stub.finish();
+}
+
+/// However small the buffers that weights go through: none is filled before what was in it is on the device, and there
+/// are no more of them. The stub copies when somebody waits, and no sooner.
+pub(crate) fn weights_through_few_buffers<T: Target>() {
+    for staging_bytes in [4096, 1 << 20, 5_000_000] {
+        let stub = Stub::new::<T>(&[]);
+        let options = GpuOptions { staging_bytes, ..stub.options() };
+        let mut device = GpuDevice::<T::Driver>::new(&code::<T>(), views(), &options).unwrap();
+        let program = &plan::<T>().programs[0];
+        device.prepare(program).unwrap();
+        let log = stub.log();
+        let pieces = (LARGE * 4).div_ceil(staging_bytes);
+        let copies: Vec<&String> = log.iter().filter(|line| line.starts_with("copy in m1+")).collect();
+        assert_eq!(copies.len(), pieces);
+        let places =
+            copies.iter().map(|line| line.split(['+', ' ']).nth(3).unwrap().parse::<usize>().unwrap());
+        assert!(places.eq((0..pieces).map(|piece| piece * staging_bytes)), "in order");
+        let pinned = pieces.min(STAGING_COUNT) * staging_bytes;
+        // Those of requests stay, those of weights do not.
+        let pins: Vec<&String> = log.iter().filter(|line| line.contains("pin")).collect();
+        assert_eq!(pins, ["pin 8388608", &format!("pin {pinned}"), "unpin"]);
+        let mut stepper = Stepper::new(program).unwrap();
+        stepper.run(&mut device, &mut ()).unwrap();
+        let mut copy = vec![0; LARGE * 4];
+        stepper.read(&mut device, "copy", &mut copy).unwrap();
+        assert!(copy == weights()[1].1, "other weights, in pieces of {staging_bytes}");
+        drop(device);
+        stub.finish();
+    }
+}
+
+/// A run that nobody asked for is recorded, brought to the device and not done.
+pub(crate) fn records_ahead<T: Target>() {
+    let stub = Stub::new::<T>(&[]);
+    let mut device = device::<T>(&stub).unwrap();
+    let program = looped::<T>();
+    device.prepare(&program).unwrap();
+    let mut stepper = Stepper::new(&program).unwrap();
+    stub.log();
+    let brought = if T::Driver::INFO == InfoPlace::Value { vec!["upload x0"] } else { vec![] };
+    for (made, log) in
+        [(true, [vec!["begin", "end g0 of 14", "instantiate g0 x0"], brought].concat()), (false, vec![])]
+    {
+        stepper.resize(&[("S", 2)]).unwrap();
+        assert_eq!(stepper.warm(&mut device), Ok(made));
+        assert_eq!(stub.log_of(&["launch", "begin", "end", "instantiate", "upload", "run"]), log);
+    }
+    run(&mut device, &mut stepper, 2, &mut ()).unwrap();
+    assert_eq!(stub.log_of(&["begin", "run"]), ["run x0"]);
+    // One that fails in between is forgotten.
+    stub.fail(T::FUNCTIONS.launch, 2, LAUNCH_FAILED);
+    stepper.resize(&[("S", 3)]).unwrap();
+    assert!(stepper.warm(&mut device).is_err());
+    run(&mut device, &mut stepper, 3, &mut ()).unwrap();
+    drop(device);
+    stub.finish();
+}
+
+/// Two devices on one GPU, in turns and from two threads: each has its own memory, stream, modules and recordings, and
+/// what one does, or that it goes, is nothing to the other.
+pub(crate) fn two_on_one_gpu<T: Target>() {
+    let stub = Stub::new::<T>(&[]);
+    let mut both = [device::<T>(&stub).unwrap(), device::<T>(&stub).unwrap()];
+    let program = looped::<T>();
+    let mut steppers = [0, 1].map(|_| Stepper::new(&program).unwrap());
+    both.iter_mut().for_each(|device| device.prepare(&program).unwrap());
+    stub.log();
+    // `run` compares with what is expected.
+    for rows in [2, 5, 2] {
+        for (device, stepper) in both.iter_mut().zip(&mut steppers) {
+            run(device, stepper, rows, &mut ()).unwrap();
+        }
+    }
+    assert_eq!(stub.log_of(&["run"]), ["run x0", "run x1", "run x2", "run x3", "run x0", "run x1"]);
+    // Each between two steps of the other.
+    let [one, other] = &mut both;
+    let [of_one, of_other] = &mut steppers;
+    struct Between<'b, D: Driver>(&'b mut GpuDevice<'static, D>, &'b mut Stepper);
+    impl<D: Driver> Observer for Between<'_, D> {
+        fn step(&mut self, done: u32, _: u32) -> bool {
+            run(self.0, self.1, done as usize, &mut ()).is_ok()
+        }
+    }
+    run(one, of_one, 3, &mut Between(other, of_other)).unwrap();
+    std::thread::scope(|scope| {
+        for (device, stepper) in both.iter_mut().zip(&mut steppers) {
+            scope.spawn(move || {
+                for rows in (1..=12).chain([3, 1, 12]) {
+                    run(device, stepper, rows, &mut ()).unwrap();
+                }
+            });
+        }
+    });
+    let [one, mut other] = both;
+    drop(one);
+    run(&mut other, &mut steppers[1], 4, &mut ()).unwrap();
+    drop(other);
     stub.finish();
 }
 

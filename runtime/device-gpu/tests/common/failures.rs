@@ -5,8 +5,8 @@ use super::program::{self, LARGE, code, plan, weights};
 use super::{BAD_IMAGE, LAUNCH_FAILED, OUT_OF_MEMORY, Stub, Target, device, error};
 use dreamc_artifact::code::{Code, Extent, Form};
 use dreamc_artifact::plan::{Dim, Program, Scalar, Step, ValueId};
-use dreamc_device_gpu::{Driver, GpuDevice, GpuError, GpuOptions};
-use dreamc_runtime::{Device, DeviceError, StepError, Stepper};
+use dreamc_device_gpu::{Driver, GpuDevice, GpuError, GpuOptions, InfoPlace};
+use dreamc_runtime::{Device, DeviceError, Memory, StepError, Stepper};
 
 /// Prepares, and runs twice.
 fn session<D: Driver>(device: &mut GpuDevice<'_, D>, program: &Program) -> Result<(), StepError> {
@@ -38,7 +38,7 @@ pub(crate) fn any_call_may_fail<T: Target>() {
                 Ok(()) => {}
                 Err(StepError::Device { error, .. }) => {
                     let driver =
-                        matches!(error, DeviceError::Driver { .. } | DeviceError::OutOfMemory { .. });
+                        matches!(error, DeviceError::Driver { .. } | DeviceError::OutOfDeviceMemory { .. });
                     assert!(driver, "{name}: {error}");
                     failures += 1;
                     session(&mut device, &program).unwrap();
@@ -151,24 +151,93 @@ pub(crate) fn errors_of_runs<T: Target>() {
         attempt("kernel", 0, LAUNCH_FAILED),
         driver("running, or copying from the device", "LAUNCH_FAILED")
     );
-    assert_eq!(attempt(functions.take, 0, OUT_OF_MEMORY), DeviceError::OutOfMemory { bytes: 16_944 });
     let DeviceError::Driver { what, error } = attempt(functions.load, 2, BAD_IMAGE) else {
         panic!("a driver's error")
     };
     assert_eq!(what, "loading `f32_add_inplace`");
     assert!(error.starts_with(&format!("{prefix}INVALID_IMAGE: ")), "{error}");
-    let DeviceError::Driver { what, error } = attempt(functions.take, 1, OUT_OF_MEMORY) else {
+    let pinned = |after| attempt(functions.take_pinned, after, OUT_OF_MEMORY).to_string();
+    let said = pinned(0);
+    assert!(said.starts_with("taking pinned memory of the host for requests: "), "{said}");
+    let said = pinned(1);
+    assert!(said.starts_with("taking 512 bytes of pinned memory of the host for weights: "), "{said}");
+    assert!(said.contains("out of memory; free memory of the host, or allow the process"), "{said}");
+    let DeviceError::Driver { what, error } = attempt(functions.copy_in, 0, OUT_OF_MEMORY) else {
         panic!("a driver's error")
     };
     assert_eq!(what, "copying 512 bytes of weights to the device");
-    assert!(error.contains("OUT_OF_MEMORY: out of memory; free memory of the device"), "{error}");
+    assert!(error.contains("OUT_OF_MEMORY: out of memory"), "{error}");
 }
 
-/// Where weights do not fit, none of them stays.
-pub(crate) fn weights_that_do_not_fit<T: Target>() {
+/// What runs out of the device's memory is said with all that is needed and all that there is. Nothing of it stays, and
+/// with more memory the same device is ready.
+pub(crate) fn memory_that_is_short<T: Target>() {
+    let both = with_both_weights::<T>();
+    let weights = LARGE as u64 * 4 + 512;
+    // Blocks of scalars of two launches, where they are in memory.
+    let arena = both.arena_bytes + if T::Driver::INFO == InfoPlace::Buffer { 32 } else { 0 };
+    let needed = weights + arena;
+    // For nothing, for part of the arena, for the arena and one weight, for all but a byte.
+    for total in [0, arena - 40, arena + 600, needed - 1] {
+        let stub = Stub::new::<T>(&[]);
+        stub.memory(total);
+        let mut device = device::<T>(&stub).unwrap();
+        let memory = Memory { weights, arena, free: total, total };
+        assert_eq!(device.prepare(&both), Err(DeviceError::OutOfDeviceMemory { memory }));
+        assert_eq!((device.bytes(), memory.missing()), (0, needed - total));
+        // Nothing was copied before all of it was there.
+        let log = stub.log();
+        assert!(!log.iter().any(|line| line.starts_with("copy in")), "{log:?}");
+        assert!(device.resize(&[1]).is_err());
+        stub.memory(needed);
+        device.prepare(&both).unwrap();
+        assert_eq!(device.bytes(), needed);
+        Stepper::new(&both).unwrap().run(&mut device, &mut ()).unwrap();
+        drop(device);
+        stub.finish();
+    }
+    // Weights that another program brought count as those that the program has.
     let stub = Stub::new::<T>(&[]);
     let mut device = device::<T>(&stub).unwrap();
-    // A program with both weights.
+    device.prepare(&looped::<T>()).unwrap();
+    stub.memory(needed - 1000);
+    let memory = Memory { weights, arena, free: needed - 1000, total: needed - 1000 };
+    let refused = device.prepare(&both);
+    assert_eq!(refused, Err(DeviceError::OutOfDeviceMemory { memory }));
+    let said = refused.unwrap_err().to_string();
+    let expected = "out of memory of the device: 9.4 MB of weights and 9.4 MB to work in make 18.9 MB, and 18.9 MB of 18.9 MB can be had, so 1000 bytes are missing";
+    assert_eq!(said, expected);
+    // Where the driver does not tell how much there is.
+    stub.fail(T::FUNCTIONS.memory, 0, 1);
+    assert!(matches!(device.prepare(&both), Err(DeviceError::OutOfMemory { .. })));
+    drop(device);
+    stub.finish();
+}
+
+/// A copy that fails in the middle of the weights leaves nothing behind.
+pub(crate) fn a_broken_upload<T: Target>() {
+    for after in [0, 1, 7, 8, 9, 100] {
+        let stub = Stub::new::<T>(&[]);
+        let options = GpuOptions { staging_bytes: 1 << 16, ..stub.options() };
+        let mut device = GpuDevice::<T::Driver>::new(&code::<T>(), program::views(), &options).unwrap();
+        let program = plan::<T>().programs.remove(0);
+        stub.fail(T::FUNCTIONS.copy_in, after, OUT_OF_MEMORY);
+        let said = device.prepare(&program).unwrap_err().to_string();
+        assert!(said.starts_with("copying 9437188 bytes of weights to the device: "), "{said}");
+        assert_eq!(device.bytes(), 0);
+        device.prepare(&program).unwrap();
+        let mut stepper = Stepper::new(&program).unwrap();
+        stepper.run(&mut device, &mut ()).unwrap();
+        let mut copy = vec![0; LARGE * 4];
+        stepper.read(&mut device, "copy", &mut copy).unwrap();
+        assert!(copy == weights()[1].1);
+        drop(device);
+        stub.finish();
+    }
+}
+
+/// A program that reads both weights.
+fn with_both_weights<T: Target>() -> Program {
     let mut both = plan::<T>().programs.remove(0);
     both.values.push(looped::<T>().values[1].clone());
     let Step::Dispatch(copy) = &mut both.steps[0] else { panic!("a dispatch") };
@@ -176,6 +245,14 @@ pub(crate) fn weights_that_do_not_fit<T: Target>() {
     second.buffers[0].value = ValueId(2);
     second.scalars[0] = Scalar::Count(Dim::constant(128));
     copy.launches.push(second);
+    both
+}
+
+/// Where weights do not fit, none of them stays.
+pub(crate) fn weights_that_do_not_fit<T: Target>() {
+    let stub = Stub::new::<T>(&[]);
+    let mut device = device::<T>(&stub).unwrap();
+    let both = with_both_weights::<T>();
     stub.fail(T::FUNCTIONS.take, 2, OUT_OF_MEMORY);
     assert!(device.prepare(&both).is_err());
     assert_eq!(device.bytes(), 0);
@@ -192,7 +269,7 @@ pub(crate) fn errors_of_new<T: Target>() {
     let new =
         |code: &Code, options: &GpuOptions| error(GpuDevice::<T::Driver>::new(code, Vec::new(), options));
     let code = code::<T>();
-    let missing = GpuOptions { ordinal: 0, library: Some("/nowhere/libgpu.so".into()) };
+    let missing = GpuOptions { library: Some("/nowhere/libgpu.so".into()), ..GpuOptions::default() };
     let library = new(&code, &missing).to_string();
     assert!(
         library.starts_with("`/nowhere/libgpu.so` cannot be loaded (") && library.contains("install the"),

@@ -39,6 +39,9 @@ pub(crate) trait Target {
 /// See [`Target::FUNCTIONS`].
 pub(crate) struct Functions {
     pub(crate) take: &'static str,
+    pub(crate) take_pinned: &'static str,
+    /// How much memory is free.
+    pub(crate) memory: &'static str,
     pub(crate) copy_in: &'static str,
     pub(crate) load: &'static str,
     pub(crate) find: &'static str,
@@ -94,7 +97,7 @@ impl Stub {
     }
 
     pub(crate) fn options(&self) -> GpuOptions {
-        GpuOptions { ordinal: 0, library: Some(self.path.clone()) }
+        GpuOptions { library: Some(self.path.clone()), ..GpuOptions::default() }
     }
 
     pub(crate) fn function<F: Copy>(&self, name: &str) -> F {
@@ -105,6 +108,12 @@ impl Stub {
     pub(crate) fn devices(&self, count: i32) {
         // SAFETY: as the stub's source has it; so for all calls here.
         unsafe { self.function::<unsafe extern "C" fn(c_int)>("stub_devices")(count) }
+    }
+
+    /// Bytes of the device's memory.
+    pub(crate) fn memory(&self, bytes: u64) {
+        // SAFETY: see above.
+        unsafe { self.function::<unsafe extern "C" fn(u64)>("stub_memory")(bytes) }
     }
 
     pub(crate) fn capability(&self, major: i32, minor: i32) {
@@ -131,7 +140,7 @@ impl Stub {
         unsafe { self.function::<Fail>("stub_fail")(name.as_ptr(), after, code) }
     }
 
-    fn number(&self, name: &str) -> i32 {
+    pub(crate) fn number(&self, name: &str) -> i32 {
         // SAFETY: see above.
         unsafe { self.function::<unsafe extern "C" fn() -> c_int>(name)() }
     }
@@ -169,8 +178,7 @@ impl Drop for Stub {
 
 /// A device on the stub, for the programs of [`program`].
 pub(crate) fn device<T: Target>(stub: &Stub) -> Result<GpuDevice<'static, T::Driver>, GpuError> {
-    let views = program::weights().iter().map(|(_, bytes)| program::view(bytes)).collect();
-    GpuDevice::new(&program::code::<T>(), views, &stub.options())
+    GpuDevice::new(&program::code::<T>(), program::views(), &stub.options())
 }
 
 /// The error where there must be one; devices cannot be printed.

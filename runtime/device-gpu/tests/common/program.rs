@@ -72,6 +72,11 @@ pub(crate) fn weights() -> &'static [(Vec<u64>, Vec<u8>)] {
     })
 }
 
+/// The weights as a device takes them.
+pub(crate) fn views() -> Vec<WeightView<'static>> {
+    weights().iter().map(|(_, bytes)| view(bytes)).collect()
+}
+
 /// The gain of a column.
 pub(crate) fn gain(column: usize) -> f32 {
     column as f32 * 0.5

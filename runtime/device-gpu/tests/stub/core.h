@@ -1,6 +1,6 @@
 /* What the stubs of both drivers share: one device whose memory is the host's, that writes down what it does, records,
-   and fails when told to. Work waits until somebody waits for it, so memory that is touched too early shows. A test
-   loads a copy of the library of its own, so all state is global.
+   and fails when told to. Work of a stream waits until somebody waits for it, and then is done as far as that: memory that
+   is touched too early shows. A test loads a copy of the library of its own, so all state is global.
 
    What modules are and how kernels are computed says the file KERNELS. */
 #include "log.h"
@@ -17,9 +17,11 @@ struct Extent { unsigned grid[3], block[3], shared; };
 /* Memory of the device: named m0, m1, .. in order. Behind each is a page that nobody may touch. */
 static struct { char *map, *start; size_t map_bytes, bytes; int alive; } memory[COUNT_MAX];
 static int memory_count;
+static uint64_t memory_used;
 
 static int take(uint64_t *at, size_t bytes) {
     if (memory_count == COUNT_MAX || bytes == 0) return BAD_VALUE;
+    if (bytes > memory_total - memory_used) return NO_MEMORY;
     size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = (bytes + page - 1) / page * page;
     char *map = mmap(NULL, inner + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (map == MAP_FAILED || mprotect(map + inner, page, PROT_NONE)) return NO_MEMORY;
@@ -32,7 +34,14 @@ static int take(uint64_t *at, size_t bytes) {
     memory[memory_count].alive = 1;
     say("take m%d %zu", memory_count++, bytes);
     live[MEMORY]++;
+    memory_used += bytes;
     *at = (uint64_t)(uintptr_t)start;
+    return 0;
+}
+
+static inline int free_memory(size_t *free_bytes, size_t *total) {
+    *free_bytes = memory_total - memory_used;
+    *total = memory_total;
     return 0;
 }
 
@@ -68,8 +77,16 @@ struct Work {
     int executable;
 };
 struct Works { struct Work *all; int count, alive; };
-static struct Works graphs[COUNT_MAX], executables[COUNT_MAX], stream;
-static int graph_count, executable_count, recording, broken;
+static struct Works graphs[COUNT_MAX], executables[COUNT_MAX];
+static int graph_count, executable_count;
+
+/* Streams: the work that waits, how much was done before it, and what is recorded. Handles are indices from FIRST_STREAM on. */
+enum { STREAM_COUNT_MAX = 64, FIRST_STREAM = 77 };
+struct Stream { struct Works queue, recorded; uint64_t done; int alive, recording, broken; };
+static struct Stream streams[STREAM_COUNT_MAX];
+static int stream_count;
+/* The stream that this thread records. */
+static __thread struct Stream *recorded_here;
 
 static struct Module modules[COUNT_MAX];
 static int module_count;
@@ -136,45 +153,87 @@ static int perform(const struct Work *work, const char *how) {
     return compute(&modules[work->function], &work->extent, at, words);
 }
 
-static int queue(const struct Work *work) {
-    struct Works *to = recording ? &graphs[graph_count] : &stream;
+static int add(struct Works *to, const struct Work *work) {
     to->all = realloc(to->all, (to->count + 1) * sizeof *work);
     to->all[to->count++] = *work;
     return 0;
 }
 
-/* Does what waits. A kernel that fails ends it. */
-static int flush(void) {
-    int code = 0;
-    for (int i = 0; i < stream.count && !code; i++) code = perform(&stream.all[i], "");
-    stream.count = 0;
+static int queue(struct Stream *stream, const struct Work *work) {
+    return add(stream->recording ? &stream->recorded : &stream->queue, work);
+}
+
+/* Does what waits until `mark` is done. A kernel that fails ends all of it. */
+static int work_off(struct Stream *stream, uint64_t mark) {
+    struct Works *waits = &stream->queue;
+    int code = 0, n = 0;
+    while (stream->done + n < mark && n < waits->count && !code) code = perform(&waits->all[n++], "");
+    if (code) n = waits->count;
+    if (n) memmove(waits->all, waits->all + n, (waits->count - n) * sizeof *waits->all);
+    waits->count -= n;
+    stream->done += n;
     return code;
 }
 
-/* What waits is refused while recording, and breaks the recording. */
-static int not_recording(void) {
-    if (!recording) return 0;
-    broken = 1;
+/* The same of all streams, to the end. */
+static int flush(void) {
+    int code = 0;
+    for (int i = 0; i < stream_count; i++) {
+        int failed = work_off(&streams[i], UINT64_MAX);
+        if (!code) code = failed;
+    }
+    return code;
+}
+
+/* Whether something that waits, or is part of a run that waits, `is` what is asked for. */
+typedef int Is(const struct Work *work, uint64_t what);
+static int is_run(const struct Work *work, uint64_t what) { return work->verb == RUN && work->executable == (int)what; }
+static int is_launch(const struct Work *work, uint64_t what) {
+    return work->verb == LAUNCH && work->function == (int)what;
+}
+
+static int waits(Is *is, uint64_t what) {
+    for (int i = 0; i < stream_count; i++)
+        for (int j = 0; j < streams[i].queue.count; j++) {
+            const struct Work *work = &streams[i].queue.all[j];
+            if (is(work, what)) return 1;
+            if (work->verb != RUN) continue;
+            const struct Works *of = &executables[work->executable];
+            for (int k = 0; k < of->count; k++)
+                if (is(&of->all[k], what)) return 1;
+        }
+    return 0;
+}
+
+static int refuse(struct Stream *stream) {
+    stream->broken = 1;
     return CAPTURE_REFUSED;
 }
 
-static int begin(void) {
-    if (recording || graph_count == COUNT_MAX) return misuse("begin");
-    recording = 1;
-    broken = 0;
+/* What waits for the device is refused to a thread that records, and breaks the recording. */
+static int not_recording(void) { return recorded_here ? refuse(recorded_here) : 0; }
+
+static int begin(struct Stream *stream) {
+    if (stream->recording || recorded_here || graph_count == COUNT_MAX) return misuse("begin");
+    stream->recording = 1;
+    stream->broken = 0;
+    stream->recorded = (struct Works){0};
+    recorded_here = stream;
     say("begin");
     return 0;
 }
 
-static int end(uint64_t *graph) {
+static int end(struct Stream *stream, uint64_t *graph) {
     *graph = 0;
-    if (!recording) return misuse("end");
-    recording = 0;
-    say("end g%d of %d", graph_count, graphs[graph_count].count);
-    if (broken) {
-        graphs[graph_count].count = 0;
+    if (!stream->recording || recorded_here != stream) return misuse("end");
+    stream->recording = 0;
+    recorded_here = NULL;
+    say("end g%d of %d", graph_count, stream->recorded.count);
+    if (stream->broken) {
+        free(stream->recorded.all);
         return CAPTURE_BROKEN;
     }
+    graphs[graph_count] = stream->recorded;
     graphs[graph_count].alive = 1;
     live[GRAPH]++;
     *graph = (uint64_t)++graph_count;
@@ -206,15 +265,23 @@ static int destroy_graph(uint64_t graph) {
     return 0;
 }
 
-static int run(uint64_t executable) {
-    if (not_recording()) return CAPTURE_REFUSED;
+static int upload(struct Stream *stream, uint64_t executable) {
+    if (stream->recording) return refuse(stream);
+    if (!alive(executables, executable_count, executable)) return misuse("upload");
+    say("upload x%d", (int)executable - 1);
+    return 0;
+}
+
+static int run(struct Stream *stream, uint64_t executable) {
+    if (stream->recording) return refuse(stream);
     if (!alive(executables, executable_count, executable)) return misuse("run");
     struct Work work = {.verb = RUN, .executable = (int)executable - 1};
-    return queue(&work);
+    return queue(stream, &work);
 }
 
 static int destroy(uint64_t executable) {
-    if (!alive(executables, executable_count, executable) || stream.count) return misuse("destroy executable");
+    if (!alive(executables, executable_count, executable) || waits(is_run, executable - 1))
+        return misuse("destroy executable");
     say("destroy x%d", (int)executable - 1);
     executables[executable - 1].alive = 0;
     live[EXECUTABLE]--;
@@ -229,43 +296,107 @@ static int give_back(uint64_t at) {
     memory[i].alive = 0;
     munmap(memory[i].map, memory[i].map_bytes);
     live[MEMORY]--;
+    memory_used -= memory[i].bytes;
     return 0;
 }
 
+/* Memory of the host that copies go through. What is given back is filled with nonsense first. */
+static struct { char *start; size_t bytes; int alive; } pinned[COUNT_MAX];
+static int pinned_count;
+
 static int take_pinned(void **at, size_t bytes) {
     if (not_recording()) return CAPTURE_REFUSED;
-    *at = malloc(bytes);
+    if (pinned_count == COUNT_MAX) return NO_MEMORY;
+    *at = pinned[pinned_count].start = malloc(bytes);
+    pinned[pinned_count].bytes = bytes;
+    pinned[pinned_count++].alive = 1;
     say("pin %zu", bytes);
     live[PINNED]++;
     return 0;
 }
 
+/* Index of the pinned memory that holds all of a range, or -1. */
+static int find_pinned(const void *at, size_t bytes) {
+    for (int i = 0; i < pinned_count; i++) {
+        const char *start = pinned[i].start, *from = at;
+        if (pinned[i].alive && from >= start && from + bytes <= start + pinned[i].bytes) return i;
+    }
+    return -1;
+}
+
+static int is_through(const struct Work *work, uint64_t what) {
+    return (work->verb == COPY_IN || work->verb == COPY_OUT) && find_pinned(work->host, 0) == (int)what;
+}
+
 static int give_back_pinned(void *at) {
-    if (stream.count) misuse("unpin");
+    int i = find_pinned(at, 0);
+    if (i < 0 || pinned[i].start != at || waits(is_through, (uint64_t)i)) return misuse("unpin");
     say("unpin");
+    memset(at, 0x5a, pinned[i].bytes);
+    pinned[i].alive = 0;
     free(at);
     live[PINNED]--;
     return 0;
 }
 
-static int copy_in(uint64_t to, const void *from, size_t bytes) {
+static int copy_in(struct Stream *stream, uint64_t to, const void *from, size_t bytes) {
     struct Work work = {.verb = COPY_IN, .to = to, .host = (void *)from, .bytes = bytes};
-    return not_recording() ? CAPTURE_REFUSED : queue(&work);
+    if (stream->recording) return refuse(stream);
+    return find_pinned(from, bytes) < 0 ? misuse("copy from memory that is not pinned") : queue(stream, &work);
 }
 
-static int copy_out(void *to, uint64_t from, size_t bytes) {
+static int copy_out(struct Stream *stream, void *to, uint64_t from, size_t bytes) {
     struct Work work = {.verb = COPY_OUT, .host = to, .from = from, .bytes = bytes};
-    return not_recording() ? CAPTURE_REFUSED : queue(&work);
+    if (stream->recording) return refuse(stream);
+    return find_pinned(to, bytes) < 0 ? misuse("copy to memory that is not pinned") : queue(stream, &work);
 }
 
-static int copy(uint64_t to, uint64_t from, size_t bytes) {
+static int copy(struct Stream *stream, uint64_t to, uint64_t from, size_t bytes) {
     struct Work work = {.verb = COPY, .to = to, .from = from, .bytes = bytes};
-    return queue(&work);
+    return queue(stream, &work);
 }
 
-static int fill(uint64_t to, uint32_t word, size_t words) {
+static int fill(struct Stream *stream, uint64_t to, uint32_t word, size_t words) {
     struct Work work = {.verb = FILL, .to = to, .word = word, .bytes = 4 * words};
-    return queue(&work);
+    return queue(stream, &work);
+}
+
+/* Events: a place in a stream. Handles are indices and one more. */
+static struct { struct Stream *stream; uint64_t mark; int alive; } events[COUNT_MAX];
+static int event_count;
+
+static int new_event(uint64_t *event) {
+    if (event_count == COUNT_MAX) return NO_MEMORY;
+    events[event_count].alive = 1;
+    live[EVENT]++;
+    *event = (uint64_t)++event_count;
+    return 0;
+}
+
+static int is_event(uint64_t event) {
+    return event >= 1 && event <= (uint64_t)event_count && events[event - 1].alive;
+}
+
+static int record_event(uint64_t event, struct Stream *stream) {
+    if (!is_event(event)) return misuse("record event");
+    if (stream->recording) return refuse(stream);
+    events[event - 1].stream = stream;
+    events[event - 1].mark = stream->done + stream->queue.count;
+    return 0;
+}
+
+static int wait_for_event(uint64_t event) {
+    if (!is_event(event)) return misuse("wait for event");
+    if (not_recording()) return CAPTURE_REFUSED;
+    struct Stream *stream = events[event - 1].stream;
+    return stream ? work_off(stream, events[event - 1].mark) : 0;
+}
+
+static int destroy_event(uint64_t event) {
+    if (!is_event(event)) return misuse("destroy event");
+    events[event - 1].alive = 0;
+    live[EVENT]--;
+    return 0;
 }
 
 static int load(uint64_t *module, const char *image) {
@@ -280,7 +411,7 @@ static int load(uint64_t *module, const char *image) {
 }
 
 static int unload(uint64_t module) {
-    if (module < 1 || module > (uint64_t)module_count || !modules[module - 1].alive || stream.count)
+    if (module < 1 || module > (uint64_t)module_count || !modules[module - 1].alive || waits(is_launch, module - 1))
         return misuse("unload");
     forget(&modules[module - 1]);
     modules[module - 1].alive = 0;
@@ -302,34 +433,47 @@ static inline int allow_shared(uint64_t function, int bytes) {
 }
 
 /* `info_in_memory`: whether the last argument is a pointer to the device's memory, else it points to the words. */
-static int launch(uint64_t function, const unsigned *grid, const unsigned *block, unsigned shared, void **arguments,
-                  int info_in_memory) {
+static int launch(struct Stream *stream, uint64_t function, const unsigned *grid, const unsigned *block, unsigned shared,
+                  void **arguments, int info_in_memory) {
     if (function < 1 || function > (uint64_t)module_count) return misuse("launch");
     struct Work work = {.verb = LAUNCH, .function = (int)function - 1, .extent.shared = shared};
     memcpy(work.extent.grid, grid, sizeof work.extent.grid);
     memcpy(work.extent.block, block, sizeof work.extent.block);
     int n = modules[function - 1].buffers;
     for (int i = 0; i < n; i++) work.buffers[i] = *(uint64_t *)arguments[i];
-    if (modules[function - 1].words == 0) return queue(&work);
+    if (modules[function - 1].words == 0) return queue(stream, &work);
     if (info_in_memory) work.info = *(uint64_t *)arguments[n];
     else memcpy(work.words, arguments[n], 4 * modules[function - 1].words);
-    return queue(&work);
+    return queue(stream, &work);
 }
 
-static int synchronize(void) {
-    return not_recording() ? CAPTURE_REFUSED : flush();
+static int synchronize(struct Stream *stream) {
+    return stream->recording ? refuse(stream) : work_off(stream, UINT64_MAX);
 }
 
 static int new_stream(uint64_t *stream) {
-    *stream = 77;
+    if (stream_count == STREAM_COUNT_MAX) return NO_MEMORY;
+    streams[stream_count].alive = 1;
     live[STREAM]++;
+    *stream = (uint64_t)(FIRST_STREAM + stream_count++);
     return 0;
 }
 
-static int same_stream(uint64_t stream) {
-    return stream == 77 ? 0 : misuse("another stream");
+static struct Stream *find_stream(uint64_t handle) {
+    uint64_t i = handle - FIRST_STREAM;
+    if (i < (uint64_t)stream_count && streams[i].alive) return &streams[i];
+    misuse("no stream of this driver");
+    return NULL;
 }
-#define STREAM_OF(stream) do { if (same_stream((uint64_t)(uintptr_t)stream)) return BAD_HANDLE; } while (0)
+
+static int destroy_stream(struct Stream *stream) {
+    if (stream->queue.count) misuse("destroy stream");
+    stream->alive = 0;
+    live[STREAM]--;
+    return 0;
+}
+/* Declares `s`, the stream of a handle. */
+#define STREAM_OF(handle) struct Stream *s = find_stream((uint64_t)(uintptr_t)(handle)); if (!s) return BAD_HANDLE
 
 static const char *name_of_error(int code) {
     switch (code) {

@@ -1,4 +1,5 @@
 /* Settings of a test, the log, what is taken, and calls that fail. Included by core.h. */
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,11 +20,21 @@ static int driver_version = 12090, devices = 1, capability_major = CAPABILITY / 
 static char arch_name[64] = "gfx942:sramecc+:xnack-";
 static char fail_name[64];
 static int fail_after, fail_code;
+static uint64_t memory_total = 1ull << 40;
+
+/* One call at a time: threads that drive streams of their own share this library. Each function of a driver begins with
+   LOCK, which it gives back wherever it returns. */
+static pthread_mutex_t one_call = PTHREAD_MUTEX_INITIALIZER;
+static inline int lock_calls(void) { return pthread_mutex_lock(&one_call); }
+static inline void unlock_calls(int *held) { (void)held; pthread_mutex_unlock(&one_call); }
+#define LOCK __attribute__((cleanup(unlock_calls), unused)) int held = lock_calls()
 
 void stub_devices(int n) { devices = n; }
 void stub_version(int version) { driver_version = version; }
 void stub_capability(int major, int minor) { capability_major = major; capability_minor = minor; }
 void stub_arch(const char *name) { snprintf(arch_name, sizeof arch_name, "%s", name); }
+/* Bytes of the device's memory. */
+void stub_memory(uint64_t bytes) { memory_total = bytes; }
 /* The call of function `name` after `after` more fails with `code`, and none later. */
 void stub_fail(const char *name, int after, int code) {
     snprintf(fail_name, sizeof fail_name, "%s", name);
@@ -54,11 +65,11 @@ static void say(const char *format, ...) {
 }
 
 static int flush(void);
-const char *stub_log(void) { flush(); return log_text ? log_text : ""; }
-void stub_clear(void) { flush(); log_len = 0; if (log_text) log_text[0] = 0; }
+const char *stub_log(void) { LOCK; flush(); return log_text ? log_text : ""; }
+void stub_clear(void) { LOCK; flush(); log_len = 0; if (log_text) log_text[0] = 0; }
 
 /* Everything that is taken and given back, by kind. */
-enum Kind { MEMORY, PINNED, MODULE, GRAPH, EXECUTABLE, STREAM, CONTEXT, KINDS };
+enum Kind { MEMORY, PINNED, MODULE, GRAPH, EXECUTABLE, STREAM, CONTEXT, EVENT, KINDS };
 static int live[KINDS];
 int stub_live(void) {
     int sum = 0;
@@ -86,5 +97,5 @@ static int enter(const char *name, int needs_current) {
     }
     return 0;
 }
-#define ENTER(name) do { int code = enter(name, 1); if (code) return code; } while (0)
-#define ENTER_EARLY(name) do { int code = enter(name, 0); if (code) return code; } while (0)
+#define ENTER(name) LOCK; do { int code = enter(name, 1); if (code) return code; } while (0)
+#define ENTER_EARLY(name) LOCK; do { int code = enter(name, 0); if (code) return code; } while (0)

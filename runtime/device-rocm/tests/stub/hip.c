@@ -40,10 +40,11 @@ int hipStreamCreateWithFlags(Handle *stream, unsigned flags) {
     ENTER("hipStreamCreateWithFlags");
     return flags == 1 ? new_stream(stream) : misuse("stream");
 }
-int hipStreamDestroy(Handle stream) { STREAM_OF(stream); live[STREAM]--; return 0; }
-int hipStreamSynchronize(Handle stream) { ENTER("hipStreamSynchronize"); STREAM_OF(stream); return synchronize(); }
+int hipStreamDestroy(Handle stream) { LOCK; STREAM_OF(stream); return destroy_stream(s); }
+int hipStreamSynchronize(Handle stream) { ENTER("hipStreamSynchronize"); STREAM_OF(stream); return synchronize(s); }
 int hipMalloc(Handle *at, size_t bytes) { ENTER("hipMalloc"); return take(at, bytes); }
 int hipFree(Handle at) { ENTER("hipFree"); return give_back(at); }
+int hipMemGetInfo(size_t *free_bytes, size_t *total) { ENTER("hipMemGetInfo"); return free_memory(free_bytes, total); }
 int hipHostMalloc(void **at, size_t bytes, unsigned flags) {
     (void)flags;
     ENTER("hipHostMalloc");
@@ -53,25 +54,32 @@ int hipHostFree(void *at) { ENTER("hipHostFree"); return give_back_pinned(at); }
 int hipMemcpyHtoDAsync(Handle to, const void *from, size_t bytes, Handle stream) {
     ENTER("hipMemcpyHtoDAsync");
     STREAM_OF(stream);
-    return copy_in(to, from, bytes);
+    return copy_in(s, to, from, bytes);
 }
 int hipMemcpyDtoHAsync(void *to, Handle from, size_t bytes, Handle stream) {
     ENTER("hipMemcpyDtoHAsync");
     STREAM_OF(stream);
-    return copy_out(to, from, bytes);
+    return copy_out(s, to, from, bytes);
 }
 int hipMemcpyDtoDAsync(Handle to, Handle from, size_t bytes, Handle stream) {
     ENTER("hipMemcpyDtoDAsync");
     STREAM_OF(stream);
-    return copy(to, from, bytes);
+    return copy(s, to, from, bytes);
 }
 int hipMemsetD32Async(Handle to, int word, size_t words, Handle stream) {
     ENTER("hipMemsetD32Async");
     STREAM_OF(stream);
-    return fill(to, (uint32_t)word, words);
+    return fill(s, to, (uint32_t)word, words);
 }
+int hipEventCreateWithFlags(Handle *event, unsigned flags) {
+    ENTER("hipEventCreateWithFlags");
+    return flags == 2 ? new_event(event) : misuse("event");
+}
+int hipEventRecord(Handle event, Handle stream) { ENTER("hipEventRecord"); STREAM_OF(stream); return record_event(event, s); }
+int hipEventSynchronize(Handle event) { ENTER("hipEventSynchronize"); return wait_for_event(event); }
+int hipEventDestroy(Handle event) { LOCK; return destroy_event(event); }
 int hipModuleLoadData(Handle *module, const void *image) { ENTER("hipModuleLoadData"); return load(module, image); }
-int hipModuleUnload(Handle module) { return unload(module); }
+int hipModuleUnload(Handle module) { LOCK; return unload(module); }
 int hipModuleGetFunction(Handle *made, Handle module, const char *name) {
     ENTER("hipModuleGetFunction");
     /* No attribute is needed here for more shared memory. */
@@ -84,25 +92,26 @@ int hipModuleLaunchKernel(Handle function, unsigned gx, unsigned gy, unsigned gz
     ENTER("hipModuleLaunchKernel");
     STREAM_OF(stream);
     unsigned grid[3] = {gx, gy, gz}, block[3] = {x, y, z};
-    return extra ? misuse("extra") : launch(function, grid, block, shared, arguments, 1);
+    return extra ? misuse("extra") : launch(s, function, grid, block, shared, arguments, 1);
 }
 #ifndef WITHOUT_GRAPHS
 int hipStreamBeginCapture(Handle stream, int mode) {
     ENTER("hipStreamBeginCapture");
     STREAM_OF(stream);
-    return mode == 1 ? begin() : misuse("mode");
+    return mode == 1 ? begin(s) : misuse("mode");
 }
 int hipStreamEndCapture(Handle stream, Handle *graph) {
+    LOCK;
     STREAM_OF(stream);
     int code = enter("hipStreamEndCapture", 1);
-    broken |= code;
-    return code ? (end(graph), code) : end(graph);
+    s->broken |= code;
+    return code ? (end(s, graph), code) : end(s, graph);
 }
 int hipGraphInstantiate(Handle *made, Handle graph, void *node, char *text, size_t len) {
     ENTER("hipGraphInstantiate");
     return node || text || len ? misuse("log") : instantiate(made, graph);
 }
-int hipGraphLaunch(Handle executable, Handle stream) { ENTER("hipGraphLaunch"); STREAM_OF(stream); return run(executable); }
-int hipGraphExecDestroy(Handle executable) { return destroy(executable); }
-int hipGraphDestroy(Handle graph) { return destroy_graph(graph); }
+int hipGraphLaunch(Handle executable, Handle stream) { ENTER("hipGraphLaunch"); STREAM_OF(stream); return run(s, executable); }
+int hipGraphExecDestroy(Handle executable) { LOCK; return destroy(executable); }
+int hipGraphDestroy(Handle graph) { LOCK; return destroy_graph(graph); }
 #endif

@@ -116,7 +116,9 @@ class Policy:
 
     Weights are mapped from the file, which must not change while it is open, and compared with their hashes here, so that
     no action waits for it. ``threads`` 0 is one for each core; results do not depend on it. ``pin`` lists processors to run
-    on. ``lock_weights`` keeps the weights in memory, which needs the right to lock that much.
+    on. ``lock_weights`` keeps the weights in memory, which needs the right to lock that much. ``warm`` lists lengths of
+    prompts, in tokens with those of images, whose runs a GPU (``cuda``, ``rocm``) records here and not at the first
+    request; None is for those of the file (``dreamc build --warm``), an empty list for none.
     """
 
     def __new__(
@@ -127,6 +129,7 @@ class Policy:
         threads: int = 0,
         pin: Sequence[int] = (),
         lock_weights: bool = False,
+        warm: Sequence[int] | None = None,
     ) -> Policy: ...
     @property
     def info(self) -> PolicyInfo: ...
@@ -188,6 +191,7 @@ class Model:
         threads: int = 0,
         pin: Sequence[int] = (),
         lock_weights: bool = False,
+        warm: Sequence[int] | None = None,
     ) -> Model: ...
     @property
     def info(self) -> ModelInfo: ...
@@ -227,5 +231,6 @@ def load(
     threads: int = 0,
     pin: Sequence[int] = (),
     lock_weights: bool = False,
+    warm: Sequence[int] | None = None,
 ) -> Policy | Model:
     """Opens an artifact: a `Policy` where it acts, else a `Model`."""
