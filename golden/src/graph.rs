@@ -11,6 +11,7 @@ use dreamc_backend_gpu::Modules;
 use dreamc_device_cpu::{CpuDevice, CpuOptions, Isa};
 use dreamc_interp::{Data, Tensor, seeded};
 use dreamc_ir::{Graph, Module, Port, Type, Value, verify};
+use dreamc_kernels::Target;
 use dreamc_num::DType;
 use dreamc_runtime::{Device, Stepper, WeightView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,6 +101,8 @@ pub enum On {
     Wgpu,
     /// Kernels of the target of this name, on the host: see [`crate::host`].
     Host(&'static str),
+    /// The same of Hopper's, where warpgroups multiply rows however few they are.
+    Groups,
 }
 
 impl On {
@@ -120,6 +123,7 @@ impl fmt::Display for On {
             On::Cpu(isa) => write!(f, "cpu with {isa}"),
             On::Wgpu => f.write_str("wgpu"),
             On::Host(target) => write!(f, "{target} on the host"),
+            On::Groups => f.write_str("warpgroups on the host"),
         }
     }
 }
@@ -153,9 +157,18 @@ pub fn execute_all(
             Emitted::new(Place::Wgpu, module, entry).run_on(Place::Wgpu, module, entry, requests, weights)
         }
         On::Host(target) => {
-            let kernels =
-                dreamc_kernels::Target::named(target).unwrap_or_else(|| panic!("no target {target}"));
+            let kernels = Target::named(target).unwrap_or_else(|| panic!("no target {target}"));
             let emitted = Emitted::as_sources(target.to_owned(), kernels, module, entry);
+            emitted
+                .run(module, entry, requests, weights, &|code, views| Box::new(HostDevice::new(code, views)))
+        }
+        On::Groups => {
+            // Without products of warps.
+            let file = include_str!("../../kernels/targets/sm_90a.toml");
+            let file = file.replace("matrix = [\"f16\", \"bf16\"]", "matrix = []");
+            let kernels = Target::parse(&file).unwrap_or_else(|e| panic!("{e}"));
+            assert!(kernels.capabilities().matrix.is_empty());
+            let emitted = Emitted::as_sources("sm_90a".to_owned(), kernels, module, entry);
             emitted
                 .run(module, entry, requests, weights, &|code, views| Box::new(HostDevice::new(code, views)))
         }

@@ -196,6 +196,27 @@ fn bf16_on_cuda() {
     assert!(judged > 20, "{judged} rows judged");
 }
 
+/// Rows enough for warpgroups: Hopper's answers are those of warps, but for the order of sums.
+#[test]
+fn rows_by_warpgroups() {
+    let options = BuildOptions { dtype: DType::BF16, max_prompt: 20, max_batch: 6, ..text_options() };
+    let ampere = Built::emulated(&EMULATOR, Cuda, &options);
+    let hopper = Built::emulated_as(&EMULATOR, Cuda, ("cuda:sm_90a", 90), &options);
+    let mut model = hopper.open_emulated(Cuda);
+    assert_eq!(model.device(), Some("cuda, Stub 0 (sm_90)"));
+    let row = |first: i32| (0..20).map(|i| 7 + (first + 31 * i) % 400).collect();
+    let request = Forward { input_ids: (0..6).map(row).collect(), ..Forward::default() };
+    let found = logits(&mut model, &request);
+    let launched = log(&hopper, &["launch"]);
+    assert!(launched.iter().any(|line| line.contains("wgmma")), "{launched:?}");
+    let wanted = logits(&mut ampere.open_emulated(Cuda), &request);
+    assert_eq!(found.len(), wanted.len());
+    for (row, (found, wanted)) in found.chunks(512).zip(wanted.chunks(512)).enumerate() {
+        let near = cosine(found, wanted);
+        assert!(near > 0.999, "row {row} has a cosine of {near}");
+    }
+}
+
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()

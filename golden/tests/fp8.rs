@@ -8,8 +8,13 @@ use dreamc_golden::runners::{Interpreter, build_options};
 use dreamc_golden::{Fixture, sudoku};
 #[cfg(target_os = "linux")]
 use {
-    dream::DeviceKind, dreamc_golden::emulator::Emulator, dreamc_golden::fp8::judge_forward,
-    dreamc_golden::runners::Compiled, dreamc_num::DType, std::path::Path, std::sync::LazyLock,
+    dream::DeviceKind,
+    dreamc_golden::emulator::Emulator,
+    dreamc_golden::fp8::judge_forward,
+    dreamc_golden::runners::{Compiled, Place},
+    dreamc_num::DType,
+    std::path::Path,
+    std::sync::LazyLock,
 };
 
 #[cfg(target_os = "linux")]
@@ -51,8 +56,10 @@ fn solves_as_many_puzzles() {
 #[cfg(target_os = "linux")]
 #[test]
 fn text_on_an_emulated_gpu() {
+    let ada = |options: &BuildOptions| Compiled::emulated(&EMULATOR, DeviceKind::Cuda, options);
+    let hopper = |options: &BuildOptions| Compiled::of(Place::Hopper(&EMULATOR), options);
     for dtype in [DType::F32, DType::BF16] {
-        let make = |options: &BuildOptions| Compiled::emulated(&EMULATOR, DeviceKind::Cuda, options);
-        judge_forward(dtype, &make).iter().for_each(|line| println!("{line}"));
+        judge_forward(dtype, &ada).iter().for_each(|line| println!("sm_89: {line}"));
+        judge_forward(dtype, &hopper).iter().for_each(|line| println!("sm_90a: {line}"));
     }
 }

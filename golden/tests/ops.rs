@@ -39,6 +39,13 @@ fn for_cuda_in_fp8() {
     judge(On::Host("sm_89"), &[DType::BF16], true);
 }
 
+/// Warpgroups multiply, in bf16 and in fp8.
+#[test]
+fn for_hopper() {
+    judge(On::Groups, &[DType::BF16], false);
+    judge(On::Groups, &[DType::BF16], true);
+}
+
 #[test]
 fn for_rocm() {
     judge(On::Host("gfx942"), &[DType::F32], false);

@@ -33,10 +33,20 @@ impl Built {
 
     /// Builds an artifact for an emulated device; the driver's library lies beside it.
     pub fn emulated(emulator: &Emulator, kind: DeviceKind, options: &BuildOptions) -> Built {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let fp8 = options.quant.as_ref().is_some_and(|quant| quant.bits == Bits::Fp8);
         // The first of CUDA's that has it.
         let (target, capability) = if fp8 { ("cuda:sm_89", 89) } else { (emulated_target(kind), 80) };
+        Built::emulated_as(emulator, kind, (target, capability), options)
+    }
+
+    /// The same for a target, and a device of a capability: 90 for sm_90a.
+    pub fn emulated_as(
+        emulator: &Emulator,
+        kind: DeviceKind,
+        (target, capability): (&str, u32),
+        options: &BuildOptions,
+    ) -> Built {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let output = folder.path().join(ARTIFACT);
         emulator.build(&BuildOptions { output, targets: vec![parse(target)], ..options.clone() });
         emulator.driver(kind, capability, &folder.path().join(DRIVER));
@@ -81,7 +91,12 @@ pub enum Place<'a> {
     Device(DeviceKind, &'static str),
     /// On an emulated device.
     Emulated(&'a Emulator, DeviceKind),
+    /// On an emulated Hopper.
+    Hopper(&'a Emulator),
 }
+
+/// Hopper's target, and its capability.
+const HOPPER: (&str, u32) = ("cuda:sm_90a", 90);
 
 fn emulated_target(kind: DeviceKind) -> &'static str {
     if kind == DeviceKind::Cuda { "cuda:sm_80" } else { "rocm:gfx942" }
@@ -100,6 +115,7 @@ impl Place<'_> {
             Place::Wgpu => "wgpu",
             Place::Device(_, target) => target,
             Place::Emulated(_, kind) => emulated_target(kind),
+            Place::Hopper(_) => HOPPER.0,
         })
     }
 
@@ -109,6 +125,7 @@ impl Place<'_> {
             Place::Cpu => DeviceKind::Cpu,
             Place::Wgpu => DeviceKind::Wgpu,
             Place::Device(kind, _) | Place::Emulated(_, kind) => kind,
+            Place::Hopper(_) => DeviceKind::Cuda,
         }
     }
 
@@ -116,6 +133,7 @@ impl Place<'_> {
         let targets = vec![self.target(options.dtype)];
         match self {
             Place::Emulated(emulator, kind) => Built::emulated(emulator, kind, options),
+            Place::Hopper(emulator) => Built::emulated_as(emulator, DeviceKind::Cuda, HOPPER, options),
             Place::Cpu | Place::Wgpu | Place::Device(..) => {
                 Built::new(&BuildOptions { targets, ..options.clone() })
             }
@@ -134,6 +152,7 @@ impl Place<'_> {
                 vec![built.open_with(&OpenOptions { device, ..OpenOptions::default() })]
             }
             Place::Emulated(_, kind) => vec![built.open_emulated(kind)],
+            Place::Hopper(_) => vec![built.open_emulated(DeviceKind::Cuda)],
         }
     }
 }
