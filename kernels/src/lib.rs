@@ -25,6 +25,7 @@
 
 mod attention;
 mod attention_matrix;
+mod candidates;
 mod distribution;
 mod elementwise;
 mod emit;
@@ -50,6 +51,7 @@ mod stage;
 mod target;
 mod tidy;
 mod tile;
+mod weigh;
 
 pub use attention::{Attention, AttentionEngine};
 pub use elementwise::{Elementwise, Map};
@@ -69,3 +71,4 @@ pub use segments::Segments;
 pub use slots::Slots;
 pub use target::{Capabilities, Target, TargetError};
 pub use tile::MatrixTile;
+pub use weigh::Weigh;

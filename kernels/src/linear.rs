@@ -171,14 +171,8 @@ impl Linear {
     /// number of rows, each up to so many.
     pub fn fitted(self, most: u32, target: &Target) -> Vec<(u32, Linear)> {
         let capabilities = target.capabilities();
-        let weights = 1 + u32::from(self.swiglu);
         let matrix = |(up_to, tile)| (up_to, Linear { engine: Engine::Matrix(tile), ..self });
-        let operand = tile::Matrix {
-            columns: self.features() * weights,
-            k_bytes: self.k * 2,
-            shared: !self.swiglu && self.rope.is_none(),
-        };
-        let table = MatrixTile::table(most, operand, capabilities);
+        let table = MatrixTile::table(most, self.operand(), capabilities);
         let table: Vec<(u32, Linear)> = table.into_iter().map(matrix).collect();
         let will_do = |linear: &Linear| linear.lacks(target).is_none() && linear.check(capabilities).is_ok();
         if table.iter().all(|(_, linear)| will_do(linear)) {
@@ -186,6 +180,15 @@ impl Linear {
         }
         let tile = if most <= Tile::FLAT.rows { Tile::FLAT } else { Tile::WIDE };
         vec![(u32::MAX, Linear { engine: Engine::Units(tile), ..self })]
+    }
+
+    /// What rows are multiplied with.
+    pub(crate) fn operand(&self) -> tile::Matrix {
+        tile::Matrix {
+            columns: self.features() * (1 + u32::from(self.swiglu)),
+            k_bytes: self.k * 2,
+            shared: !self.swiglu && self.rope.is_none(),
+        }
     }
 
     /// Workgroups that share K.

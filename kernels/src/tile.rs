@@ -139,13 +139,18 @@ impl MatrixTile {
     ];
 
     /// Clocks that the busiest multiprocessor needs for `rows` rows and `matrix`.
-    fn clocks_of(self, rows: u32, matrix: Matrix, capabilities: &Capabilities) -> u64 {
+    pub(crate) fn clocks_of(self, rows: u32, matrix: Matrix, capabilities: &Capabilities) -> u64 {
         let tiles = rows.div_ceil(self.rows).saturating_mul(matrix.columns.div_ceil(self.columns));
         let groups = u64::from(tiles) * u64::from(self.splits);
         let own = groups.div_ceil(u64::from(capabilities.processors.max(1)));
         let step = (own * u64::from(self.clocks(capabilities.products))).max(u64::from(self.waits()));
         let steps = matrix.k_bytes.div_ceil(self.depth).div_ceil(self.splits);
         step * u64::from(steps) + own * u64::from(self.adding())
+    }
+
+    /// Whether workgroups may share K of `matrix`, and each has a step for every stage.
+    pub(crate) const fn shares(self, matrix: Matrix) -> bool {
+        matrix.shared && matrix.k_bytes / self.depth / self.splits >= self.stages
     }
 
     /// Clocks in which a workgroup of several that share K hands over its sums, and the last adds them, with 32 bytes a clock to L2
@@ -175,9 +180,7 @@ impl MatrixTile {
                 break;
             }
             let clocks = |tile: &MatrixTile| tile.clocks_of(end, matrix, capabilities);
-            let fits = |tile: &MatrixTile| {
-                tile.splits == 1 || matrix.shared && matrix.k_bytes / tile.depth / tile.splits >= tile.stages
-            };
+            let fits = |tile: &MatrixTile| tile.splits == 1 || tile.shares(matrix);
             let best =
                 MatrixTile::MANY.into_iter().filter(fits).min_by_key(clocks).unwrap_or(MatrixTile::WIDE);
             let tile = match end {

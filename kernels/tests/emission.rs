@@ -4,7 +4,7 @@ use dreamc_kernels::{
     Activation, Attention, AttentionEngine, Behind, Confidence, Elementwise, Embed, EmitError, Emitted,
     Engine, Extent, Float, Form, Greedy, Groups, Kernel, Linear, LinearFp8, Map, MatrixTile, Norm, Open,
     Residual, Rope, RopeTable, RoundRows, Rows, Sampler, Segments, Slots, Statistic, Table, Target, Tile,
-    TimestepEmbed, Word,
+    TimestepEmbed, Weigh, Word,
 };
 use dreamc_num::stream::Lane;
 use std::fmt::Write as _;
@@ -140,6 +140,7 @@ fn on_matrix_units() -> Vec<Kernel> {
     ];
     let attentions =
         [attention(Float::BF16, true, false), attention(Float::F16, false, true), Kernel::Segments(Segments)];
+    let attentions = attentions.into_iter().chain([Kernel::Weigh(Weigh { y: Float::F32 })]);
     linears.map(Kernel::Linear).into_iter().chain(attentions).collect()
 }
 
@@ -179,6 +180,7 @@ fn half(kernel: &Kernel, half: Float) -> Kernel {
         Kernel::Attention(k) => k.float = half,
         Kernel::RoundRows(k) => k.x = half,
         Kernel::LinearFp8(k) => k.y = half,
+        Kernel::Weigh(k) => k.y = half,
     }
     kernel
 }
@@ -251,7 +253,8 @@ fn snapshots_in_16_bits() {
                 | Kernel::Slots(_)
                 | Kernel::Open(_)
                 | Kernel::RoundRows(_)
-                | Kernel::LinearFp8(_) => false,
+                | Kernel::LinearFp8(_)
+                | Kernel::Weigh(_) => false,
             };
             for float in floats.iter().filter(|_| chosen) {
                 snapshot(name, &half(&kernel, *float));
