@@ -428,5 +428,6 @@ fn manifest(entry: &str, target: &str) -> Manifest {
         entries: vec![entry.to_owned()],
         aliases: Vec::new(),
         reference: BTreeMap::new(),
+        tuned: Vec::new(),
     }
 }

@@ -39,6 +39,7 @@ pub(super) fn manifest(
         entries: options.entries.iter().map(|e| e.name().to_owned()).collect(),
         aliases: aliases(config),
         reference,
+        tuned: Vec::new(),
     }
 }
 
@@ -67,6 +68,7 @@ fn settings(options: &BuildOptions, config: &ModelConfig) -> BTreeMap<String, St
         settings.push(("new-tokens", options.new_tokens.to_string()));
     }
     settings.extend(options.max_slots.map(|slots| ("max-slots", slots.to_string())));
+    settings.extend(options.candidates.map(|n| ("candidates", n.to_string())));
     settings.extend(options.image.map(|[width, height]| ("image", format!("{width}x{height}"))));
     if options.entries.contains(&Entry::Act) && config.variant == Variant::Vla {
         let act = &options.act;

@@ -2,6 +2,7 @@
 #![no_std]
 extern crate alloc;
 
+mod candidates;
 pub mod canvas;
 pub mod device;
 mod launch;
@@ -11,6 +12,7 @@ mod run;
 mod slots;
 pub mod stepper;
 
+pub use candidates::{Chosen, Unfolded, chosen, unfolded};
 pub use canvas::{Canvas, CanvasError};
 pub use device::{Device, DeviceError, Operand, Shape, WeightView};
 pub use launch::{Grid, operand};

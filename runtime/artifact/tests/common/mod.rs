@@ -116,6 +116,7 @@ pub(crate) fn manifest() -> Manifest {
         entries: vec!["generate".into()],
         aliases: vec![("hidden.0".into(), "model".into())],
         reference: [("forward".into(), dreamc_artifact::Work { flop: 3, bytes: 4 })].into(),
+        tuned: Vec::new(),
     }
 }
 
