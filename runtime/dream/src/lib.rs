@@ -22,10 +22,11 @@ mod map;
 mod model;
 mod policy;
 mod status;
+mod tune;
 mod visual;
 
 pub use device::{DeviceChoice, DeviceKind};
-pub use dreamc_artifact::Manifest;
+pub use dreamc_artifact::{Manifest, Timed, Tuned, TunedChoice};
 pub use dreamc_device_cpu::Isa;
 pub use dreamc_front::image::{Grid, Image, ImageError, Patches};
 pub use dreamc_front::settings::{ActionSettings, ImageSettings, Mode};
@@ -38,4 +39,5 @@ pub use generate::{Generate, Generated, Sampling, Step};
 pub use model::{Model, OpenOptions, verify};
 pub use policy::{ActOptions, Actions, Observation, Policy};
 pub use status::Status;
+pub use tune::{Held, limit};
 pub use visual::Visual;

@@ -29,6 +29,8 @@ pub struct OpenOptions {
     pub lock_weights: bool,
     /// The driver's library, where the system does not find it by its name. Of CUDA and ROCm.
     pub driver: Option<PathBuf>,
+    /// Told what the user should know and that is no error, as it is found out; none tells nobody.
+    pub warn: Option<fn(&str)>,
 }
 
 self_cell!(
