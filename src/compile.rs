@@ -8,6 +8,7 @@ mod manifest;
 mod options;
 mod quantize;
 mod reader;
+mod rewrite;
 mod target;
 
 use crate::cost::{self, Cost, Lengths, Whole};
@@ -45,9 +46,10 @@ use std::path::{Path, PathBuf};
 pub use calibrate::{Collector, Parent, Statistics};
 pub use code::{Completed, complete};
 pub use finalize::{Finalized, finalize};
-pub use options::{ActOptions, BuildOptions, Golden, entries};
+pub use options::{ActOptions, BuildOptions, CANDIDATES_MAX, Golden, entries};
 pub use quantize::{Bits, Keep, Quantization, Stored, StoredMatrix, quantize, sensitive};
 pub use reader::NonFinite;
+pub use rewrite::rewrite;
 pub use target::BuildTarget;
 
 /// Files that tell that a checkpoint has a tokenizer.
@@ -565,7 +567,8 @@ fn emit(
     let verified = |module| {
         verify(module).map_err(|source| BuildError::Unsound { after: "the last pass".to_owned(), source })
     };
-    let mut modules = target.kernels().map(Modules::new);
+    let modules = target.kernels().map(Modules::new);
+    let mut modules = modules.map(|modules| modules.with(options.candidates()));
     let mut program = |module, entry: &str, name: &str| {
         let verified = verified(module)?;
         Ok::<_, BuildError>(match &mut modules {

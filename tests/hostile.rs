@@ -215,6 +215,7 @@ fn options(checkpoint: &Checkpoint) -> BuildOptions {
         lora: None,
         quant: None,
         allow_non_finite: false,
+        candidates: None,
         verify_each: false,
         without: vec![],
         golden: None,

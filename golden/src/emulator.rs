@@ -13,6 +13,7 @@ use crate::library::{Compiler, Language, Source};
 use dream::DeviceKind;
 use dreamc::compile::{BuildOptions, build};
 use dreamc_artifact::code::{Code, Form, Image, Module, encode_code};
+use dreamc_artifact::plan::Plan;
 use dreamc_artifact::{Artifact, Kind, assemble};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -73,12 +74,18 @@ impl Emulator {
 
     /// Builds an artifact whose kernels a driver of [`Emulator::driver`] runs.
     pub fn build(&self, options: &BuildOptions) {
+        self.build_edited(options, &|_, _| ());
+    }
+
+    /// As [`Emulator::build`], with the sources of a plan's kernels changed before they are compiled.
+    pub fn build_edited(&self, options: &BuildOptions, edit: &dyn Fn(&Plan, &mut Code)) {
         let file = sources_of(options);
         let artifact = Artifact::open(&file).unwrap_or_else(|e| panic!("{e}"));
         let targets = &artifact.manifest().targets;
         let mut codes = targets.iter().map(|target| {
-            let code = artifact.code(target).expect("it is one of the artifact's targets");
-            encode_code(&self.compiled(code)).expect("the code can be written")
+            let mut code = artifact.code(target).expect("it is one of the artifact's targets").clone();
+            edit(artifact.plan(target).expect("it has a plan"), &mut code);
+            encode_code(&self.compiled(&code)).expect("the code can be written")
         });
         let mut weights_hash = [0; 32];
         let mut sections = Vec::new();

@@ -442,5 +442,6 @@ fn manifest(entry: &str, target: &str) -> Manifest {
         aliases: Vec::new(),
         reference: BTreeMap::new(),
         warm: Vec::new(),
+        tuned: Vec::new(),
     }
 }

@@ -77,14 +77,8 @@ impl Case {
 }
 
 /// How far results may be off, as a share of the largest: the interpreter rounds no activations, the device rounds each
-/// once, and a case has at most four of them in a row.
-pub fn limit(dtype: DType) -> f32 {
-    match dtype {
-        DType::BF16 => 4.0 / 256.0,
-        DType::F16 => 4.0 / 2048.0,
-        DType::F32 | DType::I32 | DType::U32 | DType::Bool => 1e-4,
-    }
-}
+/// once, and a case has at most four of them in a row. What `dreamc tune` goes by, too.
+pub use dream::limit;
 
 /// Of attention: weights are powers of scores, and in those are the roundings of both queries and keys, which are normed,
 /// multiplied and turned before.

@@ -113,6 +113,7 @@ impl Trained {
             lora: None,
             quant: self.quant.clone(),
             allow_non_finite: false,
+            candidates: None,
             verify_each: false,
             without: vec![],
             golden: None,

@@ -68,6 +68,7 @@ fn compile(
         lora: None,
         quant: None,
         allow_non_finite: false,
+        candidates: None,
         verify_each: true,
         without: vec![],
         golden: None,

@@ -39,6 +39,7 @@ fn options(checkpoint: &Path, output: &Path) -> BuildOptions {
         lora: None,
         quant: None,
         allow_non_finite: false,
+        candidates: None,
         verify_each: false,
         without: vec![],
         golden: None,

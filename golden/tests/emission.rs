@@ -1,23 +1,34 @@
 //! The kernels of plans with the shapes of the 7B models: emitted for every target, and compiled or validated by what
 //! can be had with no GPU. No weights are needed for that.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests; one prints how many kernels there are")]
 
 use dreamc::compile::BuildTarget;
 use dreamc_artifact::plan::{Place, Plan, Step};
 use dreamc_artifact::{place, validate};
 use dreamc_backend::Constants;
 use dreamc_backend::toolchain::Search;
-use dreamc_backend_gpu::Modules;
+use dreamc_backend_gpu::{Candidates, Modules};
 use dreamc_frontend::synth::Size;
 use dreamc_golden::shapes::models;
 use dreamc_ir::verify;
 use dreamc_kernels::{Capabilities, Emitted, Form};
 use dreamc_num::DType;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// All kernels of the models for a target. The plans pass the loader's checks.
 fn emit(target: &BuildTarget, dtype: DType) -> Vec<Emitted> {
-    let mut modules = Modules::new(target.kernels().unwrap());
+    emit_with(target, dtype, Candidates::NONE).0
+}
+
+/// The same with candidates; which of the kernels are launched without being chosen, and how many choices all programs leave.
+fn emit_with(
+    target: &BuildTarget,
+    dtype: DType,
+    candidates: Candidates,
+) -> (Vec<Emitted>, BTreeSet<u32>, usize) {
+    let (mut usual, mut choices) = (BTreeSet::new(), 0);
+    let mut modules = Modules::new(target.kernels().unwrap()).with(candidates);
     for (module, entries) in models(Size::SevenB, dtype) {
         let mut constants = Constants::default();
         let verified = verify(&module).unwrap_or_else(|e| panic!("{e}"));
@@ -32,8 +43,20 @@ fn emit(target: &BuildTarget, dtype: DType) -> Vec<Emitted> {
         place(&mut table).unwrap();
         validate(&plan, &modules.to_code(), &table).unwrap_or_else(|e| panic!("{target}: {e}"));
         assert_bindings(&plan, &modules);
+        let launches = plan.programs.iter().flat_map(|p| p.dispatches()).flat_map(|d| &d.launches);
+        usual.extend(launches.filter(|launch| launch.is_usual()).map(|launch| launch.module));
+        choices += plan.programs.iter().map(|program| program.choices().len()).sum::<usize>();
     }
-    modules.list().to_vec()
+    (modules.list().to_vec(), usual, choices)
+}
+
+/// Candidates travel where time is spent, on matrix units: the build takes them, and no more than that.
+#[test]
+fn candidates_of_7b() {
+    let (kernels, usual, choices) = emit_with(&target("cuda:sm_90a"), DType::BF16, Candidates::HOT);
+    println!("{} kernels, {} with candidates, {choices} choices", usual.len(), kernels.len());
+    assert!(choices > 20, "{choices} choices");
+    assert!(kernels.len() <= 3 * usual.len(), "{} kernels instead of {}", kernels.len(), usual.len());
 }
 
 /// No launch binds more than the target can: `lm_head` alone has 1.09 GB.

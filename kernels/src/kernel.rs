@@ -16,6 +16,7 @@ use crate::sampler::Sampler;
 use crate::segments::Segments;
 use crate::slots::Slots;
 use crate::target::Target;
+use crate::weigh::Weigh;
 use serde::Deserialize;
 
 /// A kernel: which family, and what is fixed in it.
@@ -53,6 +54,8 @@ pub enum Kernel {
     RoundRows(RoundRows),
     /// Matmuls of such codes.
     LinearFp8(LinearFp8),
+    /// Rows left for a norm.
+    Weigh(Weigh),
 }
 
 /// A float type of activations.
@@ -107,6 +110,7 @@ impl Kernel {
             Kernel::TimestepEmbed(kernel) => kernel.name(),
             Kernel::RoundRows(kernel) => kernel.name(),
             Kernel::LinearFp8(kernel) => kernel.name(),
+            Kernel::Weigh(kernel) => kernel.name(),
         }
     }
 
@@ -149,6 +153,7 @@ impl Kernel {
             Kernel::Attention(kernel) => vec![kernel.float],
             Kernel::RoundRows(kernel) => vec![kernel.x],
             Kernel::LinearFp8(kernel) => vec![kernel.y],
+            Kernel::Weigh(kernel) => vec![kernel.y, Float::BF16],
         }
     }
 
@@ -170,7 +175,8 @@ impl Kernel {
             | Kernel::Sampler(_)
             | Kernel::Slots(_)
             | Kernel::Open(_)
-            | Kernel::TimestepEmbed(_) => None,
+            | Kernel::TimestepEmbed(_)
+            | Kernel::Weigh(_) => None,
         }
     }
 
@@ -192,7 +198,8 @@ impl Kernel {
             | Kernel::Slots(_)
             | Kernel::Open(_)
             | Kernel::TimestepEmbed(_)
-            | Kernel::RoundRows(_) => Ok(()),
+            | Kernel::RoundRows(_)
+            | Kernel::Weigh(_) => Ok(()),
         }
     }
 
@@ -214,6 +221,7 @@ impl Kernel {
             Kernel::TimestepEmbed(kernel) => kernel.launch(recorder),
             Kernel::RoundRows(kernel) => kernel.launch(recorder),
             Kernel::LinearFp8(kernel) => kernel.launch(recorder),
+            Kernel::Weigh(kernel) => kernel.launch(recorder),
         }
     }
 }

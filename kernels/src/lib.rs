@@ -25,6 +25,7 @@
 
 mod attention;
 mod attention_matrix;
+mod candidates;
 mod distribution;
 mod elementwise;
 mod emit;
@@ -51,6 +52,7 @@ mod stage;
 mod target;
 mod tidy;
 mod tile;
+mod weigh;
 mod wgmma;
 
 pub use attention::{Attention, AttentionEngine};
@@ -71,3 +73,4 @@ pub use segments::Segments;
 pub use slots::Slots;
 pub use target::{Capabilities, Target, TargetError};
 pub use tile::{Instruction, MatrixTile};
+pub use weigh::Weigh;

@@ -171,22 +171,8 @@ impl Linear {
     /// number of rows, each up to so many.
     pub fn fitted(self, most: u32, target: &Target) -> Vec<(u32, Linear)> {
         let capabilities = target.capabilities();
-        let weights = 1 + u32::from(self.swiglu);
         let matrix = |(up_to, tile)| (up_to, Linear { engine: Engine::Matrix(tile), ..self });
-        let operand = tile::Matrix {
-            multiplied: self.multiplied(),
-            columns: self.features() * weights,
-            k_bytes: self.k * 2,
-            shared: !self.swiglu && self.rope.is_none(),
-            ends: match self.more {
-                [0, _] => [self.rope.map_or(0, Turned::features), 0, 0],
-                [second, third] => {
-                    let turned = self.rope.map_or(0, Turned::features);
-                    [self.n, if third > 0 { second } else { 0 }, turned]
-                }
-            },
-        };
-        let table = MatrixTile::table(most, operand, capabilities);
+        let table = MatrixTile::table(most, self.operand(), capabilities);
         let table: Vec<(u32, Linear)> = table.into_iter().map(matrix).collect();
         let will_do = |linear: &Linear| linear.lacks(target).is_none() && linear.check(capabilities).is_ok();
         if table.iter().all(|(_, linear)| will_do(linear)) {
@@ -194,6 +180,22 @@ impl Linear {
         }
         let tile = if most <= Tile::FLAT.rows { Tile::FLAT } else { Tile::WIDE };
         vec![(u32::MAX, Linear { engine: Engine::Units(tile), ..self })]
+    }
+
+    /// What rows are multiplied with.
+    pub(crate) fn operand(&self) -> tile::Matrix {
+        let turned = self.rope.map_or(0, Turned::features);
+        tile::Matrix {
+            multiplied: self.multiplied(),
+            columns: self.features() * (1 + u32::from(self.swiglu)),
+            k_bytes: self.k * 2,
+            shared: !self.swiglu && self.rope.is_none(),
+            ends: match self.more {
+                [0, _] => [turned, 0, 0],
+                [_, 0] => [self.n, turned, 0],
+                [second, _] => [self.n, second, turned],
+            },
+        }
     }
 
     /// Workgroups that share K.

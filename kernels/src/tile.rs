@@ -225,7 +225,7 @@ impl MatrixTile {
     }
 
     /// Clocks that the busiest multiprocessor needs for `rows` rows and `matrix`.
-    fn clocks_of(self, rows: u32, matrix: Matrix, capabilities: &Capabilities) -> u64 {
+    pub(crate) fn clocks_of(self, rows: u32, matrix: Matrix, capabilities: &Capabilities) -> u64 {
         let tiles = rows.div_ceil(self.rows).saturating_mul(matrix.columns.div_ceil(self.columns));
         let groups = u64::from(tiles) * u64::from(self.splits);
         let own = groups.div_ceil(u64::from(capabilities.processors.max(1)));
@@ -245,6 +245,11 @@ impl MatrixTile {
         }
     }
 
+    /// Whether workgroups may share K of `matrix`, and each has a step for every stage.
+    pub(crate) const fn shares(self, matrix: Matrix) -> bool {
+        matrix.shared && matrix.k_bytes / self.depth / self.splits >= self.stages
+    }
+
     /// Clocks in which a workgroup of several that share K hands over its sums, and the last adds them, with 32 bytes a clock to L2
     /// and 64 from there.
     pub(crate) const fn adding(self) -> u32 {
@@ -253,7 +258,7 @@ impl MatrixTile {
     }
 
     /// Those that a request of so many rows may be computed in.
-    fn candidates(rows: u32, matrix: Matrix, capabilities: &Capabilities) -> Vec<MatrixTile> {
+    pub(crate) fn serving(rows: u32, matrix: Matrix, capabilities: &Capabilities) -> Vec<MatrixTile> {
         let by_warps = match matrix.multiplied {
             Multiplied::BF16 => capabilities.matrix.contains(&Float::BF16),
             Multiplied::F16 => capabilities.matrix.contains(&Float::F16),
@@ -273,9 +278,7 @@ impl MatrixTile {
             let splits = if rows > 32 { 1..=4 } else { 1..=1 };
             splits.map(move |splits| MatrixTile { splits, ..tile })
         };
-        let fits = |tile: &MatrixTile| {
-            tile.splits == 1 || matrix.shared && matrix.k_bytes / tile.depth / tile.splits >= tile.stages
-        };
+        let fits = |tile: &MatrixTile| tile.splits == 1 || tile.shares(matrix);
         let whole = |tile: &MatrixTile| matrix.ends.iter().all(|end| end.is_multiple_of(tile.columns));
         warps.chain(groups.into_iter().filter(whole).flat_map(shared)).filter(fits).collect()
     }
@@ -292,7 +295,7 @@ impl MatrixTile {
         let saved = if capabilities.group_products > 0 { 10 } else { 4 };
         let ends: Vec<u32> = (16..=ROWS_MAX).step_by(STEP).chain([MANY_ROWS]).collect();
         let of_end: Vec<Vec<MatrixTile>> =
-            ends.iter().map(|end| MatrixTile::candidates(*end, matrix, capabilities)).collect();
+            ends.iter().map(|end| MatrixTile::serving(*end, matrix, capabilities)).collect();
         let clocks = |tile: &MatrixTile, end: u32| tile.clocks_of(end, matrix, capabilities);
         let best: Vec<u64> = of_end
             .iter()

@@ -76,6 +76,10 @@ pub(crate) struct Args {
     /// checkpoints of Dream-VLA]
     #[arg(long, value_name = "E,..", value_delimiter = ',', value_parser = entry)]
     pub(super) entries: Vec<Entry>,
+    /// Other kernels that travel with every matmul on a GPU's matrix units, for `dreamc tune` to choose from [default: 2
+    /// with those where time is spent]
+    #[arg(long, value_name = "N")]
+    pub(super) candidates: Option<u32>,
     /// Cases of `dreamc golden record` to store, which `dreamc verify` runs
     #[arg(long, value_name = "CASES")]
     pub(super) golden: Option<PathBuf>,

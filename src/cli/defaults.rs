@@ -110,6 +110,7 @@ pub(super) fn options(args: &Args) -> Result<BuildOptions, Failure> {
         act,
         lora: args.lora.clone(),
         allow_non_finite: args.allow_non_finite,
+        candidates: args.candidates,
         verify_each: args.verify_each,
         without: args.without_pass.clone(),
         golden: args.golden.as_deref().map(cases).transpose()?,

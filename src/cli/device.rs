@@ -1,6 +1,7 @@
 //! Opening a model: the flags of every command that runs one, and what the runtime's errors mean here.
 
 use super::error::Failure;
+use super::output::note;
 use dream::{DeviceChoice, DeviceKind, Error, Model, OpenOptions};
 use std::path::Path;
 
@@ -40,7 +41,7 @@ impl ThreadArgs {
 
     fn options(&self) -> OpenOptions {
         let pin = self.pin.as_ref().map(|cpus| cpus.0.clone()).unwrap_or_default();
-        OpenOptions { threads: self.threads.into(), pin, ..OpenOptions::default() }
+        OpenOptions { threads: self.threads.into(), pin, warn: Some(warn), ..OpenOptions::default() }
     }
 }
 
@@ -61,7 +62,12 @@ impl DeviceArgs {
     }
 }
 
-fn open(file: &Path, options: &OpenOptions) -> Result<Model, Failure> {
+/// Says what the runtime found out and is no error.
+pub(crate) fn warn(text: &str) {
+    note(&format!("warning: {text}"));
+}
+
+pub(crate) fn open(file: &Path, options: &OpenOptions) -> Result<Model, Failure> {
     let model = Model::open(file, options).map_err(failure)?;
     if let Some(device) = model.device() {
         tracing::info!("{}: {device}", file.display());

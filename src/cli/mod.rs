@@ -33,6 +33,7 @@ mod table;
 mod targets;
 mod tokenize;
 mod toolchain;
+mod tune;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -68,6 +69,8 @@ enum Command {
     Verify(verify::Args),
     /// Compile kernels that an artifact carries as source
     Finalize(finalize::Args),
+    /// Find the fastest kernels on this machine's GPU, and record them in the artifact
+    Tune(tune::Args),
     /// Write an artifact as a framework of robots opens it
     Export(export::Args),
     /// Turn text into token ids, or back
@@ -127,6 +130,7 @@ fn perform(command: Command) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Finalize(args) => finalize::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Targets(args) => targets::run(&args),

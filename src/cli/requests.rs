@@ -106,16 +106,26 @@ impl Subject {
         request: &Request,
         observer: &mut dyn Observer,
     ) -> Result<Answer, Failure> {
-        let answer = match (request, self) {
+        if let (Request::Act(_), Subject::Model(_)) = (request, &*self) {
+            let help = "this is a bug in dreamc; report it with the command line";
+            return Err(Failure::failed("a policy was not opened as one", help));
+        }
+        self.ask(request, observer).map_err(failure)
+    }
+
+    /// The same, with the runtime's own error.
+    pub(super) fn ask(
+        &mut self,
+        request: &Request,
+        observer: &mut dyn Observer,
+    ) -> Result<Answer, dream::Error> {
+        match (request, self) {
             (Request::Act(seen), Subject::Policy(policy)) => {
                 let (images, proprio) = (seen.images.as_slice(), seen.proprio.as_deref());
                 let observation = Observation { images, task: &seen.task, proprio };
                 policy.act_with(&observation, &seen.options, observer).map(Answer::Actions)
             }
-            (Request::Act(_), Subject::Model(_)) => {
-                let help = "this is a bug in dreamc; report it with the command line";
-                return Err(Failure::failed("a policy was not opened as one", help));
-            }
+            (Request::Act(_), Subject::Model(_)) => Err(dream::Error::Unopened),
             (Request::Forward(request), subject) => {
                 subject.model_mut().forward_with(request, observer).map(Answer::Tensors)
             }
@@ -125,8 +135,7 @@ impl Subject {
             (Request::Generate(request), subject) => {
                 subject.model_mut().generate_with(request, observer).map(Answer::Text)
             }
-        };
-        answer.map_err(failure)
+        }
     }
 }
 
@@ -214,7 +223,7 @@ fn within(flag: &str, given: Option<u32>, max: u32) -> Result<u32, Failure> {
 }
 
 /// Longest row of an entry's program.
-fn longest(model: &Model, entry: Entry) -> Option<u32> {
+pub(super) fn longest(model: &Model, entry: Entry) -> Option<u32> {
     let target = model.target().or_else(|| model.manifest().targets.first().map(String::as_str))?;
     let program = model.artifact().plan(target)?.programs.iter().find(|p| p.name == entry.name())?;
     program.symbols.iter().find(|s| s.name == "S").map(|s| s.max)

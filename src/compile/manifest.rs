@@ -40,6 +40,7 @@ pub(super) fn manifest(
         aliases: aliases(config),
         reference,
         warm: options.warm.clone(),
+        tuned: Vec::new(),
     }
 }
 
@@ -72,6 +73,7 @@ fn settings(options: &BuildOptions, config: &ModelConfig) -> BTreeMap<String, St
         let lengths: Vec<String> = options.warm.iter().map(u32::to_string).collect();
         settings.push(("warm", lengths.join(",")));
     }
+    settings.extend(options.candidates.map(|n| ("candidates", n.to_string())));
     settings.extend(options.image.map(|[width, height]| ("image", format!("{width}x{height}"))));
     if options.entries.contains(&Entry::Act) && config.variant == Variant::Vla {
         let act = &options.act;

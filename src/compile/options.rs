@@ -1,6 +1,8 @@
 //! What to build, and which of it a checkpoint allows.
 
 use super::{Bits, BuildError, BuildTarget, Entry, Quantization};
+use dreamc_artifact::CANDIDATE_COUNT_MAX;
+use dreamc_backend_gpu::Candidates;
 use dreamc_frontend::clock::{DDIM_TRAIN_STEPS, FlowClock};
 use dreamc_frontend::sampler::Alg;
 use dreamc_frontend::vla::Mode;
@@ -54,6 +56,9 @@ pub struct BuildOptions {
     pub cache: Option<PathBuf>,
     /// Leave emitted kernels as source, for [`finalize`](super::finalize), also where a compiler is at hand.
     pub sources: bool,
+    /// Other kernels that travel with each matmul on matrix units, for `dreamc tune`: up to
+    /// [`CANDIDATES_MAX`]. None for [`Candidates::HOT`].
+    pub candidates: Option<u32>,
     /// Verify the graph after every pass.
     pub verify_each: bool,
     /// Passes to leave out, by name; `all` for every pass.
@@ -62,7 +67,15 @@ pub struct BuildOptions {
     pub golden: Option<Golden>,
 }
 
+/// Most candidates beside the model's choice; the portable kernel is one more.
+pub const CANDIDATES_MAX: u32 = CANDIDATE_COUNT_MAX - 2;
+
 impl BuildOptions {
+    /// How many candidates travel with which launches.
+    pub(super) fn candidates(&self) -> Candidates {
+        self.candidates.map_or(Candidates::HOT, |more| Candidates { more, products_min: 0 })
+    }
+
     /// Files and folders that a build reads.
     pub(super) fn inputs(&self) -> Vec<&Path> {
         let BuildOptions { checkpoint, lora, act: ActOptions { stats, heads, .. }, .. } = self;
@@ -179,6 +192,9 @@ pub(super) fn check(options: &BuildOptions, config: &ModelConfig) -> Result<(), 
         if !(1..=max).contains(&found) {
             return fail(option, found.to_string(), &format!("from 1 to {max}"));
         }
+    }
+    if let Some(candidates) = options.candidates.filter(|n| *n > CANDIDATES_MAX) {
+        return fail("--candidates", candidates.to_string(), &format!("from 0 to {CANDIDATES_MAX}"));
     }
     if let Some(name) = options.without.iter().find(|n| *n != ALL && find(n).is_none()) {
         return fail(

@@ -112,7 +112,7 @@ fn rotated(
 }
 
 /// Turns `heads` from the first column on: of `x` into `y`, or of `y` itself.
-fn rotate(
+pub(crate) fn rotate(
     l: &mut Launcher<'_, '_, '_>,
     x: Option<ValueId>,
     y: ValueId,

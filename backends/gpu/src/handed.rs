@@ -1,6 +1,6 @@
 //! What a dispatch has done or found ahead of those that look at its result.
 
-use dreamc_artifact::plan::ValueId;
+use dreamc_artifact::plan::{ValueId, Variant};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// See the module. By the value that was looked at or changed.
@@ -14,6 +14,28 @@ pub(crate) struct Handed {
     pub(crate) weighted: BTreeMap<(ValueId, ValueId), Weighted>,
     /// Logits of which greedy rows were left as they are.
     pub(crate) greedy: BTreeMap<ValueId, GreedyRows>,
+    /// What is left to be chosen on the device; the place in the list is the number.
+    choices: Vec<Left>,
+}
+
+/// What is left to be chosen: the same kernels for the same lengths are one choice, wherever they are launched.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Left {
+    pub(crate) variant: Option<Variant>,
+    /// The modules of each candidate, by its number.
+    pub(crate) kernels: Vec<(u32, u32)>,
+}
+
+impl Handed {
+    /// The number of a choice.
+    pub(crate) fn choice(&mut self, left: Left) -> u32 {
+        let known = self.choices.iter().position(|other| *other == left);
+        let number = known.unwrap_or(self.choices.len());
+        if known.is_none() {
+            self.choices.push(left);
+        }
+        number as u32
+    }
 }
 
 /// Rows times the gain of a norm, and sums of their squares.

@@ -1,10 +1,12 @@
 //! Launches of one dispatch in the making: buffers and scalars by the names that the kernels give them.
 
-use crate::handed::Handed;
+use crate::handed::{Handed, Left};
 use crate::modules::Modules;
 use crate::{float, size};
 use dreamc_artifact::layout::{Layout, fp8_scales_at};
-use dreamc_artifact::plan::{ARENA_ALIGN, Binding, Dim, Kernel, Launch, Scalar, Value, ValueId, Variant};
+use dreamc_artifact::plan::{
+    ARENA_ALIGN, Binding, Candidate, Dim, Kernel, Launch, Scalar, Value, ValueId, Variant,
+};
 use dreamc_backend::{Job, Operand, Users};
 use dreamc_ir::Literal;
 use dreamc_kernels::{self as kernels, Element, Float, Rows, Table};
@@ -55,6 +57,8 @@ pub(crate) struct Launcher<'l, 'a, 's> {
     launches: Vec<Launch>,
     /// Of what is launched from here on.
     variant: Option<Variant>,
+    /// Which of several candidates that is.
+    nth: Option<u32>,
 }
 
 impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
@@ -64,7 +68,7 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
         job: &'l mut Job<'a, 's>,
     ) -> Launcher<'l, 'a, 's> {
         let maxima = job.maxima();
-        Launcher { modules, handed, job, maxima, launches: Vec::new(), variant: None }
+        Launcher { modules, handed, job, maxima, launches: Vec::new(), variant: None, nth: None }
     }
 
     /// Who looks at the first result.
@@ -88,6 +92,11 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
 
     pub(crate) fn target(&self) -> &kernels::Target {
         self.modules.target()
+    }
+
+    /// How many other kernels travel with one of so many products.
+    pub(crate) fn others(&self, products: u64) -> usize {
+        self.modules.others(products)
     }
 
     pub(crate) fn kernel(&self) -> &'a Kernel {
@@ -275,6 +284,8 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
             buffers: bindings,
             scalars: ordered,
             variant: self.variant.clone(),
+            // The number of the choice is known when all its candidates are.
+            candidate: self.nth.map(|nth| Candidate { choice: u32::MAX, nth }),
         });
         Ok(())
     }
@@ -295,6 +306,37 @@ impl<'l, 'a, 's> Launcher<'l, 'a, 's> {
         }
         self.variant = None;
         Ok(())
+    }
+
+    /// Adds the launches of a table of kernels as [`Launcher::variants`] does. Where a row has several kernels each is a
+    /// candidate, and what `portable` adds is the last.
+    pub(crate) fn choose<K>(
+        &mut self,
+        of: &Dim,
+        table: &[(u32, Vec<K>)],
+        mut launch: impl FnMut(&mut Self, &K) -> Result<(), String>,
+        mut portable: impl FnMut(&mut Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        self.variants(of, table, |l, kernels| {
+            if let [only] = kernels.as_slice() {
+                return launch(l, only);
+            }
+            let first = l.launches.len();
+            for (kernel, nth) in kernels.iter().zip(0..) {
+                l.nth = Some(nth);
+                launch(l, kernel)?;
+            }
+            l.nth = Some(kernels.len() as u32);
+            portable(l)?;
+            l.nth = None;
+            let own = l.launches.get(first..).unwrap_or_default();
+            let kernels = own.iter().filter_map(|launch| Some((launch.candidate?.nth, launch.module)));
+            let choice = l.handed.choice(Left { variant: l.variant.clone(), kernels: kernels.collect() });
+            for launch in l.launches.iter_mut().skip(first) {
+                launch.candidate.iter_mut().for_each(|candidate| candidate.choice = choice);
+            }
+            Ok(())
+        })
     }
 
     /// Adds a launch of a kernel that goes through `rows`, one by one, or several launches where the target cannot bind

@@ -21,7 +21,7 @@ mod sampler;
 mod size;
 mod weighted;
 
-pub use modules::Modules;
+pub use modules::{Candidates, Modules};
 
 use dreamc_artifact::layout::Layout;
 use dreamc_artifact::plan::{Activation, Kernel, Launch, Program, Scalar};

@@ -1,14 +1,29 @@
 //! Matmuls: the norm before them is a launch of its own, and so is each weight, and each part of a weight.
 
+use crate::attention;
 use crate::fp8;
 use crate::handed::Weighted;
-use crate::launcher::{Bound, Launcher, Part, count};
+use crate::launcher::{Bound, Launcher, count};
 use crate::weighted;
 use dreamc_artifact::plan::{Activation, Dim, Linear, Scalar, ValueId};
 use dreamc_ir::Op;
-use dreamc_kernels::{self as kernels, Engine, Norm, Residual, Statistic, Table, Tile, Turned};
+use dreamc_kernels::{self as kernels, Engine, Norm, Residual, Statistic, Table, Tile, Turned, Weigh};
 use dreamc_num::DType;
 use dreamc_num::quant::Codes;
+
+/// Kernels by the number of rows, each up to so many: the model's choice and candidates beside it.
+type Kernels = Vec<(u32, Vec<kernels::Linear>)>;
+
+/// Features of the result that are computed with one weight, or a part of one.
+struct Features {
+    weight: Bound,
+    /// With SwiGLU.
+    up: Option<Bound>,
+    /// How many.
+    n: u32,
+    /// The first, as a column of the result.
+    first: u32,
+}
 
 pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<(), String> {
     if linear.smooth {
@@ -66,54 +81,105 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
             weighted: weighted.is_some(),
             engine: Engine::Units(Tile::WIDE),
         };
-        Ok(linear.fitted(most, l.target()))
+        let products = [linear.n, more[0], more[1], k, most];
+        let [n, second, third, k, rows] = products.map(u64::from);
+        let weights = 1 + u64::from(linear.swiglu);
+        let products = (n + second + third) * weights * k;
+        let others = l.others(products.saturating_mul(rows));
+        Ok(linear.candidates(most, l.target(), others))
     };
-    let launch =
-        |l: &mut Launcher<'_, '_, '_>, table: &[(u32, kernels::Linear)], of: &[(&str, Bound)], first| {
-            let mut by_row = vec![("x", x), ("y", y)];
-            by_row.extend(residual.filter(|read| !l.in_place(*read)).map(|read| ("residual", l.read(read))));
-            let turns = table.iter().any(|(_, kernel)| kernel.rope.is_some());
-            if let Some((_, [cos, sin])) = rope.filter(|_| turns) {
-                by_row.extend([("cos", cos), ("sin", sin)]);
-                l.handed.turned.insert(y);
-            }
-            let mut buffers: Vec<(&str, Bound)> =
-                of.iter().copied().chain(bias.map(|bias| ("bias", bias.into()))).collect();
-            let mut scalars = vec![("stride", stride.clone()), ("first", count(first))];
-            if let Some((squares, eps)) = scaled {
-                by_row.push(("squares", squares));
-                scalars.push(("eps", Scalar::Float(eps)));
-            }
-            if let Some((gain, Weighted { rows, squares })) = weighted {
-                by_row.extend([("weighted", rows), ("squares", squares)]);
-                buffers.push(("gain", gain.into()));
-                l.handed.weighted.insert((y, gain), Weighted { rows, squares });
-            }
-            let parts = parts(l, table, most)?;
-            l.variants(&rows, table, |l, kernel| {
-                let shared = parts.filter(|_| kernel.splits() > 1);
-                let shared = shared
-                    .into_iter()
-                    .flat_map(|[parts, counters]| [("parts", parts.into()), ("counters", counters.into())]);
-                let buffers: Vec<(&str, Bound)> = buffers.iter().copied().chain(shared).collect();
-                l.launch_rows(&kernels::Kernel::Linear(*kernel), &rows, &by_row, &buffers, &scalars)
-            })
+    let mut plain_rows = None;
+    let mut launch = |l: &mut Launcher<'_, '_, '_>, mut table: Kernels, parts_of: &[Features]| {
+        let mut by_row = vec![("x", x), ("y", y)];
+        let added = residual.filter(|read| !l.in_place(*read)).map(|read| ("residual", l.read(read)));
+        by_row.extend(added);
+        let first_kernel = table.first().and_then(|(_, kernels)| kernels.first()).copied();
+        let Some(base) = first_kernel else { return Ok(()) };
+        let turned = rope.filter(|_| base.rope.is_some());
+        if let Some((_, [cos, sin])) = turned {
+            by_row.extend([("cos", cos), ("sin", sin)]);
+            l.handed.turned.insert(y);
+        }
+        let names = ["weight", "second", "third"].into_iter();
+        let mut buffers: Vec<(&str, Bound)> =
+            names.zip(parts_of).map(|(name, part)| (name, part.weight)).collect();
+        buffers.extend(parts_of.iter().filter_map(|part| Some(("up", part.up?))));
+        buffers.extend(bias.map(|bias| ("bias", bias.into())));
+        let first = parts_of.first().map_or(0, |part| part.first);
+        let mut scalars = vec![("stride", stride.clone()), ("first", count(first))];
+        if let Some((squares, eps)) = scaled {
+            by_row.push(("squares", squares));
+            scalars.push(("eps", Scalar::Float(eps)));
+        }
+        if let Some((gain, Weighted { rows, squares })) = weighted {
+            by_row.extend([("weighted", rows), ("squares", squares)]);
+            buffers.push(("gain", gain.into()));
+            l.handed.weighted.insert((y, gain), Weighted { rows, squares });
+        }
+        let shares = parts(l, &mut table, most)?;
+        let on_matrix_units = |l: &mut Launcher<'_, '_, '_>, kernel: &kernels::Linear| {
+            let shared = shares.filter(|_| kernel.splits() > 1);
+            let shared = shared
+                .into_iter()
+                .flat_map(|[parts, counters]| [("parts", parts.into()), ("counters", counters.into())]);
+            let buffers: Vec<(&str, Bound)> = buffers.iter().copied().chain(shared).collect();
+            l.launch_rows(&kernels::Kernel::Linear(*kernel), &rows, &by_row, &buffers, &scalars)
         };
+        // What each epilogue of matrix units does is a launch of its own.
+        let by_units = |l: &mut Launcher<'_, '_, '_>| {
+            let x = match scaled {
+                Some((_, eps)) => {
+                    let to = match plain_rows {
+                        Some(to) => to,
+                        None => *plain_rows.insert(normed_rows(l, weights[0])?),
+                    };
+                    norm(l, eps, to)?;
+                    to
+                }
+                None => x,
+            };
+            let by_row: Vec<(&str, ValueId)> = [("x", x), ("y", y)].into_iter().chain(added).collect();
+            for part in parts_of {
+                let mut buffers = vec![("weight", part.weight)];
+                buffers.extend(part.up.map(|up| ("up", up)));
+                buffers.extend(bias.map(|bias| ("bias", bias.into())));
+                let kernel = kernels::Kernel::Linear(base.portable(part.n));
+                let scalars = [("stride", stride.clone()), ("first", count(part.first))];
+                l.launch_rows(&kernel, &rows, &by_row, &buffers, &scalars)?;
+            }
+            if let Some((Turned { heads, head_dim }, angles)) = turned {
+                attention::rotate(l, None, y, heads, head_dim, angles)?;
+            }
+            if let Some((gain, Weighted { rows: to, squares })) = weighted {
+                let kernel = kernels::Kernel::Weigh(Weigh { y: l.float(y)? });
+                let by_row = [("y", y), ("weighted", to), ("squares", squares)];
+                let scalars = [("columns", stride.clone())];
+                l.launch_rows(&kernel, &rows, &by_row, &[("gain", gain.into())], &scalars)?;
+            }
+            Ok(())
+        };
+        l.choose(&rows, &table, on_matrix_units, by_units)
+    };
     if !linear.swiglu && (weights.len() > 1 || rope.is_some()) {
         let ns = weights.iter().map(|weight| l.constant_rows(*weight)).collect::<Result<Vec<u32>, _>>()?;
         let more = [1, 2].map(|i| ns.get(i).copied().unwrap_or(0));
         let stored = weights.iter().map(|weight| l.table(*weight)).collect::<Result<Vec<Table>, _>>()?;
         let alike = stored.iter().all(|other| *other == stored[0]);
-        let names = ["weight", "second", "third"].into_iter();
-        let buffers: Vec<(&str, Bound)> = names.zip(weights.iter().map(|w| (*w).into())).collect();
+        let mut first = 0;
+        let part = |(weight, n): (&ValueId, &u32)| {
+            let part = Features { weight: (*weight).into(), up: None, n: *n, first };
+            first += n;
+            part
+        };
+        let parts_of: Vec<Features> = weights.iter().zip(&ns).map(part).collect();
         // With its heads turned, and if that cannot be without.
         for turned in [rope.map(|(turned, _)| turned), None] {
             let table = kernel(stored[0], ns[0], (more, turned), l)?;
             if alike
-                && table.iter().all(|(_, kernel)| kernel.takes_all())
+                && table.iter().flat_map(|(_, kernels)| kernels).all(|kernel| kernel.takes_all())
                 && (turned.is_some() || weights.len() > 1)
             {
-                return launch(l, &table, &buffers, 0);
+                return launch(l, table, &parts_of);
             }
         }
     }
@@ -123,28 +189,39 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
         let parts = l.parts(*weight)?;
         for part in &parts {
             let table = kernel(l.table(*weight)?, part.rows, ([0; 2], None), l)?;
-            let mut buffers: Vec<(&str, Bound)> = vec![("weight", l.bound(*weight, *part))];
-            if linear.swiglu {
-                buffers.push(("up", l.bound(weights[1], *part)));
-            }
-            launch(l, &table, &buffers, column + part.first)?;
+            let up = linear.swiglu.then(|| l.bound(weights[1], *part));
+            let bound = l.bound(*weight, *part);
+            launch(l, table, &[Features { weight: bound, up, n: part.rows, first: column + part.first }])?;
         }
-        column += parts.iter().map(|p: &Part| p.rows).sum::<u32>();
+        column += parts.iter().map(|p| p.rows).sum::<u32>();
     }
     Ok(())
 }
 
-/// Room for the sums of workgroups that share K, and their counters, where a kernel of the table has such.
+/// Room for the sums of workgroups that share K, and their counters, where a kernel of the table has such. Candidates for
+/// which there are too few counters leave the table.
 fn parts(
     l: &mut Launcher<'_, '_, '_>,
-    table: &[(u32, kernels::Linear)],
-    most: u32,
+    table: &mut Kernels,
+    rows_max: u32,
 ) -> Result<Option<[ValueId; 2]>, String> {
-    let needs = |(up_to, kernel): &(u32, kernels::Linear)| kernel.parts((*up_to).min(most));
-    let needs: Vec<(u32, u32)> = table.iter().filter_map(needs).collect();
-    let Some(tiles) = needs.iter().map(|(tiles, _)| *tiles).max() else { return Ok(None) };
-    let elements = needs.iter().map(|(_, elements)| *elements).max().unwrap_or(0);
+    let shared = |(up_to, kernels): &(u32, Vec<kernels::Linear>)| -> Vec<(u32, u32)> {
+        kernels.iter().filter_map(|kernel| kernel.parts((*up_to).min(rows_max))).collect()
+    };
+    if table.iter().all(|row| shared(row).is_empty()) {
+        return Ok(None);
+    }
     let (counters, most) = l.counters();
+    for (up_to, kernels) in table.iter_mut() {
+        let mut chosen = true;
+        kernels.retain(|kernel| {
+            let tiles = kernel.parts((*up_to).min(rows_max)).map_or(0, |(tiles, _)| tiles);
+            std::mem::take(&mut chosen) || tiles <= most
+        });
+    }
+    let needs: Vec<(u32, u32)> = table.iter().flat_map(shared).collect();
+    let [tiles, elements] =
+        [|n: &(u32, u32)| n.0, |n: &(u32, u32)| n.1].map(|of| needs.iter().map(of).max().unwrap_or(0));
     if tiles > most {
         return Err(format!("bug: {tiles} tiles share {most} counters; please report it"));
     }
@@ -174,16 +251,26 @@ pub(crate) const fn activation(kind: Activation) -> kernels::Activation {
 
 /// The rows of `x` normed, in the weights' type where the target computes with it.
 pub(crate) fn normed(l: &mut Launcher<'_, '_, '_>, eps: f32, weight: ValueId) -> Result<ValueId, String> {
-    let x = l.read(0);
+    let y = normed_rows(l, weight)?;
+    norm(l, eps, y)?;
+    Ok(y)
+}
+
+/// Room for the rows of `x`, normed.
+fn normed_rows(l: &mut Launcher<'_, '_, '_>, weight: ValueId) -> Result<ValueId, String> {
     let dtype = match l.table(weight)? {
         Table::Floats(_) => l.value(weight).dtype,
         Table::PackedBF16 | Table::PackedF16 => DType::F32,
     };
-    let dims = l.value(x).dims.clone();
-    let y = l.scratch(dtype, &dims)?;
+    let dims = l.value(l.read(0)).dims.clone();
+    l.scratch(dtype, &dims)
+}
+
+/// The rows of `x` normed into `y`.
+fn norm(l: &mut Launcher<'_, '_, '_>, eps: f32, y: ValueId) -> Result<(), String> {
+    let x = l.read(0);
     let kernel = Norm { statistic: Statistic::RootMeanSquare, x: l.float(x)?, y: l.float(y)? };
     let buffers = [("x", x.into()), ("gain", l.read(1).into()), ("y", y.into())];
     let scalars = [("rows", l.rows(x)?), ("columns", l.columns(x)?), ("eps", Scalar::Float(eps))];
-    l.launch(kernels::Kernel::Norm(kernel), &buffers, &scalars)?;
-    Ok(y)
+    l.launch(kernels::Kernel::Norm(kernel), &buffers, &scalars)
 }

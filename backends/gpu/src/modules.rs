@@ -4,17 +4,45 @@ use dreamc_artifact::code::{self, Code, Form, Image, Module, ScalarType};
 use dreamc_kernels::{self as kernels, Access, EmitError, Emitted, Kernel, Target};
 use std::collections::BTreeMap;
 
+/// What travels beside the kernels that the model of the target chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidates {
+    /// Other kernels for a launch, at most.
+    pub more: u32,
+    /// For launches of so many products at the longest request, or more.
+    pub products_min: u64,
+}
+
+impl Candidates {
+    /// None.
+    pub const NONE: Candidates = Candidates { more: 0, products_min: 0 };
+    /// Two where time is spent: a matmul of 3584 x 3584 from 84 rows on.
+    pub const HOT: Candidates = Candidates { more: 2, products_min: 1 << 30 };
+}
+
 /// See the module.
 pub struct Modules {
     target: Target,
+    candidates: Candidates,
     index: BTreeMap<Kernel, u32>,
     list: Vec<Emitted>,
 }
 
 impl Modules {
-    /// None yet, for `target`.
+    /// None yet, for `target`; its programs have no candidates.
     pub fn new(target: Target) -> Modules {
-        Modules { target, index: BTreeMap::new(), list: Vec::new() }
+        Modules { target, candidates: Candidates::NONE, index: BTreeMap::new(), list: Vec::new() }
+    }
+
+    /// The same with candidates.
+    #[must_use]
+    pub fn with(self, candidates: Candidates) -> Modules {
+        Modules { candidates, ..self }
+    }
+
+    /// How many others a launch of so many products has.
+    pub(crate) fn others(&self, products: u64) -> usize {
+        if products >= self.candidates.products_min { self.candidates.more as usize } else { 0 }
     }
 
     /// What they are emitted for.

@@ -59,6 +59,7 @@ pub fn build_options(checkpoint: &Path) -> BuildOptions {
         lora: None,
         quant: None,
         allow_non_finite: false,
+        candidates: None,
         verify_each: true,
         without: vec![],
         golden: None,

@@ -3,7 +3,7 @@
 use crate::common::{FLOATS, Launch, runners};
 use crate::judge::{interpret, rounded, tensor};
 use dreamc_interp::Tensor;
-use dreamc_kernels::{Float, Kernel, Norm, Statistic};
+use dreamc_kernels::{Float, Kernel, Linear, Norm, Statistic, Weigh};
 
 /// Rows of one element, fewer than units, as many, more, and a decoder's.
 const SHAPES: [[usize; 2]; 6] = [[1, 1], [3, 7], [1, 256], [5, 257], [2, 896], [3, 3584]];
@@ -58,5 +58,38 @@ fn layer_norm() {
         );
         let rest = [("gain", tensor(&[n], 4)), ("bias", tensor(&[n], 5))];
         judge(Statistic::Variance, &text, &x, &rest, 2e-5);
+    }
+}
+
+/// Rows times a gain, and the sums of their squares, 32 at a time; what is behind the last sum of a row stays.
+#[test]
+fn rows_left_for_a_norm() {
+    for [rows, columns] in [[1, 32], [3, 40], [2, 3584]] {
+        let gain = tensor(&[columns], 2);
+        let pitch = Linear::squares(columns as u32) as usize;
+        for from in FLOATS {
+            let y = rounded(&tensor(&[rows, columns], 1), from);
+            let kernel = Kernel::Weigh(Weigh { y: from });
+            let weighted: Vec<f32> = y
+                .floats()
+                .chunks(columns)
+                .flat_map(|row| row.iter().zip(gain.floats()).map(|(y, gain)| y * gain))
+                .collect();
+            let sums = |row: &[f32]| -> Vec<f32> {
+                row.chunks(Linear::SQUARES as usize).map(|part| part.iter().map(|y| y * y).sum()).collect()
+            };
+            for on in runners(&kernel) {
+                let launch = Launch::of(on, &kernel).tensor("y", &y).tensor("gain", &gain);
+                let launch = launch.result("weighted", rows * columns).result("squares", rows * pitch);
+                let found = launch.int("rows", rows).int("columns", columns).run();
+                found.near("weighted", &weighted, 4e-3);
+                let squares = found.floats("squares");
+                for (found, row) in squares.chunks(pitch).zip(y.floats().chunks(columns)) {
+                    for (found, wanted) in found.iter().zip(sums(row)) {
+                        assert!((found - wanted).abs() <= 1e-5 * wanted, "{found} is no {wanted}");
+                    }
+                }
+            }
+        }
     }
 }

@@ -244,6 +244,9 @@ pub enum Rule {
     /// Variants of a launch leave out a length, or have it twice.
     #[error("the variants of a launch do not serve every length once")]
     Variant,
+    /// A choice has too few or too many candidates, or they are not for the same lengths and results.
+    #[error("the candidates of a choice do not compute the same")]
+    Candidates,
     /// A value has as many elements as slots are open where another number of them may be.
     #[error("a value depends on the open slots where their number is another")]
     Slots,

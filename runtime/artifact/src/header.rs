@@ -7,7 +7,7 @@ use core::fmt;
 /// First bytes of every artifact. A byte string: no endianness to get wrong.
 pub const MAGIC: [u8; 8] = *b"DREAMART";
 /// Of what this crate writes, and the newest that it surely reads.
-pub const FORMAT_VERSION: Version = Version { major: 8, minor: 0 };
+pub const FORMAT_VERSION: Version = Version { major: 9, minor: 0 };
 /// Sections start here, so weights are mapped and handed to the device as they lie.
 pub const SECTION_ALIGN: u64 = 256;
 /// Refused above this, before allocating.

@@ -53,6 +53,7 @@ mod manifest;
 mod open;
 pub mod plan;
 mod poly;
+mod tuned;
 mod validate;
 mod weights;
 mod wire;
@@ -65,10 +66,11 @@ pub use header::{
 pub use manifest::{Manifest, Model, Work};
 pub use open::Artifact;
 pub use poly::same_dims;
+pub use tuned::{Timed, Tuned, TunedChoice};
 pub use validate::{
-    ARENA_BYTES_MAX, ELEMENTS_MAX, INT8_COLUMNS_MAX, LAUNCH_COUNT_MAX, OPERAND_COUNT_MAX, PART_COUNT_MAX,
-    PORT_COUNT_MAX, PROGRAM_COUNT_MAX, RANK_MAX, ROPE_SECTION_COUNT_MAX, STEP_COUNT_MAX, STEPS_MAX,
-    SYMBOL_COUNT_MAX, SYMBOL_MAX, VALUE_COUNT_MAX, validate,
+    ARENA_BYTES_MAX, CANDIDATE_COUNT_MAX, CHOICE_COUNT_MAX, ELEMENTS_MAX, INT8_COLUMNS_MAX, LAUNCH_COUNT_MAX,
+    OPERAND_COUNT_MAX, PART_COUNT_MAX, PORT_COUNT_MAX, PROGRAM_COUNT_MAX, RANK_MAX, ROPE_SECTION_COUNT_MAX,
+    STEP_COUNT_MAX, STEPS_MAX, SYMBOL_COUNT_MAX, SYMBOL_MAX, VALUE_COUNT_MAX, validate,
 };
 pub use weights::{WEIGHT_COUNT_MAX, WeightInfo, decode_table, encode_table, place, table_hash};
 pub use wire::{EncodeError, decode_plan, encode_plan};

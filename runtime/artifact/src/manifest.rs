@@ -1,5 +1,6 @@
 //! The manifest: what an artifact is, readable without touching anything else.
 
+use crate::Tuned;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -29,6 +30,9 @@ pub struct Manifest {
     /// Prompts, in tokens, whose runs a device that records runs is to record when the file is opened; mostly none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warm: Vec<u32>,
+    /// What `dreamc tune` found, at most once for each target; empty before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tuned: Vec<Tuned>,
 }
 
 /// Arithmetic and memory traffic.
@@ -77,7 +81,7 @@ impl Manifest {
     /// The section's bytes: JSON text with keys in a fixed order. `None` if a number is not finite.
     pub fn to_bytes(&self) -> Option<Vec<u8>> {
         // JSON has no word for infinities; serde_json would write `null`.
-        if !self.model.eps.is_finite() {
+        if !self.model.eps.is_finite() || !self.tuned.iter().all(Tuned::is_finite) {
             return None;
         }
         serde_json::to_vec_pretty(self).ok()

@@ -3,6 +3,7 @@
 //! A plan holds one [`Program`] per entry. A program is a list of steps over values whose places in the
 //! arena are fixed; only the symbols (rows, length) vary from request to request, up to their maxima.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -49,6 +50,17 @@ impl Program {
                 }
             }
         })
+    }
+
+    /// What is left to be chosen, by number. Of a validated program; else what stands there.
+    pub fn choices(&self) -> Vec<Choice> {
+        let launches = self.dispatches().flat_map(|dispatch| &dispatch.launches);
+        let mut found: BTreeMap<u32, u32> = BTreeMap::new();
+        for Candidate { choice, nth } in launches.filter_map(|launch| launch.candidate) {
+            let candidates = found.entry(choice).or_default();
+            *candidates = nth.saturating_add(1).max(*candidates);
+        }
+        found.into_iter().map(|(number, candidates)| Choice { number, candidates }).collect()
     }
 
     /// The largest lengths of requests: one for each symbol.
@@ -193,9 +205,42 @@ pub struct Launch {
     pub scalars: Vec<Scalar>,
     /// For which requests it is, where others stand beside it for the rest.
     pub variant: Option<Variant>,
+    /// Which of several ways to compute the same it belongs to, where there are several.
+    pub candidate: Option<Candidate>,
+}
+
+/// One of several ways to compute the same, of which a device takes one. A candidate is one launch or more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// What is chosen: a number of the program. Dispatches that launch the same kernels for the same lengths share it.
+    pub choice: u32,
+    /// Which one it is: 0 is what the compiler's model takes, the last is [portable](Choice).
+    pub nth: u32,
+}
+
+/// What a program leaves to be chosen on the device: its candidates are numbered from 0, and the last computes the same by
+/// plain instructions that every device of the target has. The others are judged by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Its number.
+    pub number: u32,
+    /// Candidates, at least 2.
+    pub candidates: u32,
+}
+
+impl Choice {
+    /// The portable candidate.
+    pub const fn portable(self) -> u32 {
+        self.candidates - 1
+    }
 }
 
 impl Launch {
+    /// Whether it belongs to no candidate but the one that the compiler's model takes.
+    pub fn is_usual(&self) -> bool {
+        self.candidate.is_none_or(|candidate| candidate.nth == 0)
+    }
+
     /// Whether it is made with `symbols[i]` for symbol `i`; `None` where the loader has not validated it.
     pub fn serves(&self, symbols: &[u32]) -> Option<bool> {
         self.variant.as_ref().map_or(Some(true), |variant| variant.serves(symbols))

@@ -84,7 +84,8 @@ fn launched() -> (Plan, Code) {
     let mut plan = single(Kernel::Add, &[row.clone(), row.clone()], &[row]);
     let bound = |id| Binding { value: ValueId(id), part: None };
     let scalars = vec![Scalar::Count(Dim::constant(8)), Scalar::Float(1.0)];
-    let launch = Launch { module: 0, buffers: [0, 1, 2].map(bound).to_vec(), scalars, variant: None };
+    let launch =
+        Launch { module: 0, buffers: [0, 1, 2].map(bound).to_vec(), scalars, variant: None, candidate: None };
     let Step::Dispatch(dispatch) = &mut plan.programs[0].steps[0] else { unreachable!("it is one") };
     dispatch.launches = vec![launch];
     let buffer = |written| Buffer { element_bytes: 4, written };
@@ -187,6 +188,54 @@ fn variants_of_launches() {
     }
 }
 
+/// Candidates of a choice are numbered without a gap, for the same lengths, and write the same.
+#[test]
+fn candidates_of_choices() {
+    /// Range of lengths, candidate, and whether it writes elsewhere.
+    type One = (Option<(u32, u32)>, Option<(u32, u32)>, bool);
+    let rule = |launches: &[One]| {
+        let (mut plan, code) = launched();
+        plan.programs[0].symbols = vec![Symbol { name: "S".into(), max: 40 }];
+        let mut other = plan.programs[0].values[2].clone();
+        other.place = Place::Arena(plan.programs[0].arena_bytes);
+        plan.programs[0].arena_bytes += 1 << 10;
+        plan.programs[0].values.push(other);
+        let Step::Dispatch(dispatch) = &mut plan.programs[0].steps[0] else { unreachable!("it is one") };
+        let launch = dispatch.launches.remove(0);
+        let with = |(range, candidate, elsewhere): &One| {
+            let variant = range.map(|(above, up_to)| Variant { of: linear(0, &[(1, 0)]), above, up_to });
+            let candidate = candidate.map(|(choice, nth)| Candidate { choice, nth });
+            let mut launch = Launch { variant, candidate, ..launch.clone() };
+            if *elsewhere {
+                launch.buffers[2].value = ValueId(3);
+            }
+            launch
+        };
+        dispatch.launches = launches.iter().map(with).collect();
+        let choices = plan.programs[0].choices();
+        (validate(&plan, &code, &weights().0).err().map(|e| e.rule), choices)
+    };
+    let one = |choice, nth| (None, Some((choice, nth)), false);
+    let choice = |number, candidates| Choice { number, candidates };
+    assert_eq!(rule(&[one(3, 0), one(3, 1)]), (None, vec![choice(3, 2)]));
+    // A candidate of two launches, a launch of none, another choice; twice the same.
+    let mixed = [one(0, 0), one(0, 1), one(0, 1), (None, None, false), one(7, 0), one(7, 1), one(7, 2)];
+    assert_eq!(rule(&mixed), (None, vec![choice(0, 2), choice(7, 3)]));
+    assert_eq!(rule(&[one(0, 0), one(0, 1), one(0, 0), one(0, 1)]).0, None);
+    let of = |range: (u32, u32), nth| (Some(range), Some((range.0, nth)), false);
+    assert_eq!(rule(&[of((0, 16), 0), of((0, 16), 1), of((16, 40), 0), of((16, 40), 1)]).0, None);
+    for unsound in [
+        &[one(0, 0)][..],
+        &[one(0, 1)],
+        &[one(0, 0), one(0, 2)],
+        &[one(0, 0), one(0, CANDIDATE_COUNT_MAX)],
+        &[one(0, 0), (None, Some((0, 1)), true)],
+        &[of((0, 16), 0), of((0, 16), 1), (Some((16, 40)), Some((0, 1)), false)],
+    ] {
+        assert_eq!(rule(unsound).0, Some(Rule::Candidates), "{unsound:?}");
+    }
+}
+
 /// Fp8 is for devices with code, in parts, and where rows are in fp8 too.
 #[test]
 fn weights_in_fp8() {
@@ -214,7 +263,7 @@ fn weights_in_fp8() {
         let scalars = vec![Scalar::Count(Dim::constant(8)), Scalar::Float(1.0)];
         let buffers = [(0, None), (1, part), (2, None)].map(bound).to_vec();
         if with_code {
-            dispatch.launches = vec![Launch { module: 0, buffers, scalars, variant: None }];
+            dispatch.launches = vec![Launch { module: 0, buffers, scalars, variant: None, candidate: None }];
         } else {
             code = Code::default();
         }

@@ -168,6 +168,14 @@ pub enum DeviceError {
         /// What it takes.
         max: u64,
     },
+    /// The driver does not load a kernel.
+    #[error("loading `{kernel}`: {error}")]
+    Kernel {
+        /// Name of the module.
+        kernel: String,
+        /// What the driver said.
+        error: String,
+    },
     /// The driver refused something.
     #[error("{what}: {error}")]
     Driver {

@@ -14,7 +14,7 @@ struct Prepared {
     launch: Launch,
     /// Its block of scalars, in [`Launches::words`].
     info: Range<usize>,
-    /// Nothing where there is nothing to do, or another variant does it.
+    /// Nothing where there is nothing to do, or another variant or candidate does it.
     grid: Option<Grid>,
 }
 
@@ -56,7 +56,8 @@ pub struct Active<'t> {
 pub const UNSOUND: DeviceError = DeviceError::Unsupported { kernel: "a launch" };
 
 impl Launches {
-    /// The launches of `program`. Blocks of scalars begin at multiples of `info_align` words, which is at least 1.
+    /// The launches of `program`; of candidates those that the compiler's model takes, unless others were
+    /// [chosen](crate::chosen). Blocks of scalars begin at multiples of `info_align` words, which is at least 1.
     ///
     /// # Errors
     ///
@@ -146,7 +147,7 @@ impl Launches {
         }
         for Prepared { launch, info, grid } in &mut self.list {
             *grid = None;
-            if !launch.serves(symbols).ok_or(UNSOUND)? {
+            if !launch.is_usual() || !launch.serves(symbols).ok_or(UNSOUND)? {
                 continue;
             }
             let module = module(launch.module).ok_or(UNSOUND)?;

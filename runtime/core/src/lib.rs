@@ -2,6 +2,7 @@
 #![no_std]
 extern crate alloc;
 
+mod candidates;
 pub mod canvas;
 pub mod device;
 mod launch;
@@ -12,6 +13,7 @@ mod size;
 mod slots;
 pub mod stepper;
 
+pub use candidates::{Chosen, Unfolded, chosen, unfolded};
 pub use canvas::{Canvas, CanvasError};
 pub use device::{Device, DeviceError, Memory, Operand, Shape, WeightView};
 pub use launch::{Grid, operand};

@@ -200,6 +200,10 @@ impl Driver for Cuda {
         format!("sm_{major}{minor}")
     }
 
+    fn version(&self) -> String {
+        self.driver.to_string()
+    }
+
     fn groups_max(&self, _workgroup: [u32; 3]) -> Grid {
         self.groups_max
     }

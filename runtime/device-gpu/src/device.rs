@@ -98,6 +98,11 @@ impl<'a, D: Driver> GpuDevice<'a, D> {
         self.driver.arch()
     }
 
+    /// The driver's version; empty if unknown.
+    pub fn driver_version(&self) -> String {
+        self.driver.version()
+    }
+
     /// The device in words: name, architecture, and whether its driver compiles the kernels, which takes a while at the first
     /// use and is not what was built for the device.
     pub fn about(&self) -> String {

@@ -82,6 +82,11 @@ pub trait Driver: Sized + Send + Sync {
     /// Its architecture: `sm_90`, `gfx942`; empty if unknown.
     fn arch(&self) -> String;
 
+    /// The driver's version; empty where it is not asked.
+    fn version(&self) -> String {
+        String::new()
+    }
+
     /// Most workgroups of `workgroup` units along each axis.
     fn groups_max(&self, workgroup: [u32; 3]) -> Grid;
 

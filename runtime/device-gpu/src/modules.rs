@@ -1,6 +1,7 @@
 //! The modules of an artifact, loaded when a program first uses them.
 
 use crate::driver::{Driver, Function, Loaded};
+use crate::error::Failure;
 use dreamc_artifact::code::{Image, Module};
 use dreamc_runtime::DeviceError;
 use std::ffi::CString;
@@ -50,18 +51,22 @@ impl<D: Driver> Kernel<D> {
             return Ok(());
         }
         let Module { name, shared_bytes, .. } = &self.module;
-        let what = || format!("loading `{name}`");
+        // A driver that is short of memory has nothing against the kernel.
+        let refused = |failure: Failure, at: &str| match failure.out_of_memory {
+            true => failure.doing(format!("loading `{name}`")),
+            false => DeviceError::Kernel { kernel: name.clone(), error: format!("{at}{}", failure.error) },
+        };
         let max = driver.shared_bytes_max();
         if *shared_bytes > max {
             let error = format!(
                 "it needs {shared_bytes} bytes of shared memory and the device has {max}; build for this device"
             );
-            return Err(DeviceError::Driver { what: what(), error });
+            return Err(DeviceError::Kernel { kernel: name.clone(), error });
         }
         let entry = CString::new(name.as_str())
             .map_err(|_| DeviceError::Unsupported { kernel: "a kernel with a zero byte in its name" })?;
         // SAFETY: the image is as the artifact has it, and ends with a zero byte.
-        let module = unsafe { driver.load(&self.image) }.map_err(|failure| failure.doing(what()))?;
+        let module = unsafe { driver.load(&self.image) }.map_err(|failure| refused(failure, ""))?;
         // SAFETY: it was just loaded.
         let function = unsafe { driver.function(module, &entry, *shared_bytes) };
         match function {
@@ -73,7 +78,7 @@ impl<D: Driver> Kernel<D> {
             Err(failure) => {
                 // SAFETY: it was just loaded, and nobody uses it.
                 unsafe { driver.unload(module) };
-                Err(failure.doing(format!("finding `{name}` in its module")))
+                Err(refused(failure, "finding it in its module: "))
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::forward::{ENCODE_FUSED as ENCODE_IMAGE, FUSED as FORWARD};
 use crate::generate::ENTRY as GENERATE;
 use crate::policy::ENTRY as ACT;
 use dreamc_artifact::plan::{Dim, Port, Program, Term};
-use dreamc_artifact::{Artifact, Manifest, same_dims};
+use dreamc_artifact::{Artifact, Manifest, Tuned, same_dims};
 use dreamc_front::Settings;
 use dreamc_front::image::{MERGE, PATCH_FEATURES};
 use dreamc_front::settings::{ActionSettings, Mode, Positions};
@@ -23,6 +23,12 @@ pub(crate) fn contradiction(artifact: &Artifact<'_>) -> Option<String> {
     let settings = settings.flatten();
     if crate::warm::check(&artifact.manifest().warm, artifact.manifest()).is_err() {
         return Some("the lengths of `warm`".to_owned());
+    }
+    let tuned = &artifact.manifest().tuned;
+    let fits = |found: &Tuned| artifact.plan(&found.target).is_some_and(|plan| found.fits(plan));
+    let once = |i: usize| !tuned[..i].iter().any(|before| before.target == tuned[i].target);
+    if !tuned.iter().all(fits) || !(0..tuned.len()).all(once) {
+        return Some("the kernels that were chosen".to_owned());
     }
     let plans = artifact.manifest().targets.iter().map(|target| artifact.plan(target));
     plans.into_iter().find_map(|plan| contradicts(artifact.manifest(), settings.as_ref(), &plan?.programs))

@@ -86,6 +86,19 @@ pub(crate) struct Opened<'a> {
     /// Whether the device records runs.
     pub(crate) records: bool,
     pub(crate) device: Box<dyn Device + Send + 'a>,
+    /// Of a GPU that loads the artifact's binaries.
+    pub(crate) identity: Option<Identity>,
+}
+
+/// What kernels are chosen for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The device's name.
+    pub(crate) name: String,
+    /// Its architecture.
+    pub(crate) arch: String,
+    /// The driver's version; empty if unknown.
+    pub(crate) driver: String,
 }
 
 /// Opens what was chosen; nothing for [`DeviceChoice::None`].
@@ -157,6 +170,7 @@ fn of_target<'a>(
         about,
         records: matches!(kind, DeviceKind::Cuda | DeviceKind::Rocm),
         device,
+        identity: None,
     };
     let code = artifact.code(target).ok_or_else(|| Error::NoTarget {
         device: target.to_owned(),
@@ -184,12 +198,16 @@ fn of_target<'a>(
         DeviceKind::Cuda => {
             let gpu = GpuOptions { library: options.driver.clone(), ..GpuOptions::default() };
             let device = CudaDevice::new(code, weights, &gpu)?;
-            Ok(opened(format!("cuda, {}", device.about()), Box::new(device)))
+            let (name, arch) = (device.name().to_owned(), device.arch());
+            let identity = Some(Identity { name, arch, driver: device.driver_version() });
+            Ok(Opened { identity, ..opened(format!("cuda, {}", device.about()), Box::new(device)) })
         }
         DeviceKind::Rocm => {
             let gpu = GpuOptions { library: options.driver.clone(), ..GpuOptions::default() };
             let device = RocmDevice::new(code, weights, &gpu)?;
-            Ok(opened(format!("rocm, {}", device.about()), Box::new(device)))
+            let (name, arch) = (device.name().to_owned(), device.arch());
+            let identity = Some(Identity { name, arch, driver: device.driver_version() });
+            Ok(Opened { identity, ..opened(format!("rocm, {}", device.about()), Box::new(device)) })
         }
     }
 }

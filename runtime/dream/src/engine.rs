@@ -6,11 +6,12 @@ use crate::finite::{NotFinite, first_bad};
 use crate::fit::unfit;
 use crate::map::Map;
 use crate::model::damaged;
+use crate::tune::{Choices, Held};
 use crate::{Error, OpenOptions, Sampling, warm};
 use dreamc_artifact::Artifact;
 use dreamc_artifact::plan::{Kernel, Program};
 use dreamc_front::Settings;
-use dreamc_runtime::{Canvas, Device, Observer, StepError, Stepper};
+use dreamc_runtime::{Canvas, Device, DeviceError, Observer, StepError, Stepper, chosen};
 use std::path::Path;
 
 /// What a mapped artifact is opened into.
@@ -27,6 +28,11 @@ pub(crate) struct Engine<'a> {
     checked: Vec<bool>,
     /// Prompts whose runs are recorded ahead.
     warm: Vec<u32>,
+    /// Which candidates are taken, by program.
+    pub(crate) choices: Choices,
+    warn: Option<fn(&str)>,
+    /// Requests that are kept instead of answered, if they are.
+    pub(crate) held: Option<Vec<Held>>,
 }
 
 /// The length that counts the open slots of a row.
@@ -50,7 +56,10 @@ impl<'a> Engine<'a> {
         let checked = vec![false; artifact.weights().len()];
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if options.threads == 0 { cores() } else { options.threads };
-        Ok(Engine { artifact, map, opened, threads, ready: None, checked, warm })
+        let warn = options.warn;
+        let choices = opened.as_ref().map(|opened| Choices::recorded(&artifact, opened, warn));
+        let choices = choices.unwrap_or_default();
+        Ok(Engine { artifact, map, opened, threads, ready: None, checked, warm, choices, warn, held: None })
     }
 
     /// What runs it, in words.
@@ -81,14 +90,30 @@ impl<'a> Engine<'a> {
         self.check_weights(&program)?;
         self.ready = None;
         let opened = self.opened.as_mut().ok_or(Error::Unopened)?;
-        opened
-            .device
-            .prepare(&program)
-            .map_err(|error| unfit(&self.artifact, &opened.target, &program, error))?;
-        let mut stepper = Stepper::new(&program)?;
-        self.record(&mut stepper)?;
-        self.ready = Some(stepper);
-        Ok(())
+        let modules = self.artifact.code(&opened.target).map_or(&[][..], |code| &code.modules);
+        loop {
+            let taken = chosen(&program, self.choices.of(&program.name));
+            match opened.device.prepare(&taken) {
+                Ok(()) => {
+                    let mut stepper = Stepper::new(&taken)?;
+                    self.record(&mut stepper)?;
+                    self.ready = Some(stepper);
+                    return Ok(());
+                }
+                Err(DeviceError::Kernel { kernel, error }) => {
+                    // Each time more choices are portable, so this ends.
+                    if !self.choices.without(&program, modules, &kernel) {
+                        return Err(DeviceError::Kernel { kernel, error }.into());
+                    }
+                    if let Some(warn) = self.warn {
+                        warn(&format!(
+                            "the driver does not load `{kernel}` ({error}); the portable kernel takes its place, which is slower"
+                        ));
+                    }
+                }
+                Err(error) => return Err(unfit(&self.artifact, &opened.target, &taken, error)),
+            }
+        }
     }
 
     /// Makes the device ready for the entry that is asked for first, if runs of it are to be recorded when the file is
@@ -122,6 +147,13 @@ impl<'a> Engine<'a> {
             })?;
         }
         Ok(())
+    }
+
+    /// What tuning works on: the device, its identity and target, and the artifact.
+    pub(crate) fn parts(&mut self) -> Option<(&mut Opened<'a>, &Artifact<'a>)> {
+        // Whoever uses the device for something else leaves it without a program.
+        self.ready = None;
+        Some((self.opened.as_mut()?, &self.artifact))
     }
 
     fn check_weights(&mut self, program: &Program) -> Result<(), Error> {
@@ -172,8 +204,12 @@ impl<'a> Engine<'a> {
         observer: &mut dyn Observer,
         outputs: &mut [(&str, Vec<u8>)],
     ) -> Result<u32, Error> {
-        let Engine { opened, ready, .. } = self;
+        let Engine { opened, ready, held, .. } = self;
         let device = opened.as_mut().ok_or(Error::Unopened)?.device.as_mut();
+        if let (Some(held), Some(stepper)) = (held, ready.as_ref()) {
+            held.push(Held::new(&stepper.program().name, lengths, inputs));
+            return Err(StepError::Stopped.into());
+        }
         let stepper = ready.as_mut().ok_or(dreamc_runtime::StepError::Unsound)?;
         stepper.resize(lengths)?;
         stepper.keep_slots(false);

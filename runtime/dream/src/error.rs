@@ -60,6 +60,22 @@ pub enum Error {
         /// Each target and why.
         reasons: String,
     },
+    /// Nothing can be chosen on this kind of device.
+    #[error(
+        "`{device}` has no kernels to choose from; tune on a GPU that has: `--device cuda` for an artifact of a CUDA target"
+    )]
+    NotTuned {
+        /// What it runs on.
+        device: String,
+    },
+    /// The artifact carries no other kernels.
+    #[error(
+        "the artifact carries one kernel for each launch on {target}, and none to choose from; build it again with --candidates 2"
+    )]
+    NoCandidates {
+        /// The target.
+        target: String,
+    },
     /// The model was opened to be looked at.
     #[error("the model was opened without a device; open it with another choice than `DeviceChoice::None`")]
     Unopened,

@@ -34,6 +34,8 @@ pub struct OpenOptions {
     pub warm: Option<Vec<u32>>,
     /// The driver's library, where the system does not find it by its name. Of CUDA and ROCm.
     pub driver: Option<PathBuf>,
+    /// Told what the user should know and that is no error, as it is found out; none tells nobody.
+    pub warn: Option<fn(&str)>,
 }
 
 self_cell!(

@@ -6,7 +6,7 @@ use super::device::{ThreadArgs, open_to_read};
 use super::error::Failure;
 use super::families::form;
 use super::output::{Format, counted, json_value, output_path, print, print_json_pretty, write_whole};
-use super::{html, plan};
+use super::{html, plan, tune};
 use clap::builder::PossibleValuesParser;
 use dream::{Manifest, Settings};
 use dreamc::cost::{self, EntryCost, GraphCost, Lengths};
@@ -193,6 +193,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             parts.extend(
                 report.kernels.as_deref().map(|list| kernels::text(list, report.rates.as_ref(), report.gpu)),
             );
+            if args.kernels {
+                parts.extend(artifact.manifest().tuned.iter().map(tune::text));
+            }
             parts.extend(report.ir.map(str::to_owned));
             if parts.is_empty() && html.is_some() {
                 return Ok(());
@@ -317,10 +320,10 @@ fn entry<'a>(target: &'a str, program: &'a Program) -> Entry<'a> {
     }
 }
 
-/// The launches of the longest request.
+/// The launches of the longest request, as the compiler chose them.
 fn longest<'p>(program: &Program, dispatch: &'p Dispatch) -> impl Iterator<Item = &'p Launch> {
     let maxima = program.maxima();
-    dispatch.launches.iter().filter(move |launch| launch.serves(&maxima) == Some(true))
+    dispatch.launches.iter().filter(move |launch| launch.is_usual() && launch.serves(&maxima) == Some(true))
 }
 
 fn ir<'a>(artifact: &Artifact<'a>) -> Result<&'a str, Failure> {

@@ -7,9 +7,12 @@ use crate::code::{
     Module, SCALAR_COUNT_MAX, SHARED_BYTES_MAX, ScalarType, WORKGROUP_UNITS_MAX, Word,
 };
 use crate::layout::Layout;
-use crate::plan::{ARENA_ALIGN, Binding, Dispatch, Launch, Place, Scalar, Variant};
-use crate::{At, Rule};
+use crate::plan::{
+    ARENA_ALIGN, Binding, Candidate, Choice, Dispatch, Launch, Place, Program, Scalar, ValueId, Variant,
+};
+use crate::{At, CANDIDATE_COUNT_MAX, CHOICE_COUNT_MAX, Rule};
 use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 
 /// Checks what modules say about themselves.
 pub(super) fn check_code(code: &Code) -> Result<(), Fault> {
@@ -53,6 +56,16 @@ fn check_module(module: &Module) -> Checked {
     ensure(info.iter().all(known), Rule::Index)
 }
 
+/// What a program leaves to be chosen.
+pub(super) fn check_choices(program: &Program) -> Result<Vec<Choice>, Rule> {
+    let choices = program.choices();
+    ensure(choices.len() <= CHOICE_COUNT_MAX, Rule::Limit)?;
+    for choice in &choices {
+        ensure((2..=CANDIDATE_COUNT_MAX).contains(&choice.candidates), Rule::Candidates)?;
+    }
+    Ok(choices)
+}
+
 impl Checker<'_> {
     /// The launches of a dispatch: what they write lies in the arena, apart from what else they touch and from what the
     /// loop needs. Which elements a kernel touches inside its bindings is the kernel's own business.
@@ -60,6 +73,7 @@ impl Checker<'_> {
         // A device without code knows the kernels itself; one with code knows nothing else.
         ensure(dispatch.launches.is_empty() == self.code.modules.is_empty(), Rule::Launch)?;
         self.variants(&dispatch.launches)?;
+        self.candidates(dispatch)?;
         dispatch.launches.iter().try_for_each(|launch| self.launch(launch))
     }
 
@@ -86,6 +100,45 @@ impl Checker<'_> {
     /// Whether no length is above the last range of a table.
     fn complete(&self, last: Option<&Variant>) -> bool {
         last.is_none_or(|last| last.of.at(&self.maxima).is_some_and(|most| most <= last.up_to))
+    }
+
+    /// Every choice of a dispatch has all its candidates there, for the same lengths, and each writes what the dispatch is to
+    /// write, or none does.
+    fn candidates(&self, dispatch: &Dispatch) -> Checked {
+        let of = |launch: &Launch| launch.candidate.map(|candidate| candidate.choice);
+        let chosen: BTreeSet<u32> = dispatch.launches.iter().filter_map(of).collect();
+        for number in chosen {
+            let choice =
+                self.choices.iter().find(|choice| choice.number == number).ok_or(Rule::Candidates)?;
+            let mut first = None;
+            for nth in 0..choice.candidates {
+                let own = Some(Candidate { choice: number, nth });
+                let launches = || dispatch.launches.iter().filter(|launch| launch.candidate == own);
+                // Launches of one candidate may be several, for the same lengths all.
+                let mut lengths: Vec<&Option<Variant>> = Vec::new();
+                for launch in launches() {
+                    if !lengths.contains(&&launch.variant) {
+                        lengths.push(&launch.variant);
+                    }
+                }
+                let writes: Vec<bool> = dispatch
+                    .writes
+                    .iter()
+                    .map(|id| launches().any(|launch| self.writes(launch, *id)))
+                    .collect();
+                let found = (lengths, writes);
+                ensure(!found.0.is_empty(), Rule::Candidates)?;
+                ensure(*first.get_or_insert_with(|| found.clone()) == found, Rule::Candidates)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a launch writes this value.
+    fn writes(&self, launch: &Launch, id: ValueId) -> bool {
+        let module = self.code.modules.get(launch.module as usize);
+        let buffers = module.into_iter().flat_map(|module| launch.buffers.iter().zip(&module.buffers));
+        buffers.into_iter().any(|(binding, buffer)| buffer.written && binding.value == id)
     }
 
     fn launch(&self, launch: &Launch) -> Checked {

@@ -11,6 +11,8 @@
 //! - Modules have sound settings and unique names. Where there are modules every dispatch has launches, elsewhere none:
 //!   buffers and scalars fit the module, of variants one serves at every length, what is written lies in the arena and overlaps no other binding of the launch. A
 //!   weight that is not row-major is bound in parts.
+//! - A choice has 2 to `CANDIDATE_COUNT_MAX` candidates, numbered from 0. A dispatch with a launch of one of them has
+//!   launches of all, for the same lengths, and what the dispatch is to write all of them write, or none.
 //! - Operands and results of every kernel have the number, types and shapes that [`Kernel`](crate::plan::Kernel) documents,
 //!   for all values of the symbols. Settings are in range. f16 stands only where there is code. Weights of a linear are packed where there is no
 //!   code; elsewhere they are in fp8 where rows are, and else row-major, as all other tensors.
@@ -29,12 +31,14 @@ mod shapes;
 mod slots;
 
 use crate::code::Code;
-use crate::plan::{ARENA_ALIGN, Denoise, Dim, Dispatch, Place, Plan, Port, Program, Step, Value, ValueId};
+use crate::plan::{
+    ARENA_ALIGN, Choice, Denoise, Dim, Dispatch, Place, Plan, Port, Program, Step, Value, ValueId,
+};
 use crate::poly::{FACTOR_COUNT_MAX, TERM_COUNT_MAX, constant, same_dims};
 use crate::{At, PlanError, Rule, WeightInfo};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
-use code::check_code;
+use code::{check_choices, check_code};
 use dreamc_num::DType;
 use shapes::ensure;
 
@@ -54,6 +58,10 @@ pub const STEP_COUNT_MAX: u32 = 1 << 20;
 pub const OPERAND_COUNT_MAX: usize = 16;
 /// Most launches of a dispatch.
 pub const LAUNCH_COUNT_MAX: usize = 256;
+/// Most choices of a program.
+pub const CHOICE_COUNT_MAX: usize = 1024;
+/// Most candidates of a choice, the portable one included.
+pub const CANDIDATE_COUNT_MAX: u32 = 16;
 /// Most iterations of a loop and most steps of a schedule.
 pub const STEPS_MAX: u32 = 1 << 16;
 /// Most dimensions of a value.
@@ -109,7 +117,9 @@ fn check_program(program: &Program, code: &Code, weights: &[WeightInfo]) -> Resu
     ensure(unique, Rule::Names).map_err(whole)?;
 
     let maxima = program.maxima();
-    let mut checker = Checker { program, code, weights, maxima, ranges: Vec::new(), step: 0, in_loop: None };
+    let choices = check_choices(program).map_err(whole)?;
+    let mut checker =
+        Checker { program, code, weights, maxima, choices, ranges: Vec::new(), step: 0, in_loop: None };
     for (value, i) in program.values.iter().zip(0..) {
         let range = checker.value(value).map_err(|rule| (At::Value(i), rule))?;
         checker.ranges.push(range);
@@ -138,6 +148,8 @@ struct Checker<'a> {
     weights: &'a [WeightInfo],
     /// Largest values of the symbols.
     maxima: Vec<u32>,
+    /// What the program leaves to be chosen.
+    choices: Vec<Choice>,
     /// Per value.
     ranges: Vec<Range>,
     /// Number of the next step.

@@ -117,6 +117,7 @@ pub(crate) fn manifest() -> Manifest {
         aliases: vec![("hidden.0".into(), "model".into())],
         reference: [("forward".into(), dreamc_artifact::Work { flop: 3, bytes: 4 })].into(),
         warm: vec![],
+        tuned: Vec::new(),
     }
 }
 

@@ -37,8 +37,12 @@ pub(crate) fn any_call_may_fail<T: Target>() {
             match session(&mut device, &program) {
                 Ok(()) => {}
                 Err(StepError::Device { error, .. }) => {
-                    let driver =
-                        matches!(error, DeviceError::Driver { .. } | DeviceError::OutOfDeviceMemory { .. });
+                    let driver = matches!(
+                        error,
+                        DeviceError::Driver { .. }
+                            | DeviceError::Kernel { .. }
+                            | DeviceError::OutOfDeviceMemory { .. }
+                    );
                     assert!(driver, "{name}: {error}");
                     failures += 1;
                     session(&mut device, &program).unwrap();
@@ -141,7 +145,11 @@ pub(crate) fn errors_of_runs<T: Target>() {
         error
     };
     assert_eq!(attempt(functions.launch, 2, 1), driver("launching `f32_index`", "INVALID_VALUE"));
-    assert_eq!(attempt(functions.find, 1, 500), driver("finding `f32_index` in its module", "NOT_FOUND"));
+    let DeviceError::Kernel { kernel, error } = attempt(functions.find, 1, 500) else {
+        panic!("a kernel's error")
+    };
+    assert_eq!(kernel, "f32_index");
+    assert_eq!(error, format!("finding it in its module: {prefix}NOT_FOUND: refused"));
     assert_eq!(
         attempt(functions.run, 0, LAUNCH_FAILED),
         driver("running `looped` as recorded", "LAUNCH_FAILED")
@@ -151,10 +159,10 @@ pub(crate) fn errors_of_runs<T: Target>() {
         attempt("kernel", 0, LAUNCH_FAILED),
         driver("running, or copying from the device", "LAUNCH_FAILED")
     );
-    let DeviceError::Driver { what, error } = attempt(functions.load, 2, BAD_IMAGE) else {
-        panic!("a driver's error")
+    let DeviceError::Kernel { kernel, error } = attempt(functions.load, 2, BAD_IMAGE) else {
+        panic!("a kernel's error")
     };
-    assert_eq!(what, "loading `f32_add_inplace`");
+    assert_eq!(kernel, "f32_add_inplace");
     assert!(error.starts_with(&format!("{prefix}INVALID_IMAGE: ")), "{error}");
     let pinned = |after| attempt(functions.take_pinned, after, OUT_OF_MEMORY).to_string();
     let said = pinned(0);

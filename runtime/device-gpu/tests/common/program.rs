@@ -93,7 +93,7 @@ fn value(dims: &[Dim], place: Place) -> Value {
 fn launch(module: u32, buffers: &[(u32, Option<(u64, u64)>)], scalars: Vec<Scalar>) -> Launch {
     let buffers =
         buffers.iter().map(|(value, part)| Binding { value: ValueId(*value), part: *part }).collect();
-    Launch { module, buffers, scalars, variant: None }
+    Launch { module, buffers, scalars, variant: None, candidate: None }
 }
 
 fn dispatch(kernel: Kernel, reads: &[u32], writes: &[u32], launches: Vec<Launch>) -> Step {

@@ -33,7 +33,7 @@ fn dispatch(launches: Vec<Launch>) -> Dispatch {
 
 fn launch_on(module: u32, buffers: &[(u32, Option<(u64, u64)>)], scalars: Vec<Scalar>) -> Launch {
     let binding = |(v, part): &(u32, Option<(u64, u64)>)| Binding { value: ValueId(*v), part: *part };
-    Launch { module, buffers: buffers.iter().map(binding).collect(), scalars, variant: None }
+    Launch { module, buffers: buffers.iter().map(binding).collect(), scalars, variant: None, candidate: None }
 }
 
 /// `x[S]` at 0 is in- and output; the loop of 3 steps adds 5 and the step to `x`, and remembers it; then a launch that

@@ -70,7 +70,7 @@ pub(crate) fn times_symbol(coefficient: u32) -> Dim {
 /// A launch of a module on whole values.
 pub(crate) fn launch(module: u32, values: &[u32], scalars: Vec<Scalar>) -> Launch {
     let buffers = values.iter().map(|v| Binding { value: ValueId(*v), part: None }).collect();
-    Launch { module, buffers, scalars, variant: None }
+    Launch { module, buffers, scalars, variant: None, candidate: None }
 }
 
 pub(crate) fn count(n: u32) -> Scalar {
