@@ -207,7 +207,8 @@ fn rows_by_warpgroups() {
     let row = |first: i32| (0..20).map(|i| 7 + (first + 31 * i) % 400).collect();
     let request = Forward { input_ids: (0..6).map(row).collect(), ..Forward::default() };
     let found = logits(&mut model, &request);
-    let launched = log(&hopper, &["launch"]);
+    // Of a run that is recorded, launches are indented.
+    let launched = log(&hopper, &["", "launch"]);
     assert!(launched.iter().any(|line| line.contains("wgmma")), "{launched:?}");
     let wanted = logits(&mut ampere.open_emulated(Cuda), &request);
     assert_eq!(found.len(), wanted.len());

@@ -175,7 +175,8 @@ impl Linear {
         let table = MatrixTile::table(most, self.operand(), capabilities);
         let table: Vec<(u32, Linear)> = table.into_iter().map(matrix).collect();
         let will_do = |linear: &Linear| linear.lacks(target).is_none() && linear.check(capabilities).is_ok();
-        if table.iter().all(|(_, linear)| will_do(linear)) {
+        let to_the_end = table.last().is_some_and(|(up_to, _)| *up_to >= most);
+        if to_the_end && table.iter().all(|(_, linear)| will_do(linear)) {
             return table;
         }
         let tile = if most <= Tile::FLAT.rows { Tile::FLAT } else { Tile::WIDE };

@@ -159,10 +159,11 @@ void group_multiply(int line, float *const (&d)[n / 2], unsigned long long a, un
     static_assert(n % 8 == 0 && n <= 256, "an instruction of 8 to 256 rows");
     Group &own = groups[threadIdx.x];
     dream_warp(line);
-    int set = set_of(own, *d[0], 0);
-    for (unsigned i = 0; i < n / 2; i++)
+    // What is not added to may have been anything.
+    int set = adds ? set_of(own, *d[0], 0) : -1;
+    for (unsigned i = 0; i < n / 2 && adds; i++)
         if (set_of(own, *d[i], i) != set) dream_stop("sums that are touched while they are in flight");
-    if (set < 0 || !adds) {
+    if (set < 0) {
         if (!own.fenced) dream_stop("registers of products without a fence");
         set = own.next++ % sets_max;
         Sums &sums = own.sets[set];
