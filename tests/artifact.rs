@@ -158,7 +158,7 @@ mod build {
             assert_eq!(files(dir.path()), Vec::<PathBuf>::new(), "{options:?}");
         };
         build(2, &["--quant", "int3"], &["int3", "unknown", "none, w8a8, w4a16, w4a8, fp8"]);
-        let with = "cuda:sm_89, cuda:sm_120 and cuda:sm_121 have it";
+        let with = "cuda:sm_89, cuda:sm_90a, cuda:sm_120 and cuda:sm_121 have it";
         build(2, &["--quant", "fp8"], &["the CPU multiplies no fp8", with, "w8a8, w4a16 or w4a8"]);
         for target in
             ["cuda", "cuda:sm_86", "rocm:gfx942", "rocm:gfx90a", "rocm:gfx1100", "metal", "wgpu", "wgpu:f16"]
@@ -169,7 +169,6 @@ mod build {
         // As a whole, whichever comes first.
         build(2, &["--quant", "fp8", "--target", "cuda:sm_89,cpu"], &["the CPU multiplies no fp8", with]);
         build(2, &["--quant", "fp8", "--target", "cuda:sm_89,cuda:sm_80"], &["cuda:sm_80 multiplies no fp8"]);
-        build(2, &["--quant", "fp8", "--target", "cuda:sm_90a"], &["sm_90a has fp8 in `wgmma` alone", with]);
         let ada = ["--quant", "fp8", "--target", "cuda:sm_89"];
         build(2, &[&ada[..], &["--group", "32"]].concat(), &["--group", "no effect", "no groups"]);
         build(2, &[&ada[..], &["--calib", &checkpoint]].concat(), &["--calib", "no effect", "come with"]);

@@ -1,5 +1,6 @@
 //! Modules with the shapes of the released models, and no weights: for what depends on shapes alone.
 
+use dreamc::compile::{Bits, Quantization, quantize};
 use dreamc_frontend::clock::{FlowClock, flow_times};
 use dreamc_frontend::module::{ACT, Architecture, FORWARD, GENERATE, Options, module};
 use dreamc_frontend::sampler::{Alg, Sampler};
@@ -45,6 +46,19 @@ pub fn act_at_once(size: Size, dtype: DType) -> Module {
         integrator: None,
     };
     of(size, Variant::Vla, dtype, 1, Some(act))
+}
+
+/// The same in fp8, but for what the rule keeps.
+///
+/// # Panics
+///
+/// Where it cannot be quantized, which is a bug.
+pub fn act_at_once_in_fp8(size: Size, dtype: DType) -> Module {
+    let mut module = act_at_once(size, dtype);
+    let quantization = Quantization::new(Bits::Fp8);
+    quantize(&quantization, &size.model_config(Variant::Vla), &mut [&mut module])
+        .unwrap_or_else(|e| panic!("{e}"));
+    module
 }
 
 /// Eight actions by a flow of four steps, which the robot's state goes into.

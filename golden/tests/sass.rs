@@ -340,6 +340,7 @@ fn fp8() {
         Kernel::LinearFp8(LinearFp8 {
             y: Float::F32,
             n: 3584,
+            more: [0; 2],
             k: 18944,
             bias,
             swiglu,

@@ -22,6 +22,8 @@ pub(crate) fn epilogue<Y: Float>(
     x_scales: &ComptimeOption<Box<[f32]>>,
     weight_scales: &ComptimeOption<Box<[f32]>>,
     up_scales: &ComptimeOption<Box<[f32]>>,
+    second_scales: &ComptimeOption<Box<[f32]>>,
+    third_scales: &ComptimeOption<Box<[f32]>>,
     bias: &ComptimeOption<Box<[f32]>>,
     parts: &ComptimeOption<Box<[f32]>>,
     counters: &ComptimeOption<Box<[i32]>>,
@@ -35,6 +37,7 @@ pub(crate) fn epilogue<Y: Float>(
     rows: u32,
     first_feature: u32,
     own_feature: u32,
+    part: u32,
     stride: u32,
     first: u32,
     #[comptime] shape: Shape,
@@ -132,7 +135,22 @@ pub(crate) fn epilogue<Y: Float>(
                 }
                 if comptime!(x_scales.is_some()) {
                     let of_row = Four::new(x_scales.as_ref().unwrap()[m as usize]);
-                    scales[e] = of_row * read(weight_scales.as_ref().unwrap(), n, there, fours);
+                    // Which feature of its own weight it is.
+                    let own = n - (first_feature - own_feature);
+                    if comptime!(second_scales.is_none()) {
+                        scales[e] = of_row * read(weight_scales.as_ref().unwrap(), own, there, fours);
+                    } else {
+                        if part == 0u32 {
+                            scales[e] = of_row * read(weight_scales.as_ref().unwrap(), own, there, fours);
+                        } else if part == 1u32 {
+                            scales[e] = of_row * read(second_scales.as_ref().unwrap(), own, there, fours);
+                        }
+                    }
+                    if comptime!(third_scales.is_some()) {
+                        if part == 2u32 {
+                            scales[e] = of_row * read(third_scales.as_ref().unwrap(), own, there, fours);
+                        }
+                    }
                     if comptime!(up_scales.is_some()) {
                         up_factors[e] = of_row * read(up_scales.as_ref().unwrap(), n, there, fours);
                     }

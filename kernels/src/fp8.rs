@@ -31,6 +31,9 @@ pub struct LinearFp8 {
     pub y: Dtype,
     /// Features, rows of the weight.
     pub n: u32,
+    /// Features of a second and a third weight, whose results stand behind those of the first, with buffers `second`,
+    /// `second_scales`, `third`, `third_scales`; 0 where there is none. Not with SwiGLU.
+    pub more: [u32; 2],
     /// Columns of `x` and of the weight.
     pub k: u32,
     /// Whether there is a bias; added first.
@@ -56,12 +59,40 @@ impl LinearFp8 {
 
     /// The same as a table of variants by the number of rows up to `most`, each up to so many.
     pub fn fitted(self, most: u32, target: &Target) -> Vec<(u32, LinearFp8)> {
-        let columns = self.n * self.weights();
-        let (multiplied, k_bytes) = (Multiplied::E4M3, self.k);
-        let operand = tile::Matrix { multiplied, columns, k_bytes, shared: false, ends: [0; 3] };
+        let operand = tile::Matrix {
+            multiplied: Multiplied::E4M3,
+            columns: self.features() * self.weights(),
+            k_bytes: self.k,
+            shared: !self.swiglu,
+            ends: match self.more {
+                [0, _] => [0; 3],
+                [_, 0] => [self.n, 0, 0],
+                [second, _] => [self.n, second, 0],
+            },
+        };
         let table = MatrixTile::table(most, operand, target.capabilities());
         let own = |(up_to, tile)| (up_to, LinearFp8 { tile: LinearFp8::tile(tile), ..self });
         table.into_iter().map(own).collect()
+    }
+
+    /// Whether every kernel of the table can be emitted. Where not all weights are whole tiles, they are launches of their own.
+    pub fn will_do(table: &[(u32, LinearFp8)], target: &Target) -> bool {
+        let fits = |kernel: &LinearFp8| kernel.check(target.capabilities()).is_ok();
+        !table.is_empty() && table.iter().all(|(_, kernel)| fits(kernel))
+    }
+
+    /// Workgroups that share K.
+    pub const fn splits(&self) -> u32 {
+        self.tile.splits
+    }
+
+    /// Where workgroups share K: tiles for so many rows, and elements of the sums of all of them.
+    pub fn parts(&self, rows: u32) -> Option<(u32, u32)> {
+        self.tile.parts(rows, self.features())
+    }
+
+    const fn features(&self) -> u32 {
+        self.n + self.more[0] + self.more[1]
     }
 
     const fn weights(&self) -> u32 {
@@ -90,7 +121,8 @@ impl LinearFp8 {
         ] {
             name += if has { part } else { "" };
         }
-        format!("{name}_to_{}_n{}k{}_{}", self.y.name(), self.n, self.k, self.tile.name())
+        let more: String = self.more.iter().filter(|n| **n > 0).map(|n| format!("_{n}")).collect();
+        format!("{name}_to_{}_n{}{more}k{}_{}", self.y.name(), self.n, self.k, self.tile.name())
     }
 
     pub(crate) fn check(&self, capabilities: &Capabilities) -> Result<(), String> {
@@ -100,18 +132,29 @@ impl LinearFp8 {
         if self.n == 0 || self.k == 0 {
             return Err("n and k are at least 1".into());
         }
+        if self.swiglu && self.more != [0; 2] {
+            return Err("swiglu takes no more weights".into());
+        }
+        if self.swiglu && self.tile.splits > 1 {
+            return Err("K is shared where one sum is a result".into());
+        }
+        // A workgroup has features of one of them.
+        let before = if self.more[1] > 0 { vec![self.n, self.more[0]] } else { vec![self.n] };
+        if self.more != [0; 2] && before.iter().any(|n| n % self.tile.columns != 0) {
+            return Err(format!("{before:?} features are not whole tiles of {}", self.tile.columns));
+        }
         // Rows are filled up.
         let k = self.k.next_multiple_of(Multiplied::E4M3.in_chunk());
         self.tile.check(self.weights(), (k, Multiplied::E4M3), 0, capabilities)
     }
 
     pub(crate) fn launch(&self, r: &Recorder) {
-        let LinearFp8 { y, n, k, bias, swiglu, activation, residual, tile } = *self;
+        let LinearFp8 { y, n, more, k, bias, swiglu, activation, residual, tile } = *self;
         let matmul = Matmul {
             multiplied: Multiplied::E4M3,
             y,
             n,
-            more: [0; 2],
+            more,
             k,
             bias,
             swiglu,

@@ -210,8 +210,7 @@ impl Linear {
     /// Where workgroups share K: tiles for so many rows, and elements of the sums of all of them.
     pub fn parts(&self, rows: u32) -> Option<(u32, u32)> {
         let Engine::Matrix(tile) = self.engine else { return None };
-        let tiles = rows.div_ceil(tile.rows) * self.features().div_ceil(tile.columns);
-        (tile.splits > 1).then_some((tiles, tiles * tile.rows * tile.columns * tile.splits))
+        tile.parts(rows, self.features())
     }
 
     /// Whether all its weights are one launch, and their heads turned in it.

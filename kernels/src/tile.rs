@@ -250,6 +250,12 @@ impl MatrixTile {
         matrix.shared && matrix.k_bytes / self.depth / self.splits >= self.stages
     }
 
+    /// Where workgroups share K: tiles for so many rows and features, and elements of the sums of all of them.
+    pub(crate) fn parts(self, rows: u32, features: u32) -> Option<(u32, u32)> {
+        let tiles = rows.div_ceil(self.rows) * features.div_ceil(self.columns);
+        (self.splits > 1).then_some((tiles, tiles * self.rows * self.columns * self.splits))
+    }
+
     /// Clocks in which a workgroup of several that share K hands over its sums, and the last adds them, with 32 bytes a clock to L2
     /// and 64 from there.
     pub(crate) const fn adding(self) -> u32 {

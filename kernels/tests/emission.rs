@@ -149,7 +149,7 @@ const SMALL: MatrixTile = MatrixTile { columns: 32, ..MatrixTile::LOW };
 fn in_fp8(tile: MatrixTile) -> Vec<Kernel> {
     let case = |y, k, swiglu, residual, bias| {
         let activation = None;
-        Kernel::LinearFp8(LinearFp8 { y, n: 8, k, bias, swiglu, activation, residual, tile })
+        Kernel::LinearFp8(LinearFp8 { y, n: 8, more: [0; 2], k, bias, swiglu, activation, residual, tile })
     };
     vec![
         Kernel::RoundRows(RoundRows { x: Float::BF16 }),
@@ -332,7 +332,7 @@ fn fp8_where_there_is_any() {
 
 fn small_fp8() -> LinearFp8 {
     let (y, residual, tile) = (Float::F32, Residual::None, MatrixTile::FLAT);
-    LinearFp8 { y, n: 8, k: 64, bias: false, swiglu: false, activation: None, residual, tile }
+    LinearFp8 { y, n: 8, more: [0; 2], k: 64, bias: false, swiglu: false, activation: None, residual, tile }
 }
 
 #[test]

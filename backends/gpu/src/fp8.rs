@@ -1,7 +1,7 @@
 //! Matmuls of codes of fp8: rows are rounded once, whatever number of weights they are multiplied with.
 
 use crate::launcher::{Bound, Launcher, count};
-use crate::linear::{activation, normed};
+use crate::linear::{activation, normed, room};
 use dreamc_artifact::layout::fp8_pitch;
 use dreamc_artifact::plan::{Dim, Linear, Scalar, ValueId};
 use dreamc_kernels::{self as kernels, LinearFp8, MatrixTile, Residual, RoundRows};
@@ -21,13 +21,13 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
     let (codes, scales) = rounded(l, x, k)?;
     let y = l.write(0);
     let (rows, stride) = (l.row_count(y)?, l.columns(y)?);
-    let pairs = if linear.swiglu { 1 } else { weights.len() };
-    let mut first = 0;
-    for weight in &weights[..pairs] {
-        let n = l.constant_rows(*weight)?;
+    let ns = weights.iter().map(|weight| l.constant_rows(*weight)).collect::<Result<Vec<u32>, _>>()?;
+    let most = l.most(&rows);
+    let kernel = |n: u32, more: [u32; 2], l: &Launcher<'_, '_, '_>| -> Result<_, String> {
         let kernel = LinearFp8 {
             y: l.float(y)?,
             n,
+            more,
             k,
             bias: bias.is_some(),
             swiglu: linear.swiglu,
@@ -39,20 +39,55 @@ pub(crate) fn launches(l: &mut Launcher<'_, '_, '_>, linear: &Linear) -> Result<
             },
             tile: MatrixTile::WIDE,
         };
-        let table = kernel.fitted(l.most(&rows), l.target());
+        Ok(kernel.fitted(most, l.target()))
+    };
+    // Of `of`, the first of whose features is `first`.
+    let launch = |l: &mut Launcher<'_, '_, '_>, table: &[(u32, LinearFp8)], of: &[ValueId], first: u32| {
+        let names: &[[&str; 2]] = match linear.swiglu {
+            true => &[["weight", "weight_scales"], ["up", "up_scales"]],
+            false => &[["weight", "weight_scales"], ["second", "second_scales"], ["third", "third_scales"]],
+        };
         let mut by_row = vec![("x", codes), ("x_scales", scales), ("y", y)];
-        let [of_codes, of_scales] = l.fp8(*weight)?;
-        let mut buffers: Vec<(&str, Bound)> = vec![("weight", of_codes), ("weight_scales", of_scales)];
-        if linear.swiglu {
-            let [of_codes, of_scales] = l.fp8(weights[1])?;
-            buffers.extend([("up", of_codes), ("up_scales", of_scales)]);
+        by_row.extend(residual.filter(|read| !l.in_place(*read)).map(|read| ("residual", l.read(read))));
+        let mut buffers: Vec<(&str, Bound)> = Vec::new();
+        for ([of_codes, of_scales], weight) in names.iter().zip(of) {
+            let [codes, scales] = l.fp8(*weight)?;
+            buffers.extend([(*of_codes, codes), (*of_scales, scales)]);
         }
         buffers.extend(bias.map(|bias| ("bias", bias.into())));
-        by_row.extend(residual.filter(|read| !l.in_place(*read)).map(|read| ("residual", l.read(read))));
+        let needs = |(up_to, kernel): &(u32, LinearFp8)| kernel.parts((*up_to).min(most));
+        let needs: Vec<(u32, u32)> = table.iter().filter_map(needs).collect();
+        let shared = match needs.is_empty() {
+            true => None,
+            false => {
+                let counters = l.counters();
+                Some(room(l, counters, &needs)?)
+            }
+        };
         let scalars = [("stride", stride.clone()), ("first", count(first))];
-        l.variants(&rows, &table, |l, kernel| {
+        l.variants(&rows, table, |l, kernel| {
+            let shared = shared.filter(|_| kernel.splits() > 1);
+            let shared = shared
+                .into_iter()
+                .flat_map(|[parts, counters]| [("parts", parts.into()), ("counters", counters.into())]);
+            let buffers: Vec<(&str, Bound)> = buffers.iter().copied().chain(shared).collect();
             l.launch_rows(&kernels::Kernel::LinearFp8(*kernel), &rows, &by_row, &buffers, &scalars)
-        })?;
+        })
+    };
+    if linear.swiglu {
+        let table = kernel(ns[0], [0; 2], l)?;
+        return launch(l, &table, &weights, 0);
+    }
+    if weights.len() > 1 {
+        let table = kernel(ns[0], [1, 2].map(|i| ns.get(i).copied().unwrap_or(0)), l)?;
+        if LinearFp8::will_do(&table, l.target()) {
+            return launch(l, &table, &weights, 0);
+        }
+    }
+    let mut first = 0;
+    for (weight, n) in weights.iter().zip(&ns) {
+        let table = kernel(*n, [0; 2], l)?;
+        launch(l, &table, std::slice::from_ref(weight), first)?;
         first += n;
     }
     Ok(())

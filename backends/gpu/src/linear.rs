@@ -220,12 +220,21 @@ fn parts(
         });
     }
     let needs: Vec<(u32, u32)> = table.iter().flat_map(shared).collect();
-    let [tiles, elements] =
-        [|n: &(u32, u32)| n.0, |n: &(u32, u32)| n.1].map(|of| needs.iter().map(of).max().unwrap_or(0));
+    room(l, (counters, most), &needs).map(Some)
+}
+
+/// Room for the sums of so many tiles and elements, the largest of each, and the counters, of which there are `most`.
+pub(crate) fn room(
+    l: &mut Launcher<'_, '_, '_>,
+    (counters, most): (ValueId, u32),
+    needs: &[(u32, u32)],
+) -> Result<[ValueId; 2], String> {
+    let tiles = needs.iter().map(|(tiles, _)| *tiles).max().unwrap_or(0);
+    let elements = needs.iter().map(|(_, elements)| *elements).max().unwrap_or(0);
     if tiles > most {
         return Err(format!("bug: {tiles} tiles share {most} counters; please report it"));
     }
-    Ok(Some([l.scratch(DType::F32, &[Dim::constant(elements)])?, counters]))
+    Ok([l.scratch(DType::F32, &[Dim::constant(elements)])?, counters])
 }
 
 /// The heads that an attention behind the matmul wants turned, and the values of their angles.

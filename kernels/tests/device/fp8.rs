@@ -32,7 +32,7 @@ fn groups([m, ..]: [usize; 3]) -> Vec<MatrixTile> {
 
 fn plain(y: Float, [_, n, k]: [usize; 3], tile: MatrixTile) -> LinearFp8 {
     let (n, k, residual) = (n as u32, k as u32, Residual::None);
-    LinearFp8 { y, n, k, bias: false, swiglu: false, activation: None, residual, tile }
+    LinearFp8 { y, n, more: [0; 2], k, bias: false, swiglu: false, activation: None, residual, tile }
 }
 
 /// At least one.
@@ -212,5 +212,44 @@ fn several_weights() {
             first += n;
         }
         near(&y, wanted.floats(), 2e-6);
+    }
+}
+
+/// The same in one launch, and where workgroups share K.
+#[test]
+fn several_weights_at_once() {
+    let (m, k, ns) = (20, 1040, [128_usize, 64, 40]);
+    let (x, bias) = (tensor(&[m, k], 1), tensor(&[232], 9));
+    let weights: Vec<Tensor> = ns.iter().zip(2..).map(|(n, seed)| tensor(&[*n, k], seed)).collect();
+    for count in [2, 3] {
+        let all: usize = ns[..count].iter().sum();
+        let operand = ["%1, %2", "%1, %2, %3"][count - 2];
+        let text = format!(
+            "graph @f(%0: f32[{m}, {k}], %1: f32[128, {k}], %2: f32[64, {k}], %3: f32[40, {k}], %4: f32[{all}]) {{
+              %5 = linear %0, {operand}, %4 {{weights={count}, bias=1, fp8=1}} : f32[{m}, {all}]
+              return %5
+            }}"
+        );
+        let bias = Tensor::f32(&[all], bias.floats()[..all].to_vec());
+        let wanted = interpret(&text, &[&x, &weights[0], &weights[1], &weights[2], &bias]).remove(0);
+        let shared = MatrixTile { splits: 2, ..MatrixTile::group(16, 64, 3) };
+        for tile in [LinearFp8::tile(MatrixTile::SMALL), MatrixTile::group(24, 64, 4), shared] {
+            let more = [64, if count == 3 { 40 } else { 0 }];
+            let linear = LinearFp8 { bias: true, more, ..plain(Float::F32, [m, ns[0], k], tile) };
+            let kernel = Kernel::LinearFp8(linear);
+            for on in runners_of(&kernel) {
+                let launch = operands(Launch::of(on, &kernel), &x, &weights[0]).tensor("bias", &bias);
+                let mut launch = given(launch, ["second", "second_scales"], &weights[1]);
+                if count == 3 {
+                    launch = given(launch, ["third", "third_scales"], &weights[2]);
+                }
+                if let Some((tiles, parts)) = linear.parts(m as u32) {
+                    launch =
+                        launch.result("parts", parts as usize).ints("counters", &vec![0; tiles as usize]);
+                }
+                let launch = launch.result("y", m * all).int("rows", m).int("stride", all).int("first", 0);
+                launch.run().near("y", wanted.floats(), 3e-6);
+            }
+        }
     }
 }
