@@ -18,6 +18,7 @@
 
 #![allow(
     clippy::collapsible_if,
+    clippy::if_same_then_else,
     clippy::manual_div_ceil,
     clippy::manual_is_multiple_of,
     reason = "kernels are written in the part of the language that can be generated"
