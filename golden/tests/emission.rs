@@ -110,9 +110,19 @@ fn every_target() {
         let Some(kernels) = target.kernels().filter(|_| target.spelling() != "cuda") else { continue };
         if kernels.form() == Form::Cuda && kernels.name() != "sm_80" {
             // What has all that Ampere has, and room for its tiles, has all its kernels.
-            let Capabilities { shared_bytes, processors, products, fp8, .. } = *kernels.capabilities();
+            let Capabilities {
+                shared_bytes, processors, products, group_products, memory_bytes, fp8, ..
+            } = *kernels.capabilities();
             assert!(shared_bytes >= 99 << 10 && processors > 0 && products > 0, "{target}");
-            let same = Capabilities { shared_bytes, processors, products, fp8, ..ampere.clone() };
+            let same = Capabilities {
+                shared_bytes,
+                processors,
+                products,
+                group_products,
+                memory_bytes,
+                fp8,
+                ..ampere.clone()
+            };
             assert_eq!(*kernels.capabilities(), same, "{target}");
             continue;
         }

@@ -4,7 +4,7 @@
 //! that is where the stage comes that is filled next. Its copies are begun while the products of this stage are under way, and
 //! only then those of the last are waited for: matrix units always have the next stage before them.
 
-use crate::matrix::{Shape, fill_stage};
+use crate::matrix::{Own, Shape, fill_stage};
 use crate::ptx::{CHUNK, Multiplied, WARP, commit, wait};
 use crate::wgmma::{
     GROUP_FEATURES, GROUP_WARPS, arrived, begin, begin_anew, descriptor, shared_to_products, wait_but_last,
@@ -19,15 +19,9 @@ pub(crate) fn multiply_by_groups(
     second: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
     third: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
     up: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
-    part: u32,
     shared: &mut [u32],
     base: u32,
-    first_row: u32,
-    rows: u32,
-    own_feature: u32,
-    last_feature: u32,
-    own_start: u32,
-    steps: u32,
+    own: &Own,
     #[comptime] shape: Shape,
 ) {
     let tile = comptime!(shape.tile);
@@ -47,52 +41,27 @@ pub(crate) fn multiply_by_groups(
     let mut now = base;
     let mut next = base + comptime!(ahead * stage);
     let end = base + comptime!(tile.stages * stage);
-    for step in 0..steps {
+    for step in 0..own.steps {
         wait(comptime!(ahead - 1));
         shared_to_products();
         sync_cube();
         let features = descriptor(now + own_features);
+        // A list of one: of a variable, assembly would be given the address.
+        let mut of_stage = Array::<Vector<f32, S>>::new(1usize);
         if comptime!(anew) {
-            // A list of one: of a variable, assembly would be given the address.
-            let mut own = Array::<Vector<f32, S>>::new(1usize);
-            own[0] = begin_anew::<S>(features, descriptor(now), n, multiplied);
-            fill_next(
-                x,
-                weight,
-                second,
-                third,
-                up,
-                part,
-                next,
-                first_row,
-                rows,
-                own_feature,
-                last_feature,
-                own_start,
-                step,
-                steps,
-                shape,
-            );
-            sums[0] += arrived::<S>(own[0], n);
+            of_stage[0] = begin_anew::<S>(features, descriptor(now), n, multiplied);
         } else {
             sums[0] = begin::<S>(features, descriptor(now), sums[0], n, multiplied);
-            fill_next(
-                x,
-                weight,
-                second,
-                third,
-                up,
-                part,
-                next,
-                first_row,
-                rows,
-                own_feature,
-                last_feature,
-                own_start,
-                step,
-                steps,
-                shape,
-            );
+        }
+        if step + ahead < own.steps {
+            let start = own.start + (step + ahead) * comptime!(tile.depth / CHUNK);
+            fill_stage(x, weight, second, third, up, next, start, own, shape);
+        }
+        // Also where there was nothing: groups are counted.
+        commit();
+        if comptime!(anew) {
+            sums[0] += arrived::<S>(of_stage[0], n);
+        } else {
             wait_but_last();
         }
         now += stage;
@@ -120,46 +89,4 @@ pub(crate) fn multiply_by_groups(
         let to = comptime!((e as u32 / 4 * 8 + e as u32 % 2) * pitch + e as u32 / 2 % 2 * 8);
         shared[(own + to) as usize] = u32::reinterpret(sums[0].extract(e));
     }
-}
-
-/// Begins to copy the stage that is `ahead` of this one, if there is one.
-#[cube]
-fn fill_next(
-    x: &[Vector<u32, Const<4>>],
-    weight: &[Vector<u32, Const<4>>],
-    second: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
-    third: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
-    up: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
-    part: u32,
-    next: u32,
-    first_row: u32,
-    rows: u32,
-    own_feature: u32,
-    last_feature: u32,
-    own_start: u32,
-    step: u32,
-    steps: u32,
-    #[comptime] shape: Shape,
-) {
-    let ahead = comptime!(shape.tile.ahead());
-    if step + ahead < steps {
-        let start = own_start + (step + ahead) * comptime!(shape.tile.depth / CHUNK);
-        fill_stage(
-            x,
-            weight,
-            second,
-            third,
-            up,
-            part,
-            next,
-            first_row,
-            rows,
-            own_feature,
-            last_feature,
-            start,
-            shape,
-        );
-    }
-    // Also where there was nothing: groups are counted.
-    commit();
 }

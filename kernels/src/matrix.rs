@@ -153,6 +153,22 @@ pub(crate) struct Matmul {
     pub(crate) weighted: bool,
 }
 
+/// What a workgroup has of the operands.
+#[derive(CubeType, Clone)]
+pub(crate) struct Own {
+    /// Rows of `x`: the first, and behind the last of all.
+    pub(crate) first_row: u32,
+    pub(crate) rows: u32,
+    /// Which of the weights side by side.
+    pub(crate) part: u32,
+    /// Its features: the first, and behind the last of that weight.
+    pub(crate) first_feature: u32,
+    pub(crate) last_feature: u32,
+    /// Where it begins along K, in chunks, and how many steps it goes.
+    pub(crate) start: u32,
+    pub(crate) steps: u32,
+}
+
 #[cube(launch_unchecked)]
 fn linear_matrix<Y: Float>(
     x: &[Vector<u32, Const<1>>],
@@ -224,26 +240,14 @@ fn linear_matrix<Y: Float>(
         last_feature = comptime!(shape.more[1]).runtime();
     }
 
+    let own =
+        Own { first_row, rows, part, first_feature: own_feature, last_feature, start: own_start, steps };
     #[unroll]
     for s in 0..ahead {
         if comptime!(tile.splits > 1 || s < all_steps) {
             let to = base + comptime!(s * stage);
             let start = own_start + comptime!(s * in_stage);
-            fill_stage(
-                x,
-                weight,
-                &second,
-                &third,
-                &up,
-                part,
-                to,
-                first_row,
-                rows,
-                own_feature,
-                last_feature,
-                start,
-                shape,
-            );
+            fill_stage(x, weight, &second, &third, &up, to, start, &own, shape);
         }
         commit();
     }
@@ -258,41 +262,9 @@ fn linear_matrix<Y: Float>(
         column_gains(gain, &mut shared, factors, first_feature, shape);
     }
     if comptime!(tile.by_groups()) {
-        multiply_by_groups(
-            x,
-            weight,
-            &second,
-            &third,
-            &up,
-            part,
-            &mut shared,
-            base,
-            first_row,
-            rows,
-            own_feature,
-            last_feature,
-            own_start,
-            steps,
-            shape,
-        );
+        multiply_by_groups(x, weight, &second, &third, &up, &mut shared, base, &own, shape);
     } else {
-        multiply_by_warps(
-            x,
-            weight,
-            &second,
-            &third,
-            &up,
-            part,
-            &mut shared,
-            base,
-            first_row,
-            rows,
-            own_feature,
-            last_feature,
-            own_start,
-            steps,
-            shape,
-        );
+        multiply_by_warps(x, weight, &second, &third, &up, &mut shared, base, &own, shape);
     }
     sync_cube();
     epilogue(
@@ -331,15 +303,9 @@ fn multiply_by_warps(
     second: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
     third: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
     up: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
-    part: u32,
     shared: &mut [u32],
     base: u32,
-    first_row: u32,
-    rows: u32,
-    own_feature: u32,
-    last_feature: u32,
-    own_start: u32,
-    steps: u32,
+    own: &Own,
     #[comptime] shape: Shape,
 ) {
     let tile = comptime!(shape.tile);
@@ -372,26 +338,13 @@ fn multiply_by_warps(
     let mut now = base;
     let mut next = base + comptime!(ahead * stage);
     let end = base + comptime!(tile.stages * stage);
+    let steps = own.steps;
     for step in 0..steps {
         wait(comptime!(ahead - 1));
         sync_cube();
         if step + ahead < steps {
-            let start = own_start + (step + ahead) * in_stage;
-            fill_stage(
-                x,
-                weight,
-                second,
-                third,
-                up,
-                part,
-                next,
-                first_row,
-                rows,
-                own_feature,
-                last_feature,
-                start,
-                shape,
-            );
+            let start = own.start + (step + ahead) * in_stage;
+            fill_stage(x, weight, second, third, up, next, start, own, shape);
         }
         // Also where there was nothing: groups are counted.
         commit();
@@ -506,26 +459,23 @@ pub(crate) fn fill_stage(
     second: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
     third: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
     up: &ComptimeOption<Box<[Vector<u32, Const<1>>]>>,
-    part: u32,
     to: u32,
-    first_row: u32,
-    rows: u32,
-    own_feature: u32,
-    last_feature: u32,
     start: u32,
+    own: &Own,
     #[comptime] shape: Shape,
 ) {
     let tile = comptime!(shape.tile);
     let features = comptime!(tile.columns / shape.weights);
-    fill(x, to, first_row, rows, start, comptime!(tile.rows), shape);
+    let (own_feature, last_feature) = (own.first_feature, own.last_feature);
+    fill(x, to, own.first_row, own.rows, start, comptime!(tile.rows), shape);
     let weights = to + comptime!(tile.rows * tile.depth);
     if comptime!(second.is_none()) {
         fill_features(first, weights, 0u32.runtime(), own_feature, last_feature, start, shape);
     } else {
         let second = second.as_ref().unwrap().with_vector_size::<Const<4>>();
-        if part == 0u32 {
+        if own.part == 0u32 {
             fill_features(first, weights, 0u32.runtime(), own_feature, last_feature, start, shape);
-        } else if part == 1u32 {
+        } else if own.part == 1u32 {
             fill_features(
                 second,
                 weights,
@@ -539,7 +489,7 @@ pub(crate) fn fill_stage(
     }
     if comptime!(third.is_some()) {
         let third = third.as_ref().unwrap().with_vector_size::<Const<4>>();
-        if part == 2u32 {
+        if own.part == 2u32 {
             fill(third, weights, own_feature, last_feature, start, features, shape);
         }
     }

@@ -151,11 +151,11 @@ pub const LINEAR: [(MatrixTile, Counts); 9] = [
 
 /// Where warpgroups multiply: registers beside the sums, of which there are two sets in fp8, and instructions of a step without
 /// those that add the one set to the other. At most so many, in every form of the models.
-pub const GROUP: Counts = Counts { registers: 56, instructions: 200 };
+pub const GROUP: Counts = Counts { registers: 64, instructions: 200 };
 /// Instructions for a result behind the last step, by a part of the kernel's name: one that is left for a norm, SwiGLU, a turned
 /// head, a GELU, any other.
 pub const RESULT: [(&str, u32); 5] =
-    [("_weighted", 22), ("_swiglu", 36), ("_rope", 38), ("gelu", 32), ("", 10)];
+    [("_weighted", 22), ("_swiglu", 36), ("_rope", 38), ("gelu", 32), ("", 16)];
 
 /// Of attention by the width of heads, queries and keys packed.
 pub const ATTENTION: [(u32, Counts); 2] =
