@@ -15,7 +15,9 @@ mod prepare;
 mod repeat;
 mod report;
 mod run;
+mod script;
 mod timing;
+mod yardstick;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -5,7 +5,7 @@ use crate::fixtures::{self, Make};
 use crate::report::Checks;
 use crate::run::SECTIONS;
 use crate::timing::{self, SizeName};
-use crate::{forms, halves, kernels, repeat};
+use crate::{forms, halves, kernels, repeat, yardstick};
 use clap::Args;
 use dreamc_backend::Compiled;
 use dreamc_backend::toolchain::FOLDER_VARIABLE;
@@ -57,6 +57,9 @@ impl Prepare {
                         self.size.iter().for_each(|size| timing::build(section, make, *size, &mut checks))
                     }
                     "torch" => {}
+                    "yardstick" => {
+                        self.size.iter().for_each(|size| yardstick::build(section, make, *size, &mut checks))
+                    }
                     _ => fixtures::judge(section, make, &mut checks),
                 }
             }

@@ -29,6 +29,15 @@ impl Results {
         self.end.saturating_duration_since(Instant::now())
     }
 
+    /// Sets a field of a part that is an object, and leaves its other fields as they are in the folder. A part that is
+    /// not there, or is no object, is begun anew.
+    pub(crate) fn set(&self, part: &str, field: &str, value: Value) {
+        let known = std::fs::read(self.folder.join(format!("{part}.json"))).unwrap_or_default();
+        let mut known: Map<String, Value> = serde_json::from_slice(&known).unwrap_or_default();
+        known.insert(field.to_owned(), value);
+        self.write(part, &Value::from(known));
+    }
+
     /// Writes a part anew. A folder that takes no more is said once a time and keeps nothing from going on.
     pub(crate) fn write(&self, part: &str, value: &Value) {
         let path = self.folder.join(format!("{part}.json"));
@@ -181,5 +190,22 @@ mod tests {
         late.check("repeat", "c", || panic!("there is no time"));
         assert!(read("repeat.json")[0]["skipped"].is_string());
         assert_eq!((late.failed(), late.skipped()), ((0, 1), 1));
+    }
+
+    #[test]
+    fn a_field_leaves_the_others_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let results = Results::new(folder.path(), 1).unwrap();
+        let read = || -> Value {
+            serde_json::from_slice(&std::fs::read(folder.path().join("a.json")).unwrap()).unwrap()
+        };
+        results.set("a", "x", 1.into());
+        assert_eq!(read(), json!({"x": 1}));
+        results.write("a", &json!({"lines": [2], "x": 3}));
+        results.set("a", "x", 4.into());
+        assert_eq!(read(), json!({"lines": [2], "x": 4}));
+        results.write("a", &json!([5]));
+        results.set("a", "x", 6.into());
+        assert_eq!(read(), json!({"x": 6}));
     }
 }

@@ -3,7 +3,7 @@
 use crate::fixtures::{self, Make};
 use crate::report::{Checks, Results};
 use crate::timing::{self, SizeName};
-use crate::{device, forms, halves, kernels, repeat};
+use crate::{device, forms, halves, kernels, repeat, yardstick};
 use clap::Args;
 use dream::DeviceKind;
 use dreamc_artifact::code::Code;
@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// What can be asked for, in the order in which it is done.
-pub(crate) const SECTIONS: [&str; 9] =
-    ["timing", "torch", "forms", "repeat", "kernels", "text", "vl", "vla", "tabletop"];
+pub(crate) const SECTIONS: [&str; 10] =
+    ["timing", "torch", "forms", "repeat", "kernels", "text", "vl", "vla", "tabletop", "yardstick"];
 
 /// The commit that a folder was prepared from.
 const COMMIT_FILE: &str = "COMMIT";
@@ -35,7 +35,7 @@ pub(crate) struct Run {
     /// Begin nothing more after so many minutes
     #[arg(long, value_name = "N", default_value_t = 8)]
     minutes: u32,
-    /// Do these sections instead of all: timing, torch, forms, repeat, kernels, text, vl, vla, tabletop
+    /// Do these sections instead of all: timing, torch, forms, repeat, kernels, text, vl, vla, tabletop, yardstick
     #[arg(long, value_delimiter = ',', value_parser = clap::builder::PossibleValuesParser::new(SECTIONS))]
     only: Vec<String>,
     /// Shapes that are timed, and whose kernels are checked
@@ -96,11 +96,14 @@ impl Run {
         {
             match (*section, checks.results()) {
                 ("timing", Some(results)) => {
-                    not_timed =
+                    not_timed +=
                         timing::time(place, self.size, &self.lengths, self.iterations as usize, results);
                 }
                 ("torch", Some(results)) => {
                     timing::peer(&folder, self.size.name(), &self.lengths, results);
+                }
+                ("yardstick", Some(results)) => {
+                    not_timed += yardstick::compare(place, self.size, self.iterations as usize, results);
                 }
                 ("forms", _) => forms::judge(section, make, self.size.size(), &mut checks),
                 ("kernels", _) => kernels::judge(section, make, &mut checks),

@@ -22,7 +22,7 @@ const IMAGE_LENGTHS: [u32; 2] = [232, 301];
 /// Slots of a chunk of actions.
 const ACTION_SLOTS: u32 = 56;
 /// Dispatches that a group is repeated to.
-const GROUP_COUNT_MIN: usize = 32;
+pub(crate) const GROUP_COUNT_MIN: usize = 32;
 /// Most that is copied to find the bandwidth, in bytes.
 const COPY_BYTES_MAX: u64 = 1 << 30;
 
@@ -64,17 +64,9 @@ impl<'a> Bench<'a> {
 
     /// Everything at a length of the canvas.
     pub(crate) fn time(&mut self, length: u32, iterations: usize) -> Value {
-        let images = IMAGE_LENGTHS.iter().filter(|from| length >= **from).count() as u32;
-        let image_tokens = (images * IMAGE_TOKENS).max(1);
-        // A text is nothing but slots.
-        let slots = if self.program.name == ACT { length.min(ACTION_SLOTS) } else { length };
-        let lengths = [("B", 1), ("S", length), ("M", image_tokens), ("K", slots)];
-        self.stepper.resize(&lengths).unwrap_or_else(|e| panic!("{e}"));
-        for (symbol, n) in self.program.symbols.iter().zip(&mut self.symbols) {
-            *n = lengths.iter().find(|(name, _)| *name == symbol.name).map_or(symbol.max, |(_, n)| *n);
-        }
+        self.resize(length);
         self.fresh();
-        let trip = Sorted::new((0..50).map(|_| self.clock(|_| ())).collect()).at(0.5);
+        let trip = self.trip();
         let first = self.run();
         // The first is recorded; the second may still settle.
         self.run();
@@ -138,6 +130,39 @@ impl<'a> Bench<'a> {
             "best_tflop_per_second": best / 1e12,
             "kernels": timed.iter().map(entry).collect::<Vec<_>>(),
         })
+    }
+
+    /// The kernels of the program's products at so many rows, and milliseconds of one product: the median of so many
+    /// rounds, each as in [`Bench::time`].
+    pub(crate) fn product(&mut self, rows: u32, iterations: usize) -> (String, f64) {
+        self.resize(rows);
+        self.fresh();
+        let trip = self.trip();
+        let operands = self.operands();
+        let groups = groups(self.program, &self.modules, &operands, &self.symbols);
+        let mut products = groups.iter().filter(|(_, group)| group.each.flop > 0);
+        let (Some(((kernels, _), group)), None) = (products.next(), products.next()) else {
+            panic!("a program of equal products has other kernels for some of them")
+        };
+        (kernels.clone(), self.group(group, &operands, trip, iterations))
+    }
+
+    /// Sets the lengths of the requests that follow.
+    fn resize(&mut self, length: u32) {
+        let images = IMAGE_LENGTHS.iter().filter(|from| length >= **from).count() as u32;
+        let image_tokens = (images * IMAGE_TOKENS).max(1);
+        // A text is nothing but slots.
+        let slots = if self.program.name == ACT { length.min(ACTION_SLOTS) } else { length };
+        let lengths = [("B", 1), ("S", length), ("M", image_tokens), ("K", slots)];
+        self.stepper.resize(&lengths).unwrap_or_else(|e| panic!("{e}"));
+        for (symbol, n) in self.program.symbols.iter().zip(&mut self.symbols) {
+            *n = lengths.iter().find(|(name, _)| *name == symbol.name).map_or(symbol.max, |(_, n)| *n);
+        }
+    }
+
+    /// Milliseconds of a wait for nothing.
+    fn trip(&mut self) -> f64 {
+        Sorted::new((0..50).map(|_| self.clock(|_| ())).collect()).at(0.5)
     }
 
     /// Every value with the request's lengths.

@@ -6,11 +6,12 @@ mod cost;
 mod peer;
 mod weights;
 
-pub(crate) use peer::peer;
+pub(crate) use bench::{Bench, GROUP_COUNT_MIN};
+pub(crate) use peer::{PART as PEER_PART, peer};
+pub(crate) use weights::Weights;
 
 use crate::fixtures::Make;
 use crate::report::{Checks, Results, message};
-use bench::Bench;
 use clap::ValueEnum;
 use dreamc::compile::{Bits, Quantization, quantize};
 use dreamc_frontend::Variant;
@@ -25,7 +26,6 @@ use dreamc_num::DType;
 use serde_json::{Map, Value, json};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
-use weights::Weights;
 
 /// Lengths of the canvas: a short task with one view and with two.
 pub(crate) const LENGTHS: [u32; 2] = [232, 301];

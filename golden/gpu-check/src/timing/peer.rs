@@ -1,16 +1,16 @@
 //! The same layers in PyTorch, where there is one.
 
 use crate::report::Results;
+use crate::script::{Heard, Script};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The script beside the program.
 const SCRIPT: &str = "torch_peer.py";
 /// The file of what it finds.
-const PART: &str = "torch";
+pub(crate) const PART: &str = "torch";
 /// Most time that it gets: it compiles first.
 const TIME_MAX: Duration = Duration::from_secs(150);
 
@@ -43,44 +43,19 @@ fn run(
     found: &mut dyn FnMut(&[Value]),
 ) -> Result<(), String> {
     let lengths: Vec<String> = lengths.iter().map(u32::to_string).collect();
-    let mut child = Command::new("python3")
-        .arg(script)
-        .args(["--size", size, "--lengths", &lengths.join(",")])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    let (lines, errors) = (child.stdout.take(), child.stderr.take());
-    let (send, receive) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let lines = lines.into_iter().flat_map(|out| BufReader::new(out).lines());
-        lines.map_while(Result::ok).try_for_each(|line| send.send(line).ok())
-    });
-    let said = std::thread::spawn(move || {
-        let mut text = String::new();
-        errors.into_iter().for_each(|mut errors| drop(errors.read_to_string(&mut text)));
-        text
-    });
+    let mut command = Command::new("python3");
+    command.arg(script).args(["--size", size, "--lengths", &lengths.join(",")]);
+    let script = Script::start(&mut command, "").map_err(|error| error.to_string())?;
     let (end, mut values) = (Instant::now() + time, Vec::new());
-    // The channel is closed when the script is done.
-    while let Ok(line) = receive.recv_timeout(end.saturating_duration_since(Instant::now())) {
-        println!("torch: {line}");
-        values.extend(serde_json::from_str::<Value>(&line));
-        found(&values);
+    loop {
+        match script.line(end) {
+            Heard::Line(line) => {
+                println!("torch: {line}");
+                values.extend(serde_json::from_str::<Value>(&line));
+                found(&values);
+            }
+            Heard::End => return script.end(end),
+            Heard::Late => return Err(format!("stopped after {} s", time.as_secs())),
+        }
     }
-    if Instant::now() >= end {
-        // It may have ended just now.
-        drop(child.kill());
-    }
-    let status = child.wait().map_err(|error| error.to_string())?;
-    if status.success() {
-        return Ok(());
-    }
-    if Instant::now() >= end {
-        return Err(format!("stopped after {} s", time.as_secs()));
-    }
-    let said = said.join().unwrap_or_default();
-    let last: Vec<&str> = said.lines().rev().take(20).collect();
-    Err(last.into_iter().rev().collect::<Vec<_>>().join("\n"))
 }
