@@ -8,7 +8,7 @@ use std::process::Command;
 fn timings_on_wgpu() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("found");
-    let arguments = "run --device wgpu --only timing,torch,forms --size tiny --lengths 5,24 --iterations 1 --minutes 20 --out";
+    let arguments = "run --device wgpu --only timing,torch,forms,yardstick --size tiny --lengths 5,24 --iterations 1 --minutes 20 --out";
     let status = Command::new(env!("CARGO_BIN_EXE_gpu-check"))
         .args(arguments.split(' '))
         .arg(&out)
@@ -41,5 +41,15 @@ fn timings_on_wgpu() {
             assert!(kernels.iter().any(|k| k["flop_each"].as_u64().unwrap() > 1000));
         }
     }
-    assert_eq!(read("torch")["skipped"], "python3 has no torch");
+    let torch = read("torch");
+    assert_eq!(torch["skipped"], "python3 has no torch");
+    let matmuls = &torch["matmuls"];
+    assert!(matmuls["skipped"].as_str().unwrap().contains("wgpu"));
+    let shapes = matmuls["shapes"].as_array().unwrap();
+    assert!(shapes.len() > 20 && shapes.len() % 4 == 0, "{shapes:?}");
+    for shape in shapes {
+        assert!(shape["ours_us"].is_f64() != shape["ours_error"].is_string(), "{shape}");
+        assert!(shape["triton_us"].is_null() && shape["cublas_us"].is_null(), "{shape}");
+    }
+    assert!(shapes.iter().any(|shape| shape["ours_us"].as_f64() > Some(0.0)));
 }

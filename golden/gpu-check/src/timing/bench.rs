@@ -142,7 +142,9 @@ impl<'a> Bench<'a> {
         let groups = groups(self.program, &self.modules, &operands, &self.symbols);
         let mut products = groups.iter().filter(|(_, group)| group.each.flop > 0);
         let (Some(((kernels, _), group)), None) = (products.next(), products.next()) else {
-            panic!("a program of equal products has other kernels for some of them")
+            panic!(
+                "this is a bug: equal products have different kernels; `--only timing` lists kernels by shape"
+            )
         };
         (kernels.clone(), self.group(group, &operands, trip, iterations))
     }

@@ -30,7 +30,7 @@ struct Row {
     theirs: Option<Answer>,
 }
 
-/// Times ours, asks for theirs, writes both as they come, and prints a table. Gives the number of ours that failed.
+/// Times ours, asks for theirs, writes both as they come, and prints a table. Gives the number of our products that failed.
 pub(crate) fn compare(place: Place<'static>, size: SizeName, iterations: usize, results: &Results) -> usize {
     let mut record = json!({
         "size": size.name(),
@@ -38,16 +38,18 @@ pub(crate) fn compare(place: Place<'static>, size: SizeName, iterations: usize, 
         "iterations": iterations,
         "shapes": [],
     });
-    let mut rows: Vec<Row> = Vec::new();
+    let (mut rows, mut failed): (Vec<Row>, usize) = (Vec::new(), 0);
     for product in products(size.size()) {
         if results.left().is_zero() {
             println!("yardstick: {}: skipped: no time is left", product.name);
             continue;
         }
-        for (count, ours) in ROWS.into_iter().zip(product.time(place, iterations)) {
-            if let Err(error) = &ours {
-                println!("yardstick: {}, {count} rows: FAILED: {error}", product.name);
-            }
+        let times = product.time(place, iterations).unwrap_or_else(|error| {
+            println!("yardstick: {}: FAILED: {error}", product.name);
+            failed += 1;
+            ROWS.map(|_| Err(error.clone()))
+        });
+        for (count, ours) in ROWS.into_iter().zip(times) {
             let shape = Shape { rows: count, n: product.n, k: product.k, copies: product.copies() };
             rows.push(Row { product: product.clone(), shape, ours, theirs: None });
         }
@@ -82,7 +84,7 @@ pub(crate) fn compare(place: Place<'static>, size: SizeName, iterations: usize, 
     }
     write(&mut record, &rows, results);
     table::lines(&rows).iter().for_each(|line| println!("yardstick: {line}"));
-    rows.iter().filter(|row| row.ours.is_err()).count()
+    failed
 }
 
 /// Why nobody is asked.

@@ -40,6 +40,9 @@ pub(super) struct Ours {
     pub(super) us: f64,
 }
 
+/// A time, or why there is none, at each of [`ROWS`].
+type Times = [Result<Ours, String>; ROWS.len()];
+
 impl Product {
     /// Weights that take turns.
     pub(super) fn copies(&self) -> usize {
@@ -64,8 +67,8 @@ impl Product {
         parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"))
     }
 
-    /// Our time at each of [`ROWS`], or what went wrong.
-    pub(super) fn time(&self, place: Place<'static>, iterations: usize) -> Vec<Result<Ours, String>> {
+    /// Our time at each of [`ROWS`], or why there is none; an error is a failure of ours.
+    pub(super) fn time(&self, place: Place<'static>, iterations: usize) -> Result<Times, String> {
         let timed = catch_unwind(AssertUnwindSafe(|| {
             let emitted = Emitted::new(place, &self.module(), ENTRY);
             let weights = Weights::new(&emitted.constants);
@@ -79,9 +82,8 @@ impl Product {
                 }
                 Err("it takes no longer than to wait for the device".to_owned())
             })
-            .to_vec()
         }));
-        timed.unwrap_or_else(|panic| vec![Err(message(panic.as_ref())); ROWS.len()])
+        timed.map_err(|panic| message(panic.as_ref()))
     }
 }
 

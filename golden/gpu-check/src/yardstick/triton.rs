@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Written beside the results' folder of this machine for temporary files: Triton reads a kernel's source from its file.
+/// It goes to a temporary file, from which Triton reads the kernel's source.
 const SCRIPT: &str = include_str!("../../triton_peer.py");
 /// Its name there.
 const SCRIPT_NAME: &str = "triton_peer.py";
@@ -50,6 +50,26 @@ pub(super) enum Found {
     About(Value),
     /// Of the shape of this number.
     Shape(usize, Answer),
+}
+
+/// What all runs of the script are for.
+struct Asked<'a> {
+    script: &'a Path,
+    shapes: &'a [Shape],
+    rounds: usize,
+    limits: Limits,
+    /// When [`Limits::all`] is over.
+    end: Instant,
+}
+
+impl Asked<'_> {
+    /// What did not come until a deadline.
+    fn late(&self, deadline: Instant) -> String {
+        if deadline >= self.end {
+            return format!("stopped after {:?}", self.limits.all);
+        }
+        format!("no answer after {:?}", self.limits.shape)
+    }
 }
 
 /// Why a run of the script ended.
@@ -124,9 +144,10 @@ impl Python {
         let folder = tempfile::tempdir().map_err(|e| format!("there is no place for the script: {e}"))?;
         let script = folder.path().join(SCRIPT_NAME);
         std::fs::write(&script, SCRIPT).map_err(|e| format!("{}: {e}", script.display()))?;
-        let (end, mut next) = (Instant::now() + limits.all, 0);
+        let end = Instant::now() + limits.all;
+        let (asked, mut next) = (Asked { script: &script, shapes, rounds, limits, end }, 0);
         while next < shapes.len() {
-            match self.once(&script, shapes, &mut next, rounds, limits, end, found) {
+            match self.once(&asked, &mut next, found) {
                 Ok(()) => {}
                 Err(Stop::Shape(why)) => {
                     found(Found::Shape(next, Answer::none(&why)));
@@ -139,27 +160,11 @@ impl Python {
     }
 
     /// One run of the script, from shape `next` on, which goes on with each answer.
-    #[allow(clippy::too_many_arguments, reason = "those of `ask`, and how far it is")]
-    fn once(
-        &self,
-        script: &Path,
-        shapes: &[Shape],
-        next: &mut usize,
-        rounds: usize,
-        limits: Limits,
-        end: Instant,
-        found: &mut dyn FnMut(Found),
-    ) -> Result<(), Stop> {
-        let late = |until: Instant| {
-            if until >= end {
-                format!("stopped after {:?}", limits.all)
-            } else {
-                format!("no answer after {:?}", limits.shape)
-            }
-        };
+    fn once(&self, asked: &Asked<'_>, next: &mut usize, found: &mut dyn FnMut(Found)) -> Result<(), Stop> {
+        let Asked { shapes, limits, end, .. } = *asked;
         let until = || end.min(Instant::now() + limits.shape);
         let mut command = self.command();
-        command.arg(script).arg(format!("--rounds={rounds}"));
+        command.arg(asked.script).arg(format!("--rounds={}", asked.rounds));
         let input: Value = shapes[*next..]
             .iter()
             .map(|s| json!({"rows": s.rows, "n": s.n, "k": s.k, "copies": s.copies}))
@@ -173,7 +178,7 @@ impl Python {
                     None => passed_over(&line, "it says neither versions nor a device"),
                 },
                 Heard::End => return Err(Stop::All(failed(script, end))),
-                Heard::Late => return Err(Stop::All(late(deadline))),
+                Heard::Late => return Err(Stop::All(asked.late(deadline))),
             }
         }
         while let Some(shape) = shapes.get(*next) {
@@ -185,8 +190,8 @@ impl Python {
                         Err(why) => passed_over(&line, &why),
                     },
                     Heard::End => return Err(Stop::Shape(failed(script, end))),
-                    Heard::Late if deadline >= end => return Err(Stop::All(late(deadline))),
-                    Heard::Late => return Err(Stop::Shape(late(deadline))),
+                    Heard::Late if deadline >= end => return Err(Stop::All(asked.late(deadline))),
+                    Heard::Late => return Err(Stop::Shape(asked.late(deadline))),
                 }
             }
             *next += 1;
@@ -370,12 +375,10 @@ mod tests {
 
     #[test]
     fn a_shape_that_fails_leaves_the_rest() {
-        let [first, second, third] = SHAPES.map(|shape| line(&shape, r#""triton_us":2,"cublas_us":3"#));
+        let [first, _, third] = SHAPES.map(|shape| line(&shape, r#""triton_us":2,"cublas_us":3"#));
         // Begun anew, it has fewer shapes to read.
-        let program = format!(
-            "read x\n{ABOUT}\ncase $x in *301*) {first}; echo it broke >&2; exit 1;; esac\n{third}; : '{}'",
-            second.len()
-        );
+        let program =
+            format!("read x\n{ABOUT}\ncase $x in *301*) {first}; echo it broke >&2; exit 1;; esac\n{third}");
         let (answers, end) = Stub::new(&program).ask(LONG);
         assert_eq!(end, Ok(()));
         assert_eq!(answers[0], times(2.0, 3.0));
