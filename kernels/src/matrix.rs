@@ -295,7 +295,7 @@ fn linear_matrix<Y: Float>(
     );
 }
 
-/// Goes along K, four warps of a column of products by `mma.sync`, and puts the sums of all slices where the stages were.
+/// Goes along K, each warp by its own products (`mma.sync`), and puts the sums of all slices where the stages were.
 #[cube]
 fn multiply_by_warps(
     x: &[Vector<u32, Const<4>>],

@@ -71,7 +71,13 @@ inline Filled &filled_at(unsigned at) {
 }
 
 inline void begin_group() {
-    if (workgroup != dream_group()) __builtin_memset(filled, 0, sizeof filled);
+    if (workgroup != dream_group()) {
+        // The first unit of a workgroup; others have copied nothing yet.
+        unsigned long bytes;
+        dream_shared(&bytes);
+        if (bytes / chunk >= chunks_max) dream_stop("shared memory that no device has");
+        __builtin_memset(filled, 0, (bytes / chunk + 1) * sizeof *filled);
+    }
     workgroup = dream_group();
     Group &own = groups[threadIdx.x];
     own.next = own.group = own.barriers = own.fences = own.told[0] = own.told[1] = 0;
